@@ -1,0 +1,334 @@
+"""Every knob once: its name, its default, its meaning. Files, flags and search spaces all read this model.
+
+Reading order: `yaml.safe_load`, then the flags merged in deep, then one validation. Names of models, losses and
+sources are resolved later, when a verb starts, so that this module needs neither torch nor ray.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from cxr_ray.errors import UserError, closest
+
+
+class Section(BaseModel):
+    """A frozen group of knobs; an unknown key is an error that names the closest known one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class Split(Section):
+    """Which rows are train, val and test."""
+
+    by: Literal["patient", "image"] = "patient"
+    """What is kept whole in one part: all images of a patient, or each image for itself."""
+    val: float | Literal["official"] = 0.1
+    """Share of the rows for val, or `official`: the dataset's own val list."""
+    test: float | Literal["official"] = 0.2
+    """Share of the rows for test, or `official`: the dataset's own test list; val is then cut from the rest."""
+    seed: int = 0
+    """Keys the split alone, so that runs with other seeds are judged on the same rows."""
+
+    @field_validator("val", "test")
+    @classmethod
+    def _share(cls, value: float | str) -> float | str:
+        if not isinstance(value, str) and not 0.0 <= value < 1.0:
+            raise ValueError("a share lies in [0, 1)")
+        return value
+
+
+class Data(Section):
+    """Which rows of which store, with which labels, and what their raw values mean."""
+
+    shards: str | None = None
+    """Folder of the store that `cxr-ray ingest` wrote; the one knob without a default that works."""
+    filters: Literal["default", "none"] | list[str] = "default"
+    """default: the cleaning that the source declares; none; or a list of pandas query strings over the records."""
+    labels: str | list[str] = "all"
+    """all, a group such as competition5, or a list of labels and groups."""
+    task: Literal["auto", "multilabel", "multiclass", "binary"] = "auto"
+    """auto: what the store says."""
+    uncertain: Literal["zeros", "ones", "ignore"] | dict[str, Literal["zeros", "ones", "ignore"]] = "zeros"
+    """What training sees for uncertain (-1): one policy, or one a label; labels left out get zeros."""
+    blank: Literal["zeros", "ignore"] = "zeros"
+    """What training and judging see for not mentioned."""
+    eval_uncertain: Literal["zeros", "ones", "ignore"] = "ignore"
+    """What val and test are judged by: the truth does not move with the training policy."""
+    split: Split = Split()
+    limit: int | None = Field(default=None, ge=1)
+    """About so many rows, drawn at random with patients whole, for quick runs."""
+    oversample_min_count: int = Field(default=0, ge=0)
+    """Label vectors with fewer rows in train are drawn this often; 0 is off."""
+    balance_warning: float = Field(default=0.02, ge=0.0, le=1.0)
+    """Difference of shares between train and val that is warned of (0.02: two points)."""
+    image_size: tuple[int, int] | None = None
+    """[height, width] in pixels on the device, at most the store's; null: the store's."""
+    normalize: Literal["dataset", "imagenet", "none"] | tuple[float, float] = "dataset"
+    """dataset (mean and deviation of the train rows), imagenet, none, or [mean, deviation], all of gray values in 0 to 1."""
+    verify: Literal["manifest", "full", "none"] = "manifest"
+    """manifest: the store's manifest and every file's size; full: every byte; none."""
+
+
+class Augment(Section):
+    """Random changes of each train image, drawn on the device from (seed, epoch, position)."""
+
+    probability: float = Field(default=0.2, ge=0.0, le=1.0)
+    """Chance of the affine change, and apart from it of the jitter, for each image; 0 turns both off."""
+    degrees: float = Field(default=5.0, ge=0.0, le=180.0)
+    """Rotation is drawn from [-degrees, degrees]."""
+    translate: float = Field(default=0.05, ge=0.0, lt=1.0)
+    """Largest shift, as a share of width and height."""
+    shear: float = Field(default=5.0, ge=0.0, lt=90.0)
+    """Horizontal shear is drawn from [-shear, shear] degrees."""
+    scale: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """0.1: sizes from 0.9 to 1.1."""
+    brightness: float = Field(default=0.2, ge=0.0, le=1.0)
+    """0.2: gray values times 0.8 to 1.2."""
+    contrast: float = Field(default=0.1, ge=0.0, le=1.0)
+    """0.1: differences from the image's mean times 0.9 to 1.1."""
+    flip: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Chance of a left-right flip. Off: the heart has a side."""
+
+
+class Model(Section):
+    """The architecture, its stem, its head and its first weights."""
+
+    name: str = "resnet18"
+    """A name that `cxr-ray models` lists."""
+    stem: Literal["gray", "repeat"] = "gray"
+    """gray: one channel, pretrained colour stems summed; repeat: three equal channels."""
+    weights: str = "none"
+    """none, imagenet, or the path of a file (.pth of torchvision, .safetensors of ours)."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Dropout before the head, besides what the architecture has of its own."""
+    options: dict[str, Any] = {}
+    """What this model alone knows, checked against its Options."""
+
+
+class Loss(Section):
+    """What a step minimises, defined on the global batch."""
+
+    name: str = "auto"
+    """auto: bce or cross_entropy by task."""
+    pos_weight_power: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Weight of positives = (negatives / positives) ** power over the undrawn train rows; 0 off, 1 full."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """mean: over the known cells of the global batch; sum."""
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Targets are moved this far towards even odds."""
+    options: dict[str, Any] = {}
+    """What this loss alone knows, checked against its Options."""
+
+
+class Optim(Section):
+    """How weights move."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    """adam (L2 in the gradient), adamw (decoupled decay), sgd (Nesterov momentum 0.9)."""
+    lr: float = Field(default=1.0e-4, gt=0.0)
+    """Learning rate at its highest."""
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    """L2 factor."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Course of the rate after the warm-up; cosine falls to zero at the last step."""
+    warmup_epochs: float = Field(default=0.0, ge=0.0)
+    """Epochs over which the rate rises linearly from zero."""
+    clip_norm: float | None = Field(default=None, gt=0.0)
+    """Largest gradient norm; null: no clipping."""
+
+
+class Train(Section):
+    """The loop, its workers and what it watches."""
+
+    epochs: int = Field(default=4, ge=0)
+    """Passes over the train rows; 0 judges the untrained model."""
+    batch_size: int = Field(default=64, ge=1)
+    """Global: the same samples in the same order at any number of workers."""
+    micro_batch: int | None = Field(default=None, ge=1)
+    """Rows a worker holds at once; null: its whole share of the batch."""
+    workers: int = Field(default=1, ge=1)
+    """Processes that share each batch."""
+    gpu: Literal["auto"] | bool = "auto"
+    """auto: where one is there."""
+    resources_per_worker: dict[str, float] = {}
+    """What Ray reserves for a worker, such as {CPU: 4}; empty: one CPU (and one GPU)."""
+    threads: int | None = Field(default=None, ge=1)
+    """Torch threads of a worker; null: all cores here alone, else the worker's CPUs."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 and channels_last where the processor has AMX or the GPU bf16, else fp32."""
+    monitor: str = "val/auroc/mean"
+    """Metric that chooses the best checkpoint; for classes, where not given, val/accuracy."""
+    monitor_mode: Literal["max", "min"] = "max"
+    """Whether more of it is better."""
+    select: Literal["best", "last"] = "best"
+    """Which checkpoint becomes the run's model: the best by `monitor`, or the last epoch's (no choice made on val)."""
+    log_rows: bool = False
+    """Write the row numbers of every step and rank to rows/rank-N.csv of the run: what was seen, in which order."""
+    max_failures: int = Field(default=3, ge=0)
+    """How often Ray Train may start the workers again from the last checkpoint."""
+
+
+class Report(Section):
+    """What is judged and shown."""
+
+    labels: str | list[str] = "all"
+    """What the epoch line and the report show."""
+    thresholds: float | dict[str, float] = 0.5
+    """Positive is probability >= threshold: one number, or one a label (labels left out: 0.5)."""
+    bootstrap: int = Field(default=1000, ge=0)
+    """Resamples for the intervals; 0 turns them off."""
+    interval_by: Literal["patient", "image"] = "patient"
+    """What is resampled."""
+    keep_predictions: bool = False
+    """Keep every epoch's predictions of train and val."""
+    images: bool = True
+    """false: no pictures of patients in reports."""
+    trackers: list[Literal["tensorboard"]] = ["tensorboard"]
+    """Where metrics go besides the run folder's tables."""
+    rivals: bool = True
+    """Judge the thumbnail and border regressions beside the model."""
+
+
+class Config(Section):
+    """One training, whole."""
+
+    name: str | None = None
+    """Run name; null: date, model, short hash of the config."""
+    output: str = "runs"
+    """Folder that runs are made in."""
+    seed: int = 0
+    """Keys every random draw but the split's."""
+    plugins: list[str] = []
+    """Modules that register more sources, models, losses, metrics."""
+    data: Data = Data()
+    augment: Augment = Augment()
+    model: Model = Model()
+    loss: Loss = Loss()
+    optim: Optim = Optim()
+    train: Train = Train()
+    report: Report = Report()
+
+    def digest(self) -> str:
+        """Ten hex digits of everything but the run's name and place: equal digests mean the same experiment."""
+        body = json.dumps(self.model_dump(mode="json", exclude={"name", "output"}), sort_keys=True)
+        return hashlib.sha256(body.encode()).hexdigest()[:10]
+
+    def for_task(self, task: str) -> "Config":
+        """This config with `train.monitor` settled: for classes, where none was given, `val/accuracy`."""
+        if task == "multiclass" and "monitor" not in self.train.model_fields_set:
+            return self.model_copy(update={"train": self.train.model_copy(update={"monitor": "val/accuracy"})})
+        return self
+
+    def to_yaml(self) -> str:
+        """The whole resolved config, every knob written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `over` laid on it, section by section; values that are not sections are replaced whole."""
+    out = dict(base)
+    for key, value in over.items():
+        held = out.get(key)
+        out[key] = merge(held, value) if isinstance(held, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
+def preset_path(name: str) -> Path:
+    """Where the preset `name` lies: in the wheel, or in `jobs/configs` of a checkout. Raises `UserError`."""
+    from cxr_ray.errors import unknown
+
+    here = Path(__file__).resolve().parent
+    folders = [here / "presets", here.parent / "jobs" / "configs"]
+    found = {p.stem: p for folder in reversed(folders) if folder.is_dir() for p in sorted(folder.glob("*.yaml"))}
+    if name not in found:
+        raise unknown("preset", name, found)
+    return found[name]
+
+
+def read_file(spec: str) -> dict[str, Any]:
+    """The mapping in a YAML file, or in a preset named `preset:NAME`. Raises `UserError`."""
+    path = preset_path(spec.removeprefix("preset:")) if spec.startswith("preset:") else Path(spec)
+    try:
+        body = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no config file at {path.resolve()}; give a YAML file or preset:NAME") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read {path} as YAML: {' '.join(str(error).split())}") from None
+    if body is None:
+        return {}
+    if not isinstance(body, dict):
+        raise UserError(f"{path} holds a {type(body).__name__}, not a mapping of knobs")
+    return body
+
+
+def load(file: str | None = None, flags: Mapping[str, Any] | None = None) -> Config:
+    """The config of a YAML file (or `preset:NAME`) with `flags` laid over it, validated once.
+
+    Raises `UserError` that names the knob, and the closest known one where it is misspelt."""
+    values = merge(read_file(file) if file else {}, flags or {})
+    return validate(values, where=file or "the flags")
+
+
+def validate(values: Mapping[str, Any], *, where: str = "the config") -> Config:
+    """A `Config` of plain values; see `load`."""
+    try:
+        return Config.model_validate(_numbers(values, Config))
+    except ValidationError as error:
+        raise UserError(f"{where}: {_say(error)}") from None
+
+
+def _numbers(values: Any, model: type[BaseModel]) -> Any:
+    """PyYAML reads `1e-4` as a string: turn such strings into numbers where a float is asked for."""
+    if not isinstance(values, Mapping):
+        return values
+    out: dict[str, Any] = dict(values)
+    for key, value in out.items():
+        field = model.model_fields.get(str(key))
+        if field is None:
+            continue
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            out[key] = {} if value is None else _numbers(value, kind)
+        elif key == "options" and isinstance(value, Mapping):
+            out[key] = {k: _number(v) for k, v in value.items()}
+        elif isinstance(value, str) and "float" in str(kind):
+            out[key] = _number(value)
+    return out
+
+
+def _number(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+def _say(error: ValidationError) -> str:
+    """One line of a validation error: the knob by its dotted name, what is wrong, and the closest known knob."""
+    lines: dict[str, list[str]] = {}
+    for item in error.errors():
+        model: type[BaseModel] = Config
+        names: list[str] = []
+        for part in item["loc"]:  # the knob's own path; what follows names arms of a union
+            names.append(str(part))
+            field = model.model_fields.get(str(part))
+            if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+                break
+            model = field.annotation
+        knob = ".".join(names)
+        if item["type"] == "extra_forbidden":
+            prefix = ".".join(names[:-1])
+            hint = closest(names[-1], model.model_fields)
+            lines.setdefault(knob, []).append(
+                f"is not a knob{hint}" + ("" if hint else f"; known{' in ' + prefix if prefix else ''}: {', '.join(model.model_fields)}")
+            )
+        else:
+            lines.setdefault(knob, []).append(f"{item['msg'].removeprefix('Value error, ')}, got {item['input']!r}")
+    return "; ".join(f"{knob}: {' or '.join(dict.fromkeys(said))}" for knob, said in lines.items())

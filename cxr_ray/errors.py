@@ -1,0 +1,23 @@
+"""What a user is told when something is wrong that they can mend."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake the user can mend: one line that says what, where and the mend. The command line ends with exit 2."""
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """`"; did you mean resnet18?"`, or an empty string where nothing known is near `name`."""
+    names = [str(k) for k in known]
+    folded = {k.lower(): k for k in names}
+    found = get_close_matches(str(name).lower(), folded, n=1, cutoff=0.6)
+    return f"; did you mean {folded[found[0]]!r}?" if found else ""
+
+
+def unknown(kind: str, name: str, known: Iterable[str], *, where: str = "") -> UserError:
+    """The error for a name that is not known: names the closest one and lists those there are."""
+    names = sorted(str(k) for k in known)
+    shown = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
+    return UserError(f"unknown {kind} {name!r}{where}{closest(name, names)} Known: {shown}".replace("' Known", "'. Known"))
