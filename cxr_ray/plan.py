@@ -1,0 +1,348 @@
+"""Which rows, in which part, how often, with which weight. Pure functions over the index; no image is touched.
+
+A plan is integer row numbers and a label matrix, so oversampling costs no disk and no memory.
+"""
+# N rows, L labels, G groups (patients, or images where each stands for itself)
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from cxr_ray import config as cfg
+from cxr_ray.errors import UserError, closest
+from cxr_ray.labels import POSITIVE, Filter, apply_policy, resolve
+
+PARTS = ("train", "val", "test")
+Rows = npt.NDArray[np.int64]
+Targets = npt.NDArray[np.float32]
+
+
+class Described(Protocol):
+    """What a plan reads of a store: its index and what its source declared."""
+
+    @property
+    def index(self) -> pd.DataFrame: ...
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+    @property
+    def task(self) -> str: ...
+    @property
+    def groups(self) -> dict[str, tuple[str, ...]]: ...
+    @property
+    def filters(self) -> tuple[Filter, ...]: ...
+    @property
+    def default_labels(self) -> tuple[str, ...]: ...
+    @property
+    def features(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The rows of each part and what each row's labels mean there."""
+
+    labels: tuple[str, ...]
+    """The selected labels, in the store's order."""
+    task: str
+    """multilabel, multiclass or binary."""
+    rows: dict[str, Rows]
+    """Part to store row numbers [N], ascending, each once."""
+    truth: dict[str, Targets]
+    """Part to targets [N, L] in {0, 1, NaN}: train under the training policy, val and test under the judging one."""
+    drawn: Rows
+    """How often each train row is drawn in an epoch [N_train]."""
+    pos_weight: npt.NDArray[np.float32]
+    """Weight of each label's positives [L]."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Rows that each cleaning filter dropped."""
+    warnings: tuple[str, ...] = ()
+    """What the user should know before believing a number."""
+
+    def table(self) -> pd.DataFrame:
+        """`row, part, drawn`: who was where (drawn is 1 outside train)."""
+        frames = [
+            pd.DataFrame({"row": rows, "part": part, "drawn": self.drawn if part == "train" else np.int64(1)})
+            for part, rows in self.rows.items()
+        ]
+        return pd.concat(frames, ignore_index=True)
+
+    def summary(self) -> str:
+        """One line: the rows of each part and the draws of an epoch."""
+        parts = ", ".join(f"{part} {len(self.rows[part]):,}" for part in PARTS)
+        extra = int(self.drawn.sum()) - len(self.drawn)
+        return parts + (f" (+{extra:,} drawn again in train)" if extra else "")
+
+
+def build(store: Described, data: cfg.Data, *, seed: int, pos_weight_power: float = 0.0) -> Plan:
+    """The plan of a store under the `data` knobs.
+
+    Raises `UserError` where a part that was asked for has no rows, or no label has a positive in train."""
+    warnings: list[str] = []
+    index = store.index
+    labels = _labels(store, data)
+    task = _task(store, data, labels)
+
+    filters = _filters(store, data)
+    dropped_by = drop_by(index, filters)
+    dropped = {f.name: int((dropped_by == f.name).sum()) for f in filters}
+    table = index[(dropped_by == "").to_numpy()]
+    if table.empty:
+        said = ", ".join(f"{name}: {n}" for name, n in dropped.items())
+        raise UserError(f"no row of {len(index)} is left after the filters ({said}); see data.filters")
+
+    group_N = groups_of(table, data.split.by)
+    if data.split.by == "patient" and table["patient"].isna().any():
+        missing = int(table["patient"].isna().sum())
+        warnings.append(
+            f"{missing:,} of {len(table):,} images have no patient: each is split for itself, so pictures of one person "
+            "may fall into two parts; give the patients at ingest (--patients FILE or --patient-regex) if you know them"
+        )
+    if data.limit is not None and data.limit < len(table):
+        keep_N = sample_groups(group_N, data.limit, rng=np.random.default_rng([seed, 1]))
+        table, group_N = table[keep_N], group_N[keep_N]
+
+    part_N = split(table, group_N, data.split, warnings)
+    raw_NL = table[list(labels)].to_numpy(np.float32)
+    row_N = table["row"].to_numpy(np.int64)
+    rows, truth = {}, {}
+    for part in PARTS:
+        here_N = part_N == part
+        rows[part] = row_N[here_N]
+        uncertain = data.uncertain if part == "train" else data.eval_uncertain
+        truth[part] = apply_policy(raw_NL[here_N], labels, uncertain, data.blank)
+    if task == "multiclass":
+        _check_one_class(truth, rows)
+
+    counts_L = (truth["train"] == 1).sum(axis=0)
+    if not counts_L.any():
+        raise UserError(
+            f"no label has a positive in train ({len(rows['train'])} rows; labels {', '.join(labels)}): nothing can be learnt"
+        )
+    warnings += [
+        f"{label} has no positive in train: its weight is 1, and what the model says of it means nothing"
+        for label, n in zip(labels, counts_L, strict=True)
+        if n == 0
+    ]
+    warnings += balance(table, part_N, store, labels, limit=data.balance_warning)
+    drawn = oversample(truth["train"], min_count=data.oversample_min_count, rng=np.random.default_rng([seed, 2]))
+    return Plan(
+        labels=tuple(labels),
+        task=task,
+        rows=rows,
+        truth=truth,
+        drawn=drawn,
+        pos_weight=positivity_weights(truth["train"], power=pos_weight_power),
+        dropped=dropped,
+        warnings=tuple(warnings),
+    )
+
+
+def drop_by(table: pd.DataFrame, filters: Iterable[Filter]) -> "pd.Series[str]":
+    """For each row the name of the first filter that drops it, or "" where it is kept (index as `table`'s).
+
+    Raises `UserError` for a query that cannot be read or names an unknown column."""
+    out = pd.Series("", index=table.index, dtype=object)
+    for rule in filters:
+        try:
+            keep = table.eval(rule.query, local_dict={}, global_dict={})
+        except pd.errors.UndefinedVariableError as error:
+            name = str(error).split("'")[1]
+            raise UserError(
+                f"the filter {rule.query!r} names an unknown column {name!r}{closest(name, table.columns)}"
+            ) from None
+        except (SyntaxError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(
+                f"the filter {rule.query!r} is not a query over the records: {' '.join(str(error).split())}"
+            ) from None
+        if not isinstance(keep, pd.Series) or not pd.api.types.is_bool_dtype(keep):
+            raise UserError(
+                f"the filter {rule.query!r} gives no yes or no for each row; write a comparison such as view == 'PA'"
+            )
+        out[(out == "") & ~keep.fillna(False).astype(bool)] = rule.name
+    return out
+
+
+def groups_of(table: pd.DataFrame, by: str) -> Rows:
+    """Group number of each row [N]: one a patient, or one a row (also for rows without a patient)."""
+    if by == "image":
+        return np.arange(len(table), dtype=np.int64)
+    codes_N = pd.factorize(table["patient"])[0].astype(np.int64)
+    alone_N = codes_N < 0
+    codes_N[alone_N] = codes_N.max(initial=-1) + 1 + np.arange(alone_N.sum())
+    return codes_N
+
+
+def sample_groups(group_N: Rows, rows: int, *, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Rows [N] of whole groups, drawn at random until about `rows` rows are reached (at least one group)."""
+    sizes_G = np.bincount(group_N)
+    order_G = rng.permutation(len(sizes_G))
+    upto_G = np.cumsum(sizes_G[order_G])
+    chosen = order_G[: max(1, int(np.searchsorted(upto_G, rows, side="left")) + 1)]
+    mask_G = np.zeros(len(sizes_G), dtype=bool)
+    mask_G[chosen] = True
+    return mask_G[group_N]
+
+
+def split(
+    table: pd.DataFrame, group_N: Rows, how: cfg.Split, warnings: list[str] | None = None
+) -> npt.NDArray[np.object_]:
+    """`train`, `val` or `test` for each row [N]. Groups are whole in one part; official lists are kept as they are.
+
+    A share is of all rows here: groups are shuffled by `how.seed` and laid end to end, test first, then val.
+    Raises `UserError` where a part that was asked for gets no rows, or an official list is asked for and absent."""
+    official_N = table["split"].to_numpy(object) if "split" in table else np.full(len(table), None)
+    part_N = np.full(len(table), "", dtype=object)
+    for part, wanted in (("test", how.test), ("val", how.val)):
+        if wanted == "official":
+            here_N = official_N == part
+            if not here_N.any():
+                listed = sorted({str(s) for s in official_N if isinstance(s, str)})
+                has = f"it lists {', '.join(listed)}" if listed else "it has no split"
+                raise UserError(
+                    f"data.split.{part}: official, but the dataset has no official {part} rows ({has}); give a share such as 0.1"
+                )
+            part_N[here_N] = part
+    lists = {s for s in official_N if isinstance(s, str)} & set(PARTS)
+    unused = [p for p, wanted in (("val", how.val), ("test", how.test)) if p in lists and wanted != "official"]
+    if unused and warnings is not None:
+        said = " and ".join(f"data.split.{p}: official" for p in unused)
+        warnings.append(
+            f"the dataset has its own split, which is not used for {' and '.join(unused)}; {said} would keep it"
+        )
+
+    free_N = part_N == ""
+    groups_G, code_N = np.unique(group_N[free_N], return_inverse=True)
+    sizes_G = np.bincount(code_N, minlength=len(groups_G))
+    order_G = np.random.default_rng(how.seed).permutation(len(groups_G))
+    middle_G = np.cumsum(sizes_G[order_G]) - sizes_G[order_G] / 2
+    part_G = np.full(len(groups_G), "train", dtype=object)
+    start = 0.0
+    for part, wanted in (("test", how.test), ("val", how.val)):
+        if not isinstance(wanted, str):
+            end = start + wanted * len(table)
+            part_G[order_G[(middle_G >= start) & (middle_G < end)]] = part
+            start = end
+    part_N[free_N] = part_G[code_N]
+
+    leaks = _leaking_groups(group_N, part_N)
+    if leaks and how.by == "patient" and warnings is not None:
+        warnings.append(f"{leaks} patients stand in two parts of the dataset's own split")
+    for part, wanted in (("test", how.test), ("val", how.val), ("train", 1.0)):
+        if wanted != 0 and not (part_N == part).any():
+            raise UserError(
+                f"{part} has no rows: {len(table)} rows in {len(np.unique(group_N))} groups cannot be split into "
+                f"val {how.val} and test {how.test}; change data.split or data.limit"
+            )
+    return part_N
+
+
+def _leaking_groups(group_N: Rows, part_N: npt.NDArray[np.object_]) -> int:
+    pairs = pd.DataFrame({"group": group_N, "part": part_N}).drop_duplicates()
+    return int((pairs["group"].value_counts() > 1).sum())
+
+
+def balance(
+    table: pd.DataFrame, part_N: npt.NDArray[np.object_], store: Described, labels: Sequence[str], *, limit: float
+) -> list[str]:
+    """A line for every label, unused label and value of a feature whose share differs by more than `limit` between train and val."""
+    train, val = table[part_N == "train"], table[part_N == "val"]
+    if train.empty or val.empty:
+        return []
+    shares: list[tuple[str, float, float]] = [
+        (label if label in labels else f"{label} (not trained on)", _share(train[label]), _share(val[label]))
+        for label in store.labels
+    ]
+    for feature in store.features:
+        if feature not in table:
+            continue
+        values = table[feature].dropna().unique()
+        if len(values) <= 20:  # a feature with more values (an age) has no share to compare
+            shares += [
+                (f"{feature} {value}", float((train[feature] == value).mean()), float((val[feature] == value).mean()))
+                for value in sorted(values, key=str)
+            ]
+    return [
+        f"{name}: {100 * a:.1f}% of train, {100 * b:.1f}% of val ({100 * (b - a):+.1f} points)"
+        for name, a, b in shares
+        if abs(a - b) > limit
+    ]
+
+
+def _share(values: "pd.Series[Any]") -> float:
+    return float((values == POSITIVE).mean())
+
+
+def oversample(truth_NL: Targets, *, min_count: int, rng: np.random.Generator) -> Rows:
+    """How often each row is drawn [N]: a label vector with 0 < n < `min_count` rows is drawn exactly `min_count` times,
+    whole copies first, the rest without replacement. Unknown is a value of its own."""
+    drawn_N = np.ones(len(truth_NL), dtype=np.int64)
+    if min_count <= 1 or not len(truth_NL):
+        return drawn_N
+    vector_N = label_vectors(truth_NL)
+    counts_V = np.bincount(vector_N)
+    for vector in np.flatnonzero(counts_V < min_count):
+        here = np.flatnonzero(vector_N == vector)
+        drawn_N[here] = min_count // len(here)
+        drawn_N[rng.choice(here, size=min_count % len(here), replace=False)] += 1
+    return drawn_N
+
+
+def label_vectors(truth_NL: Targets) -> Rows:
+    """Number of each row's label vector [N]; equal rows (NaN equal to NaN) share a number."""
+    digits_NL = np.where(np.isnan(truth_NL), 2, truth_NL).astype(np.uint8)
+    if digits_NL.shape[1] <= 40:  # 3 ** 40 < 2 ** 64: one integer a row sorts far faster than rows do
+        keys_N = digits_NL.astype(np.uint64) @ (np.uint64(3) ** np.arange(digits_NL.shape[1], dtype=np.uint64))
+        return np.unique(keys_N, return_inverse=True)[1].astype(np.int64)
+    return np.unique(digits_NL, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def positivity_weights(truth_NL: Targets, *, power: float) -> npt.NDArray[np.float32]:
+    """(negatives / positives) ** power of each label [L] over the known cells; 1 where there is no positive or no negative."""
+    positives_L = (truth_NL == 1).sum(axis=0).astype(np.float64)
+    negatives_L = (truth_NL == 0).sum(axis=0).astype(np.float64)
+    both_L = (positives_L > 0) & (negatives_L > 0)
+    ratio_L = np.divide(negatives_L, positives_L, out=np.ones_like(positives_L), where=both_L)
+    return (ratio_L**power).astype(np.float32)
+
+
+def _labels(store: Described, data: cfg.Data) -> list[str]:
+    """The selected labels; `all` under the default cleaning means the labels that the source's cleaning keeps."""
+    if data.labels == "all" and data.filters == "default":
+        return list(store.default_labels)
+    return resolve(data.labels, store.labels, store.groups)
+
+
+def _filters(store: Described, data: cfg.Data) -> list[Filter]:
+    if data.filters == "default":
+        return list(store.filters)
+    return [] if data.filters == "none" else [Filter(name=query, query=query) for query in data.filters]
+
+
+def _task(store: Described, data: cfg.Data, labels: Sequence[str]) -> str:
+    task: str
+    if data.task != "auto":
+        task = data.task
+    elif store.task == "multiclass" and len(labels) < len(store.labels):
+        task = "multilabel"  # some classes left out: rows of those are negative for every label
+    else:
+        task = "binary" if len(labels) == 1 else store.task
+    if task == "binary" and len(labels) != 1:
+        raise UserError(
+            f"data.task: binary takes one label, and {len(labels)} are chosen ({', '.join(labels)}); set data.labels"
+        )
+    if task == "multiclass" and len(labels) < 2:
+        raise UserError("data.task: multiclass takes two labels or more; set data.labels")
+    return task
+
+
+def _check_one_class(truth: dict[str, Targets], rows: dict[str, Rows]) -> None:
+    for part, truth_NL in truth.items():
+        wrong = np.flatnonzero((truth_NL == 1).sum(axis=1) != 1)
+        if len(wrong):
+            raise UserError(
+                f"data.task: multiclass, but {len(wrong)} rows of {part} do not have exactly one positive label "
+                f"(first: row {rows[part][wrong[0]]}); use multilabel"
+            )

@@ -1,0 +1,242 @@
+"""The plan against slow definitions: which rows, in which part, how often, with which weight."""
+
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cxr_ray import config as cfg
+from cxr_ray import plan as plans
+from cxr_ray.errors import UserError
+from cxr_ray.labels import Filter
+from tests.fakes.store import fake_store
+
+
+def data(**knobs) -> cfg.Data:
+    return cfg.validate({"data": knobs}).data
+
+
+def test_every_row_is_in_one_part_and_no_patient_in_two():
+    store = fake_store(400, images_a_patient=3)
+    plan = plans.build(store, data(), seed=0)
+    rows = np.concatenate([plan.rows[p] for p in plans.PARTS])
+    assert sorted(rows) == sorted(store.index["row"])
+    patients = {p: set(store.index.set_index("row").loc[plan.rows[p], "patient"]) for p in plans.PARTS}
+    assert not (patients["train"] & patients["val"] or patients["train"] & patients["test"] or patients["val"] & patients["test"])
+    assert abs(len(plan.rows["val"]) - 40) <= 3 and abs(len(plan.rows["test"]) - 80) <= 3
+
+
+def test_split_hangs_on_its_own_seed_alone():
+    store = fake_store(200)
+    one, other = plans.build(store, data(), seed=0), plans.build(store, data(), seed=99)
+    moved = plans.build(store, data(split={"seed": 1}), seed=0)
+    assert all(np.array_equal(one.rows[p], other.rows[p]) for p in plans.PARTS)
+    assert not np.array_equal(one.rows["test"], moved.rows["test"])
+
+
+def test_images_without_a_patient_stand_alone_and_are_warned_of():
+    store = fake_store(50)
+    store.index["patient"] = None
+    plan = plans.build(store, data(), seed=0)
+    assert any("50 of 50 images have no patient" in w for w in plan.warnings)
+    assert sum(len(r) for r in plan.rows.values()) == 50
+
+
+def test_official_test_is_test_and_val_is_cut_from_the_rest_by_patient():
+    store = fake_store(300)
+    official = store.index["patient"].map(lambda p: int(p[1:]) % 4 == 0)
+    store.index["split"] = np.where(official, "test", "train")
+    plan = plans.build(store, data(split={"test": "official", "val": 0.1}), seed=0)
+    assert set(plan.rows["test"]) == set(store.index.loc[official, "row"])
+    assert abs(len(plan.rows["val"]) - 30) <= 2
+    by_row = store.index.set_index("row")["patient"]
+    assert not set(by_row[plan.rows["val"]]) & set(by_row[plan.rows["train"]])
+
+
+def test_official_val_without_test():
+    store = fake_store(100)
+    store.index["split"] = ["val" if i >= 80 else "train" for i in range(100)]
+    plan = plans.build(store, data(split={"val": "official", "test": 0}), seed=0)
+    assert len(plan.rows["val"]) == 20 and len(plan.rows["train"]) == 80 and len(plan.rows["test"]) == 0
+    with pytest.raises(UserError, match=r"test: official, but the dataset has no official test rows \(it lists train, val\)"):
+        plans.build(store, data(split={"test": "official"}), seed=0)
+    assert any("has its own split, which is not used for val" in w for w in plans.build(store, data(), seed=0).warnings)
+
+
+def test_official_lists_that_share_a_patient_are_told():
+    store = fake_store(40)
+    store.index["split"] = ["test" if i % 2 else "train" for i in range(40)]
+    plan = plans.build(store, data(split={"test": "official", "val": 0}), seed=0)
+    assert any("20 patients stand in two parts" in w for w in plan.warnings)
+
+
+def test_a_part_without_rows_is_an_error():
+    with pytest.raises(UserError, match="test has no rows: 4 rows in 2 groups"):
+        plans.build(fake_store(4), data(), seed=0)
+
+
+def test_limit_keeps_patients_whole():
+    store = fake_store(300, images_a_patient=4)
+    plan = plans.build(store, data(limit=101), seed=3)
+    kept = store.index.set_index("row").loc[np.concatenate(list(plan.rows.values())), "patient"]
+    assert 101 <= len(kept) <= 104
+    assert set(Counter(kept).values()) == {4}
+
+
+def test_filters_are_counted_in_order_and_may_be_turned_off():
+    store = fake_store(100)
+    store.filters = (Filter(name="AP", query="view == 'AP'"), Filter(name="women", query="sex == 'F'"))
+    plan = plans.build(store, data(split={"val": 0, "test": 0}), seed=0)
+    ap = store.index["view"] == "AP"
+    assert plan.dropped == {"AP": int((~ap).sum()), "women": int((ap & (store.index["sex"] != "F")).sum())}
+    assert len(plans.build(store, data(filters="none", split={"val": 0, "test": 0}), seed=0).rows["train"]) == 100
+    own = plans.build(store, data(filters=["sex == 'M'"], split={"val": 0, "test": 0}), seed=0)
+    assert len(own.rows["train"]) == int((store.index["sex"] == "M").sum())
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("veiw == 'AP'", "unknown column 'veiw'; did you mean 'view'"),
+        ("view ==", "is not a query"),
+        ("row + 1", "gives no yes or no"),
+        ("__import__('os').system('true') == 0", "is not a query|names an unknown column"),
+    ],
+)
+def test_bad_filters(query, said):
+    with pytest.raises(UserError, match=said):
+        plans.drop_by(fake_store(10).index, [Filter(name="x", query=query)])
+
+
+def test_no_row_left_says_what_each_filter_dropped():
+    store = fake_store(10)
+    with pytest.raises(UserError, match=r"no row of 10 is left after the filters \(view == 'XX': 10\)"):
+        plans.build(store, data(filters=["view == 'XX'"]), seed=0)
+
+
+def test_train_and_judging_policies_stand_apart():
+    store = fake_store(200, uncertain=0.2, unknown=0.2)
+    plan = plans.build(store, data(uncertain={"Edema": "ones"}, blank="ignore"), seed=0)
+    raw = store.index.set_index("row")[list(store.labels)]
+    train, test = raw.loc[plan.rows["train"]].to_numpy(), raw.loc[plan.rows["test"]].to_numpy()
+    for i, j in np.ndindex(*train.shape):
+        expected = {1.0: 1.0, 0.0: 0.0, -1.0: 1.0 if store.labels[j] == "Edema" else 0.0}.get(train[i, j], np.nan)
+        assert np.array_equal(plan.truth["train"][i, j], np.float32(expected), equal_nan=True)
+    for i, j in np.ndindex(*test.shape):
+        expected = {1.0: 1.0, 0.0: 0.0}.get(test[i, j], np.nan)
+        assert np.array_equal(plan.truth["test"][i, j], np.float32(expected), equal_nan=True)
+
+
+def test_the_judging_truth_is_the_same_under_every_training_policy():
+    store = fake_store(200, uncertain=0.3)
+    plans_made = [plans.build(store, data(uncertain=u), seed=0) for u in ("zeros", "ones", "ignore")]
+    for part in ("val", "test"):
+        for plan in plans_made[1:]:
+            np.testing.assert_array_equal(plan.truth[part], plans_made[0].truth[part])
+    assert not np.array_equal(plans_made[0].truth["train"], plans_made[1].truth["train"])
+
+
+def test_no_positive_in_train_is_warned_of_and_only_none_at_all_is_an_error():
+    store = fake_store(80)
+    store.index["Mass"] = 0.0
+    plan = plans.build(store, data(), seed=0, pos_weight_power=1.0)
+    assert any(w.startswith("Mass has no positive in train") for w in plan.warnings)
+    assert plan.pos_weight[plan.labels.index("Mass")] == 1.0
+    store.index[list(store.labels)] = 0.0
+    with pytest.raises(UserError, match="no label has a positive in train"):
+        plans.build(store, data(), seed=0)
+
+
+def test_labels_and_groups():
+    store = fake_store(80)
+    store.groups = {"two": ("Mass", "Edema")}
+    assert plans.build(store, data(labels="two"), seed=0).labels == ("Edema", "Mass")
+    assert plans.build(store, data(labels=["Effusion"]), seed=0).task == "binary"
+    with pytest.raises(UserError, match="unknown label 'Edma'; did you mean 'Edema'"):
+        plans.build(store, data(labels=["Edma"]), seed=0)
+    store.default_labels = ("Edema", "Effusion")
+    assert plans.build(store, data(), seed=0).labels == ("Edema", "Effusion")
+    assert plans.build(store, data(filters="none"), seed=0).labels == store.labels
+
+
+def test_multiclass_needs_one_class_a_row():
+    assert plans.build(fake_store(60, task="multiclass"), data(), seed=0).task == "multiclass"
+    with pytest.raises(UserError, match="do not have exactly one positive label"):
+        plans.build(fake_store(60), data(task="multiclass"), seed=0)
+
+
+def test_balance_names_labels_unused_labels_and_features_in_either_direction():
+    store = fake_store(1000, images_a_patient=1)
+    part = np.array(["train"] * 500 + ["val"] * 500, dtype=object)
+    table = store.index.copy()
+    table["Edema"] = [1.0] * 100 + [0.0] * 400 + [1.0] * 120 + [0.0] * 380  # 20% against 24%
+    table["Mass"] = [1.0] * 100 + [0.0] * 400 + [1.0] * 80 + [0.0] * 420  # 20% against 16%
+    table["Effusion"] = [1.0] * 100 + [0.0] * 400 + [1.0] * 109 + [0.0] * 391  # 1.8 points: not warned of
+    table["view"] = ["AP"] * 300 + ["PA"] * 200 + ["AP"] * 200 + ["PA"] * 300
+    table["sex"] = ["F", "M"] * 500
+    assert plans.balance(table, part, store, ["Edema", "Effusion"], limit=0.02) == [
+        "Edema: 20.0% of train, 24.0% of val (+4.0 points)",
+        "Mass (not trained on): 20.0% of train, 16.0% of val (-4.0 points)",
+        "view AP: 60.0% of train, 40.0% of val (-20.0 points)",
+        "view PA: 40.0% of train, 60.0% of val (+20.0 points)",
+    ]
+
+
+targets = st.integers(1, 60).flatmap(
+    lambda n: st.lists(st.tuples(*[st.sampled_from([0.0, 1.0, np.nan])] * 3), min_size=n, max_size=n)
+).map(lambda rows: np.array(rows, dtype=np.float32).reshape(-1, 3))
+
+
+@settings(max_examples=60, deadline=None)
+@given(targets, st.integers(0, 20), st.integers(0, 5))
+def test_oversampling_by_its_definition(truth, min_count, seed):
+    drawn = plans.oversample(truth, min_count=min_count, rng=np.random.default_rng(seed))
+    vectors = [tuple("?" if np.isnan(v) else v for v in row) for row in truth]
+    for vector, n in Counter(vectors).items():
+        here = [int(d) for d, v in zip(drawn, vectors, strict=True) if v == vector]
+        assert sum(here) == max(n, min_count)
+        assert max(here) - min(here) <= 1  # whole copies, the rest without replacement
+
+
+@settings(max_examples=60, deadline=None)
+@given(targets)
+def test_vectors_and_weights_by_their_definition(truth):
+    number = plans.label_vectors(truth)
+    keys = [tuple("?" if np.isnan(v) else v for v in row) for row in truth]
+    assert len(set(zip(number, keys, strict=True))) == len(set(keys)) == len(set(number))
+    for power in (0.0, 0.5, 1.0):
+        weights = plans.positivity_weights(truth, power=power)
+        for j in range(3):
+            p, n = int((truth[:, j] == 1).sum()), int((truth[:, j] == 0).sum())
+            assert weights[j] == pytest.approx((n / p) ** power if p and n else 1.0, rel=1e-6)
+
+
+def test_weights_come_from_rows_before_oversampling():
+    store = fake_store(300)
+    plain = plans.build(store, data(), seed=0, pos_weight_power=1.0)
+    drawn = plans.build(store, data(oversample_min_count=100), seed=0, pos_weight_power=1.0)
+    np.testing.assert_array_equal(plain.pos_weight, drawn.pos_weight)
+    assert drawn.drawn.sum() > plain.drawn.sum() == len(plain.rows["train"])
+    table = drawn.table()
+    assert set(table.loc[table["part"] != "train", "drawn"]) == {1}
+
+
+@pytest.mark.slow
+def test_two_hundred_thousand_rows_of_twelve_labels():
+    rng = np.random.default_rng(0)
+    n = 200_000
+    store = fake_store(10)
+    labels = [f"L{i}" for i in range(12)]
+    store.index = pd.concat(
+        [
+            pd.DataFrame({"row": np.arange(n), "patient": rng.integers(0, n // 3, n).astype(str), "view": "AP", "sex": "F", "split": None}),
+            pd.DataFrame((rng.random((n, 12)) < 0.1).astype(np.float32), columns=labels),
+        ],
+        axis=1,
+    )
+    store.labels = store.default_labels = tuple(labels)
+    plan = plans.build(store, data(oversample_min_count=50), seed=0, pos_weight_power=1.0)
+    assert sum(len(r) for r in plan.rows.values()) == n
