@@ -1,0 +1,105 @@
+"""Checkpoints of a run: immutable `step-N/` folders and the pointers `best` and `last`. No pickle.
+
+A folder counts once its `manifest.json` is there, which is written last; a pointer is replaced by rename. So a kill at any
+point leaves the previous checkpoint whole. A checkpoint is state, never config.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from cxr_ray.durable import sha256, sync, write_whole
+from cxr_ray.errors import UserError
+
+Tensors = dict[str, torch.Tensor]
+
+
+def save(folder: Path, step: int, *, model: Tensors, optimizer: dict[str, Any], state: dict[str, Any]) -> Path:
+    """Write `folder/step-N` whole and return it; a whole one that is there already is kept.
+
+    `state` is plain JSON (epoch, step, best value); `optimizer` a torch optimiser's `state_dict()`."""
+    place = folder / f"step-{step:08d}"
+    if is_whole(place):
+        return place
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    tensors, rest = _flatten(optimizer)
+    save_file({k: v.detach().contiguous().cpu() for k, v in model.items()}, place / "model.safetensors")
+    save_file(tensors, place / "optimizer.safetensors")
+    (place / "state.json").write_text(json.dumps({"state": state, "optimizer": rest}, sort_keys=True))
+    files = {}
+    for path in sorted(place.iterdir()):
+        sync(path)
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    write_whole(place / "manifest.json", json.dumps({"step": step, "files": files}, indent=1, sort_keys=True))
+    return place
+
+
+def is_whole(place: Path) -> bool:
+    """Whether the checkpoint folder `place` was written to its end and its files have their sizes."""
+    try:
+        manifest = json.loads((place / "manifest.json").read_text())
+        return all((place / name).stat().st_size == said["bytes"] for name, said in manifest["files"].items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def load(place: Path) -> tuple[Tensors, dict[str, Any], dict[str, Any]]:
+    """(model, optimiser, state) of a checkpoint folder, checked against its manifest. Raises `UserError` where it is broken."""
+    if not is_whole(place):
+        raise UserError(f"the checkpoint {place} is not whole; take another, or delete it and start the run again")
+    manifest = json.loads((place / "manifest.json").read_text())
+    for name, said in manifest["files"].items():
+        if sha256(place / name) != said["sha256"]:
+            raise UserError(f"{place / name} is not what was written (its checksum differs); take another checkpoint")
+    body = json.loads((place / "state.json").read_text())
+    optimizer = _unflatten(load_file(place / "optimizer.safetensors"), body["optimizer"])
+    return load_file(place / "model.safetensors"), optimizer, body["state"]
+
+
+def point(folder: Path, name: str, place: Path) -> None:
+    """Let the pointer `name` (best, last) say `place`, in one rename."""
+    write_whole(folder / f"{name}.json", json.dumps({"checkpoint": place.name}))
+
+
+def pointed(folder: Path, name: str) -> Path | None:
+    """The whole checkpoint that `name` says, or None."""
+    try:
+        place = folder / json.loads((folder / f"{name}.json").read_text())["checkpoint"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return place if is_whole(place) else None
+
+
+def prune(folder: Path) -> None:
+    """Delete checkpoints that neither `best` nor `last` says."""
+    kept = {pointed(folder, "best"), pointed(folder, "last")}
+    for place in folder.glob("step-*"):
+        if place not in kept:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _flatten(optimizer: dict[str, Any]) -> tuple[Tensors, dict[str, Any]]:
+    """An optimiser's state as named tensors and plain JSON."""
+    tensors: Tensors = {}
+    plain: dict[str, dict[str, Any]] = {}
+    for index, slots in optimizer["state"].items():
+        for slot, value in slots.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{index}.{slot}"] = value.detach().contiguous().cpu()
+            else:
+                plain.setdefault(str(index), {})[slot] = value
+    return tensors, {"plain": plain, "groups": optimizer["param_groups"]}
+
+
+def _unflatten(tensors: Tensors, rest: dict[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {int(i): dict(slots) for i, slots in rest["plain"].items()}
+    for name, value in tensors.items():
+        index, slot = name.split(".", 1)
+        state.setdefault(int(index), {})[slot] = value
+    groups = [{k: tuple(v) if k == "betas" else v for k, v in group.items()} for group in rest["groups"]]
+    return {"state": state, "param_groups": groups}

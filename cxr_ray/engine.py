@@ -1,0 +1,420 @@
+"""Fit and judge: plain PyTorch over batches of a store. A `Context` says rank, world, device, report and restore; Ray is
+never imported here. One loop, three homes: a debugger, a Ray Train worker, a Tune trial.
+"""
+# N rows of this rank, M rows of all ranks, L labels
+
+import csv
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cxr_ray import batches, checkpoints, distributed, losses, metrics, models, optim, precision
+from cxr_ray import config as cfg
+from cxr_ray.augment import augment
+from cxr_ray.context import Context
+from cxr_ray.durable import write_whole
+from cxr_ray.metrics import Value
+from cxr_ray.models import saved
+from cxr_ray.plan import Plan
+from cxr_ray.runs import METRIC_COLUMNS, Run, predictions_table
+
+SAY_EVERY_S = 30.0
+
+
+class Data(Protocol):
+    """What the engine needs of a store."""
+
+    @property
+    def index(self) -> Any: ...
+    @property
+    def size(self) -> tuple[int, int]: ...
+    def images(self, rows: npt.NDArray[np.int64], out: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]: ...
+
+
+class Judged(NamedTuple):
+    """A part's logits [M, L] (fp32, CPU, all ranks' rows in order) and what they are judged by [M, L]."""
+
+    rows: npt.NDArray[np.int64]
+    logits: torch.Tensor
+    truth: npt.NDArray[np.float32]
+
+
+def fit(config: cfg.Config, plan: Plan, store: Data, context: Context, run: Run) -> dict[str, float]:
+    """Train `config`'s model on the plan's train rows and judge val at epoch 0 and after every epoch.
+
+    Goes on from the run's last whole checkpoint where there is one. Every rank calls it; rank 0 writes the run folder.
+    Returns the last epoch's metrics by name. The model that the run keeps (`train.select`) is in `model.safetensors`,
+    its val predictions in `predictions/val.parquet`."""
+    config = config.for_task(plan.task)
+    metrics.parse(config.train.monitor, labels=plan.labels, task=plan.task)
+    return _Fit(config, plan, store, context, run).all_epochs()
+
+
+class _Fit:
+    """One training: what stays the same from step to step, and what is counted."""
+
+    def __init__(self, config: cfg.Config, plan: Plan, store: Data, context: Context, run: Run) -> None:
+        self.config, self.plan, self.store, self.context, self.run = config, plan, store, context, run
+        self.train = config.train
+        self.device = context.device
+        self.precision = precision.pick(self.train.precision, self.device)
+        torch.manual_seed(config.seed)
+        mean, deviation = gray_statistics(store, plan, config.data.normalize)
+        self.loss = losses.build(config.loss, task=plan.task, weight_L=plan.pos_weight)
+        self.model = models.build(
+            config.model,
+            outputs=len(plan.labels),
+            image_size=config.data.image_size or store.size,
+            mean=mean,
+            deviation=deviation,
+        )
+        self.model.to(self.device, memory_format=self.precision.layout)
+        self.net: nn.Module = self.model
+        if context.world > 1:
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            # Each rank keeps its own running statistics while training; they are averaged before judging.
+            self.net = DistributedDataParallel(self.model, device_ids=ids, broadcast_buffers=False)
+        self.optimizer = optim.build(self.model, config.optim)
+        self.steps_per_epoch = -(-int(plan.drawn.sum()) // self.train.batch_size)
+        self.folder = run.path / "checkpoints"
+        self.first = context.rank == 0
+        self.done_epochs, self.step = -1, 0
+        self.best: dict[str, Any] | None = None
+        self.history: list[dict[str, Any]] = []
+        self.seconds = 0.0
+
+    def all_epochs(self) -> dict[str, float]:
+        self._restore()
+        latest: dict[str, float] = {}
+        tracker = _tracker(self.run.path, self.config.report.trackers) if self.first else None
+        stopped = False
+        for epoch in range(self.done_epochs + 1, self.train.epochs + 1):
+            began = time.perf_counter()
+            parts: dict[str, Judged] = {}
+            speed = 0.0
+            if epoch:
+                parts["train"], speed = self._train_epoch(epoch)
+                distributed.average_running_statistics(self.model)
+            if len(self.plan.rows["val"]):
+                rows = self.plan.rows["val"]
+                parts["val"] = Judged(rows, self.predict(rows), self.plan.truth["val"])
+            values = {part: self._judge(judged) for part, judged in parts.items()}
+            self.done_epochs = epoch
+            self.seconds += time.perf_counter() - began
+            latest = {metrics.name(part, v.metric, v.label): v.value for part, held in values.items() for v in held}
+            place = None
+            if self.first:
+                self._record(epoch, values, tracker)
+                place = self._save(epoch, values, parts)
+                self._say(epoch, values, speed, time.perf_counter() - began)
+            self.context.report(latest, place)
+            stop = torch.tensor(float(self.context.should_stop()), device=self.device)
+            if distributed.sum_over_ranks(stop).item() and epoch < self.train.epochs:
+                stopped = True
+                break
+        if tracker is not None:
+            tracker.close()
+        if self.first:
+            self._finish("stopped" if stopped else "finished")
+        distributed.from_first(None)  # rank 0 has written the run before any rank says that it is done
+        return latest
+
+    # -- one epoch ----------------------------------------------------------------------------------------------
+
+    def _train_epoch(self, epoch: int) -> tuple[Judged, float]:
+        """One pass; the outputs of its own forward passes (as trained, with augmentation) and rank 0's images/s."""
+        plan, train, context = self.plan, self.train, self.context
+        rows, truth = plan.rows["train"], plan.truth["train"]
+        order = batches.epoch_order(plan.drawn, seed=self.config.seed, epoch=epoch)
+        positions_N: list[npt.NDArray[np.int64]] = []
+        logits_NL: list[torch.Tensor] = []
+        log = self._row_log()
+        began = said = time.perf_counter()
+        self.net.train()
+        for batch in batches.train_batches(
+            self.store, rows, truth, order, batch_size=train.batch_size, rank=context.rank, world=context.world
+        ):
+            if log is not None:
+                log.writerow([epoch, batch.step, context.rank, " ".join(map(str, batch.rows.tolist()))])
+            logits_NL.append(self._step(batch, epoch))
+            positions_N.append(batch.positions)
+            now = time.perf_counter()
+            if self.first and now - said > SAY_EVERY_S:
+                said, share = now, (batch.step + 1) / self.steps_per_epoch
+                left = (now - began) * (1 / share - 1)
+                rate = share * len(order) / (now - began)
+                context.say(f"epoch {epoch}/{train.epochs}  {share:4.0%}  {rate:,.0f} images/s  {left:,.0f} s left")
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        speed = len(order) / max(time.perf_counter() - began, 1e-9)
+        at = distributed.gather_rows(torch.from_numpy(np.concatenate(positions_N)).to(self.device)).cpu().numpy()
+        logits = distributed.gather_rows(torch.cat(logits_NL)).cpu()
+        in_order = np.argsort(at)
+        assert np.array_equal(at[in_order], np.arange(len(order))), "an epoch must see every drawn row exactly once"
+        return Judged(rows[order], logits[torch.from_numpy(in_order)], truth[order]), speed
+
+    def _step(self, batch: batches.Batch, epoch: int) -> torch.Tensor:
+        """One optimiser step over a global batch; this rank's logits [N, L] in fp32."""
+        config, world = self.config, self.context.world
+        torch.manual_seed(_mix(config.seed, self.step, self.context.rank))
+        learning_rate = optim.rate(
+            config.optim, self.step, steps_per_epoch=self.steps_per_epoch, epochs=config.train.epochs
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad(set_to_none=True)
+        # Every rank knows the known cells of the whole batch; DDP averages over ranks, so each scales by the world.
+        cells = self.loss.cells(batch.global_truth) if config.loss.reduction == "mean" else 1
+        scale = world / max(1, cells)
+        outputs = self._forward_backward(batch, epoch, scale)
+        if config.optim.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip_norm)
+        self.optimizer.step()
+        self.step += 1
+        return outputs
+
+    def _forward_backward(self, batch: batches.Batch, epoch: int, scale: float) -> torch.Tensor:
+        """Gradients of this rank's share, in pieces of `train.micro_batch` rows; its logits [N, L] in fp32."""
+        count = len(batch.rows)
+        images = torch.from_numpy(batch.images).to(self.device, non_blocking=True)
+        truth = torch.from_numpy(batch.truth).to(self.device, non_blocking=True)
+        size = self.train.micro_batch or max(1, count)
+        outputs = []
+        # A rank that the last short batch leaves without rows still runs forward and backward: the model gives empty
+        # logits that hang on every weight, and the other ranks' all-reduce is answered with zeros.
+        for start in range(0, max(1, count), size):
+            piece = slice(start, start + size)
+            last = start + size >= count
+            pixels = augment(
+                images[piece], self.config.augment, seed=self.config.seed, epoch=epoch, positions=batch.positions[piece]
+            )
+            quiet = nullcontext() if last or self.context.world == 1 else self.net.no_sync()  # type: ignore[operator]
+            with quiet:
+                with self.precision.autocast(self.device):
+                    logits = self.net(pixels)
+                total = self.loss.total(logits.float(), truth[piece])
+                (total * scale).backward()
+            outputs.append(logits.detach().float())
+        return torch.cat(outputs)
+
+    # -- judging ------------------------------------------------------------------------------------------------
+
+    def predict(self, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Logits [M, L] of store rows [M], in their order, on every rank: each rank predicts a contiguous share once."""
+        mine = rows[batches.rank_slice(len(rows), self.context.rank, self.context.world)]
+        logits = forward(self.model, self.store, mine, self.precision, self.device, batch_size=self.train.batch_size)
+        return distributed.gather_rows(logits).cpu()
+
+    def _judge(self, judged: Judged) -> list[Value]:
+        """Loss and every metric of a part. Gathered first: the mean of the ranks' AUROCs is not the AUROC."""
+        plan = self.plan
+        thresholds = metrics.thresholds(self.config.report.thresholds, plan.labels)
+        prob = self.loss.probabilities(judged.logits).numpy()
+        found = metrics.judge(judged.truth, prob, labels=plan.labels, task=plan.task, thresholds_L=thresholds)
+        return [*_losses(self.loss, judged, plan.labels), *found]
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def _record(self, epoch: int, values: dict[str, list[Value]], tracker: Any) -> None:
+        for part, held in values.items():
+            for v in held:
+                self.history.append(
+                    dict(zip(METRIC_COLUMNS, [epoch, self.step, part, v.metric, v.label, v.value, v.positives, v.rows], strict=True))
+                )
+                if tracker is not None:
+                    tracker.add_scalar(metrics.name(part, v.metric, v.label), v.value, epoch)
+        lines = [",".join(METRIC_COLUMNS)]
+        lines += [",".join(_cell(row[c]) for c in METRIC_COLUMNS) for row in self.history]
+        write_whole(self.run.path / "metrics.csv", "\n".join(lines) + "\n")
+
+    def _save(self, epoch: int, values: dict[str, list[Value]], parts: dict[str, Judged]) -> Path:
+        """The epoch's checkpoint and, where it is the one to keep, its val predictions; pointers move last."""
+        value = metrics.find(values, self.train.monitor)
+        sign = 1.0 if self.train.monitor_mode == "max" else -1.0
+        known = self.best is not None and self.best["value"] is not None
+        better = value is not None and (not known or sign * value > sign * self.best["value"])  # type: ignore[index]
+        # Where the metric is undefined (no val, no positives) the newest counts as best until one is defined.
+        if better or (value is None and not known):
+            self.best = {"epoch": epoch, "step": self.step, "metric": self.train.monitor, "value": value}
+        is_best = self.best is not None and self.best["epoch"] == epoch
+        for part, judged in parts.items():
+            keep = part == "val" and (is_best or self.train.select == "last")
+            if keep or self.config.report.keep_predictions:
+                table = self._predictions(judged)
+                if keep:
+                    self.run.write_predictions("val", table)
+                if self.config.report.keep_predictions:
+                    self.run.write_predictions(f"epochs/{epoch:04d}-{part}", table)
+        place = checkpoints.save(
+            self.folder,
+            epoch,
+            model=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            state={"epoch": epoch, "step": self.step, "best": self.best, "seconds": self.seconds},
+        )
+        if is_best:
+            checkpoints.point(self.folder, "best", place)
+        checkpoints.point(self.folder, "last", place)
+        checkpoints.prune(self.folder)
+        return place
+
+    def _predictions(self, judged: Judged) -> Any:
+        prob = self.loss.probabilities(judged.logits).numpy()
+        return predictions_table(self.store.index, judged.rows, self.plan.labels, judged.truth, prob)
+
+    def _restore(self) -> None:
+        place = self.context.restore() or checkpoints.pointed(self.folder, "last")
+        if place is None:
+            return
+        model, optimizer, state = checkpoints.load(place)
+        self.model.load_state_dict(model)
+        self.optimizer.load_state_dict(optimizer)
+        self.done_epochs, self.step, self.best = state["epoch"], state["step"], state["best"]
+        self.seconds = state["seconds"]
+        if self.first:
+            held = self.run.metrics
+            self.history = held[held["epoch"] <= self.done_epochs].to_dict("records")  # type: ignore[assignment]
+            self.context.say(f"going on after epoch {self.done_epochs} of {self.train.epochs} ({place.name})")
+
+    def _finish(self, status: str) -> None:
+        place = checkpoints.pointed(self.folder, self.train.select)
+        if place is not None:
+            model, _, state = checkpoints.load(place)
+            saved.write(
+                self.run.weights,
+                self.model,
+                model,
+                labels=self.plan.labels,
+                task=self.plan.task,
+                precision=self.precision.name,
+            )
+            kept = {"epoch": state["epoch"], "step": state["step"]}
+        else:
+            kept = None
+        self.run.update(
+            status=status,
+            best=self.best,
+            kept=kept,
+            epochs=self.done_epochs,
+            seconds=round(self.seconds, 2),
+            parameters=models.parameter_count(self.model),
+            precision=self.precision.name,
+            workers=self.context.world,
+            device=self.device.type,
+        )
+
+    def _say(self, epoch: int, values: dict[str, list[Value]], speed: float, seconds: float) -> None:
+        for line in epoch_lines(self.config, self.plan.labels, epoch, values, speed, seconds):
+            self.context.say(line)
+
+    def _row_log(self) -> Any:
+        if not self.train.log_rows:
+            return None
+        folder = self.run.path / "rows"
+        folder.mkdir(exist_ok=True)
+        handle = (folder / f"rank-{self.context.rank}.csv").open("a", newline="", buffering=1)
+        return csv.writer(handle)
+
+
+def forward(
+    model: nn.Module,
+    store: Data,
+    rows: npt.NDArray[np.int64],
+    how: precision.Precision,
+    device: torch.device,
+    *,
+    batch_size: int,
+) -> torch.Tensor:
+    """Logits [N, L] in fp32 on `device` of store rows [N], in their order, in eval mode without gradients."""
+    model.eval()
+    outputs = []
+    with torch.inference_mode():
+        for _, pixels in batches.judging_batches(store, rows, batch_size=batch_size):
+            with how.autocast(device):
+                outputs.append(model(torch.from_numpy(pixels).to(device, non_blocking=True)).float())
+        if not outputs:
+            outputs.append(model(torch.zeros((0, *store.size), dtype=torch.uint8, device=device)).float())
+    return torch.cat(outputs)
+
+
+def gray_statistics(store: Data, plan: Plan, normalize: str | tuple[float, float]) -> tuple[float, float]:
+    """Mean and deviation, of gray values in 0 to 1, that the model's input is normalised by.
+
+    dataset: over all pixels of the undrawn train rows, from the mean and variance that ingest kept of each image;
+    imagenet: the mean over the colours of torchvision's (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225)."""
+    if not isinstance(normalize, str):
+        return float(normalize[0]), float(normalize[1])
+    if normalize == "imagenet":
+        return 0.449, 0.226
+    if normalize == "none":
+        return 0.0, 1.0
+    here = store.index["row"].isin(plan.rows["train"])
+    means, variances = store.index.loc[here, "mean"].to_numpy(float), store.index.loc[here, "variance"].to_numpy(float)
+    deviation = float(np.sqrt(variances.mean() + means.var()))
+    return float(means.mean()) / 255.0, max(deviation / 255.0, 1e-6)
+
+
+def epoch_lines(
+    config: cfg.Config, labels: Sequence[str], epoch: int, values: dict[str, list[Value]], speed: float, seconds: float
+) -> list[str]:
+    """The epoch's lines: losses, then recall, AUROC, precision (the order of worth), then the same of each shown label."""
+
+    def at(name: str) -> str:
+        value = metrics.find(values, name)
+        return "  --" if value is None else f"{value:.3f}"
+
+    head = f"epoch {epoch}/{config.train.epochs}"
+    judged = "val" if "val" in values else "train"
+    whole = "accuracy" if metrics.find(values, f"{judged}/accuracy") is not None else "exact_match"
+    said = [f"{part} loss {at(f'{part}/loss')}" for part in ("train", "val") if part in values]
+    said += [f"{m} {at(f'{judged}/{m}/mean')}" for m in ("recall", "auroc", "precision")] + [f"{whole} {at(f'{judged}/{whole}')}"]
+    lines = [f"{head}  {'  '.join(said)}  " + (f"{speed:,.0f} images/s  " if speed else "") + f"{seconds:.1f} s"]
+    shown = labels if config.report.labels == "all" else [k for k in labels if k in config.report.labels]
+    if 1 < len(shown) <= 14 and epoch:
+        each = [f"{k} {at(f'{judged}/recall/{k}')}/{at(f'{judged}/auroc/{k}')}/{at(f'{judged}/precision/{k}')}" for k in shown]
+        lines.append(f"  {judged} recall/auroc/precision: " + ", ".join(each))
+    return lines
+
+
+def _losses(loss: losses.Loss, judged: Judged, labels: Sequence[str]) -> list[Value]:
+    """Mean loss over the known cells, whole and of each label (for a loss that has a share for each)."""
+    truth = torch.from_numpy(judged.truth)
+    if not len(truth):
+        return []
+    cells_NL = loss.elements(judged.logits, truth).double()
+    known = loss.cells(truth)
+    positives = int((judged.truth == 1).sum())
+    out = [Value("loss", "", float(cells_NL.sum()) / known, positives, len(truth))] if known else []
+    if cells_NL.shape[1] == len(labels) > 1:
+        for j, label in enumerate(labels):
+            here = ~np.isnan(judged.truth[:, j])
+            if here.any():
+                value = float(cells_NL[:, j].sum()) / int(here.sum())
+                out.append(Value("loss", label, value, int((judged.truth[:, j] == 1).sum()), int(here.sum())))
+    return out
+
+
+def _tracker(folder: Path, names: Sequence[str]) -> Any:
+    if "tensorboard" not in names:
+        return None
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(str(folder))
+
+
+def _mix(seed: int, step: int, rank: int) -> int:
+    """A generator's seed from (seed, step, rank): counted, not carried, so that a resumed run needs no saved generator."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
+
+
+def _cell(value: Any) -> str:
+    text = repr(float(value)) if isinstance(value, float) else str(value)
+    return f'"{text}"' if "," in text else text

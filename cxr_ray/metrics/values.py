@@ -1,0 +1,70 @@
+"""What a judged number is and how it is named: `val/auroc/Edema`, `val/accuracy`. Nothing is computed here."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from cxr_ray.errors import UserError, unknown
+
+COUNTS = ("positives", "predicted_positives", "true_positives")
+RATES = ("recall", "specificity", "precision", "f1", "auroc", "ap")
+LABEL_METRICS = (*COUNTS, *RATES)
+WHOLE_METRICS: dict[str, tuple[str, ...]] = {
+    "multilabel": ("exact_match", "hamming", "sample_recall", "sample_precision", "sample_f1"),
+    "binary": ("accuracy", "exact_match", "hamming", "sample_recall", "sample_precision", "sample_f1"),
+    "multiclass": ("accuracy",),
+}
+MEAN = "mean"
+PARTS = ("train", "val", "test")
+
+
+class Value(NamedTuple):
+    """One defined number: a label's, the mean over labels (`label` "mean"), or the whole table's (`label` "")."""
+
+    metric: str
+    label: str
+    value: float
+    positives: int
+    """Known positive cells behind the value."""
+    rows: int
+    """Rows whose label is known; for "mean" and whole-table values, rows with any known cell."""
+
+
+def name(part: str, metric: str, label: str = "") -> str:
+    """`name("val", "auroc", "Edema")` is `val/auroc/Edema`; without a label `val/accuracy`."""
+    return "/".join(p for p in (part, metric, MEAN if label == "macro" else label) if p)
+
+
+def parse(wanted: str, *, labels: Sequence[str], task: str) -> tuple[str, str, str]:
+    """(part, metric, label) of a metric's name, before anything is computed; `macro` is read as `mean`.
+
+    `loss` is measured by the engine, whole or of one label. Raises `UserError` naming the closest known name."""
+    part, _, rest = wanted.partition("/")
+    metric, _, label = rest.partition("/")
+    if part not in PARTS:
+        raise unknown("part", part, PARTS, where=f" in the metric {wanted!r}")
+    whole = WHOLE_METRICS[task]
+    if metric not in ("loss", *LABEL_METRICS, *whole):
+        raise unknown("metric", metric, ["loss", *LABEL_METRICS, *whole], where=f" in {wanted!r}")
+    if metric in whole:
+        if label:
+            raise UserError(f"the metric {metric!r} is of the whole table: say {part}/{metric} instead of {wanted!r}")
+        return part, metric, ""
+    chosen = MEAN if label == "macro" else label
+    if not chosen and metric == "loss":
+        return part, metric, ""
+    if not chosen:
+        raise UserError(f"{metric!r} is a metric of one label: say {part}/{metric}/mean or {part}/{metric}/{labels[0]}")
+    known = [*labels, *([] if metric in COUNTS else [MEAN])]
+    if chosen not in known:
+        raise unknown("label", chosen, known, where=f" in the metric {wanted!r}")
+    return part, metric, chosen
+
+
+def find(values: Mapping[str, Sequence[Value]], wanted: str) -> float | None:
+    """The value named `wanted` among those of each part (`{"val": judge(...)}`); None where it is undefined.
+
+    A misspelt name is found out by `parse`, which is to be asked once before training."""
+    part, _, rest = wanted.partition("/")
+    metric, _, label = rest.partition("/")
+    label = MEAN if label == "macro" else label
+    return next((v.value for v in values.get(part, ()) if v.metric == metric and v.label == label), None)

@@ -1,0 +1,121 @@
+"""The two ends of a network: a stem for one channel, a head of the right size, dropout before it. Weights' files: weights.py.
+
+Both ends are changed in place and under their own names, so that a network's `state_dict` keeps the keys that its
+published weights have.
+"""
+# O maps out, K kernel
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cxr_ray.errors import UserError
+
+
+class DropoutLinear(nn.Linear):
+    """A linear layer whose input is dropped out while training: dropout that adds no name to the `state_dict`."""
+
+    dropout: float = 0.0
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, in_features] to [N, out_features]."""
+        return super().forward(F.dropout(input, self.dropout, self.training))
+
+    def extra_repr(self) -> str:
+        """What `print(module)` shows."""
+        return f"{super().extra_repr()}, dropout={self.dropout}"
+
+
+class DropoutConv2d(nn.Conv2d):
+    """A convolution whose input is dropped out while training; see `DropoutLinear`."""
+
+    dropout: float = 0.0
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, in_channels, H, W] to [N, out_channels, H', W']."""
+        return super().forward(F.dropout(input, self.dropout, self.training))
+
+    def extra_repr(self) -> str:
+        """What `print(module)` shows."""
+        return f"{super().extra_repr()}, dropout={self.dropout}"
+
+
+def gray_stem(network: nn.Module) -> None:
+    """Give the first convolution of `network` one channel: its colour kernels [O, 3, K, K] summed over colour, in place.
+
+    The sum is exact: on a gray image the new stem gives what the old one gives on three equal channels. Raises
+    `ValueError` where no convolution takes three channels."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels == 3 and module.groups == 1:
+            module.in_channels = 1
+            module.weight = nn.Parameter(module.weight.detach().sum(dim=1, keepdim=True))
+            return
+    raise ValueError(f"{type(network).__name__} has no convolution of three channels")
+
+
+def head_name(network: nn.Module, outputs: int) -> str:
+    """Dotted name of the head: the last linear layer or convolution with `outputs` outputs. Raises `UserError`."""
+    found = [name for name, module in network.named_modules() if _outputs(module) == outputs]
+    if not found:
+        raise UserError(
+            f"{type(network).__name__} has no linear layer or convolution with {outputs} outputs that could be its head"
+        )
+    return found[-1]
+
+
+def replace_head(network: nn.Module, old: int, new: int) -> None:
+    """Put a fresh layer of `new` outputs where the head of `old` outputs is, of the same kind, in place.
+
+    A rectifier that torchvision's SqueezeNets have *after* the head goes: it would keep every logit from being
+    negative, so that no probability could fall under one half."""
+    name = head_name(network, old)
+    parent, leaf = _parent(network, name)
+    head = getattr(parent, leaf)
+    fresh: nn.Module
+    if isinstance(head, nn.Linear):
+        fresh = nn.Linear(head.in_features, new, bias=head.bias is not None)
+    else:
+        fresh = nn.Conv2d(
+            head.in_channels, new, head.kernel_size, head.stride, head.padding, bias=head.bias is not None
+        )
+    setattr(parent, leaf, fresh)
+    if isinstance(parent, nn.Sequential) and leaf.isdigit():
+        for index in range(int(leaf) + 1, len(parent)):
+            if isinstance(parent[index], nn.ReLU):
+                parent[index] = nn.Identity()
+
+
+def drop_before_head(network: nn.Module, outputs: int, dropout: float) -> None:
+    """Drop out the input of the head with chance `dropout`, in place; the head keeps its weights and its name.
+
+    Raises `UserError` where no layer has `outputs` outputs."""
+    parent, leaf = _parent(network, head_name(network, outputs))
+    head = getattr(parent, leaf)
+    # The class alone is changed: parameters, hooks and names stay those of the layer that is there.
+    head.__class__ = DropoutLinear if isinstance(head, nn.Linear) else DropoutConv2d
+    head.dropout = dropout
+
+
+def _outputs(module: nn.Module) -> int | None:
+    if isinstance(module, nn.Linear):
+        return module.out_features
+    return module.out_channels if isinstance(module, nn.Conv2d) else None
+
+
+def _parent(network: nn.Module, name: str) -> tuple[nn.Module, str]:
+    path, _, leaf = name.rpartition(".")
+    return network.get_submodule(path), leaf
+
+
+class Skeleton(torch.overrides.TorchFunctionMode):
+    """Within it, layers are built without memory for their weights: names and shapes only (torch's meta device).
+
+    `torch.device("meta")` would do for most, but RegNet computes its widths with tensors while it is built; so only
+    `torch.empty`, which layers allocate weights with, is sent there. Call `.to("meta")` on what was built."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        """Redirects `torch.empty`."""
+        kwargs = dict(kwargs or {})
+        if func is torch.empty:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)

@@ -1,0 +1,216 @@
+"""The run folder: made, written, loaded, listed. It says everything about one training and knows no models."""
+# N rows, L labels
+
+import json
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from cxr_ray import config as cfg
+from cxr_ray.durable import write_whole
+from cxr_ray.errors import UserError, closest
+
+METRIC_COLUMNS = ["epoch", "step", "part", "metric", "label", "value", "positives", "rows"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, opened. Everything is read when asked for."""
+
+    path: Path
+
+    @property
+    def config(self) -> cfg.Config:
+        """The whole resolved config."""
+        return cfg.load(str(self.path / "config.yaml"))
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """`run.json`: status, labels, task, best, store, warnings, test_looks, seconds."""
+        return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions, devices and the shards' fingerprint."""
+        return json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """Long form: epoch, step, part, metric, label, value, positives, rows; absent where undefined."""
+        file = self.path / "metrics.csv"
+        if not file.exists():
+            return pd.DataFrame(columns=METRIC_COLUMNS)
+        return pd.read_csv(file, keep_default_na=False, na_values={"value": [""]})
+
+    @property
+    def plan(self) -> pd.DataFrame:
+        """`row, part, drawn`: who was where."""
+        return pd.read_parquet(self.path / "plan.parquet")
+
+    @property
+    def weights(self) -> Path:
+        """`model.safetensors`; its header carries labels, architecture and preprocessing."""
+        return self.path / "model.safetensors"
+
+    def predictions(self, part: str) -> pd.DataFrame:
+        """`row, source_row, patient, study, true/LABEL..., prob/LABEL...` of a part. Raises `UserError` where there is none."""
+        file = self.path / "predictions" / f"{part}.parquet"
+        if not file.exists():
+            raise UserError(
+                f"{self.path} has no predictions of {part}; `cxr-ray evaluate {self.path} --split {part}` makes them"
+            )
+        return pd.read_parquet(file)
+
+    def evaluation(self, part: str) -> dict[str, Any]:
+        """`evaluation-PART.json`: what `evaluate` found. Raises `UserError` where it did not run."""
+        file = self.path / f"evaluation-{part}.json"
+        if not file.exists():
+            raise UserError(
+                f"{self.path} has no evaluation of {part}; run `cxr-ray evaluate {self.path} --split {part}`"
+            )
+        return json.loads(file.read_text(encoding="utf-8"))
+
+    def update(self, **changes: Any) -> None:
+        """Lay `changes` on `run.json`, whole or not at all."""
+        held = self.info if (self.path / "run.json").exists() else {}
+        write_whole(self.path / "run.json", json.dumps({**held, **changes}, indent=1, sort_keys=True))
+
+    def log(self, line: str) -> None:
+        """Append a line of progress to `log.txt`."""
+        with (self.path / "log.txt").open("a", encoding="utf-8") as handle:
+            handle.write(line + "\n")
+
+    def write_predictions(self, name: str, table: pd.DataFrame) -> Path:
+        """Write `predictions/NAME.parquet` (NAME may hold a folder: epochs/0001-val)."""
+        file = self.path / "predictions" / f"{name}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(".tmp")
+        table.to_parquet(temporary, index=False)
+        temporary.replace(file)
+        return file
+
+
+def load(path: str | Path) -> Run:
+    """The run in the folder `path`. Raises `UserError` where it is no run, naming a close neighbour."""
+    folder = Path(path).resolve()
+    if not (folder / "run.json").is_file():
+        beside = [p.parent.name for p in folder.parent.glob("*/run.json")] if folder.parent.is_dir() else []
+        listed = f" Runs there: {', '.join(sorted(beside)[:10])}" if beside else ""
+        raise UserError(f"{folder} is not a run folder (it has no run.json){closest(folder.name, beside)}{listed}")
+    return Run(folder)
+
+
+def create(config: cfg.Config, *, store: Mapping[str, Any], plan: pd.DataFrame, about: Mapping[str, Any]) -> Run:
+    """The folder of `config`'s run: made new, or the unfinished one of the same name, config and store, to go on with.
+
+    `store` is what identifies the data (path, fingerprint, source, rows, notes), `plan` the table of `Plan.table()`,
+    `about` further entries of `run.json`. Raises `UserError` where the name is taken by another config, or finished."""
+    name = config.name or default_name(config)
+    if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
+        raise UserError(f"name: {name!r} cannot name a folder; use letters, digits, '.', '_', '+' and '-'")
+    path = Path(config.output).resolve() / name
+    settled = config.model_copy(update={"name": name, "output": str(path.parent)})
+    run = Run(path)
+    if (path / "run.json").is_file():
+        _check_same(run, settled, store)
+        return run
+    if path.exists() and any(path.iterdir()):
+        raise UserError(f"{path} exists and is not a run folder; give another --name")
+    path.mkdir(parents=True, exist_ok=True)
+    write_whole(path / "config.yaml", settled.to_yaml())
+    write_whole(path / "environment.json", json.dumps(environment(store), indent=1))
+    plan.to_parquet(path / "plan.parquet", index=False)
+    run.update(status="started", name=name, store=dict(store), test_looks=0, **about)
+    return run
+
+
+def _check_same(run: Run, config: cfg.Config, store: Mapping[str, Any]) -> None:
+    name = run.path.name
+    if run.info["status"] == "finished":
+        raise UserError(f"the run {name} in {run.path.parent} is finished; give a new --name to train again")
+    changed = differences(run.config.model_dump(mode="json"), config.model_dump(mode="json"))
+    if changed:
+        raise UserError(
+            f"the run {name} was started with another config ({'; '.join(changed)}); give a new --name, or the same config to go on"
+        )
+    if run.info["store"]["fingerprint"] != store["fingerprint"]:
+        raise UserError(f"the store {store['path']} has changed since the run {name} was started; give a new --name")
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """`knob: was x, is y` for every knob in which two configs differ."""
+    out: list[str] = []
+    for key in {**a, **b}:
+        x, y = a.get(key), b.get(key)
+        if isinstance(x, Mapping) and isinstance(y, Mapping):
+            out += differences(x, y, f"{prefix}{key}.")
+        elif x != y:
+            out.append(f"{prefix}{key}: was {x}, is {y}")
+    return out
+
+
+def default_name(config: cfg.Config) -> str:
+    """Date, model, short hash of the config: 20261121-resnet18-1a2b3c4d5e; a finished one of that name gets a number."""
+    base = f"{datetime.now():%Y%m%d}-{config.model.name}-{config.digest()}"
+    name, number = base, 2
+    while _finished(Path(config.output) / name):
+        name, number = f"{base}-{number}", number + 1
+    return name
+
+
+def _finished(path: Path) -> bool:
+    try:
+        return Run(path).info["status"] == "finished"
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def environment(store: Mapping[str, Any]) -> dict[str, Any]:
+    """Versions, git revision, processor and the shards' fingerprint; no host or user name."""
+    packages = ["cxr_ray", "torch", "torchvision", "ray", "numpy", "pandas", "pyarrow", "scikit-learn", "pillow"]
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "absent"
+    try:
+        here = Path(__file__).resolve().parent
+        revision = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        revision = ""
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "versions": versions,
+        "revision": revision or None,
+        "command": Path(sys.argv[0]).name,
+        "store": dict(store),
+    }
+
+
+def predictions_table(
+    index: pd.DataFrame,
+    rows: npt.NDArray[np.int64],
+    labels: Sequence[str],
+    truth_NL: npt.NDArray[Any],
+    prob_NL: npt.NDArray[Any],
+) -> pd.DataFrame:
+    """The predictions of `rows` [N] (targets and probabilities [N, L]), with what joins them to the dataset."""
+    known = index.set_index("row").loc[rows, ["source_row", "patient", "study"]].reset_index()
+    truth = pd.DataFrame(truth_NL.astype(np.float32), columns=[f"true/{k}" for k in labels])
+    prob = pd.DataFrame(prob_NL.astype(np.float32), columns=[f"prob/{k}" for k in labels])
+    return pd.concat([known, truth, prob], axis=1)

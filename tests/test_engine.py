@@ -1,0 +1,302 @@
+"""The engine under `LocalContext`, alone and on two gloo ranks: what is learnt, written, resumed, and exactly equal."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cxr_ray import batches, engine, metrics, runs
+from cxr_ray import config as cfg
+from cxr_ray import plan as plans
+from cxr_ray.context import LocalContext
+from cxr_ray.errors import UserError
+from cxr_ray.models import saved
+from tests.fakes.ranks import on_ranks
+from tests.fakes.store import FakeStore, fake_store
+
+STORE = {"path": "memory", "fingerprint": "f", "source": "fake", "rows": 0, "notes": []}
+
+
+def config(output: Path, **sections) -> cfg.Config:
+    base = {
+        "name": "run",
+        "output": str(output),
+        "data": {"split": {"val": 0.25, "test": 0}},
+        "model": {"name": "lenet"},
+        "optim": {"lr": 3e-3},
+        "train": {"epochs": 2, "batch_size": 16, "precision": "fp32"},
+    }
+    return cfg.validate(cfg.merge(base, sections))
+
+
+def fit(config: cfg.Config, store: FakeStore, context: LocalContext | None = None) -> runs.Run:
+    context = context or LocalContext(quiet=True)
+    plan = plans.build(store, config.data, seed=config.seed, pos_weight_power=config.loss.pos_weight_power)
+    if context.rank == 0:
+        runs.create(config.for_task(plan.task), store=STORE, plan=plan.table(), about={"labels": list(plan.labels), "task": plan.task})
+    if context.world > 1:
+        torch.distributed.barrier()
+    run = runs.load(Path(config.output) / str(config.name))
+    engine.fit(config, plan, store, context, run)
+    return run
+
+
+def final_weights(run: runs.Run) -> dict[str, torch.Tensor]:
+    return load_file(run.weights)
+
+
+def test_it_learns_and_writes_the_run_folder(tmp_path):
+    store = fake_store(240)
+    run = fit(config(tmp_path, train={"epochs": 8}), store)
+    table = run.metrics
+    val = table[(table["part"] == "val") & (table["metric"] == "auroc") & (table["label"] == "mean")].set_index("epoch")["value"]
+    assert val[8] > 0.95 > val[0] + 0.1  # epoch 0 judges the untrained model
+    loss = table[(table["part"] == "train") & (table["metric"] == "loss") & (table["label"] == "")]["value"].to_numpy(float)
+    assert len(loss) == 8 and loss[-1] < 0.5 * loss[0]
+    assert run.info["status"] == "finished" and run.info["epochs"] == 8 and run.info["test_looks"] == 0
+    assert {p.name for p in run.path.iterdir()} >= {"config.yaml", "environment.json", "plan.parquet", "metrics.csv", "model.safetensors"}
+    assert list(run.path.glob("events.out.tfevents.*"))
+    assert {p.name for p in (run.path / "checkpoints").glob("*.json")} == {"best.json", "last.json"}
+    model = saved.read(run.weights)
+    assert model.labels == store.labels and model.task == "multilabel"
+    assert runs.load(run.path).config == run.config
+
+
+def test_val_predictions_are_those_of_the_kept_checkpoint_and_give_its_metrics(tmp_path):
+    store = fake_store(120, unknown=0.1)
+    run = fit(config(tmp_path, train={"epochs": 3}, data={"blank": "ignore"}), store)
+    table = run.predictions("val")
+    model = saved.read(run.weights).model
+    with torch.inference_mode():
+        prob = model(torch.from_numpy(store.images(table["row"]))).sigmoid().numpy()
+    np.testing.assert_allclose(table[[f"prob/{k}" for k in store.labels]].to_numpy(), prob, atol=1e-6)
+    truth = table[[f"true/{k}" for k in store.labels]].to_numpy()
+    again = metrics.judge(truth, table[[f"prob/{k}" for k in store.labels]].to_numpy(), labels=store.labels, task="multilabel", thresholds_L=np.full(3, 0.5))
+    best = run.info["best"]["epoch"]
+    held = run.metrics.query("epoch == @best and part == 'val'").set_index(["metric", "label"])["value"]
+    for v in again:
+        assert held[(v.metric, v.label)] == pytest.approx(v.value, abs=1e-12)
+    assert run.info["best"]["value"] == held[("auroc", "mean")]
+
+
+def test_select_last_keeps_the_last_epoch(tmp_path):
+    store = fake_store(80)
+    run = fit(config(tmp_path, train={"epochs": 3, "select": "last", "monitor": "val/loss", "monitor_mode": "max"}), store)
+    assert run.info["kept"]["epoch"] == 3
+    assert run.info["best"]["epoch"] == 0  # the worst loss is the untrained model's
+
+
+@pytest.mark.parametrize("task", ["multiclass", "binary"])
+def test_classes_and_one_label(tmp_path, task):
+    labels = ("COVID", "Normal", "Viral Pneumonia") if task == "multiclass" else ("COVID",)
+    store = fake_store(150, labels, task=task)
+    run = fit(config(tmp_path, train={"epochs": 6}), store)
+    assert run.config.train.monitor == ("val/accuracy" if task == "multiclass" else "val/auroc/mean")
+    last = run.metrics.query("epoch == 6 and part == 'val'").set_index(["metric", "label"])["value"]
+    assert last[("accuracy", "")] > 0.9
+    prob = run.predictions("val")[[f"prob/{k}" for k in labels]].to_numpy()
+    assert np.allclose(prob.sum(axis=1), 1, atol=1e-5) if task == "multiclass" else prob.shape[1] == 1
+
+
+def test_a_label_without_positives_in_val_is_absent_and_left_out_of_the_mean(tmp_path):
+    store = fake_store(100)
+    plan = plans.build(store, config(tmp_path).data, seed=0)
+    store.index.loc[store.index["row"].isin(plan.rows["val"]), "Mass"] = 0.0
+    run = fit(config(tmp_path, train={"epochs": 1}), store)
+    found = run.metrics.query("epoch == 1 and part == 'val' and metric == 'auroc'").set_index("label")["value"]
+    assert "Mass" not in found.index
+    assert found["mean"] == pytest.approx((found["Edema"] + found["Effusion"]) / 2)
+
+
+class StopAfter(LocalContext):
+    def __init__(self, epochs: int) -> None:
+        super().__init__(quiet=True)
+        self.left = epochs + 1
+
+    def should_stop(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+def test_a_stopped_run_goes_on_and_ends_bit_equal(tmp_path):
+    store = fake_store(90)
+    knobs = {"model": {"name": "covid_cnn"}, "train": {"epochs": 4}, "optim": {"schedule": "cosine", "warmup_epochs": 0.5}}
+    whole = fit(config(tmp_path, name="whole", **knobs), store)
+    part = fit(config(tmp_path, name="part", **knobs), store, StopAfter(2))
+    assert part.info["status"] == "stopped" and part.info["epochs"] == 2
+    part = fit(config(tmp_path, name="part", **knobs), store)
+    assert part.info["status"] == "finished"
+    a, b = final_weights(whole), final_weights(part)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    pd.testing.assert_frame_equal(whole.metrics, part.metrics)
+
+
+def test_a_half_written_checkpoint_is_not_gone_on_from(tmp_path):
+    store = fake_store(60)
+    run = fit(config(tmp_path, train={"epochs": 3}), store, StopAfter(1))
+    last = run.path / "checkpoints" / json.loads((run.path / "checkpoints/last.json").read_text())["checkpoint"]
+    body = (last / "model.safetensors").read_bytes()
+    (last / "model.safetensors").write_bytes(body[: len(body) // 2])
+    context = LocalContext(quiet=True)
+    run = fit(config(tmp_path, train={"epochs": 3}), store, context)
+    assert run.info["status"] == "finished" and len(context.history) == 4  # from epoch 0 again, not from half a file
+
+
+def test_names_are_taken_once(tmp_path):
+    store = fake_store(60)
+    fit(config(tmp_path, train={"epochs": 1}), store, StopAfter(0))
+    with pytest.raises(UserError, match=r"started with another config \(optim.lr: was 0.003, is 0.5\)"):
+        fit(config(tmp_path, train={"epochs": 1}, optim={"lr": 0.5}), store)
+    fit(config(tmp_path, train={"epochs": 1}), store)
+    with pytest.raises(UserError, match="the run run in .* is finished"):
+        fit(config(tmp_path, train={"epochs": 1}), store)
+
+
+def test_one_seed_gives_bit_equal_weights_and_another_does_not(tmp_path):
+    store = fake_store(60)
+    a, b, c = (final_weights(fit(config(tmp_path, name=n, seed=s), store)) for n, s in (("a", 1), ("b", 1), ("c", 2)))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not all(torch.equal(a[k], c[k]) for k in a)
+
+
+def test_a_model_that_diverges_says_so(tmp_path):
+    with pytest.raises(UserError, match="diverged: lower optim.lr"):
+        fit(config(tmp_path, optim={"name": "sgd", "lr": 1e30}, train={"epochs": 3}), fake_store(60))
+
+
+# -- two ranks ---------------------------------------------------------------------------------------------------
+
+# The last batch is short, and for "sum" it has one row, so that one rank has none; masks differ between the ranks' halves.
+EXACT = {
+    "data": {"blank": "ignore", "split": {"by": "image", "val": 0.25, "test": 0}, "oversample_min_count": 3},
+    "augment": {"probability": 0.7, "scale": 0.1, "flip": 0.3},
+    "train": {"epochs": 2, "log_rows": True},
+    "report": {"keep_predictions": True},
+}
+
+
+def _fit_and_keep_gradients(output: str, sections: dict, folder: str) -> None:
+    """Fit, and keep every step's gradients (as each rank has them after the all-reduce)."""
+    kept = []
+    step = torch.optim.Adam.step
+
+    def keep(self, *args, **kwargs):
+        kept.append(torch.cat([p.grad.flatten().clone() for g in self.param_groups for p in g["params"]]))
+        return step(self, *args, **kwargs)
+
+    torch.optim.Adam.step = keep
+    try:
+        context = LocalContext(quiet=True)
+        fit(config(Path(output), **sections), fake_store(101, unknown=0.3), context)
+    finally:
+        torch.optim.Adam.step = step
+    torch.save(torch.stack(kept), Path(folder) / f"{sections['name']}-gradients-{context.rank}.pt")
+
+
+def _rows_in_order(run: runs.Run) -> list[tuple[int, int, list[int]]]:
+    """(epoch, step, rows of all ranks in rank order) of the run's row log."""
+    logs = [pd.read_csv(p, names=["epoch", "step", "rank", "rows"], keep_default_na=False, dtype={"rows": str}) for p in sorted((run.path / "rows").iterdir())]
+    table = pd.concat(logs).sort_values(["epoch", "step", "rank"], kind="stable")
+    return [(e, s, [int(r) for text in g["rows"] for r in text.split()]) for (e, s), g in table.groupby(["epoch", "step"])]
+
+
+@pytest.fixture(scope="module", params=["mean", "sum"])
+def both_worlds(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    found = {}
+    for world in (1, 2):
+        sections = {**EXACT, "name": f"world{world}", "loss": {"reduction": request.param, "pos_weight_power": 0.5}}
+        drawn = int(plans.build(fake_store(101, unknown=0.3), config(folder, **sections).data, seed=0).drawn.sum())
+        rest = {"mean": lambda size: drawn % size % 2 == 1 and drawn % size > 1, "sum": lambda size: drawn % size == 1}[request.param]
+        sections["train"] = {**EXACT["train"], "batch_size": next(size for size in range(12, drawn) if rest(size))}
+        on_ranks(world, folder, _fit_and_keep_gradients, str(folder), sections, str(folder))
+        found[world] = runs.load(folder / f"world{world}")
+    return folder, found
+
+
+def test_the_same_rows_in_the_same_order_at_any_world_size(both_worlds):
+    _, found = both_worlds
+    one, two = _rows_in_order(found[1]), _rows_in_order(found[2])
+    assert one == two
+    drawn = found[1].plan.query("part == 'train'")
+    for epoch in (1, 2):
+        seen = pd.Series([r for e, _, rows in one if e == epoch for r in rows]).value_counts()
+        assert seen.to_dict() == dict(zip(drawn["row"], drawn["drawn"], strict=True))
+    assert [r for e, _, rows in one if e == 1 for r in rows] != [r for e, _, rows in one if e == 2 for r in rows]
+
+
+def test_the_same_losses_and_gradients_at_any_world_size(both_worlds):
+    folder, found = both_worlds
+    alone = torch.load(folder / "world1-gradients-0.pt", weights_only=True)
+    for rank in (0, 1):
+        shared = torch.load(folder / f"world2-gradients-{rank}.pt", weights_only=True)
+        # The first steps see the same weights: equal to rounding. Later ones compare two optimiser paths.
+        scale = alone.abs().amax(dim=1, keepdim=True)
+        assert ((alone - shared).abs() / scale).max() < 1e-5, "gradients differ between world sizes 1 and 2"
+    a, b = (found[w].metrics.query("metric == 'loss'").set_index(["epoch", "part", "label"])["value"] for w in (1, 2))
+    assert len(a) == 2 * 4 + 3 * 4 and ((a - b).abs() < 1e-5).all()
+    wa, wb = final_weights(found[1]), final_weights(found[2])
+    assert max(float((wa[k] - wb[k]).abs().max()) for k in wa) < 1e-4
+
+
+def test_val_is_covered_exactly_and_its_metrics_meet_a_slow_oracle(both_worlds):
+    _, found = both_worlds
+    for world in (1, 2):
+        run = found[world]
+        val = run.plan.query("part == 'val'")["row"].tolist()
+        assert len(val) % 2 == 1, "the row count must not divide evenly between the ranks"
+        for epoch in (0, 1, 2):
+            table = run.predictions(f"epochs/{epoch:04d}-val")
+            assert table["row"].tolist() == val
+            held = run.metrics.query("epoch == @epoch and part == 'val'").set_index(["metric", "label"])["value"]
+            for label in ("Edema", "Mass", "Effusion"):
+                pairs = table[[f"true/{label}", f"prob/{label}"]].dropna().to_numpy(float)
+                for metric, value in _slow(pairs[:, 0], pairs[:, 1]).items():
+                    if value is None:
+                        assert (metric, label) not in held.index
+                    else:
+                        assert held[(metric, label)] == pytest.approx(value, abs=1e-9), (world, epoch, metric, label)
+
+
+def _slow(truth, prob) -> dict[str, float | None]:
+    """Recall, precision, F1, AUROC and AP by their definitions, one row at a time."""
+    tp = sum(1 for y, p in zip(truth, prob, strict=True) if y == 1 and p >= 0.5)
+    fp = sum(1 for y, p in zip(truth, prob, strict=True) if y == 0 and p >= 0.5)
+    fn = sum(1 for y, p in zip(truth, prob, strict=True) if y == 1 and p < 0.5)
+    positive = [p for y, p in zip(truth, prob, strict=True) if y == 1]
+    negative = [p for y, p in zip(truth, prob, strict=True) if y == 0]
+    wins = sum((a > b) + 0.5 * (a == b) for a in positive for b in negative)
+    ap, before = 0.0, 0.0
+    for cut in sorted(set(prob), reverse=True):
+        recall = sum(p >= cut for p in positive) / len(positive) if positive else 0.0
+        above = sum(p >= cut for p in prob)
+        ap += (recall - before) * sum(p >= cut for p in positive) / above
+        before = recall
+    return {
+        "recall": tp / (tp + fn) if positive else None,
+        "precision": tp / (tp + fp) if tp + fp else None,
+        "f1": 2 * tp / (2 * tp + fp + fn) if 2 * tp + fp + fn else None,
+        "auroc": wins / (len(positive) * len(negative)) if positive and negative else None,
+        "ap": ap if positive else None,
+    }
+
+
+def test_micro_batches_give_the_whole_batch_s_gradients(tmp_path):
+    store = fake_store(70, unknown=0.3)
+    a, b = (
+        final_weights(fit(config(tmp_path, name=n, data={"blank": "ignore"}, train={"micro_batch": m}), store))
+        for n, m in (("whole", None), ("pieces", 5))
+    )
+    assert max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-5
+
+
+def test_a_rank_without_rows_still_answers():
+    assert [batches.rank_slice(1, r, 2) for r in (0, 1)] == [slice(0, 1), slice(1, 1)]
+    for count in range(9):
+        for world in (1, 2, 3, 4):
+            cut = np.array_split(np.arange(count), world)
+            assert [list(range(count))[batches.rank_slice(count, r, world)] for r in range(world)] == [c.tolist() for c in cut]
