@@ -36,7 +36,9 @@ class Data(Protocol):
     def index(self) -> Any: ...
     @property
     def size(self) -> tuple[int, int]: ...
-    def images(self, rows: npt.NDArray[np.int64], out: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]: ...
+    def images(
+        self, rows: npt.NDArray[np.int64], out: npt.NDArray[np.uint8] | None = None
+    ) -> npt.NDArray[np.uint8]: ...
 
 
 class Judged(NamedTuple):
@@ -227,7 +229,13 @@ class _Fit:
         for part, held in values.items():
             for v in held:
                 self.history.append(
-                    dict(zip(METRIC_COLUMNS, [epoch, self.step, part, v.metric, v.label, v.value, v.positives, v.rows], strict=True))
+                    dict(
+                        zip(
+                            METRIC_COLUMNS,
+                            [epoch, self.step, part, v.metric, v.label, v.value, v.positives, v.rows],
+                            strict=True,
+                        )
+                    )
                 )
                 if tracker is not None:
                     tracker.add_scalar(metrics.name(part, v.metric, v.label), v.value, epoch)
@@ -375,11 +383,16 @@ def epoch_lines(
     judged = "val" if "val" in values else "train"
     whole = "accuracy" if metrics.find(values, f"{judged}/accuracy") is not None else "exact_match"
     said = [f"{part} loss {at(f'{part}/loss')}" for part in ("train", "val") if part in values]
-    said += [f"{m} {at(f'{judged}/{m}/mean')}" for m in ("recall", "auroc", "precision")] + [f"{whole} {at(f'{judged}/{whole}')}"]
+    said += [f"{m} {at(f'{judged}/{m}/mean')}" for m in ("recall", "auroc", "precision")] + [
+        f"{whole} {at(f'{judged}/{whole}')}"
+    ]
     lines = [f"{head}  {'  '.join(said)}  " + (f"{speed:,.0f} images/s  " if speed else "") + f"{seconds:.1f} s"]
     shown = labels if config.report.labels == "all" else [k for k in labels if k in config.report.labels]
     if 1 < len(shown) <= 14 and epoch:
-        each = [f"{k} {at(f'{judged}/recall/{k}')}/{at(f'{judged}/auroc/{k}')}/{at(f'{judged}/precision/{k}')}" for k in shown]
+        each = [
+            f"{k} {at(f'{judged}/recall/{k}')}/{at(f'{judged}/auroc/{k}')}/{at(f'{judged}/precision/{k}')}"
+            for k in shown
+        ]
         lines.append(f"  {judged} recall/auroc/precision: " + ", ".join(each))
     return lines
 

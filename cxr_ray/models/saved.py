@@ -57,7 +57,9 @@ def read(path: Path, *, device: torch.device | None = None) -> Saved:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a whole safetensors file ({error}); copy it again or train again") from None
     if meta.get("format") != FORMAT:
-        raise UserError(f"{path} was not written by this project: its header says {meta.get('format')!r}, not {FORMAT!r}")
+        raise UserError(
+            f"{path} was not written by this project: its header says {meta.get('format')!r}, not {FORMAT!r}"
+        )
     header = json.loads(meta["cxr_ray"])
     model = models.from_description(header["model"])
     model.load_state_dict(tensors)

@@ -1,0 +1,163 @@
+"""Images/s of training: Ray Train against the plain engine, bf16 against fp32, and the engine against a resident batch.
+
+    python benchmarks/train.py [--images 512] [--rounds 3]
+
+Synthetic pictures (noise) in a temporary store; nothing is judged, since only time matters. Compare ratios: both sides
+of each run in turn on the same machine.
+"""
+
+from cxr_ray.context import LocalContext
+
+
+class Timed(LocalContext):
+    """Keeps the images/s that the engine says for each epoch."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def speeds(lines: list[str]) -> list[float]:
+    """images/s of each epoch's line but the first epoch's, which pays for warming up."""
+    found = [
+        float(line.split(" images/s")[0].split()[-1].replace(",", ""))
+        for line in lines
+        if " images/s" in line and "%" not in line
+    ]
+    return found[1:]
+
+
+def noise_store(folder: Path, images: int, size: int) -> Path:
+    """A store of `images` noise pictures with three random labels."""
+    rng = np.random.default_rng(0)
+    rows = np.arange(images)
+    pixels = rng.integers(0, 256, (images, size, size)).astype(np.uint8)
+    return write_store(folder, rows, pixels, rng)
+
+
+def write_store(folder: Path, rows: np.ndarray, pixels: np.ndarray, rng: np.random.Generator) -> Path:
+    """Ingest PNGs of `pixels` as an image folder would hold them."""
+    from PIL import Image
+
+    from cxr_ray import sources
+    from cxr_ray.on_ray.ingest import ingest
+
+    root = folder / "raw"
+    for name in ("finding", "normal"):
+        (root / name).mkdir(parents=True)
+    for row, picture in zip(rows, pixels, strict=True):
+        Image.fromarray(picture).save(root / ("finding" if rng.random() < 0.5 else "normal") / f"{row}.png")
+    records = sources.load("image_folder", root)
+    return ingest(records, root, folder / "shards", source="image_folder", size=pixels.shape[1:]).path
+
+
+def config(
+    store: Path, output: Path, name: str, *, precision: str, epochs: int, workers: int = 1, threads: int
+) -> cfg.Config:
+    """resnet18 at the store's size, nothing judged."""
+    return cfg.validate(
+        {
+            "name": name,
+            "output": str(output),
+            "data": {"shards": str(store), "split": {"val": 0, "test": 0}},
+            "train": {
+                "epochs": epochs,
+                "batch_size": 32,
+                "precision": precision,
+                "threads": threads,
+                "workers": workers,
+                "resources_per_worker": {"CPU": threads},
+            },
+        }
+    )
+
+
+def plain(store: Path, output: Path, name: str, **knobs: object) -> list[float]:
+    """images/s of each epoch but the first, in this process."""
+    context = Timed()
+    settled = config(store, output, name, **knobs)  # type: ignore[arg-type]
+    torch.set_num_threads(settled.train.threads or 1)
+    opened, plan, settled = on_ray.prepare(settled)
+    (output / name).mkdir(parents=True)
+    run = Run(output / name)
+    run.update(status="started")
+    engine.fit(settled, plan, opened, context, run)
+    return speeds(context.lines)
+
+
+def on_ray_train(store: Path, output: Path, name: str, **knobs: object) -> list[float]:
+    """images/s of each epoch but the first, on one Ray Train worker."""
+    lines: list[str] = []
+    on_ray.train(config(store, output, name, **knobs), address="local", say=lines.append)  # type: ignore[arg-type]
+    return speeds(lines)
+
+
+def resident(store: Path, *, threads: int, steps: int) -> float:
+    """images/s of the bare step (bf16, channels-last, fused Adam) on one batch that stays in memory: the ceiling."""
+    torch.set_num_threads(threads)
+    from cxr_ray import models
+    from cxr_ray.precision import pick
+
+    opened = shards.open(store)
+    how = pick("auto", torch.device("cpu"))
+    model = models.build(cfg.Model(), outputs=1, image_size=opened.size, mean=0.5, deviation=0.25).to(
+        memory_format=how.layout
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+    images = torch.from_numpy(opened.images(opened.index["row"].to_numpy()[:32]))
+    truth = torch.zeros(32, 1)
+    times = []
+    for _ in range(steps + 2):
+        began = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        with how.autocast(torch.device("cpu")):
+            logits = model(images)
+        torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), truth).backward()
+        optimizer.step()
+        times.append(time.perf_counter() - began)
+    return 32 / statistics.median(times[2:])
+
+
+def main() -> None:
+    """Run the rounds and print medians and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    asked = parser.parse_args()
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as place, cluster.session("local", dashboard=True):
+        folder = Path(place)
+        store = noise_store(folder, asked.images, 224)
+        print(
+            pd.Series({"images": asked.images, "threads": asked.threads, "torch": torch.__version__}).to_string(),
+            flush=True,
+        )
+        for number in range(asked.rounds):
+            some = {"threads": asked.threads}
+            found.setdefault("engine bf16", []).extend(
+                plain(store, folder, f"p{number}", precision="auto", epochs=3, **some)
+            )
+            found.setdefault("Ray Train bf16", []).extend(
+                on_ray_train(store, folder, f"r{number}", precision="auto", epochs=3, **some)
+            )
+            found.setdefault("resident batch bf16", []).append(resident(store, threads=asked.threads, steps=12))
+            found.setdefault("engine fp32", []).extend(
+                plain(store, folder, f"f{number}", precision="fp32", epochs=2, **some)
+            )
+            print(f"round {number}: " + ", ".join(f"{k} {v[-1]:.1f}" for k, v in found.items()), flush=True)
+    median = {name: statistics.median(values) for name, values in found.items()}
+    for name, value in median.items():
+        print(
+            f"{name:22} {value:7.1f} images/s (min {min(found[name]):.1f}, max {max(found[name]):.1f}, n {len(found[name])})"
+        )
+    print(f"Ray Train / engine      {median['Ray Train bf16'] / median['engine bf16']:.3f}")
+    print(f"bf16 / fp32             {median['engine bf16'] / median['engine fp32']:.2f}")
+    print(f"engine / resident batch {median['engine bf16'] / median['resident batch bf16']:.3f}")
+
+
+if __name__ == "__main__":
+    main()

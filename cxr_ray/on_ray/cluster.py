@@ -1,0 +1,47 @@
+"""A Ray session: this machine's own, or a cluster's. Started here means stopped here."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from cxr_ray.errors import UserError
+
+
+@contextmanager
+def session(address: str | None = None, *, num_cpus: int | None = None, dashboard: bool = False) -> Iterator[None]:
+    """Connect to Ray for the time of the block.
+
+    Within a session that this process has already (a test, a notebook) nothing is started and nothing stopped. Without
+    an address, inside a Ray job its cluster (`RAY_ADDRESS`), else a Ray of this process alone: a bare `ray.init()`
+    would join whatever Ray runs on the host. `dashboard` gives that one its dashboard, on loopback; Ray Train asks its
+    state API, which comes with it. Raises `UserError` where no cluster answers."""
+    if ray.is_initialized():
+        yield
+        return
+    where = address or os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # our own bar counts images
+    # torch.cuda.is_available() in a worker without a GPU must not depend on what Ray hides; see Ray's own warning.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        if where is None or where == "local":
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
+                logging_level=logging.WARNING,
+            )
+        else:
+            ray.init(address=where, logging_level=logging.WARNING)
+    except ConnectionError as error:
+        first = " ".join(str(error).split())
+        raise UserError(
+            f"no Ray cluster answers at {where} ({first[:200]}); start one with `ray start --head`, or leave --address out"
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,223 @@
+"""`train`: in this process, or on Ray Train's workers. Both run the same engine over the same plan."""
+
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cxr_ray import config as cfg
+from cxr_ray import labels as label_space
+from cxr_ray import plan as plans
+from cxr_ray import registry, runs, shards
+from cxr_ray.errors import UserError, unknown
+
+
+def train(config: cfg.Config, *, address: str | None = None, say: Callable[[str], None] = print) -> runs.Run:
+    """Train as `config` says and return the finished run.
+
+    One worker without an address trains in this process; otherwise on Ray Train, on the cluster at `address` (inside a
+    Ray job: its own), else on a Ray of this machine alone. Raises `UserError` for what the user can mend, before any
+    worker starts where that can be known."""
+    registry.load_plugins(config.plugins)
+    store, plan, config = prepare(config)
+    run = runs.create(
+        config,
+        store={
+            "path": str(store.path),
+            "fingerprint": store.fingerprint,
+            "source": store.manifest.source,
+            "rows": len(store),
+            "notes": list(store.manifest.notes),
+        },
+        plan=plan.table(),
+        about={
+            "labels": list(plan.labels),
+            "task": plan.task,
+            "warnings": list(plan.warnings),
+            "dropped": plan.dropped,
+        },
+    )
+    config = run.config
+    say(f"run: {run.path}")
+    say(f"plan: {plan.summary()}; labels: {', '.join(plan.labels)}")
+    for warning in plan.warnings:
+        say(f"warning: {warning}")
+    if config.train.workers == 1 and address is None and "RAY_ADDRESS" not in os.environ:
+        _here(config, plan, store, run, say)
+    else:
+        _on_workers(config, run, address, say)
+    failed = run.info.get("error")
+    if failed:
+        raise UserError(failed)
+    return run
+
+
+def prepare(config: cfg.Config) -> tuple[shards.Store, plans.Plan, cfg.Config]:
+    """The store, the plan and the settled config; every name is resolved here, so that no worker starts on a typo."""
+    if config.data.shards is None:
+        raise UserError("data.shards is not set: give the folder that `cxr-ray ingest` wrote, as --data.shards FOLDER")
+    store = shards.open(config.data.shards, verify=config.data.verify)
+    plan = plans.build(store, config.data, seed=config.seed, pos_weight_power=config.loss.pos_weight_power)
+    config = _settle_paths(config.for_task(plan.task), store)
+    if config.report.labels != "all":
+        label_space.resolve(config.report.labels, plan.labels, store.groups)
+
+    from cxr_ray import losses, metrics, models
+
+    metrics.parse(config.train.monitor, labels=plan.labels, task=plan.task)
+    metrics.thresholds(config.report.thresholds, plan.labels)
+    losses.build(config.loss, task=plan.task, weight_L=plan.pos_weight)
+    size = config.data.image_size or store.size
+    models.check_size(size, store.size)  # before the model is built: the image's size is what the user chose
+    models.build(config.model, outputs=len(plan.labels), image_size=size, mean=0.0, deviation=1.0)
+    return store, plan, config
+
+
+def _settle_paths(config: cfg.Config, store: shards.Store) -> cfg.Config:
+    """Paths made absolute: workers, and a repeat from the run's own config, may stand in another folder."""
+    weights = config.model.weights
+    if weights not in ("none", "imagenet"):
+        weights = str(Path(weights).absolute())
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"shards": str(store.path.absolute())}),
+            "model": config.model.model_copy(update={"weights": weights}),
+        }
+    )
+
+
+def _here(config: cfg.Config, plan: plans.Plan, store: shards.Store, run: runs.Run, say: Callable[[str], None]) -> None:
+    import torch
+
+    from cxr_ray import engine
+    from cxr_ray.context import LocalContext, pick_device
+
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+
+    class Loud(LocalContext):
+        def say(self, line: str) -> None:
+            run.log(line)
+            say(line)
+
+    engine.fit(config, plan, store, Loud(device=pick_device(config.train.gpu)), run)
+
+
+def _on_workers(config: cfg.Config, run: runs.Run, address: str | None, say: Callable[[str], None]) -> None:
+    # Read when Ray Train's controller starts: a reported epoch is known within half a second, a lost rank ends the wait.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "600")
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from cxr_ray.on_ray import cluster
+
+    workers = config.train.workers
+    local = address in (None, "local") and "RAY_ADDRESS" not in os.environ and not ray.is_initialized()
+    cores = max(os.cpu_count() or 1, workers)
+    with cluster.session(address, num_cpus=cores if local else None, dashboard=True):
+        resources = dict(config.train.resources_per_worker)
+        if "CPU" not in resources:
+            resources["CPU"] = max(1, cores // workers) if local else 1
+        use_gpu = _use_gpu(config.train.gpu, workers, ray.cluster_resources().get("GPU", 0))
+        _check_room(resources, workers, ray.cluster_resources(), use_gpu)
+        # One name a launch: Ray must not take an earlier launch's state for this one's. Ours is in the run folder.
+        scratch = run.path / "ray"
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={"run": str(run.path), "threads": config.train.threads or int(resources["CPU"])},
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources),
+            run_config=RunConfig(
+                name=f"launch-{time.time_ns()}",
+                storage_path=str(scratch),
+                failure_config=FailureConfig(max_failures=config.train.max_failures, controller_failure_limit=3),  # type: ignore[call-arg]
+            ),
+            torch_config=TorchConfig(timeout_s=600),
+        )
+        with _read_out(run, say):
+            try:
+                trainer.fit()
+            except ray.train.TrainingFailedError as error:
+                raise RuntimeError(
+                    f"training on Ray failed after {config.train.max_failures} new starts: {error}"
+                ) from error
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _worker(given: dict[str, Any]) -> None:
+    """What each Ray Train worker runs: the engine, over the plan made again from the store and the run's own config."""
+    import torch
+
+    from cxr_ray import engine
+    from cxr_ray.on_ray.context import TrainContext
+
+    # Ray logs every report whole on every rank; the epoch's lines say it once.
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    torch.set_num_threads(given["threads"])
+    run = runs.load(given["run"])
+    config = run.config
+    registry.load_plugins(config.plugins)
+    try:
+        store = shards.open(str(run.info["store"]["path"]), verify="none")
+        plan = plans.build(store, config.data, seed=config.seed, pos_weight_power=config.loss.pos_weight_power)
+        engine.fit(config, plan, store, TrainContext(run), run)
+    except UserError as error:
+        # A mistake is the same on every rank and at every new start: say it once and end, rather than fail and retry.
+        run.update(status="failed", error=str(error))
+
+
+def _use_gpu(wanted: bool | str, workers: int, gpus: float) -> bool:
+    return gpus >= workers if wanted == "auto" else bool(wanted)
+
+
+def _check_room(resources: dict[str, float], workers: int, cluster: dict[str, float], use_gpu: bool) -> None:
+    """Impossible is an error, not a wait."""
+    wanted = {**resources, **({"GPU": resources.get("GPU", 1)} if use_gpu else {})}
+    for name, each in wanted.items():
+        if name not in cluster and name not in ("CPU", "GPU"):
+            raise unknown(
+                "resource",
+                name,
+                [k for k in cluster if not k.startswith("node:")],
+                where=" in train.resources_per_worker",
+            )
+        if each * workers > cluster.get(name, 0):
+            raise UserError(
+                f"{workers} workers want {each * workers:g} {name}, and the cluster has {cluster.get(name, 0):g}; "
+                "lower train.workers or train.resources_per_worker, or start more nodes"
+            )
+
+
+@contextmanager
+def _read_out(run: runs.Run, say: Callable[[str], None]) -> Iterator[None]:
+    """Say each new line of the run's log as the workers write it."""
+    ended = threading.Event()
+
+    def follow(file: Path, at: int) -> None:
+        while True:
+            last = ended.is_set()  # asked before reading, so that the last read misses nothing
+            if file.exists():
+                with file.open("rb") as handle:
+                    handle.seek(at)
+                    lines = handle.read().split(b"\n")
+                    for line in lines[:-1]:
+                        say(line.decode("utf-8"))
+                        at += len(line) + 1
+            if last:
+                return
+            ended.wait(0.3)
+
+    log = run.path / "log.txt"
+    thread = threading.Thread(target=follow, args=(log, log.stat().st_size if log.exists() else 0), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

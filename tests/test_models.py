@@ -1,0 +1,315 @@
+"""Models: shapes of the mission's networks, every torchvision name, stems and heads, preprocessing, descriptions."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models import get_model, list_models
+
+from cxr_ray import config, models
+from cxr_ray.errors import UserError
+from cxr_ray.models import ends
+from cxr_ray.registry import MODELS
+
+ZOO = list_models(module=torchvision.models)
+
+
+def build(
+    name: str, *, outputs: int = 5, size: tuple[int, int] = (32, 32), seed: int = 0, **knobs: Any
+) -> models.Classifier:
+    torch.manual_seed(seed)
+    return models.build(config.Model(name=name, **knobs), outputs=outputs, image_size=size, mean=0.5, deviation=0.25)
+
+
+def gray(n: int, size: tuple[int, int], seed: int = 0) -> Tensor:
+    return torch.randint(0, 256, (n, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def shapes(network: nn.Module, x: Tensor) -> list[list[int]]:
+    """Shapes after every layer that has no layers inside."""
+    seen: list[list[int]] = []
+    hooks = [
+        m.register_forward_hook(lambda _m, _x, y: seen.append(list(y.shape[1:])))
+        for m in network.modules()
+        if not list(m.children())
+    ]
+    network.eval()(x)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def test_lenet_is_the_books() -> None:
+    network = build("lenet", outputs=10, size=(28, 28)).backbone
+    assert shapes(network, torch.zeros(1, 1, 28, 28)) == [
+        [6, 28, 28], [6, 28, 28], [6, 14, 14], [16, 10, 10], [16, 10, 10], [16, 5, 5],
+        [400], [120], [120], [84], [84], [10],
+    ]  # fmt: skip
+    assert models.parameter_count(network) == (25 * 6 + 6) + (150 * 16 + 16) + (400 * 120 + 120) + (120 * 84 + 84) + 850
+    assert [type(m) for m in network.modules() if isinstance(m, nn.AvgPool2d)] == [nn.AvgPool2d] * 2
+
+
+@pytest.mark.parametrize("size", [(12, 12), (13, 30), (64, 48)])
+def test_lenets_first_linear_follows_the_size(size: tuple[int, int]) -> None:
+    model = build("lenet", outputs=3, size=size)
+    height, width = ((side // 2 - 4) // 2 for side in size)
+    assert model.backbone.classifier[1].in_features == 16 * height * width  # type: ignore[union-attr, index]
+    assert model(gray(2, size)).shape == (2, 3)
+
+
+def test_covid_cnn_is_the_notebooks() -> None:
+    network = build("covid_cnn", outputs=1, size=(224, 224)).backbone
+    seen = shapes(network, torch.zeros(1, 1, 224, 224))
+    wanted = [
+        [32, 222, 222],
+        [64, 220, 220],
+        [64, 110, 110],
+        [128, 108, 108],
+        [128, 54, 54],
+        [128, 2, 2],
+        [512],
+        [64],
+        [1],
+    ]
+    assert [shape for before, shape in zip([None, *seen], seen, strict=False) if shape != before] == wanted
+    assert [m.p for m in network.modules() if isinstance(m, nn.Dropout)] == [0.25, 0.25, 0.5]
+    kinds = [type(m).__name__ for m in network.modules() if not list(m.children())]
+    assert kinds == [
+        "Conv2d", "ReLU", "Conv2d", "ReLU", "MaxPool2d", "Dropout", "Conv2d", "ReLU", "MaxPool2d", "Dropout",
+        "AdaptiveAvgPool2d", "Flatten", "Linear", "ReLU", "Dropout", "Linear",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "said"),
+    [
+        ("lenet", (11, 40), "at least 12 x 12, not 11 x 40"),
+        ("covid_cnn", (40, 11), "at least 12 x 12, not 40 x 11"),
+        ("vit_b_16", (40, 40), "multiple of 16, such as [32, 32]"),
+        ("vit_b_16", (32, 48), "square images, not 32 x 48"),
+        ("maxvit_t", (320, 320), "multiple of 224, such as [224, 224]"),
+        ("alexnet", (32, 32), "usually fed 224 x 224"),
+    ],
+)
+def test_a_size_that_cannot_be_taken(name: str, size: tuple[int, int], said: str) -> None:
+    with pytest.raises(UserError) as told, models.skeletons():
+        build(name, size=size)
+    assert said in str(told.value) and "\n" not in str(told.value)
+
+
+FAMILIES = [
+    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3", "maxvit_t",
+    "mnasnet1_0", "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "shufflenet_v2_x1_0", "squeezenet1_1",
+    "swin_t", "vgg11", "vit_b_16",
+]  # fmt: skip
+ALL_NAMES = [name if name in FAMILIES else pytest.param(name, marks=pytest.mark.slow) for name in ZOO]
+
+
+@pytest.mark.parametrize("name", ALL_NAMES)
+def test_every_torchvision_name_builds(name: str) -> None:
+    """One gray channel in, [N, L] out; no memory is taken for weights."""
+    entry = MODELS[name]
+    size = models.natural_size(entry)
+    with models.skeletons():
+        network = entry.make(outputs=7, channels=1, image_size=size, options=entry.parse({}, where="model.options"))
+    with torch.no_grad():
+        assert network.to("meta").eval()(torch.empty(2, 1, *size, device="meta")).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_names_of_weights_stay_torchvisions(name: str) -> None:
+    """Stem and head alone differ from the published network: by their shapes, not by their names."""
+    settings = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    entry = MODELS[name]
+    with models.skeletons():
+        ours = entry.make(
+            outputs=7, channels=1, image_size=(224, 224), options=entry.parse({}, where="model.options")
+        ).state_dict()
+        ends.drop_before_head(network := get_model(name, weights=None, **settings), 1000, 0.5)
+        theirs = network.state_dict()
+    assert list(ours) == list(theirs)
+    differ = [key.rpartition(".")[0] for key in ours if ours[key].shape != theirs[key].shape]
+    assert set(differ) == {differ[0], differ[-1]} and len(set(differ)) == 2
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "densenet121"])
+def test_gray_stem_gives_what_the_colour_stem_gives_on_equal_channels(name: str) -> None:
+    one, three = (build(name, size=(64, 64), stem=stem).eval() for stem in ("gray", "repeat"))
+    images = gray(2, (64, 64))
+    with torch.no_grad():
+        assert torch.allclose(one(images), three(images), atol=1e-5)
+    assert models.parameter_count(one) < models.parameter_count(three)
+
+
+def test_squeezenet_gives_negative_logits() -> None:
+    """torchvision's rectifies its logits: no probability would fall under one half."""
+    logits = torch.cat(
+        [build("squeezenet1_1", size=(64, 64), seed=seed).eval()(gray(2, (64, 64))) for seed in range(5)]
+    )
+    assert (logits < 0).any() and (logits > 0).any()
+
+
+@pytest.mark.parametrize("name", ["lenet", "resnet18", "squeezenet1_1"])
+def test_dropout_before_the_head(name: str) -> None:
+    plain, dropped = build(name, size=(32, 32)), build(name, size=(32, 32), dropout=0.9)
+    assert list(plain.state_dict()) == list(dropped.state_dict())
+    images = gray(2, (32, 32))
+    with torch.no_grad():
+        assert torch.equal(plain.eval()(images), dropped.eval()(images))
+        dropped.train()
+        for module in dropped.modules():  # batch norm as in eval: the head alone may differ
+            module.training = isinstance(module, ends.DropoutLinear | ends.DropoutConv2d)
+        first, second = dropped(images), dropped(images)
+    assert not torch.allclose(first, second)
+    assert "dropout=0.9" in repr(dropped)
+
+
+def test_dropout_keeps_the_mean_of_what_enters_the_head() -> None:
+    layer = ends.DropoutLinear(1, 1, bias=False)
+    layer.dropout = 0.25
+    nn.init.ones_(layer.weight)
+    torch.manual_seed(0)
+    out = layer(torch.ones(20_000, 1))
+    assert out.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
+    assert abs(float(out.detach().mean()) - 1.0) < 0.02
+
+
+class Look(nn.Module):
+    """Hands back what it is shown."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def classifier_of(network: nn.Module, size: tuple[int, int], stem: str = "gray") -> models.Classifier:
+    return models.Classifier(
+        network, name="look", options={}, stem=stem, dropout=0.0, outputs=1, image_size=size, mean=0.5, deviation=0.25
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_preprocessing_is_scaled_normalised_and_repeated(dtype: torch.dtype) -> None:
+    images = gray(2, (6, 8))
+    seen = classifier_of(Look(), (6, 8), "repeat")(images.to(dtype))
+    assert seen.shape == (2, 3, 6, 8) and seen.dtype == torch.float32
+    for n in range(2):
+        for c in range(3):
+            assert torch.allclose(seen[n, c], (images[n].double() / 255 - 0.5).float() / 0.25, atol=1e-6)
+
+
+def test_resize_is_antialiased_area_for_whole_factors_and_never_up() -> None:
+    look = classifier_of(Look(), (8, 4))
+    flat = torch.full((1, 16, 16), 200, dtype=torch.uint8)
+    assert torch.allclose(look(flat), torch.full((1, 1, 8, 4), (200 / 255 - 0.5) / 0.25), atol=1e-5)
+    stripes = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    stripes[:, :, ::2] = 255  # without antialiasing every kept column would be black or white
+    seen = classifier_of(Look(), (16, 16))(stripes) * 0.25 + 0.5
+    assert (seen[..., 2:-2] - 0.5).abs().max() < 0.02
+    with pytest.raises(UserError, match=r"wants 8 x 4 pixels and the images have 16 x 3.*at most \[16, 3\]"):
+        look(torch.zeros(1, 16, 3, dtype=torch.uint8))
+
+
+def test_images_must_be_planes() -> None:
+    with pytest.raises(ValueError, match="N, H, W"):
+        build("lenet")(torch.zeros(1, 1, 32, 32))
+
+
+def test_no_images_give_no_logits_zero_gradients_and_unmoved_statistics() -> None:
+    model = build("resnet18")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    logits = model(gray(0, (32, 32)))
+    assert logits.shape == (0, 5)
+    logits.sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+    with torch.no_grad():
+        assert model.eval()(gray(0, (32, 32))).shape == (0, 5)
+
+
+def test_channels_last_changes_the_layout_alone() -> None:
+    model = build("resnet18", stem="repeat").eval()
+    images = gray(2, (32, 32))
+    with torch.no_grad():
+        plain = model(images)
+        model.to(memory_format=torch.channels_last)
+        assert model.preprocess(images).is_contiguous(memory_format=torch.channels_last)
+        assert torch.allclose(model(images), plain, atol=1e-4)
+    assert model.to("cpu").channels_last
+    assert not model.to(memory_format=torch.contiguous_format).channels_last
+
+
+@pytest.mark.parametrize("name", ["lenet", "mnasnet0_5"])
+def test_description_rebuilds_the_module(name: str) -> None:
+    model = build(name, size=(32, 32), stem="repeat", dropout=0.2).eval()
+    description = json.loads(json.dumps(model.describe()))
+    assert description["parameters"] == models.parameter_count(model)
+    state = torch.get_rng_state()
+    again = models.from_description(description)
+    assert torch.equal(state, torch.get_rng_state())
+    assert not again.training and again.describe() == model.describe()
+    again.load_state_dict(dict(model.state_dict()))  # a plain mapping, as safetensors gives
+    with torch.no_grad():
+        assert torch.equal(again(gray(2, (40, 32))), model(gray(2, (40, 32))))
+
+
+def test_description_must_be_whole() -> None:
+    with pytest.raises(UserError, match="lacks stem"):
+        models.from_description({k: v for k, v in build("lenet").describe().items() if k != "stem"})
+
+
+def test_normalisation_is_not_among_the_weights() -> None:
+    assert all(key.startswith("backbone.") for key in build("lenet").state_dict())
+
+
+@pytest.mark.parametrize(
+    ("knobs", "said"),
+    [
+        ({"name": "resnet19"}, "did you mean 'resnet18'"),
+        ({"name": "lenet", "options": {"depth": 3}}, "unknown option 'depth' at model.options of lenet"),
+    ],
+)
+def test_unknown_names(knobs: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        build(**knobs)
+
+
+@pytest.mark.parametrize("deviation", [0.0, -1.0, float("nan")])
+def test_deviation_must_divide(deviation: float) -> None:
+    with pytest.raises(UserError, match="above 0"):
+        models.build(config.Model(name="lenet"), outputs=1, image_size=(28, 28), mean=0.5, deviation=deviation)
+
+
+def test_a_users_model_must_give_logits() -> None:
+    @MODELS.register("test_of_a_wrong_shape")
+    def wrong(*, outputs: int, channels: int, image_size: tuple[int, int], options: Any) -> nn.Module:
+        """Gives a map in place of logits."""
+        return nn.Conv2d(channels, outputs, 3)
+
+    try:
+        with pytest.raises(UserError, match=r"gives \[1, 5, 30, 30\] for one image, not logits \[1, 5\]"):
+            build("test_of_a_wrong_shape")
+    finally:
+        del MODELS._entries["test_of_a_wrong_shape"]
+
+
+def test_listing_counts_without_weights() -> None:
+    line = models.listing("resnet18", outputs=14)
+    assert line.parameters == models.parameter_count(build("resnet18", outputs=14))
+    assert line.image_size == (224, 224) and line.stems == ("gray", "repeat") and "ResNet-18" in line.about
+    assert models.listing("lenet", outputs=10).image_size == (28, 28)
+    assert models.listing("inception_v3").image_size == (299, 299)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["resnet18", "densenet121", "efficientnet_b0", "convnext_tiny", "googlenet", "inception_v3"]
+)
+def test_gradients_reach_the_stem(name: str) -> None:
+    model = build(name, size=(96, 96))
+    model(gray(2, (96, 96))).square().sum().backward()
+    stem = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    assert stem.in_channels == 1 and stem.weight.grad is not None and stem.weight.grad.abs().sum() > 0
