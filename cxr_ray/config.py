@@ -177,7 +177,7 @@ class Report(Section):
     """What is judged and shown."""
 
     labels: str | list[str] = "all"
-    """What the epoch line and the report show."""
+    """What the epoch's line shows; tables and reports hold every label."""
     thresholds: float | dict[str, float] = 0.5
     """Positive is probability >= threshold: one number, or one a label (labels left out: 0.5)."""
     bootstrap: int = Field(default=1000, ge=0)
@@ -186,8 +186,6 @@ class Report(Section):
     """What is resampled."""
     keep_predictions: bool = False
     """Keep every epoch's predictions of train and val."""
-    images: bool = True
-    """false: no pictures of patients in reports."""
     trackers: list[Literal["tensorboard"]] = ["tensorboard"]
     """Where metrics go besides the run folder's tables."""
     rivals: bool = True
@@ -327,8 +325,12 @@ def _say(error: ValidationError) -> str:
             prefix = ".".join(names[:-1])
             hint = closest(names[-1], model.model_fields)
             lines.setdefault(knob, []).append(
-                f"is not a knob{hint}" + ("" if hint else f"; known{' in ' + prefix if prefix else ''}: {', '.join(model.model_fields)}")
+                f"is not a knob{hint}"
+                + ("" if hint else f"; known{' in ' + prefix if prefix else ''}: {', '.join(model.model_fields)}")
             )
         else:
             lines.setdefault(knob, []).append(f"{item['msg'].removeprefix('Value error, ')}, got {item['input']!r}")
-    return "; ".join(f"{knob}: {' or '.join(dict.fromkeys(said))}" for knob, said in lines.items())
+    return "; ".join(
+        f"{knob}{'' if said[0].startswith('is not') else ':'} {' or '.join(dict.fromkeys(said))}"
+        for knob, said in lines.items()
+    )

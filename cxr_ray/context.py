@@ -64,5 +64,7 @@ def pick_device(gpu: bool | str) -> torch.device:
 
     there = torch.cuda.is_available()
     if gpu is True and not there:
-        raise UserError("train.gpu: true, but torch sees no GPU here; `cxr-ray doctor` says why, train.gpu: auto takes the CPU")
+        raise UserError(
+            "train.gpu: true, but torch sees no GPU here; `cxr-ray doctor` says why, train.gpu: auto takes the CPU"
+        )
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if there and gpu else torch.device("cpu")

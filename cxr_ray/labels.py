@@ -50,7 +50,9 @@ def resolve(wanted: str | Sequence[str], known: Sequence[str], groups: Mapping[s
         elif name in groups:
             missing = [g for g in groups[name] if g not in known]
             if missing:
-                raise UserError(f"the label group {name!r} needs {missing}, which the store does not have; its labels: {', '.join(known)}")
+                raise UserError(
+                    f"the label group {name!r} needs {missing}, which the store does not have; its labels: {', '.join(known)}"
+                )
             chosen += groups[name]
         else:
             raise unknown("label", name, [*known, *groups, "all"])

@@ -57,8 +57,13 @@ class Registry(Generic[T]):
 
         def add(make: T) -> T:
             held = self._entries.get(name)
-            if held is not None and (held.make.__module__, held.make.__qualname__) != (make.__module__, make.__qualname__):
-                raise UserError(f"{self.kind} {name!r} is registered twice: in {held.make.__module__} and in {make.__module__}")
+            if held is not None and (held.make.__module__, held.make.__qualname__) != (
+                make.__module__,
+                make.__qualname__,
+            ):
+                raise UserError(
+                    f"{self.kind} {name!r} is registered twice: in {held.make.__module__} and in {make.__module__}"
+                )
             about = (make.__doc__ or "").strip().split("\n")[0]
             self._entries[name] = Entry(name, make, options, about)
             return make
@@ -88,7 +93,12 @@ class Registry(Generic[T]):
 
 SOURCES: Registry[Callable[..., Any]] = Registry(
     "source",
-    ["cxr_ray.sources.image_folder", "cxr_ray.sources.covid_radiography", "cxr_ray.sources.chexpert", "cxr_ray.sources.phantom"],
+    [
+        "cxr_ray.sources.image_folder",
+        "cxr_ray.sources.covid_radiography",
+        "cxr_ray.sources.chexpert",
+        "cxr_ray.sources.phantom",
+    ],
 )
 MODELS: Registry[Callable[..., Any]] = Registry(
     "model", ["cxr_ray.models.lenet", "cxr_ray.models.covid_cnn", "cxr_ray.models.zoo"]
