@@ -2,15 +2,29 @@
 
     python benchmarks/train.py [--images 512] [--rounds 3]
 
-Synthetic pictures (noise) in a temporary store; nothing is judged, since only time matters. Compare ratios: both sides
-of each run in turn on the same machine.
+Synthetic pictures (noise) in a temporary store; nothing is judged, since only time matters. Compare ratios: all sides
+take turns in one run on the same machine.
 """
 
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cxr_ray import config as cfg
+from cxr_ray import engine, shards
 from cxr_ray.context import LocalContext
+from cxr_ray.on_ray import cluster
+from cxr_ray.on_ray import train as on_ray
+from cxr_ray.runs import Run
 
 
 class Timed(LocalContext):
-    """Keeps the images/s that the engine says for each epoch."""
+    """Keeps the lines that the engine says."""
 
     def __init__(self) -> None:
         super().__init__(quiet=True)
@@ -21,13 +35,9 @@ class Timed(LocalContext):
 
 
 def speeds(lines: list[str]) -> list[float]:
-    """images/s of each epoch's line but the first epoch's, which pays for warming up."""
-    found = [
-        float(line.split(" images/s")[0].split()[-1].replace(",", ""))
-        for line in lines
-        if " images/s" in line and "%" not in line
-    ]
-    return found[1:]
+    """images/s of each epoch's own line but the first epoch's, which pays for warming up."""
+    whole = [line for line in lines if line.startswith("epoch") and "loss" in line and " images/s" in line]
+    return [float(line.split(" images/s")[0].split()[-1].replace(",", "")) for line in whole][1:]
 
 
 def noise_store(folder: Path, images: int, size: int) -> Path:
@@ -132,10 +142,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, cluster.session("local", dashboard=True):
         folder = Path(place)
         store = noise_store(folder, asked.images, 224)
-        print(
-            pd.Series({"images": asked.images, "threads": asked.threads, "torch": torch.__version__}).to_string(),
-            flush=True,
-        )
+        print(f"{asked.images} images of 224 px, {asked.threads} threads, torch {torch.__version__}", flush=True)
         for number in range(asked.rounds):
             some = {"threads": asked.threads}
             found.setdefault("engine bf16", []).extend(
