@@ -1,0 +1,302 @@
+"""The one-file report of a judged run: what is said, in which order. How it looks is template.html, figures plots.py."""
+# N rows, L labels
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from cxr_ray.durable import write_whole
+from cxr_ray.metrics import MEAN
+from cxr_ray.report import plots
+from cxr_ray.runs import Run
+
+NAMES = {
+    "accuracy": "Accuracy",
+    "ap": "Average precision",
+    "auroc": "ROC AUC",
+    "exact_match": "Exact match",
+    "f1": "F1",
+    "hamming": "Hamming loss",
+    "loss": "Loss",
+    "precision": "Precision",
+    "recall": "Recall",
+    "sample_f1": "F1 of an image",
+    "sample_precision": "Precision of an image",
+    "sample_recall": "Recall of an image",
+    "specificity": "Specificity",
+}
+LABEL_COLUMNS = ("recall", "precision", "f1", "auroc", "ap")
+HEADLINE = {
+    "multilabel": (("recall", MEAN), ("auroc", MEAN), ("precision", MEAN), ("ap", MEAN)),
+    "binary": (("accuracy", ""), ("recall", MEAN), ("auroc", MEAN), ("precision", MEAN)),
+    "multiclass": (("accuracy", ""), ("f1", MEAN), ("recall", MEAN), ("auroc", MEAN)),
+}
+RIVAL_COLUMNS = {
+    "multilabel": (("auroc", MEAN), ("ap", MEAN), ("recall", MEAN), ("f1", MEAN)),
+    "binary": (("accuracy", ""), ("auroc", MEAN), ("ap", MEAN), ("f1", MEAN)),
+    "multiclass": (("accuracy", ""), ("f1", MEAN), ("auroc", MEAN), ("ap", MEAN)),
+}
+PRIMARY = {"multilabel": ("auroc", MEAN), "binary": ("auroc", MEAN), "multiclass": ("f1", MEAN)}
+WHOLE = ("exact_match", "hamming", "sample_recall", "sample_precision", "sample_f1")
+EPOCHS = ("loss", "accuracy", "auroc", "ap", "recall", "precision", "f1", "exact_match", "hamming")
+RIVALS = {"thumbnail": "the 16 × 16 thumbnail", "border": "the thumbnail's border"}
+POLICIES = {"zeros": "read as negative", "ones": "read as positive", "ignore": "left out as unknown"}
+FEW = 10  # positives under which a label's figures are said to mean little
+
+
+def write(run: Run, part: str) -> Path:
+    """Write `report.html` into the run's folder from its evaluation and predictions of `part`; gives its path.
+
+    One file: no network, no script, no picture, no patient. Equal runs give equal bytes. Raises `UserError` where the
+    part was not evaluated."""
+    judged, info, config = run.evaluation(part), run.info, run.config
+    values = {(v["metric"], v["label"]): v for v in judged["values"]}
+    environment = Environment(
+        loader=PackageLoader("cxr_ray.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {
+        "number": number,
+        "interval": interval,
+        "signed": signed,
+        "data": data_uri,
+        "thousands": thousands,
+    }
+    parts = _parts(run, info)
+    page = environment.get_template("template.html").render(
+        name=run.path.name,
+        part=part,
+        info=info,
+        config=config,
+        judged=judged,
+        labels=judged["labels"],
+        names=NAMES,
+        headline=[_cell(values, metric, label, judged["task"]) for metric, label in HEADLINE[judged["task"]]],
+        standing=_standing(part, judged, info, config.train.select),
+        table=_label_table(judged, values),
+        whole=[_cell(values, m, "", judged["task"]) for m in WHOLE] if judged["task"] == "multilabel" else [],
+        cautions=_cautions(judged, info, part),
+        limits=sorted(set(judged["thresholds"].values())),
+        undefined=_undefined(judged["undefined"]),
+        rivals=_rivals(judged, values),
+        rival_columns=[_title(m, label, judged["task"]) for m, label in RIVAL_COLUMNS[judged["task"]]],
+        verdict=_verdict(judged),
+        confusion=plots.confusion(judged["confusion"], judged["classes"]) if judged["confusion"] else None,
+        curves=_curves(run.predictions(part), judged, values),
+        epochs=_epochs(run.metrics, info, config.train.select, judged["task"]),
+        parts=parts,
+        prevalence=plots.prevalence(parts, judged["labels"]) if any(p["labels"] for p in parts.values()) else None,
+        colours=plots.PART_COLOURS,
+        policies=POLICIES,
+        yaml=config.to_yaml(),
+        environment=run.environment,
+    )
+    path = run.path / "report.html"
+    write_whole(path, page)
+    return path
+
+
+def number(value: float | None) -> str:
+    """Three decimals, a real minus, or a dash where there is no value."""
+    return "–" if value is None else f"{value:.3f}".replace("-", "−")
+
+
+def signed(value: float) -> str:
+    """Three decimals with their sign."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def interval(row: dict[str, Any] | None) -> str:
+    """`0.71 to 0.83`, or nothing where there is no interval."""
+    if not row or row.get("low") is None:
+        return ""
+    return f"{row['low']:.2f} to {row['high']:.2f}".replace("-", "−")
+
+
+def thousands(value: float) -> str:
+    """`131,748`."""
+    return f"{int(value):,}"
+
+
+def data_uri(svg: str) -> str:
+    """An SVG as the address of an image, so that its ids and styles stay its own."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+
+
+def _title(metric: str, label: str, task: str) -> str:
+    if label != MEAN or task == "binary":
+        return NAMES[metric]
+    if metric == "f1" and task == "multiclass":
+        return "Macro F1"
+    name = NAMES[metric]
+    return f"Mean {name if name.isupper() or name.startswith('ROC') else name.lower()}"
+
+
+def _cell(values: dict[tuple[str, str], dict[str, Any]], metric: str, label: str, task: str) -> dict[str, Any]:
+    row = values.get((metric, label))
+    return {"name": _title(metric, label, task), "value": row and row["value"], "interval": interval(row)}
+
+
+def _standing(part: str, judged: dict[str, Any], info: dict[str, Any], select: str) -> str:
+    people = f" of {thousands(judged['patients'])} patients" if judged["patients"] else ""
+    on = f"{thousands(judged['rows'])} images{people}"
+    if part == "test":
+        looks = info["test_looks"]
+        times = "once" if looks == 1 else f"{looks} times"
+        return f"Judged on the test part, {on}, used neither to fit the model nor to choose it. Test has been looked at {times}."
+    if part == "train":
+        return f"Judged on the train part, {on}: the images that the model was fitted to. This says nothing of other images."
+    if select == "last":
+        return f"Judged on val, {on}. The last epoch was kept as it came, so val chose nothing in this run."
+    return f"Judged on val, {on}. Val is the part that chose the epoch, so these figures flatter the model; they are not a test."
+
+
+def _label_table(judged: dict[str, Any], values: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row a label and, where there are several, the mean."""
+    counts = ("positives", "predicted_positives", "true_positives")
+    out: list[dict[str, Any]] = []
+    for label in [*judged["labels"], *([MEAN] if len(judged["labels"]) > 1 else [])]:
+        cells = [values.get((metric, label)) for metric in LABEL_COLUMNS]
+        numbers = [int(values[m, label]["value"]) if (m, label) in values else None for m in counts]
+        known = values["positives", label]["rows"] if ("positives", label) in values else None
+        out.append({"label": label, "counts": numbers, "cells": cells, "known": known, "mean": label == MEAN})
+    return out
+
+
+def _undefined(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """One line a label and reason, its metrics joined."""
+    held: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        held.setdefault((row["label"], row["reason"]), []).append(NAMES[row["metric"]])
+    return [{"label": k[0], "reason": k[1], "metrics": ", ".join(v)} for k, v in held.items()]
+
+
+def _cautions(judged: dict[str, Any], info: dict[str, Any], part: str) -> list[str]:
+    out = [*info["store"].get("notes", [])]
+    few = [
+        (v["label"], v["positives"]) for v in judged["values"] if v["metric"] == "positives" and v["positives"] < FEW
+    ]
+    if few:
+        listed = ", ".join(f"{label} ({n or 'none'})" for label, n in few)
+        out.append(f"Fewer than {FEW} positives in {part}: {listed}. Their figures say little.")
+    by = judged["interval"]
+    if by["asked"] == "patient" and by["by"] == "image":
+        out.append(
+            "No patient is known for these images, so intervals take images as independent and may be too narrow."
+        )
+    return [*out, *info.get("warnings", [])]
+
+
+def _rivals(judged: dict[str, Any], values: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
+    if not judged["rivals"]:
+        return []
+    columns = RIVAL_COLUMNS[judged["task"]]
+    rows: list[tuple[str, dict[tuple[str, str], Any], dict[tuple[str, str], Any]]] = [("This model", values, {})]
+    for name, held in judged["rivals"].items():
+        gap = {(d["metric"], d["label"]): d for d in judged["differences"][name]}
+        shown = RIVALS.get(name, name).removeprefix("the ").capitalize()
+        rows.append((shown, {(v["metric"], v["label"]): v for v in held}, gap))
+    return [
+        {
+            "name": name,
+            "cells": [_cell(held, m, label, judged["task"]) for m, label in columns],
+            "gap": gap.get(PRIMARY[judged["task"]]),
+        }
+        for name, held, gap in rows
+    ]
+
+
+def _verdict(judged: dict[str, Any]) -> list[str]:
+    """What the rivals say of the model, in words that a small difference does not outrun."""
+    metric, label = PRIMARY[judged["task"]]
+    title = _title(metric, label, judged["task"])
+    title = title if title.startswith("ROC") else title[0].lower() + title[1:]
+    found = [
+        (d, name)
+        for name, gaps in judged["differences"].items()
+        for d in gaps
+        if (d["metric"], d["label"]) == (metric, label)
+    ]
+    if not found:
+        return []
+    gap, rival = min(found, key=lambda f: f[0]["value"])
+    side, against = "above" if gap["value"] >= 0 else "below", RIVALS.get(rival, rival)
+    said = f"Its {title} is {number(abs(gap['value']))} {side} that of its strongest trivial rival ({against}"
+    if gap.get("low") is None:
+        out = [f"{said}); no interval was computed, so chance is not excluded."]
+    elif gap["low"] > 0:
+        out = [f"{said}; difference {interval(gap)}): the model uses more of the picture than a thumbnail shows."]
+    elif gap["high"] < 0:
+        out = [f"{said}; difference {interval(gap)}): it is worse than a regression on 256 gray values. Do not use it."]
+    else:
+        out = [
+            f"{said}; difference {interval(gap)}), which chance alone may give: it is not shown to beat a trivial rule."
+        ]
+    border = {(v["metric"], v["label"]): v for v in judged["rivals"].get("border", [])}.get(("auroc", MEAN))
+    if border and (border["value"] == 1.0 or border.get("low", 0.0) > 0.5):  # 1.0 has no interval
+        out.append(
+            f"The border alone, where there is hardly any lung, ranks with a ROC AUC of {number(border['value'])}: "
+            "something other than what the lungs show (source, view, collimation, letters) goes with the labels here."
+        )
+    return out
+
+
+def _curves(
+    predictions: pd.DataFrame, judged: dict[str, Any], values: dict[tuple[str, str], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """ROC, precision-recall and reliability of each label that has both classes, the operating point marked."""
+    out: list[dict[str, Any]] = []
+    for label in judged["labels"]:
+        truth_N = predictions[f"true/{label}"].to_numpy()
+        known = ~np.isnan(truth_N)
+        true_N, score_N = truth_N[known] == 1.0, predictions[f"prob/{label}"].to_numpy()[known].astype(np.float64)
+        if not true_N.any() or true_N.all():
+            continue
+        at = {m: values[m, label]["value"] for m in ("recall", "specificity", "precision") if (m, label) in values}
+        out.append(
+            {
+                "label": label,
+                "about": f"{true_N.sum():,} of {len(true_N):,} positive",
+                "roc": plots.roc(true_N, score_N, (1 - at["specificity"], at["recall"])),
+                "pr": plots.precision_recall(
+                    true_N, score_N, (at["recall"], at["precision"]) if "precision" in at else None
+                ),
+                "reliability": plots.reliability(true_N, score_N),
+            }
+        )
+    return out
+
+
+def _epochs(metrics: pd.DataFrame, info: dict[str, Any], select: str, task: str) -> list[dict[str, str]]:
+    if not len(metrics) or metrics["epoch"].nunique() < 2:
+        return []
+    best = info.get("best") or {}
+    chosen = int(metrics["epoch"].max()) if select == "last" else best.get("epoch")
+    out: list[dict[str, str]] = []
+    for metric in EPOCHS:
+        rows = metrics[(metrics["metric"] == metric) & metrics["part"].isin(["train", "val"])]
+        label = MEAN if (rows["label"] == MEAN).any() and not (rows["label"] == "").any() else ""
+        rows = rows[rows["label"] == label]
+        if len(rows) and not (task == "binary" and metric in ("exact_match", "hamming")):
+            out.append({"name": _title(metric, label, task), "figure": plots.progress(rows, chosen=chosen)})
+    return out
+
+
+def _parts(run: Run, info: dict[str, Any]) -> dict[str, Any]:
+    """Rows, draws, patients and prevalence of each part that has rows (`run.json` holds `metrics.prevalence` of each)."""
+    plan, held = run.plan, info.get("prevalence", {})
+    out: dict[str, Any] = {}
+    for part in ("train", "val", "test"):
+        rows = plan[plan["part"] == part]
+        if len(rows):
+            about = held.get(part, {"patients": None, "labels": {}})
+            out[part] = {
+                "rows": len(rows),
+                "drawn": int(rows["drawn"].sum()),
+                **{k: about[k] for k in ("patients", "labels")},
+            }
+    return out

@@ -1,0 +1,228 @@
+"""The figures of a report as SVG text. Drawn with matplotlib's objects: no pyplot, no state shared between figures."""
+# N rows, L labels
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+Array = npt.NDArray[Any]
+
+INK, QUIET, RULE, ACCENT = "#1d2733", "#6b7682", "#d5dae0", "#1f5f8b"
+PART_COLOURS = {"train": "#9aa5b1", "val": "#c07a2c", "test": "#1f5f8b"}
+POINTS = 240  # of a curve as drawn; more cannot be told apart at this size
+BINS = 10
+STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.size": 8.0,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "cxr_ray",
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "path.simplify": True,
+}
+
+
+@matplotlib.rc_context(STYLE)
+def roc(true_N: Array, score_N: Array, point: tuple[float, float] | None) -> str:
+    """ROC curve of one label, with the operating point (1 - specificity, recall) marked. Needs both classes."""
+    away, recall, _ = roc_curve(true_N, score_N)
+    figure, axes = _square("1 − specificity", "Recall")
+    axes.plot([0, 1], [0, 1], color=RULE, linewidth=0.8, zorder=1)
+    axes.plot(*_thin(away, recall), color=ACCENT, linewidth=1.4, zorder=2)
+    _mark(axes, point)
+    return _svg(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def precision_recall(true_N: Array, score_N: Array, point: tuple[float, float] | None) -> str:
+    """Precision over recall of one label, with the operating point (recall, precision) and the prevalence marked."""
+    precision, recall, _ = precision_recall_curve(true_N, score_N)
+    figure, axes = _square("Recall", "Precision")
+    axes.axhline(float(np.mean(true_N)), color=RULE, linewidth=0.8, zorder=1)
+    # The last point of the curve (recall 0, precision 1) is a convention, no threshold reaches it.
+    x, y = _thin(recall[-2::-1], precision[-2::-1])
+    axes.plot(x, y, color=ACCENT, linewidth=1.4, zorder=2, drawstyle="steps-pre")
+    _mark(axes, point)
+    return _svg(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def reliability(true_N: Array, score_N: Array) -> str:
+    """Share of positives over the mean probability, in ten equal bins of probability; a dot's area goes with its rows."""
+    bin_N = np.minimum((score_N * BINS).astype(int), BINS - 1)
+    rows = np.bincount(bin_N, minlength=BINS)
+    held = rows > 0
+    said = np.bincount(bin_N, weights=score_N, minlength=BINS)[held] / rows[held]
+    seen = np.bincount(bin_N, weights=true_N, minlength=BINS)[held] / rows[held]
+    figure, axes = _square("Mean probability", "Share positive")
+    axes.plot([0, 1], [0, 1], color=RULE, linewidth=0.8, zorder=1)
+    axes.plot(said, seen, color=ACCENT, linewidth=0.7, alpha=0.6, zorder=2)
+    sizes = 6 + 60 * rows[held] / rows.max()
+    axes.scatter(said, seen, s=sizes, color=ACCENT, alpha=0.85, linewidths=0, zorder=3)
+    return _svg(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def confusion(matrix_LL: Sequence[Sequence[int]], names: Sequence[str]) -> str:
+    """Heat map of a confusion matrix: shade by share of the true class (row), counts written in."""
+    matrix = np.asarray(matrix_LL)
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = 0.62 * len(names)
+    longest = max(len(n) for n in names) * 0.068
+    figure = Figure(figsize=(side + longest + 0.5, side + 0.75))
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    width, height = figure.get_size_inches()
+    axes.set_position(((longest + 0.4) / width, 0.6 / height, side / width, side / height))
+    edges = np.arange(len(names) + 1) - 0.5
+    axes.pcolormesh(edges, edges, share, cmap=_shade(), vmin=0, vmax=1, edgecolors="white", linewidth=1.5)
+    axes.invert_yaxis()
+    for i, row in enumerate(matrix):
+        for j, count in enumerate(row):
+            colour = "white" if share[i, j] > 0.55 else INK
+            axes.text(j, i - 0.1, f"{count:,}", ha="center", va="center", color=colour, fontsize=9)
+            axes.text(j, i + 0.22, f"{share[i, j]:.0%}", ha="center", va="center", color=colour, fontsize=6.5)
+    axes.set_yticks(range(len(names)), names)
+    crowded = max(len(n) for n in names) > 9
+    axes.set_xticks(range(len(names)), [_wrap(n) for n in names] if crowded else names)
+    axes.tick_params(length=0, pad=4)
+    axes.tick_params(axis="x", labelsize=7)
+    axes.set_xlabel("Decision")
+    axes.set_ylabel("Truth")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return _svg(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def progress(table: pd.DataFrame, *, chosen: int | None) -> str:
+    """One metric over the epochs, a line a part. `table`: epoch, part, value; `chosen` is the epoch kept, marked."""
+    figure, axes = _axes((2.5, 1.75), (0.16, 0.2, 0.8, 0.74))
+    for part in ("train", "val"):
+        rows = table[table["part"] == part].sort_values("epoch")
+        if len(rows):
+            colour = PART_COLOURS[part]
+            x, y = rows["epoch"].to_numpy(), rows["value"].to_numpy(dtype=float)
+            style: dict[str, Any] = {"marker": "o", "markersize": 2.6} if len(x) <= 30 else {}
+            axes.plot(x, y, color=colour, linewidth=1.3, zorder=3 if part == "val" else 2, **style)
+    if chosen is not None:
+        axes.axvline(chosen, color=RULE, linewidth=0.9, zorder=1)
+    axes.set_xlabel("Epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.margins(x=0.04, y=0.12)
+    return _svg(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def prevalence(parts: Mapping[str, Mapping[str, Any]], labels: Sequence[str]) -> str:
+    """Share of positives of every label in every part (see `metrics.prevalence`), a dot a part."""
+    height = 0.24 * len(labels) + 0.55
+    longest = min(max(len(n) for n in labels), 30) * 0.066 + 0.15
+    width = longest + 3.0
+    figure, axes = _axes((width, height), (longest / width, 0.42 / height, 2.75 / width, 1 - 0.5 / height))
+    for i, label in enumerate(labels):
+        shares = []
+        for part, counts in parts.items():
+            cell = counts["labels"].get(label)
+            if cell and cell["known"]:
+                shares.append((part, cell["positives"] / cell["known"]))
+        if shares:
+            axes.plot([0, max(s for _, s in shares)], [i, i], color=RULE, linewidth=0.8, zorder=1)
+        for part, share in shares:
+            axes.scatter(share, i, s=20, color=PART_COLOURS[part], linewidths=0, zorder=2, alpha=0.9)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    return _svg(figure)
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as SVG from `<svg` on: no prologue, no date, the same text for the same figure."""
+    FigureCanvasSVG(figure)
+    out = io.StringIO()
+    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _axes(size: tuple[float, float], box: tuple[float, float, float, float]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=size)
+    axes = figure.add_axes(box)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(length=2.5)
+    return figure, axes
+
+
+def _square(x: str, y: str) -> tuple[Figure, Axes]:
+    figure, axes = _axes((2.2, 2.2), (0.22, 0.18, 0.76, 0.76))
+    axes.set_xlim(-0.015, 1.015)
+    axes.set_ylim(-0.015, 1.015)
+    ticks = [0, 0.25, 0.5, 0.75, 1]
+    axes.set_xticks(ticks, ["0", "", "0.5", "", "1"])
+    axes.set_yticks(ticks, ["0", "", "0.5", "", "1"])
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.set_aspect("equal")
+    return figure, axes
+
+
+def _mark(axes: Axes, point: tuple[float, float] | None) -> None:
+    if point is not None:
+        axes.plot(
+            *point,
+            marker="o",
+            markersize=6,
+            markerfacecolor="white",
+            markeredgecolor=INK,
+            markeredgewidth=1.2,
+            zorder=4,
+        )
+
+
+def _thin(x: Array, y: Array) -> tuple[Array, Array]:
+    """The curve at `POINTS` places at most, even along its length, its ends kept."""
+    if len(x) <= POINTS:
+        return x, y
+    way = np.r_[0.0, np.cumsum(np.hypot(np.diff(x), np.diff(y)))]
+    keep = np.unique(np.searchsorted(way, np.linspace(0, way[-1], POINTS)).clip(0, len(x) - 1))
+    return x[keep], y[keep]
+
+
+def _shade() -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("ink", ["#f3f6f9", "#8fb3cd", "#184d72"])
+
+
+def _wrap(name: str) -> str:
+    """A class name in lines of about nine letters, broken at spaces and `_`."""
+    words = name.replace("_", " ").split()
+    lines: list[str] = []
+    for word in words:
+        if lines and len(lines[-1]) + 1 + len(word) <= 9:
+            lines[-1] += " " + word
+        else:
+            lines.append(word)
+    return "\n".join(lines)
