@@ -238,7 +238,7 @@ class _Fit:
                     )
                 )
                 if tracker is not None:
-                    tracker.add_scalar(metrics.name(part, v.metric, v.label), v.value, epoch)
+                    tracker.add_scalar(metrics.name(part, v.metric, v.label).replace(" ", "_"), v.value, epoch)
         lines = [",".join(METRIC_COLUMNS)]
         lines += [",".join(_cell(row[c]) for c in METRIC_COLUMNS) for row in self.history]
         write_whole(self.run.path / "metrics.csv", "\n".join(lines) + "\n")

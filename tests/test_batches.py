@@ -31,11 +31,16 @@ def test_ranks_share_every_batch_in_order(count, batch_size, world):
     store = fake_store(count, size=(4, 4))
     rows, truth = store.index["row"].to_numpy(), store.index[list(store.labels)].to_numpy(np.float32)
     order = batches.epoch_order(np.ones(count, dtype=np.int64), seed=0, epoch=1)
-    ranks = [list(batches.train_batches(store, rows, truth, order, batch_size=batch_size, rank=r, world=world)) for r in range(world)]
+    ranks = [
+        list(batches.train_batches(store, rows, truth, order, batch_size=batch_size, rank=r, world=world))
+        for r in range(world)
+    ]
     for step, parts in enumerate(zip(*ranks, strict=True)):
         whole = order[step * batch_size : (step + 1) * batch_size]
         assert np.concatenate([p.rows for p in parts]).tolist() == rows[whole].tolist()
-        assert np.concatenate([p.positions for p in parts]).tolist() == list(range(step * batch_size, step * batch_size + len(whole)))
+        assert np.concatenate([p.positions for p in parts]).tolist() == list(
+            range(step * batch_size, step * batch_size + len(whole))
+        )
         for p in parts:
             np.testing.assert_array_equal(p.global_truth, truth[whole])
             np.testing.assert_array_equal(p.images, store.images(p.rows))
@@ -48,10 +53,9 @@ def test_what_the_thread_raises_is_raised_here_and_the_thread_ends():
             raise OSError("the disk is gone")
         return start
 
-    seen = []
+    seen: list[int] = []
     with pytest.raises(OSError, match="the disk is gone"):
-        for item in batches.ahead(make, range(6)):
-            seen.append(item)
+        seen.extend(batches.ahead(make, range(6)))
     assert seen == [0, 1, 2]
     _no_gathering_thread()
 

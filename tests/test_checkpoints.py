@@ -35,7 +35,9 @@ KINDS = [
 @pytest.mark.parametrize("kind", KINDS, ids=["adam", "adamw", "sgd"])
 def test_the_next_step_after_loading_is_bit_equal(tmp_path, kind):
     model, optimizer = trained(kind)
-    place = checkpoints.save(tmp_path, 1, model=model.state_dict(), optimizer=optimizer.state_dict(), state={"epoch": 1})
+    place = checkpoints.save(
+        tmp_path, 1, model=model.state_dict(), optimizer=optimizer.state_dict(), state={"epoch": 1}
+    )
     other, other_optimizer = trained(lambda p, lr: kind(p, lr))
     step(other, other_optimizer)  # somewhere else
     weights, state_of_optimizer, state = checkpoints.load(place)
@@ -49,11 +51,18 @@ def test_the_next_step_after_loading_is_bit_equal(tmp_path, kind):
 
 def saved(tmp_path, number):
     model, optimizer = trained(KINDS[0])
-    return checkpoints.save(tmp_path, number, model=model.state_dict(), optimizer=optimizer.state_dict(), state={"epoch": number})
+    return checkpoints.save(
+        tmp_path, number, model=model.state_dict(), optimizer=optimizer.state_dict(), state={"epoch": number}
+    )
 
 
 def test_no_file_of_a_checkpoint_is_a_pickle(tmp_path):
-    assert sorted(p.name for p in saved(tmp_path, 1).iterdir()) == ["manifest.json", "model.safetensors", "optimizer.safetensors", "state.json"]
+    assert sorted(p.name for p in saved(tmp_path, 1).iterdir()) == [
+        "manifest.json",
+        "model.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+    ]
 
 
 def test_it_counts_only_once_the_manifest_is_there(tmp_path):

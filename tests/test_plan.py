@@ -25,7 +25,11 @@ def test_every_row_is_in_one_part_and_no_patient_in_two():
     rows = np.concatenate([plan.rows[p] for p in plans.PARTS])
     assert sorted(rows) == sorted(store.index["row"])
     patients = {p: set(store.index.set_index("row").loc[plan.rows[p], "patient"]) for p in plans.PARTS}
-    assert not (patients["train"] & patients["val"] or patients["train"] & patients["test"] or patients["val"] & patients["test"])
+    assert not (
+        patients["train"] & patients["val"]
+        or patients["train"] & patients["test"]
+        or patients["val"] & patients["test"]
+    )
     assert abs(len(plan.rows["val"]) - 40) <= 3 and abs(len(plan.rows["test"]) - 80) <= 3
 
 
@@ -61,7 +65,9 @@ def test_official_val_without_test():
     store.index["split"] = ["val" if i >= 80 else "train" for i in range(100)]
     plan = plans.build(store, data(split={"val": "official", "test": 0}), seed=0)
     assert len(plan.rows["val"]) == 20 and len(plan.rows["train"]) == 80 and len(plan.rows["test"]) == 0
-    with pytest.raises(UserError, match=r"test: official, but the dataset has no official test rows \(it lists train, val\)"):
+    with pytest.raises(
+        UserError, match=r"test: official, but the dataset has no official test rows \(it lists train, val\)"
+    ):
         plans.build(store, data(split={"test": "official"}), seed=0)
     assert any("has its own split, which is not used for val" in w for w in plans.build(store, data(), seed=0).warnings)
 
@@ -185,9 +191,11 @@ def test_balance_names_labels_unused_labels_and_features_in_either_direction():
     ]
 
 
-targets = st.integers(1, 60).flatmap(
-    lambda n: st.lists(st.tuples(*[st.sampled_from([0.0, 1.0, np.nan])] * 3), min_size=n, max_size=n)
-).map(lambda rows: np.array(rows, dtype=np.float32).reshape(-1, 3))
+targets = (
+    st.integers(1, 60)
+    .flatmap(lambda n: st.lists(st.tuples(*[st.sampled_from([0.0, 1.0, np.nan])] * 3), min_size=n, max_size=n))
+    .map(lambda rows: np.array(rows, dtype=np.float32).reshape(-1, 3))
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -232,7 +240,15 @@ def test_two_hundred_thousand_rows_of_twelve_labels():
     labels = [f"L{i}" for i in range(12)]
     store.index = pd.concat(
         [
-            pd.DataFrame({"row": np.arange(n), "patient": rng.integers(0, n // 3, n).astype(str), "view": "AP", "sex": "F", "split": None}),
+            pd.DataFrame(
+                {
+                    "row": np.arange(n),
+                    "patient": rng.integers(0, n // 3, n).astype(str),
+                    "view": "AP",
+                    "sex": "F",
+                    "split": None,
+                }
+            ),
             pd.DataFrame((rng.random((n, 12)) < 0.1).astype(np.float32), columns=labels),
         ],
         axis=1,

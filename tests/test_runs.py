@@ -16,7 +16,9 @@ PLAN = pd.DataFrame({"row": [1, 2, 3], "part": ["train", "val", "test"], "drawn"
 
 
 def create(tmp_path, **knobs) -> runs.Run:
-    return runs.create(cfg.validate({"output": str(tmp_path), **knobs}), store=STORE, plan=PLAN, about={"task": "multilabel"})
+    return runs.create(
+        cfg.validate({"output": str(tmp_path), **knobs}), store=STORE, plan=PLAN, about={"task": "multilabel"}
+    )
 
 
 def test_it_is_read_back(tmp_path):
@@ -43,7 +45,12 @@ def test_refusals(tmp_path):
     with pytest.raises(UserError, match=r"another config \(seed: was 0, is 1\)"):
         create(tmp_path, name="x", seed=1)
     with pytest.raises(UserError, match="the store shards has changed"):
-        runs.create(cfg.validate({"output": str(tmp_path), "name": "x"}), store={**STORE, "fingerprint": "z"}, plan=PLAN, about={})
+        runs.create(
+            cfg.validate({"output": str(tmp_path), "name": "x"}),
+            store={**STORE, "fingerprint": "z"},
+            plan=PLAN,
+            about={},
+        )
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(UserError, match="is not a run folder"):
@@ -57,13 +64,17 @@ def test_no_run_names_the_closest_one(tmp_path):
     create(tmp_path, name="densenet")
     with pytest.raises(UserError, match=r"densnet is not a run folder.*did you mean 'densenet'"):
         runs.load(tmp_path / "densnet")
-    with pytest.raises(UserError, match="cxr-ray evaluate .* --split test"):
+    with pytest.raises(UserError, match=r"cxr-ray evaluate .* --split test"):
         runs.load(tmp_path / "densenet").predictions("test")
 
 
 def test_predictions_keep_what_joins_them_to_the_dataset(tmp_path):
-    index = pd.DataFrame({"row": [4, 7, 9], "source_row": [40, 70, 90], "patient": ["a", "b", "c"], "study": ["s", "s", "t"]})
-    table = runs.predictions_table(index, np.array([9, 4]), ["Edema"], np.array([[1.0], [np.nan]]), np.array([[0.75], [0.5]]))
+    index = pd.DataFrame(
+        {"row": [4, 7, 9], "source_row": [40, 70, 90], "patient": ["a", "b", "c"], "study": ["s", "s", "t"]}
+    )
+    table = runs.predictions_table(
+        index, np.array([9, 4]), ["Edema"], np.array([[1.0], [np.nan]]), np.array([[0.75], [0.5]])
+    )
     assert table.columns.tolist() == ["row", "source_row", "patient", "study", "true/Edema", "prob/Edema"]
     assert table["source_row"].tolist() == [90, 40] and table["patient"].tolist() == ["c", "a"]
     run = create(tmp_path, name="x")

@@ -35,7 +35,10 @@ def config(store: Path, output: Path, **sections) -> cfg.Config:
 
 
 def rows_in_order(run: runs.Run) -> list[str]:
-    logs = [pd.read_csv(p, names=["epoch", "step", "rank", "rows"], keep_default_na=False) for p in (run.path / "rows").iterdir()]
+    logs = [
+        pd.read_csv(p, names=["epoch", "step", "rank", "rows"], keep_default_na=False)
+        for p in (run.path / "rows").iterdir()
+    ]
     table = pd.concat(logs).sort_values(["epoch", "step", "rank"], kind="stable")
     return " ".join(table["rows"].astype(str)).split()
 

@@ -60,8 +60,9 @@ class Resampled:
         weight = self._all @ counts_GR
         positive_KR = self._positive @ counts_GR
         negative_KR = weight[1::2] - positive_KR
-        above_KR = np.cumsum(weight[:-1:2], axis=0)
-        above_KR[1:] += np.cumsum(negative_KR[:-1], axis=0)  # negatives scored above
+        above_KR = weight[:-1:2].copy()  # negatives scored above: between the runs, and at the scores before
+        above_KR[1:] += negative_KR[:-1]
+        np.cumsum(above_KR, axis=0, out=above_KR)
         taken_KR = np.cumsum(positive_KR, axis=0)
         positives_R = taken_KR[-1]
         negatives_R = above_KR[-1] + negative_KR[-1] + weight[-1]

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
@@ -25,17 +26,14 @@ def session(address: str | None = None, *, num_cpus: int | None = None, dashboar
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # our own bar counts images
     # torch.cuda.is_available() in a worker without a GPU must not depend on what Ray hides; see Ray's own warning.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # What a worker has to say stands in the run's log, which the driver reads out; the rest is for a search for defects.
+    quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": bool(os.environ.get("CXR_RAY_DEBUG"))}
     try:
         if where is None or where == "local":
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                include_dashboard=dashboard,
-                dashboard_host="127.0.0.1",
-                logging_level=logging.WARNING,
-            )
+            here: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
+            ray.init(address="local", **here, **quiet)
         else:
-            ray.init(address=where, logging_level=logging.WARNING)
+            ray.init(address=where, **quiet)
     except ConnectionError as error:
         first = " ".join(str(error).split())
         raise UserError(

@@ -1,0 +1,38 @@
+# Two commands on a fresh machine with Python 3.11 and make: `make demo`, `make test`. Nothing is installed outside .venv.
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/.installed
+# pip's own look for a newer pip is a network call that nothing here needs.
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# The constraints hold for the build of the package as well, which `pip install -c` does not reach.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+
+.PHONY: venv demo test lint format clean
+.DEFAULT_GOAL := test
+
+venv: $(STAMP)
+
+# The stamp is written last: an install that was interrupted is done again.
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
+	@$(BIN)/python -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=...") if sys.version_info < (3, 11) else None'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/cxr-ray demo --out demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,58 @@
+"""`cxr-ray train`: a config file with flags laid over it, handed to the training."""
+
+import shlex
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from cxr_ray import config as configs
+from cxr_ray.errors import UserError
+from cxr_ray.verbs import flags
+
+Words = Annotated[str, Parameter(name="knob", show=False, allow_leading_hyphen=True)]
+FileFlag = Annotated[str | None, Parameter(name=["--config", "-c"])]
+
+app = App(
+    name="train",
+    usage="Usage: cxr-ray train [-c FILE|preset:NAME] [--KNOB VALUE ...] [--address ADDRESS]",
+    help_format="markdown",
+    help_epilogue="Knobs, each a flag over the file:\n\n" + "\n".join(flags.help_lines(configs.Config)),
+)
+
+
+def read_config(file: str | None, words: tuple[str, ...]) -> configs.Config:
+    """The config of a file with the knobs among `words` laid over it. Raises `UserError` naming the closest knob."""
+    rest, values = flags.parse(words, configs.Config, also=["--config", "--address", "--help"])
+    if rest:
+        raise UserError(
+            f"unexpected {shlex.join(rest)}; a knob is given as --data.shards FOLDER, a config file as -c FILE"
+        )
+    return configs.load(file, values)
+
+
+@app.default
+def train(*words: Words, config: FileFlag = None, address: str | None = None) -> None:
+    """Train a model on a store, in this process or on Ray.
+
+    With one worker and no --address the training runs in this process; with more, on a Ray of its own or on the
+    cluster at --address. Every knob of the config is a flag: --optim.lr 1e-4, --data.split.val official,
+    --data.uncertain.Edema ones, --data.image_size 224 224. Flags override the file; lists take several words.
+
+    Parameters
+    ----------
+    config
+        YAML file of knobs, or preset:NAME for one that comes with cxr-ray.
+    address
+        Ray cluster to train on, such as auto; without it, this machine.
+    """
+    run(read_config(config, words), address=address)
+
+
+def run(config: configs.Config, *, address: str | None = None) -> Any:
+    """Train as `config` says, tell where the run is, and return it."""
+    from cxr_ray.on_ray import train as on_ray
+
+    made = on_ray.train(config, address=address)
+    print(f"run: {made.path.resolve()}")
+    print(f"next: cxr-ray evaluate {shlex.quote(str(made.path))}")
+    return made

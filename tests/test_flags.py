@@ -1,0 +1,257 @@
+"""Flags of a model: every knob there and back, and every mistake answered with the mend."""
+
+from typing import Any, Literal
+
+import pytest
+import yaml
+from pydantic import BaseModel, Field
+
+from cxr_ray import config as configs
+from cxr_ray.errors import UserError
+from cxr_ray.verbs import flags
+
+# Every knob: words after its flag, and what a YAML file would have to say for the same.
+WORDS: dict[str, list[tuple[list[str], Any]]] = {
+    "name": [(["2026-11-21"], "2026-11-21"), (["17"], "17"), (["null"], None)],
+    "output": [(["some where"], "some where"), (["no"], "no")],
+    "seed": [(["3"], 3), (["-3"], -3)],
+    "plugins": [(["mine"], ["mine"]), (["a", "b.c"], ["a", "b.c"]), (["[a, b]"], ["a", "b"]), (["[]"], [])],
+    "data.shards": [(["shards/x"], "shards/x"), (["null"], None)],
+    "data.filters": [
+        (["none"], "none"),
+        (["default"], "default"),
+        (["view == 'PA'"], ["view == 'PA'"]),
+        (["age > 3", "sex == 'F'"], ["age > 3", "sex == 'F'"]),
+    ],
+    "data.labels": [
+        (["competition5"], "competition5"),
+        (["Edema", "No Finding"], ["Edema", "No Finding"]),
+        (["[No, Pleural Effusion]"], ["No", "Pleural Effusion"]),
+        (["1"], "1"),
+    ],
+    "data.task": [(["binary"], "binary")],
+    "data.uncertain": [
+        (["ones"], "ones"),
+        (["{Edema: ones, Pleural Effusion: ignore}"], {"Edema": "ones", "Pleural Effusion": "ignore"}),
+    ],
+    "data.blank": [(["ignore"], "ignore")],
+    "data.eval_uncertain": [(["zeros"], "zeros")],
+    "data.split.by": [(["image"], "image")],
+    "data.split.val": [(["official"], "official"), (["0.25"], 0.25), ([".5"], 0.5), (["0"], 0.0)],
+    "data.split.test": [(["official"], "official"), (["0"], 0.0), (["1e-1"], 0.1)],
+    "data.split.seed": [(["9"], 9)],
+    "data.limit": [(["500"], 500), (["null"], None)],
+    "data.oversample_min_count": [(["150"], 150)],
+    "data.balance_warning": [(["0.05"], 0.05)],
+    "data.image_size": [(["224", "192"], (224, 192)), (["[224, 192]"], (224, 192)), (["null"], None)],
+    "data.normalize": [
+        (["imagenet"], "imagenet"),
+        (["0.5", "0.25"], (0.5, 0.25)),
+        (["[0.5, 1e-1]"], (0.5, 0.1)),
+        (["none"], "none"),
+    ],
+    "data.verify": [(["full"], "full"), (["none"], "none")],
+    "augment.probability": [(["0"], 0.0)],
+    "augment.degrees": [(["10"], 10.0)],
+    "augment.translate": [(["0.1"], 0.1)],
+    "augment.shear": [(["2.5"], 2.5)],
+    "augment.scale": [(["0.2"], 0.2)],
+    "augment.brightness": [(["0"], 0.0)],
+    "augment.contrast": [(["1e-2"], 0.01)],
+    "augment.flip": [(["0.5"], 0.5)],
+    "model.name": [(["densenet121"], "densenet121")],
+    "model.stem": [(["repeat"], "repeat")],
+    "model.weights": [(["imagenet"], "imagenet"), (["w/a.pth"], "w/a.pth"), (["none"], "none")],
+    "model.dropout": [(["0.5"], 0.5)],
+    "model.options": [(["{width: 3, gate: true, act: relu}"], {"width": 3, "gate": True, "act": "relu"})],
+    "loss.name": [(["bce"], "bce")],
+    "loss.pos_weight_power": [(["0.5"], 0.5)],
+    "loss.reduction": [(["sum"], "sum")],
+    "loss.label_smoothing": [(["0.1"], 0.1)],
+    "loss.options": [(["{gamma: 2}"], {"gamma": 2.0})],
+    "optim.name": [(["sgd"], "sgd")],
+    "optim.lr": [(["1e-4"], 1e-4), (["3"], 3.0)],
+    "optim.weight_decay": [(["0.01"], 0.01)],
+    "optim.schedule": [(["cosine"], "cosine")],
+    "optim.warmup_epochs": [(["0.5"], 0.5)],
+    "optim.clip_norm": [(["1"], 1.0), (["null"], None), (["none"], None)],
+    "train.epochs": [(["0"], 0), (["12"], 12)],
+    "train.batch_size": [(["7"], 7)],
+    "train.micro_batch": [(["4"], 4), (["null"], None)],
+    "train.workers": [(["2"], 2)],
+    "train.gpu": [(["auto"], "auto"), (["false"], False), (["true"], True), ([], True)],
+    "train.resources_per_worker": [(["{CPU: 4, special: 0.5}"], {"CPU": 4.0, "special": 0.5})],
+    "train.threads": [(["2"], 2), (["null"], None)],
+    "train.precision": [(["bf16"], "bf16")],
+    "train.monitor": [(["val/f1/mean"], "val/f1/mean")],
+    "train.monitor_mode": [(["min"], "min")],
+    "train.select": [(["last"], "last")],
+    "train.max_failures": [(["0"], 0)],
+    "train.log_rows": [(["true"], True), ([], True)],
+    "report.trackers": [(["[]"], []), (["tensorboard"], ["tensorboard"])],
+    "report.labels": [(["Edema"], "Edema"), (["Edema", "Mass"], ["Edema", "Mass"])],
+    "report.thresholds": [(["0.3"], 0.3), (["{Edema: 0.2}"], {"Edema": 0.2})],
+    "report.bootstrap": [(["0"], 0)],
+    "report.interval_by": [(["image"], "image")],
+    "report.keep_predictions": [(["true"], True), ([], True), (["false"], False)],
+    "report.rivals": [(["off"], False)],
+}
+BELOW: list[tuple[str, str, Any]] = [
+    ("data.uncertain.Edema", "ones", {"data": {"uncertain": {"Edema": "ones"}}}),
+    ("data.uncertain.Pleural Effusion", "ignore", {"data": {"uncertain": {"Pleural Effusion": "ignore"}}}),
+    ("data.uncertain.COVID-19", "ones", {"data": {"uncertain": {"COVID-19": "ones"}}}),
+    ("report.thresholds.Edema", "0.2", {"report": {"thresholds": {"Edema": 0.2}}}),
+    ("train.resources_per_worker.CPU", "2", {"train": {"resources_per_worker": {"CPU": 2.0}}}),
+    ("train.resources-per-worker.CPU", "2", {"train": {"resources_per_worker": {"CPU": 2.0}}}),
+    ("model.options.width", "3", {"model": {"options": {"width": 3}}}),
+    ("model.options.act", "relu", {"model": {"options": {"act": "relu"}}}),
+    ("loss.options.gamma", "1e-1", {"loss": {"options": {"gamma": 0.1}}}),
+]
+
+
+def get(config: Any, knob: str) -> Any:
+    for part in knob.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def nest(knob: str, value: Any) -> dict[str, Any]:
+    *sections, last = knob.split(".")
+    out: dict[str, Any] = {last: value}
+    for section in reversed(sections):
+        out = {section: out}
+    return out
+
+
+def plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def loaded(words: list[str]) -> configs.Config:
+    rest, values = flags.parse(words, configs.Config)
+    assert rest == []
+    return configs.load(None, values)
+
+
+def test_every_knob_has_a_case() -> None:
+    assert sorted(WORDS) == sorted(name for name, _ in flags.knobs(configs.Config))
+
+
+@pytest.mark.parametrize("knob", sorted(WORDS))
+def test_flag_and_file_give_the_same(knob: str) -> None:
+    """Three roads to one config: the flag, the flag with dashes, and a YAML file."""
+    for words, value in WORDS[knob]:
+        by_file = configs.validate(yaml.safe_load(yaml.safe_dump(nest(knob, plain(value)))))
+        assert get(by_file, knob) == value
+        assert loaded([f"--{knob}", *words]) == by_file
+        assert (
+            loaded(
+                [f"--{knob.replace('_', '-')}", *words, "--data.split.by", "patient"]
+                if knob != "data.split.by"
+                else [f"--{knob}", *words]
+            )
+            == by_file
+        )
+        if len(words) == 1:
+            assert loaded([f"--{knob}={words[0]}"]) == by_file
+
+
+@pytest.mark.parametrize("knob", sorted(WORDS))
+def test_the_default_survives_the_road_through_words(knob: str) -> None:
+    default = get(configs.Config(), knob)
+    words = [flags.plain(default).strip("'")]  # lists as YAML, as `cxr-ray config` prints them
+    assert loaded([f"--{knob}", *words]) == configs.Config()
+
+
+@pytest.mark.parametrize(("flag", "word", "values"), BELOW)
+def test_a_knob_of_names_takes_one_name_a_flag(flag: str, word: str, values: dict[str, Any]) -> None:
+    assert flags.parse([f"--{flag}", word], configs.Config) == ([], values)
+    configs.validate(values)
+
+
+def test_the_whole_config_goes_round_through_commented_yaml() -> None:
+    """What `cxr-ray config` prints, `train -c` reads back as the same config."""
+    changed = [word for knob, cases in WORDS.items() for word in (f"--{knob}", *cases[0][0])]
+    for config in (configs.Config(), loaded(changed)):
+        text = flags.commented_yaml(configs.Config, config.model_dump(mode="json"))
+        assert configs.validate(yaml.safe_load(text)) == config
+        assert all(f"{name.rpartition('.')[2]}:" in text for name in WORDS)
+    changed_knobs = [knob for knob in WORDS if get(loaded(changed), knob) != get(configs.Config(), knob)]
+    assert len(changed_knobs) > len(WORDS) - 4  # else the round trip above would prove little
+
+
+def test_every_knob_has_a_meaning() -> None:
+    assert [name for name, field in flags.knobs(configs.Config) if not field.description] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--optim.lrr", "1"], "'--optim.lr'"),
+        (["--otim.lr", "1"], "'--optim.lr'"),
+        (["--lr", "1"], "'--optim.lr'"),
+        (["--batch-size", "1"], "'--train.batch_size'"),
+        (["--data.image-sizes", "1"], "'--data.image_size'"),
+        (["--data.splt.val", "1"], "'--data.split.val'"),
+        (["--optim.lr.x", "1"], "nothing below it"),
+        (["--data", "1"], "--data.shards"),
+        (["--optim.lr"], "needs a value"),
+        (["--optim.lr", "1", "--optim.lr", "2"], "given twice"),
+        (["--data.uncertain", "ones", "--data.uncertain.Edema", "zeros"], "contradict"),
+        (["--data.uncertain.Edema", "zeros", "--data.uncertain", "ones"], "given twice"),
+        (["--data.labels", "[a"], "cannot read"),
+        (["-z"], "unknown flag -z"),
+        (["--adress", "auto"], "'--address'"),
+    ],
+)
+def test_mistakes_name_the_mend(words: list[str], said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        flags.parse(words, configs.Config, also=["--address"])
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--optim.lr", "banana"], "optim.lr"),
+        (["--optim.lr", "-1"], "optim.lr"),
+        (["--train.workers", "1.5"], "train.workers"),
+        (["--data.split.val", "offical"], "data.split.val"),
+        (["--data.image_size", "224"], "data.image_size"),
+        (["--train.gpu", "maybe"], "train.gpu"),
+        (["--data.uncertain.Edema", "one"], "data.uncertain"),
+    ],
+)
+def test_values_that_do_not_fit_name_their_knob(words: list[str], said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        loaded(words)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+class Some(BaseModel):
+    positive: str | None = None
+    classes: list[str] = []
+    keep: bool = False
+    level: Literal["low", "high"] = "low"
+    size: int = Field(default=3, description="How big.")
+
+
+def test_words_that_are_no_flags_stay_in_order_wherever_flags_stand() -> None:
+    for words in (
+        ["--positive", "A", "src", "--keep", "root", "out", "--classes", "a", "--classes", "b"],
+        ["src", "root", "--keep", "--classes", "a", "out", "--positive=A", "--classes=b"],
+        ["src", "root", "out", "--keep", "true", "--positive", "A", "--classes", "[a, b]"],
+    ):
+        rest, values = flags.parse(words, Some, greedy=False)
+        assert rest == ["src", "root", "out"]
+        assert values == {"positive": "A", "keep": True, "classes": ["a", "b"]}
+
+
+def test_help_says_type_default_and_meaning() -> None:
+    assert flags.help_lines(Some)[-1] == "- `--size` (whole number; default 3) How big."
+    assert len(flags.help_lines(configs.Config)) == len(WORDS)
+    assert flags.type_name(float | dict[str, float]) == "number | {NAME: number}"
+    assert flags.type_name(Literal["auto"] | bool) == "auto | true | false"
+    assert flags.type_name(tuple[int, int] | None) == "[whole number, whole number] | null"
