@@ -11,10 +11,13 @@ so that the page cache holds them. Each round runs, one after the other:
 
 with `--few` and with `--many` images. The marginal rate is (many - few) / (seconds of many - seconds of few), so that the
 start of Ray Data and of the processes cancels. Medians over the rounds are printed; the folder is deleted at the end.
+Beside the seconds on the clock stand the processor seconds of this process and all below it (the workers, Ray's own
+processes), which mean something on a machine that is busy with other work, too.
 """
 
 import argparse
 import multiprocessing
+import os
 import shutil
 import statistics
 import time
@@ -98,6 +101,24 @@ def by_pillow(records: Records, root: Path, out: Path, cores: int) -> None:
         assert job.exitcode == 0
 
 
+def processor_s() -> float:
+    """Processor seconds so far of this process, of those below it that live, and of its own that have ended."""
+    table: dict[int, tuple[int, float]] = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = entry.read_text().rpartition(")")[2].split()
+        except OSError:  # ended meanwhile
+            continue
+        table[int(entry.parent.name)] = (int(fields[1]), sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK"))
+    ours = {os.getpid()}
+    for _ in range(len(table)):
+        more = {pid for pid, (parent, _) in table.items() if parent in ours} - ours
+        if not more:
+            break
+        ours |= more
+    return sum(table[pid][1] for pid in ours)
+
+
 WAYS: dict[str, Callable[[Records, Path, Path, int], None]] = {
     "ingest": by_ingest,
     "tasks": by_tasks,
@@ -126,17 +147,21 @@ def main() -> None:
             WAYS[way](head(records, 256), root, folder / "warm", options.cores)
             shutil.rmtree(folder / "warm")
         seconds: dict[tuple[str, int], list[float]] = {}
+        processor: dict[tuple[str, int], list[float]] = {}
         for number in range(options.rounds):
             for count in (options.few, options.many):
                 some = head(records, count)
                 # the order turns, so that no way always meets the machine after the same other one
                 names = list(WAYS)[number % 3 :] + list(WAYS)[: number % 3]
                 for way in names:
-                    started = time.perf_counter()
+                    used, started = processor_s(), time.perf_counter()
                     WAYS[way](some, root, folder / "out", options.cores)
                     seconds.setdefault((way, count), []).append(time.perf_counter() - started)
+                    processor.setdefault((way, count), []).append(processor_s() - used)
                     shutil.rmtree(folder / "out", ignore_errors=True)
-                told = ", ".join(f"{way} {seconds[way, count][-1]:.2f} s" for way in WAYS)
+                told = ", ".join(
+                    f"{way} {seconds[way, count][-1]:.2f} s ({processor[way, count][-1]:.2f} of processor)" for way in WAYS
+                )
                 print(f"round {number + 1}, {count:,} images: {told}", flush=True)
         more = options.many - options.few
         marginal = {}
@@ -148,6 +173,10 @@ def main() -> None:
                 f"{options.many / statistics.median(many):,.0f} at {options.many:,}, "
                 f"marginal {statistics.median(marginal[way]):,.0f}"
             )
+        for way in WAYS:
+            pairs = zip(processor[way, options.few], processor[way, options.many], strict=True)
+            each = [(b - a) / more * 1000 for a, b in pairs]
+            print(f"{way}: {statistics.median(each):.2f} ms of processor an image, marginal ({', '.join(f'{e:.2f}' for e in each)})")
         for count in (options.few, options.many):
             ratio = [b / a for a, b in zip(seconds["ingest", count], seconds["tasks", count], strict=True)]
             print(f"ingest / tasks at {count:,}: {statistics.median(ratio):.3f} of its rate")

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cxr_ray import batches, checkpoints, distributed, losses, metrics, models, optim, precision
+from cxr_ray import batches, checkpoints, distributed, judging, losses, metrics, models, optim, precision
 from cxr_ray import config as cfg
 from cxr_ray.augment import augment
 from cxr_ray.context import Context
@@ -111,7 +111,12 @@ class _Fit:
             values = {part: self._judge(judged) for part, judged in parts.items()}
             self.done_epochs = epoch
             self.seconds += time.perf_counter() - began
-            latest = {metrics.name(part, v.metric, v.label): v.value for part, held in values.items() for v in held}
+            latest = {
+                metrics.name(part, v.metric, v.label): v.value
+                for part, held in values.items()
+                for v in held
+                if v.metric != judging.CONFUSION
+            }
             place = None
             if self.first:
                 self._record(epoch, values, tracker)
@@ -216,12 +221,7 @@ class _Fit:
         return distributed.gather_rows(logits).cpu()
 
     def _judge(self, judged: Judged) -> list[Value]:
-        """Loss and every metric of a part. Gathered first: the mean of the ranks' AUROCs is not the AUROC."""
-        plan = self.plan
-        thresholds = metrics.thresholds(self.config.report.thresholds, plan.labels)
-        prob = self.loss.probabilities(judged.logits).numpy()
-        found = metrics.judge(judged.truth, prob, labels=plan.labels, task=plan.task, thresholds_L=thresholds)
-        return [*_losses(self.loss, judged, plan.labels), *found]
+        return judging.judge(judged.logits, judged.truth, self.loss, self.plan, self.config.report.thresholds)
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -237,7 +237,7 @@ class _Fit:
                         )
                     )
                 )
-                if tracker is not None:
+                if tracker is not None and v.metric != judging.CONFUSION:
                     tracker.add_scalar(metrics.name(part, v.metric, v.label).replace(" ", "_"), v.value, epoch)
         lines = [",".join(METRIC_COLUMNS)]
         lines += [",".join(_cell(row[c]) for c in METRIC_COLUMNS) for row in self.history]
@@ -320,7 +320,7 @@ class _Fit:
         )
 
     def _say(self, epoch: int, values: dict[str, list[Value]], speed: float, seconds: float) -> None:
-        for line in epoch_lines(self.config, self.plan.labels, epoch, values, speed, seconds):
+        for line in judging.epoch_lines(self.config, self.plan.labels, epoch, values, speed, seconds):
             self.context.say(line)
 
     def _row_log(self) -> Any:
@@ -368,51 +368,6 @@ def gray_statistics(store: Data, plan: Plan, normalize: str | tuple[float, float
     means, variances = store.index.loc[here, "mean"].to_numpy(float), store.index.loc[here, "variance"].to_numpy(float)
     deviation = float(np.sqrt(variances.mean() + means.var()))
     return float(means.mean()) / 255.0, max(deviation / 255.0, 1e-6)
-
-
-def epoch_lines(
-    config: cfg.Config, labels: Sequence[str], epoch: int, values: dict[str, list[Value]], speed: float, seconds: float
-) -> list[str]:
-    """The epoch's lines: losses, then recall, AUROC, precision (the order of worth), then the same of each shown label."""
-
-    def at(name: str) -> str:
-        value = metrics.find(values, name)
-        return "  --" if value is None else f"{value:.3f}"
-
-    head = f"epoch {epoch}/{config.train.epochs}"
-    judged = "val" if "val" in values else "train"
-    whole = "accuracy" if metrics.find(values, f"{judged}/accuracy") is not None else "exact_match"
-    said = [f"{part} loss {at(f'{part}/loss')}" for part in ("train", "val") if part in values]
-    said += [f"{m} {at(f'{judged}/{m}/mean')}" for m in ("recall", "auroc", "precision")] + [
-        f"{whole} {at(f'{judged}/{whole}')}"
-    ]
-    lines = [f"{head}  {'  '.join(said)}  " + (f"{speed:,.0f} images/s  " if speed else "") + f"{seconds:.1f} s"]
-    shown = labels if config.report.labels == "all" else [k for k in labels if k in config.report.labels]
-    if 1 < len(shown) <= 14 and epoch:
-        each = [
-            f"{k} {at(f'{judged}/recall/{k}')}/{at(f'{judged}/auroc/{k}')}/{at(f'{judged}/precision/{k}')}"
-            for k in shown
-        ]
-        lines.append(f"  {judged} recall/auroc/precision: " + ", ".join(each))
-    return lines
-
-
-def _losses(loss: losses.Loss, judged: Judged, labels: Sequence[str]) -> list[Value]:
-    """Mean loss over the known cells, whole and of each label (for a loss that has a share for each)."""
-    truth = torch.from_numpy(judged.truth)
-    if not len(truth):
-        return []
-    cells_NL = loss.elements(judged.logits, truth).double()
-    known = loss.cells(truth)
-    positives = int((judged.truth == 1).sum())
-    out = [Value("loss", "", float(cells_NL.sum()) / known, positives, len(truth))] if known else []
-    if cells_NL.shape[1] == len(labels) > 1:
-        for j, label in enumerate(labels):
-            here = ~np.isnan(judged.truth[:, j])
-            if here.any():
-                value = float(cells_NL[:, j].sum()) / int(here.sum())
-                out.append(Value("loss", label, value, int((judged.truth[:, j] == 1).sum()), int(here.sum())))
-    return out
 
 
 def _tracker(folder: Path, names: Sequence[str]) -> Any:

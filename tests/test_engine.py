@@ -122,7 +122,16 @@ def test_classes_and_one_label(tmp_path, task):
     assert run.config.train.monitor == ("val/accuracy" if task == "multiclass" else "val/auroc/mean")
     last = run.metrics.query("epoch == 6 and part == 'val'").set_index(["metric", "label"])["value"]
     assert last[("accuracy", "")] > 0.9
-    prob = run.predictions("val")[[f"prob/{k}" for k in labels]].to_numpy()
+    table = run.predictions("val")
+    prob = table[[f"prob/{k}" for k in labels]].to_numpy()
+    if task == "multiclass":  # the epoch's confusion matrix, against a count one row at a time
+        best = run.metrics.query(f"epoch == {run.info['best']['epoch']} and part == 'val' and metric == 'confusion'")
+        said = [labels[i] for i in prob.argmax(axis=1)]
+        true = [labels[i] for i in table[[f"true/{k}" for k in labels]].to_numpy().argmax(axis=1)]
+        pairs = [f"{a} > {b}" for a, b in zip(true, said, strict=True)]
+        assert best.set_index("label")["value"].to_dict() == {
+            f"{a} > {b}": pairs.count(f"{a} > {b}") for a in labels for b in labels
+        }
     assert np.allclose(prob.sum(axis=1), 1, atol=1e-5) if task == "multiclass" else prob.shape[1] == 1
 
 

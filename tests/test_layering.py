@@ -34,6 +34,7 @@ FLOORS = {
     "cxr_ray.precision": 2,
     "cxr_ray.metrics": 2,
     "cxr_ray.context": 2,
+    "cxr_ray.judging": 2,
     "cxr_ray.engine": 2,
     "cxr_ray.checkpoints": 2,
     "cxr_ray.distributed": 2,

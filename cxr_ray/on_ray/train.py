@@ -15,6 +15,7 @@ from cxr_ray import labels as label_space
 from cxr_ray import plan as plans
 from cxr_ray import registry, runs, shards
 from cxr_ray.errors import UserError, unknown
+from cxr_ray.metrics import prevalence
 
 
 def train(config: cfg.Config, *, address: str | None = None, say: Callable[[str], None] = print) -> runs.Run:
@@ -55,6 +56,15 @@ def train(config: cfg.Config, *, address: str | None = None, say: Callable[[str]
     if failed:
         raise UserError(failed)
     return run
+
+
+def _prevalence(store: shards.Store, plan: plans.Plan) -> dict[str, Any]:
+    """What each part holds of each label, for the report."""
+    patient = store.index.set_index("row")["patient"]
+    return {
+        part: prevalence(plan.truth[part], labels=plan.labels, patients=patient.loc[rows.tolist()])
+        for part, rows in plan.rows.items()
+    }
 
 
 def prepare(config: cfg.Config) -> tuple[shards.Store, plans.Plan, cfg.Config]:

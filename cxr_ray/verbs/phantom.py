@@ -5,6 +5,8 @@ from pathlib import Path
 
 from cyclopts import App
 
+from cxr_ray.verbs.progress import Progress
+
 app = App(name="phantom", help_format="markdown")
 
 
@@ -28,6 +30,7 @@ def phantom(out: Path, /, *, patients: int = 500, size: int = 256, seed: int = 0
     """
     from cxr_ray import phantom as drawing
 
-    drawing.write(out, patients=patients, size=size, seed=seed)
+    with Progress("phantom") as progress:
+        drawing.write(out, patients=patients, size=size, seed=seed, progress=lambda done, all_: progress(done, all_, 0))
     print(f"phantom: {out.resolve()}")
     print(f"next: cxr-ray ingest phantom {shlex.quote(str(out))} shards/phantom --size {min(size, 224)}")

@@ -1,0 +1,93 @@
+"""An epoch judged: the loss beside every metric, and the lines that say them. Metrics alone live in metrics/."""
+# N rows, L labels
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cxr_ray import config as cfg
+from cxr_ray import losses, metrics
+from cxr_ray.metrics import Value
+from cxr_ray.plan import Plan
+
+CONFUSION = "confusion"
+"""Metric of metrics.csv that counts rows: its label is `TRUE > SAID`. A table in a long form, not a curve to follow."""
+
+
+def judge(
+    logits_NL: torch.Tensor,
+    truth_NL: npt.NDArray[np.float32],
+    loss: losses.Loss,
+    plan: Plan,
+    thresholds: float | dict[str, float],
+) -> list[Value]:
+    """Loss, every metric and, for classes, the confusion matrix of all ranks' rows together.
+
+    Gathered first: the mean of the ranks' AUROCs is not the AUROC."""
+    prob_NL = loss.probabilities(logits_NL).numpy()
+    limits_L = metrics.thresholds(thresholds, plan.labels)
+    found = metrics.judge(truth_NL, prob_NL, labels=plan.labels, task=plan.task, thresholds_L=limits_L)
+    counted = _confusion(truth_NL, prob_NL, plan.labels) if plan.task == "multiclass" else []
+    return [*_losses(loss, logits_NL, truth_NL, plan.labels), *found, *counted]
+
+
+def epoch_lines(
+    config: cfg.Config, labels: Sequence[str], epoch: int, values: dict[str, list[Value]], speed: float, seconds: float
+) -> list[str]:
+    """The epoch's lines: losses, then recall, AUROC, precision (the order of worth), then the same of each shown label."""
+
+    def at(name: str) -> str:
+        value = metrics.find(values, name)
+        return "  --" if value is None else f"{value:.3f}"
+
+    head = f"epoch {epoch}/{config.train.epochs}"
+    judged = "val" if "val" in values else "train"
+    whole = "accuracy" if metrics.find(values, f"{judged}/accuracy") is not None else "exact_match"
+    said = [f"{part} loss {at(f'{part}/loss')}" for part in ("train", "val") if part in values]
+    said += [f"{m} {at(f'{judged}/{m}/mean')}" for m in ("recall", "auroc", "precision")] + [
+        f"{whole} {at(f'{judged}/{whole}')}"
+    ]
+    lines = [f"{head}  {'  '.join(said)}  " + (f"{speed:,.0f} images/s  " if speed else "") + f"{seconds:.1f} s"]
+    shown = labels if config.report.labels == "all" else [k for k in labels if k in config.report.labels]
+    if 1 < len(shown) <= 14 and epoch:
+        each = [
+            f"{k} {at(f'{judged}/recall/{k}')}/{at(f'{judged}/auroc/{k}')}/{at(f'{judged}/precision/{k}')}"
+            for k in shown
+        ]
+        lines.append(f"  {judged} recall/auroc/precision: " + ", ".join(each))
+    return lines
+
+
+def _losses(
+    loss: losses.Loss, logits_NL: torch.Tensor, truth_NL: npt.NDArray[np.float32], labels: Sequence[str]
+) -> list[Value]:
+    """Mean loss over the known cells, whole and of each label (for a loss that has a share for each)."""
+    truth = torch.from_numpy(truth_NL)
+    if not len(truth):
+        return []
+    cells_NL = loss.elements(logits_NL, truth).double()
+    known = loss.cells(truth)
+    positives = int((truth_NL == 1).sum())
+    out = [Value("loss", "", float(cells_NL.sum()) / known, positives, len(truth))] if known else []
+    if cells_NL.shape[1] == len(labels) > 1:
+        for j, label in enumerate(labels):
+            here = ~np.isnan(truth_NL[:, j])
+            if here.any():
+                value = float(cells_NL[:, j].sum()) / int(here.sum())
+                out.append(Value("loss", label, value, int((truth_NL[:, j] == 1).sum()), int(here.sum())))
+    return out
+
+
+def _confusion(truth: npt.NDArray[np.float32], prob: npt.NDArray[np.float32], labels: Sequence[str]) -> list[Value]:
+    """Rows of each class that were called each class: a value each, named `TRUE > SAID`."""
+    if not len(truth):
+        return []
+    table = metrics.confusion(truth, prob)
+    rows = int(table.sum())
+    return [
+        Value(CONFUSION, f"{true} > {said}", float(table[i, j]), int(table[i].sum()), rows)
+        for i, true in enumerate(labels)
+        for j, said in enumerate(labels)
+    ]
