@@ -160,7 +160,8 @@ def main() -> None:
                     processor.setdefault((way, count), []).append(processor_s() - used)
                     shutil.rmtree(folder / "out", ignore_errors=True)
                 told = ", ".join(
-                    f"{way} {seconds[way, count][-1]:.2f} s ({processor[way, count][-1]:.2f} of processor)" for way in WAYS
+                    f"{way} {seconds[way, count][-1]:.2f} s ({processor[way, count][-1]:.2f} of processor)"
+                    for way in WAYS
                 )
                 print(f"round {number + 1}, {count:,} images: {told}", flush=True)
         more = options.many - options.few
@@ -176,7 +177,9 @@ def main() -> None:
         for way in WAYS:
             pairs = zip(processor[way, options.few], processor[way, options.many], strict=True)
             each = [(b - a) / more * 1000 for a, b in pairs]
-            print(f"{way}: {statistics.median(each):.2f} ms of processor an image, marginal ({', '.join(f'{e:.2f}' for e in each)})")
+            print(
+                f"{way}: {statistics.median(each):.2f} ms of processor an image, marginal ({', '.join(f'{e:.2f}' for e in each)})"
+            )
         for count in (options.few, options.many):
             ratio = [b / a for a, b in zip(seconds["ingest", count], seconds["tasks", count], strict=True)]
             print(f"ingest / tasks at {count:,}: {statistics.median(ratio):.3f} of its rate")

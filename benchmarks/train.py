@@ -105,14 +105,17 @@ def on_ray_train(store: Path, output: Path, name: str, **knobs: object) -> list[
     return speeds(lines)
 
 
-def resident(store: Path, *, threads: int, steps: int) -> float:
-    """images/s of the bare step (bf16, channels-last, fused Adam) on one batch that stays in memory: the ceiling."""
+def resident(store: Path, *, threads: int, steps: int, plain: bool = False) -> float:
+    """images/s of the bare step on one batch that stays in memory, fused Adam: the ceiling in what `auto` picks; or, `plain`,
+    in fp32 as torch lays it out by itself."""
     torch.set_num_threads(threads)
     from cxr_ray import models
-    from cxr_ray.precision import pick
+    from cxr_ray.precision import Precision, pick
 
     opened = shards.open(store)
     how = pick("auto", torch.device("cpu"))
+    if plain:
+        how = Precision("fp32", torch.float32, torch.contiguous_format)
     model = models.build(cfg.Model(), outputs=1, image_size=opened.size, mean=0.5, deviation=0.25).to(
         memory_format=how.layout
     )
@@ -152,6 +155,9 @@ def main() -> None:
                 on_ray_train(store, folder, f"r{number}", precision="auto", epochs=3, **some)
             )
             found.setdefault("resident batch bf16", []).append(resident(store, threads=asked.threads, steps=12))
+            found.setdefault("resident batch plain fp32", []).append(
+                resident(store, threads=asked.threads, steps=6, plain=True)
+            )
             found.setdefault("engine fp32", []).extend(
                 plain(store, folder, f"f{number}", precision="fp32", epochs=2, **some)
             )
@@ -163,6 +169,7 @@ def main() -> None:
         )
     print(f"Ray Train / engine      {median['Ray Train bf16'] / median['engine bf16']:.3f}")
     print(f"bf16 / fp32             {median['engine bf16'] / median['engine fp32']:.2f}")
+    print(f"bf16 / plain fp32       {median['resident batch bf16'] / median['resident batch plain fp32']:.2f}")
     print(f"engine / resident batch {median['engine bf16'] / median['resident batch bf16']:.3f}")
 
 

@@ -51,7 +51,9 @@ class Evaluation:
         rows += [[label, *(cell(metric, label) for metric in shown)] for label in self.found["labels"]]
         if len(self.found["labels"]) > 1:
             rows.append(["mean", *(cell(metric, "mean") for metric in shown)])
-        whole = [metric for metric, label in held if not label]
+        # For one label, an exact match is the accuracy over again.
+        binary = self.found["task"] == "binary"
+        whole = [metric for metric, label in held if not label and (metric == "accuracy" or not binary)]
         return rows + [[metric.replace("_", " "), cell(metric, ""), *[""] * (len(shown) - 1)] for metric in whole]
 
 
@@ -82,10 +84,8 @@ def evaluate(
     if not len(plan.rows[part]):
         has = ", ".join(p for p in plans.PARTS if len(plan.rows[p]))
         raise UserError(f"the run {run.path.name} has no rows in {part}; it has {has}")
-    say(
-        f"judging {part} ({len(plan.rows[part]):,} rows)"
-        + ("" if part == "test" else ", the part that chose the epoch" * (part == "val"))
-    )
+    chose = part == "val" and config.train.select == "best"
+    say(f"judging {part} ({len(plan.rows[part]):,} rows)" + (", the part that chose the epoch" if chose else ""))
 
     table = _predictions(run, store, plan, part)
     rival_probs = _rivals(run, store, plan, part) if config.report.rivals else {}

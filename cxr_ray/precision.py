@@ -9,31 +9,29 @@ import torch
 
 @dataclass(frozen=True)
 class Precision:
-    """The type that layers compute in, and with it how pictures lie in memory. Weights, losses and sums stay in fp32."""
+    """The type that layers compute in, and how pictures lie in memory. Weights, losses and sums stay in fp32."""
 
     name: str
     dtype: torch.dtype
+    layout: torch.memory_format
+    """How weights and images lie in memory."""
 
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
         """Layers inside compute in `dtype`."""
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.dtype is torch.bfloat16)
 
-    @property
-    def layout(self) -> torch.memory_format:
-        """How weights and images lie in memory: channels-last pays where the hardware multiplies in bf16."""
-        return torch.channels_last if self.dtype is torch.bfloat16 else torch.contiguous_format
-
-
-FP32 = Precision("fp32", torch.float32)
-# Measured on 2 cores with AMX, resnet18 at 224 px: fp32 12.0 images/s, bf16 28.3, bf16 channels_last 31.6.
-BF16 = Precision("bf16", torch.bfloat16)
-
 
 def pick(wanted: str, device: torch.device) -> Precision:
-    """The precision for `auto`, `fp32` or `bf16`: auto is bf16 with channels_last where the hardware multiplies in bf16."""
+    """The precision for `auto`, `fp32` or `bf16`: auto is bf16 where the hardware multiplies in bf16.
+
+    channels_last pays on a processor in both types and on a GPU in bf16 (measured on 2 cores with AMX, training steps of
+    32 images at 224 px: resnet18 fp32 10.5 images/s, fp32 channels_last 14.2, bf16 channels_last 26.0)."""
     if wanted == "auto":
         wanted = "bf16" if has_bf16(device) else "fp32"
-    return {"fp32": FP32, "bf16": BF16}[wanted]
+    if wanted == "bf16":
+        return Precision("bf16", torch.bfloat16, torch.channels_last)
+    layout = torch.channels_last if device.type == "cpu" else torch.contiguous_format
+    return Precision("fp32", torch.float32, layout)
 
 
 def has_bf16(device: torch.device) -> bool:

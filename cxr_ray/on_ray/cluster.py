@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -26,12 +27,18 @@ def session(address: str | None = None, *, num_cpus: int | None = None, dashboar
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # our own bar counts images
     # torch.cuda.is_available() in a worker without a GPU must not depend on what Ray hides; see Ray's own warning.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray turns token authentication on for a Ray that it starts, which is right and needs no warning each time.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     # What a worker has to say stands in the run's log, which the driver reads out; the rest is for a search for defects.
     quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": bool(os.environ.get("CXR_RAY_DEBUG"))}
     try:
         if where is None or where == "local":
             here: dict[str, Any] = {"num_cpus": num_cpus, "include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
+            token = Path.home() / ".ray" / "auth_token"
+            had_one = token.exists()
             ray.init(address="local", **here, **quiet)
+            if not had_one and token.exists():
+                token.chmod(0o600)  # Ray writes the token that it makes readable for everyone
         else:
             ray.init(address=where, **quiet)
     except ConnectionError as error:

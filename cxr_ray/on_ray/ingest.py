@@ -36,7 +36,7 @@ from cxr_ray.shards import WORKSHOP, FileEntry
 from cxr_ray.sources import Records
 
 SHARDS_AT_LEAST = 16
-"""So that a small dataset, too, keeps some processors busy."""
+"""So that a small dataset, too, keeps some processors busy, and the last shard keeps few of them waiting."""
 ROWS_AT_LEAST = 64
 """Rows of a shard, where there are as many."""
 PART = pa.schema(

@@ -23,7 +23,8 @@ class ImageFolderOptions(Options):
     patient_regex: str | None = None
     """Regular expression searched in each file's name; its first group is the patient."""
     patients: str | None = None
-    """CSV or Parquet of `file, patient` (file: path below the root); null: `patients.csv` in the root, if it is there."""
+    """CSV or Parquet of `file, patient` (file: path below the root), given from here or from the root; null: `patients.csv`
+    in the root, if it is there."""
     positive: str | None = None
     """Of two classes, the one whose label is 1; null: the one not called normal, no finding, negative or healthy."""
 
@@ -127,7 +128,8 @@ def _patients(root: Path, paths: list[str], options: ImageFolderOptions) -> tupl
         patient = [hit.group(1) if hit else None for hit in hits]
         told = f"--patient-regex {options.patient_regex!r}"
     elif options.patients is not None or (root / "patients.csv").is_file():
-        path = root / (options.patients or "patients.csv")  # an absolute path stands for itself
+        given = Path(options.patients or "patients.csv")
+        path = given if options.patients and given.is_file() else root / given  # as the user stands, else in the root
         known = _patients_table(path)
         patient = [known.get(name) for name in paths]
         told = str(path)
