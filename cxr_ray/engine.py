@@ -285,6 +285,7 @@ class _Fit:
         model, optimizer, state = checkpoints.load(place)
         self.model.load_state_dict(model)
         self.optimizer.load_state_dict(optimizer)
+        optim.lay_out_state(self.optimizer)
         self.done_epochs, self.step, self.best = state["epoch"], state["step"], state["best"]
         self.seconds = state["seconds"]
         if self.first:

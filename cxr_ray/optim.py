@@ -17,6 +17,15 @@ def build(model: nn.Module, optim: cfg.Optim) -> torch.optim.Optimizer:
     return kind(parameters, lr=optim.lr, weight_decay=optim.weight_decay, fused=True)
 
 
+def lay_out_state(optimizer: torch.optim.Optimizer) -> None:
+    """Lay a loaded state out in memory as the weights lie. Files hold it contiguous, and torch's fused Adam on a processor
+    pairs weights with moments by their place in memory: beside channels-last weights it would move the wrong ones."""
+    for parameter, slots in optimizer.state.items():
+        for name, value in slots.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                slots[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 def rate(optim: cfg.Optim, step: int, *, steps_per_epoch: int, epochs: int) -> float:
     """Learning rate of global step `step` (from 0): counted, not carried, so that a resumed run needs no scheduler state."""
     warmup = optim.warmup_epochs * steps_per_epoch

@@ -50,8 +50,10 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, s
 def wait_until_it_answers(
     address: str, environment: dict[str, str], process: subprocess.Popen[bytes], log: Path
 ) -> None:
-    for _ in range(90):
-        said = subprocess.run([RAY, "job", "list", "--address", address], env=environment, capture_output=True)
+    # The dashboard answers before the agent that starts jobs has registered with it: ask for what is needed.
+    trial = [RAY, "job", "submit", "--address", address, "--no-wait", "--", "true"]
+    for _ in range(60):
+        said = subprocess.run(trial, env=environment, capture_output=True)
         if said.returncode == 0:
             return
         assert process.poll() is None, log.read_text()
