@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 RAY = str(Path(sys.executable).parent / "ray")
+pytestmark = pytest.mark.timeout(600)
 
 
 def free_port() -> int:
@@ -52,7 +53,8 @@ def wait_until_it_answers(
 ) -> None:
     # The dashboard answers before the agent that starts jobs has registered with it: ask for what is needed.
     trial = [RAY, "job", "submit", "--address", address, "--no-wait", "--", "true"]
-    for _ in range(60):
+    until = time.monotonic() + 240
+    while time.monotonic() < until:
         said = subprocess.run(trial, env=environment, capture_output=True)
         if said.returncode == 0:
             return
