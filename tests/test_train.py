@@ -131,3 +131,19 @@ def test_a_store_that_changed_is_not_judged(both, store):
     with pytest.raises(UserError, match="its fingerprint differs"):
         judging.evaluate(alone.path, say=lambda line: None)
     alone.update(store={**alone.info["store"], "fingerprint": shards.open(store).fingerprint})
+
+
+@pytest.mark.ray
+def test_an_interrupt_says_how_to_go_on_and_the_same_name_does(store, tmp_path, monkeypatch):
+    from cxr_ray import engine
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    said: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "fit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            on_ray.train(config(store, tmp_path, name="cut"), say=said.append)
+    assert said[-1] == "interrupted: the same command with --name cut goes on after the last whole epoch"
+    assert on_ray.train(config(store, tmp_path, name="cut"), say=said.append).info["status"] == "finished"

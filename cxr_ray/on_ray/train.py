@@ -48,10 +48,14 @@ def train(config: cfg.Config, *, address: str | None = None, say: Callable[[str]
     say(f"plan: {plan.summary()}; labels: {', '.join(plan.labels)}")
     for warning in plan.warnings:
         say(f"warning: {warning}")
-    if config.train.workers == 1 and address is None and "RAY_ADDRESS" not in os.environ:
-        _here(config, plan, store, run, say)
-    else:
-        _on_workers(config, run, address, say)
+    try:
+        if config.train.workers == 1 and address is None and "RAY_ADDRESS" not in os.environ:
+            _here(config, plan, store, run, say)
+        else:
+            _on_workers(config, run, address, say)
+    except KeyboardInterrupt:
+        say(f"interrupted: the same command with --name {run.path.name} goes on after the last whole epoch")
+        raise
     failed = run.info.get("error")
     if failed:
         raise UserError(failed)
@@ -153,6 +157,8 @@ def _on_workers(config: cfg.Config, run: runs.Run, address: str | None, say: Cal
         with _read_out(run, say):
             try:
                 trainer.fit()
+            except SystemExit:  # Ray Train's answer to an interrupt: it aborts the workers and would end with 0
+                raise KeyboardInterrupt from None
             except ray.train.TrainingFailedError as error:
                 raise RuntimeError(
                     f"training on Ray failed after {config.train.max_failures} new starts: {error}"
