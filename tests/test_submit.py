@@ -35,32 +35,43 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, s
     port, dashboard = free_port(), free_port()
     command = [RAY, "start", "--head", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
     command += ["--num-cpus=2", "--disable-usage-stats", "--block", "--node-ip-address=127.0.0.1"]
-    log = (folder / "head.log").open("wb")
-    # A process group of its own: everything that this head starts ends with it, and nothing else does.
-    process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     address = f"http://127.0.0.1:{dashboard}"
+    log = folder / "head.log"
+    process = start(command, environment, log)
     try:
-        wait_until_it_answers(address, environment, process, folder / "head.log")
+        # Ray gives a node 30 s to start, a number of its own that nothing sets: on a busy machine it may need another go.
+        for _ in range(2):
+            if wait_until_it_answers(address, environment, process):
+                break
+            assert "timed out during startup" in log.read_text(), log.read_text()[-4000:]
+            process = start(command, environment, log)
+        else:
+            assert wait_until_it_answers(address, environment, process), log.read_text()[-4000:]
         yield environment, address
     finally:
         process.terminate()
         process.wait(timeout=60)
-        log.close()
 
 
-def wait_until_it_answers(
-    address: str, environment: dict[str, str], process: subprocess.Popen[bytes], log: Path
-) -> None:
+def start(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """A process group of its own: what this head starts ends with it, and nothing else does."""
+    with log.open("wb") as file:
+        return subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def wait_until_it_answers(address: str, environment: dict[str, str], process: subprocess.Popen[bytes]) -> bool:
+    """Whether jobs are accepted; False where the head ended by itself before."""
     # The dashboard answers before the agent that starts jobs has registered with it: ask for what is needed.
     trial = [RAY, "job", "submit", "--address", address, "--no-wait", "--", "true"]
     until = time.monotonic() + 240
     while time.monotonic() < until:
         said = subprocess.run(trial, env=environment, capture_output=True)
         if said.returncode == 0:
-            return
-        assert process.poll() is None, log.read_text()
+            return True
+        if process.poll() is not None:
+            return False
         time.sleep(1)
-    raise AssertionError(f"the head does not answer: {said.stderr.decode()[-2000:]}\n{log.read_text()[-2000:]}")
+    raise AssertionError(f"the head does not answer: {said.stderr.decode()[-2000:]}")
 
 
 def submit(head: tuple[dict[str, str], str], *words: str, token: bool = True) -> subprocess.CompletedProcess[str]:
