@@ -34,7 +34,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, s
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
     port, dashboard = free_port(), free_port()
     command = [RAY, "start", "--head", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+    # The agent has a port of its own by default, which the Ray of the other tests holds.
     command += ["--num-cpus=2", "--disable-usage-stats", "--block", "--node-ip-address=127.0.0.1"]
+    command += [f"--dashboard-agent-listen-port={free_port()}"]
     address = f"http://127.0.0.1:{dashboard}"
     log = folder / "head.log"
     process = start(command, environment, log)
