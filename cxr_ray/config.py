@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cxr_ray.errors import UserError, closest
 
@@ -33,6 +33,10 @@ class Split(Section):
     """Share of the rows for test, or `official`: the dataset's own test list; val is then cut from the rest."""
     seed: int = 0
     """Keys the split alone, so that runs with other seeds are judged on the same rows."""
+    folds: int | None = Field(default=None, ge=2)
+    """k: what the test part leaves is cut into k folds, of which one is val; then `val` is not read."""
+    fold: int = Field(default=0, ge=0)
+    """Which of the folds, from 0, is val in this run."""
 
     @field_validator("val", "test")
     @classmethod
@@ -40,6 +44,14 @@ class Split(Section):
         if not isinstance(value, str) and not 0.0 <= value < 1.0:
             raise ValueError("a share lies in [0, 1)")
         return value
+
+    @model_validator(mode="after")
+    def _fold(self) -> "Split":
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold: {self.fold} is none of the {self.folds} folds, which count from 0")
+        if self.folds is not None and self.val == "official":
+            raise ValueError("val: official and folds both say what val is; leave one out")
+        return self
 
 
 class Data(Section):

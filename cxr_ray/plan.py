@@ -15,9 +15,8 @@ import pandas as pd
 from cxr_ray import config as cfg
 from cxr_ray.errors import UserError, closest
 from cxr_ray.labels import POSITIVE, Filter, apply_policy, resolve
+from cxr_ray.splits import PARTS, Rows, groups_of, split
 
-PARTS = ("train", "val", "test")
-Rows = npt.NDArray[np.int64]
 Targets = npt.NDArray[np.float32]
 
 
@@ -93,7 +92,7 @@ def build(store: Described, data: cfg.Data, *, seed: int, pos_weight_power: floa
         said = ", ".join(f"{name}: {n}" for name, n in dropped.items())
         raise UserError(f"no row of {len(index)} is left after the filters ({said}); see data.filters")
 
-    group_N = groups_of(table, data.split.by)
+    group_N = groups_of(table["patient"] if data.split.by == "patient" else None, len(table))
     if data.split.by == "patient" and table["patient"].isna().any():
         missing = int(table["patient"].isna().sum())
         warnings.append(
@@ -104,7 +103,7 @@ def build(store: Described, data: cfg.Data, *, seed: int, pos_weight_power: floa
         keep_N = sample_groups(group_N, data.limit, rng=np.random.default_rng([seed, 1]))
         table, group_N = table[keep_N], group_N[keep_N]
 
-    part_N = split(table, group_N, data.split, warnings)
+    part_N = split(table, group_N, data.split, labels=store.labels, warnings=warnings)
     raw_NL = table[list(labels)].to_numpy(np.float32)
     row_N = table["row"].to_numpy(np.int64)
     rows, truth = {}, {}
@@ -165,16 +164,6 @@ def drop_by(table: pd.DataFrame, filters: Iterable[Filter]) -> "pd.Series[str]":
     return out
 
 
-def groups_of(table: pd.DataFrame, by: str) -> Rows:
-    """Group number of each row [N]: one a patient, or one a row (also for rows without a patient)."""
-    if by == "image":
-        return np.arange(len(table), dtype=np.int64)
-    codes_N = pd.factorize(table["patient"])[0].astype(np.int64)
-    alone_N = codes_N < 0
-    codes_N[alone_N] = codes_N.max(initial=-1) + 1 + np.arange(alone_N.sum())
-    return codes_N
-
-
 def sample_groups(group_N: Rows, rows: int, *, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
     """Rows [N] of whole groups, drawn at random until about `rows` rows are reached (at least one group)."""
     sizes_G = np.bincount(group_N)
@@ -184,64 +173,6 @@ def sample_groups(group_N: Rows, rows: int, *, rng: np.random.Generator) -> npt.
     mask_G = np.zeros(len(sizes_G), dtype=bool)
     mask_G[chosen] = True
     return mask_G[group_N]
-
-
-def split(
-    table: pd.DataFrame, group_N: Rows, how: cfg.Split, warnings: list[str] | None = None
-) -> npt.NDArray[np.object_]:
-    """`train`, `val` or `test` for each row [N]. Groups are whole in one part; official lists are kept as they are.
-
-    A share is of all rows here: groups are shuffled by `how.seed` and laid end to end, test first, then val.
-    Raises `UserError` where a part that was asked for gets no rows, or an official list is asked for and absent."""
-    official_N = table["split"].to_numpy(object) if "split" in table else np.full(len(table), None)
-    part_N = np.full(len(table), "", dtype=object)
-    for part, wanted in (("test", how.test), ("val", how.val)):
-        if wanted == "official":
-            here_N = official_N == part
-            if not here_N.any():
-                listed = sorted({str(s) for s in official_N if isinstance(s, str)})
-                has = f"it lists {', '.join(listed)}" if listed else "it has no split"
-                raise UserError(
-                    f"data.split.{part}: official, but the dataset has no official {part} rows ({has}); give a share such as 0.1"
-                )
-            part_N[here_N] = part
-    lists = {s for s in official_N if isinstance(s, str)} & set(PARTS)
-    unused = [p for p, wanted in (("val", how.val), ("test", how.test)) if p in lists and wanted != "official"]
-    if unused and warnings is not None:
-        said = " and ".join(f"data.split.{p}: official" for p in unused)
-        warnings.append(
-            f"the dataset has its own split, which is not used for {' and '.join(unused)}; {said} would keep it"
-        )
-
-    free_N = part_N == ""
-    groups_G, code_N = np.unique(group_N[free_N], return_inverse=True)
-    sizes_G = np.bincount(code_N, minlength=len(groups_G))
-    order_G = np.random.default_rng(how.seed).permutation(len(groups_G))
-    middle_G = np.cumsum(sizes_G[order_G]) - sizes_G[order_G] / 2
-    part_G = np.full(len(groups_G), "train", dtype=object)
-    start = 0.0
-    for part, wanted in (("test", how.test), ("val", how.val)):
-        if not isinstance(wanted, str):
-            end = start + wanted * len(table)
-            part_G[order_G[(middle_G >= start) & (middle_G < end)]] = part
-            start = end
-    part_N[free_N] = part_G[code_N]
-
-    leaks = _leaking_groups(group_N, part_N)
-    if leaks and how.by == "patient" and warnings is not None:
-        warnings.append(f"{leaks} patients stand in two parts of the dataset's own split")
-    for part, wanted in (("test", how.test), ("val", how.val), ("train", 1.0)):
-        if wanted != 0 and not (part_N == part).any():
-            raise UserError(
-                f"{part} has no rows: {len(table)} rows in {len(np.unique(group_N))} groups cannot be split into "
-                f"val {how.val} and test {how.test}; change data.split or data.limit"
-            )
-    return part_N
-
-
-def _leaking_groups(group_N: Rows, part_N: npt.NDArray[np.object_]) -> int:
-    pairs = pd.DataFrame({"group": group_N, "part": part_N}).drop_duplicates()
-    return int((pairs["group"].value_counts() > 1).sum())
 
 
 def balance(

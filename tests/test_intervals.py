@@ -4,16 +4,16 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from cxr_ray.metrics import judge
-from cxr_ray.metrics.intervals import Samples, bootstrap, draws, groups_of, percentile, wilson
+from cxr_ray.metrics.intervals import Samples, bootstrap, draws, percentile, wilson
 from cxr_ray.metrics.ranking import Resampled
 from cxr_ray.metrics.table import Table, decide
+from cxr_ray.splits import groups_of
 
 LABELS = ["a", "b", "c"]
 
@@ -33,12 +33,6 @@ def test_wilson_of_the_notebooks_accuracy() -> None:
     assert (round(low, 3), round(high, 3)) == (0.886, 0.991)
     with pytest.raises(ValueError, match="3 of 2"):
         wilson(3, 2)
-
-
-def test_groups_are_patients_and_unnamed_rows_stand_alone() -> None:
-    group = groups_of(pd.Series(["p", None, "q", "p", np.nan], dtype=object), 5)
-    assert group[0] == group[3] and len(set(group)) == 4 and set(group) == set(range(4))
-    assert groups_of(None, 3).tolist() == [0, 1, 2]
 
 
 def test_draws_do_not_depend_on_the_chunk_and_keep_the_size() -> None:

@@ -49,41 +49,6 @@ def test_images_without_a_patient_stand_alone_and_are_warned_of():
     assert sum(len(r) for r in plan.rows.values()) == 50
 
 
-def test_official_test_is_test_and_val_is_cut_from_the_rest_by_patient():
-    store = fake_store(300)
-    official = store.index["patient"].map(lambda p: int(p[1:]) % 4 == 0)
-    store.index["split"] = np.where(official, "test", "train")
-    plan = plans.build(store, data(split={"test": "official", "val": 0.1}), seed=0)
-    assert set(plan.rows["test"]) == set(store.index.loc[official, "row"])
-    assert abs(len(plan.rows["val"]) - 30) <= 2
-    by_row = store.index.set_index("row")["patient"]
-    assert not set(by_row[plan.rows["val"]]) & set(by_row[plan.rows["train"]])
-
-
-def test_official_val_without_test():
-    store = fake_store(100)
-    store.index["split"] = ["val" if i >= 80 else "train" for i in range(100)]
-    plan = plans.build(store, data(split={"val": "official", "test": 0}), seed=0)
-    assert len(plan.rows["val"]) == 20 and len(plan.rows["train"]) == 80 and len(plan.rows["test"]) == 0
-    with pytest.raises(
-        UserError, match=r"test: official, but the dataset has no official test rows \(it lists train, val\)"
-    ):
-        plans.build(store, data(split={"test": "official"}), seed=0)
-    assert any("has its own split, which is not used for val" in w for w in plans.build(store, data(), seed=0).warnings)
-
-
-def test_official_lists_that_share_a_patient_are_told():
-    store = fake_store(40)
-    store.index["split"] = ["test" if i % 2 else "train" for i in range(40)]
-    plan = plans.build(store, data(split={"test": "official", "val": 0}), seed=0)
-    assert any("20 patients stand in two parts" in w for w in plan.warnings)
-
-
-def test_a_part_without_rows_is_an_error():
-    with pytest.raises(UserError, match="test has no rows: 4 rows in 2 groups"):
-        plans.build(fake_store(4), data(), seed=0)
-
-
 def test_limit_keeps_patients_whole():
     store = fake_store(300, images_a_patient=4)
     plan = plans.build(store, data(limit=101), seed=3)

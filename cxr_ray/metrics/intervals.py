@@ -2,11 +2,10 @@
 # N rows, L labels, G groups (patients), R resamples
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from scipy import sparse
 from scipy.stats import norm
 
@@ -43,17 +42,6 @@ def wilson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
     middle = (k + z2 / 2) / (n + z2)
     half = (z2 * (k * (n - k) / n + z2 / 4)) ** 0.5 / (n + z2)
     return (0.0 if k == 0 else middle - half), (1.0 if k == n else middle + half)
-
-
-def groups_of(names: "pd.Series[Any] | None", rows: int) -> npt.NDArray[np.int64]:
-    """Group number [N] of each row: rows of one name share a group; a row without a name (or with no names) is its own."""
-    if names is None:
-        return np.arange(rows)
-    codes, known = pd.factorize(names, use_na_sentinel=True)
-    out = np.asarray(codes, dtype=np.int64)
-    alone = out < 0
-    out[alone] = len(known) + np.arange(int(alone.sum()))
-    return out
 
 
 def draws(groups: int, resamples: int, rng: np.random.Generator, *, at_once: int) -> Iterator[Array]:

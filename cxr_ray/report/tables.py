@@ -15,8 +15,9 @@ from cxr_ray import metrics
 from cxr_ray.errors import UserError
 from cxr_ray.metrics import MEAN, RATES, WHOLE_METRICS, Value, confusion, judge
 from cxr_ray.metrics import intervals as chance
-from cxr_ray.metrics.intervals import Samples, groups_of, percentile, wilson
+from cxr_ray.metrics.intervals import Samples, percentile, wilson
 from cxr_ray.metrics.table import Table, decide
+from cxr_ray.splits import groups_of
 
 LEVEL = 0.95
 # Shares of a count: at 0 or 1 every resample agrees and the bootstrap has nothing to say, but Wilson has.
