@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as dump
 
-from cxr_ray.durable import sha256, sync, write_whole
+from cxr_ray.durable import sha256, write_whole
 from cxr_ray.errors import UserError
 
 Tensors = dict[str, torch.Tensor]
@@ -28,13 +29,12 @@ def save(folder: Path, step: int, *, model: Tensors, optimizer: dict[str, Any], 
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     tensors, rest = _flatten(optimizer)
-    save_file({k: v.detach().contiguous().cpu() for k, v in model.items()}, place / "model.safetensors")
-    save_file(tensors, place / "optimizer.safetensors")
-    (place / "state.json").write_text(json.dumps({"state": state, "optimizer": rest}, sort_keys=True))
-    files = {}
-    for path in sorted(place.iterdir()):
-        sync(path)
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    bodies: dict[str, str | bytes] = {
+        "model.safetensors": dump({k: v.detach().contiguous().cpu() for k, v in model.items()}),
+        "optimizer.safetensors": dump(tensors),
+        "state.json": json.dumps({"state": state, "optimizer": rest}, sort_keys=True),
+    }
+    files = {name: write_whole(place / name, body)._asdict() for name, body in bodies.items()}
     write_whole(place / "manifest.json", json.dumps({"step": step, "files": files}, indent=1, sort_keys=True))
     return place
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cxr_ray.durable import write_whole
 from cxr_ray.errors import UserError
 from cxr_ray.images import Aspect, ImageError, decode, read
 from cxr_ray.labels import NEGATIVE, POSITIVE, UNCERTAIN, Filter, apply_policy
 from cxr_ray.plan import drop_by
-from cxr_ray.shards import write_parquet, write_whole
+from cxr_ray.shards import write_parquet
 from cxr_ray.sources import Records
 
 NARROWING = "--where"
@@ -121,7 +122,7 @@ class DryRun:
             raise UserError(f"cannot make {folder} ({error.strerror}); choose a folder that you may write to") from None
         write_parquet(folder / "records.parquet", self.table.reset_index(names="row"))
         text = json.dumps(self.summary(), indent=1, ensure_ascii=False) + "\n"
-        write_whole(folder / "cleaning.json", lambda file: file.write(text.encode()))
+        write_whole(folder / "cleaning.json", text)
 
 
 def dry_run(

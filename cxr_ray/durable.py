@@ -1,28 +1,93 @@
 """Files that are whole or absent: temporary name, fsync, rename; and their checksums."""
 
+import errno
 import hashlib
 import os
+import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
+
+from cxr_ray.errors import UserError
 
 
-def write_whole(path: Path, body: str | bytes) -> None:
-    """Write `body` so that `path` is either as it was or whole, also after a kill or a full disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+class Written(NamedTuple):
+    """What went into a file."""
+
+    bytes: int
+    sha256: str
+    """Hexadecimal, taken on the way out: no second read of a large file."""
+
+
+def write_whole(path: Path, body: str | bytes | Callable[[Any], object], *, within: Path | None = None) -> Written:
+    """Write `body`, or what `body(file)` writes, so that `path` is as it was or whole, also after a kill or a full disk.
+
+    The temporary file lies in the folder `within`, or beside. Raises `UserError` on a full disk or a folder that cannot be
+    written; then `path` is as it was, and nothing is left beside it."""
+    write = body if callable(body) else _writer(body)
+    temporary = (within or path.parent) / f".{path.name}.{uuid.uuid4().hex}.tmp"
     try:
-        temporary.write_bytes(body.encode("utf-8") if isinstance(body, str) else body)
-        sync(temporary)
+        with temporary.open("wb") as file:
+            hashed = _Hashed(file)
+            write(hashed)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
-    finally:
+        sync_folder(path.parent)
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise mendable(error, path) from None
+        raise
+    return Written(hashed.bytes, hashed.sha256.hexdigest())
 
 
-def sync(path: Path) -> None:
-    """Have the disk hold what was written to `path`."""
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())
+def mendable(error: OSError, path: Path) -> UserError | OSError:
+    """The one-line answer to a full disk or a folder that is closed to us; any other error as it is."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"no space left to write {path}; free some and run the same command again")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(f"cannot write {path} ({error.strerror}); choose a folder that you may write to")
+    return error
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the disk hold the names in `folder`."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes, read in pieces."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _writer(body: str | bytes) -> Callable[[Any], object]:
+    data = body.encode("utf-8") if isinstance(body, str) else body
+    return lambda file: file.write(data)
+
+
+class _Hashed:
+    """A binary file that knows the sha256 and the length of what went through it."""
+
+    def __init__(self, file: Any) -> None:
+        self._file, self.sha256, self.bytes, self.closed = file, hashlib.sha256(), 0, False
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        self._file.write(data)
+        self.bytes += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self.bytes
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self.closed = True

@@ -1,6 +1,7 @@
 """The run folder: made, written, loaded, listed. It says everything about one training and knows no models."""
 # N rows, L labels
 
+import io
 import json
 import platform
 import re
@@ -95,10 +96,14 @@ class Run:
         """Write `predictions/NAME.parquet` (NAME may hold a folder: epochs/0001-val)."""
         file = self.path / "predictions" / f"{name}.parquet"
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".tmp")
-        table.to_parquet(temporary, index=False)
-        temporary.replace(file)
+        _write_table(file, table)
         return file
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    body = io.BytesIO()
+    table.to_parquet(body, index=False)
+    write_whole(path, body.getvalue())
 
 
 def load(path: str | Path) -> Run:
@@ -130,7 +135,7 @@ def create(config: cfg.Config, *, store: Mapping[str, Any], plan: pd.DataFrame, 
     path.mkdir(parents=True, exist_ok=True)
     write_whole(path / "config.yaml", settled.to_yaml())
     write_whole(path / "environment.json", json.dumps(environment(store), indent=1))
-    plan.to_parquet(path / "plan.parquet", index=False)
+    _write_table(path / "plan.parquet", plan)
     run.update(status="started", name=name, store=dict(store), test_looks=0, **about)
     return run
 

@@ -7,11 +7,9 @@ records and settings give the same bytes.
 """
 # N images, H x W pixels of the stored picture, L labels
 
-import errno
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from cxr_ray.durable import Written, write_whole
 from cxr_ray.durable import sha256 as file_sha256
 from cxr_ray.errors import UserError
 from cxr_ray.images import perceptual_hash
@@ -302,57 +301,6 @@ def _problems(folder: Path, manifest: Manifest, *, every_byte: bool) -> list[str
 # ---- writing
 
 
-class _Hashed:
-    """A binary file that knows the sha256 and the length of what went through it: no second read of a shard."""
-
-    def __init__(self, file: Any) -> None:
-        self._file, self.sha256, self.bytes, self.closed = file, hashlib.sha256(), 0, False
-
-    def write(self, data: Any) -> int:
-        self.sha256.update(data)
-        self._file.write(data)
-        self.bytes += len(data)
-        return len(data)
-
-    def tell(self) -> int:
-        return self.bytes
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def write_whole(path: Path, write: Callable[[Any], None], *, within: Path | None = None) -> FileEntry:
-    """`path` written by `write(file)`, whole or not at all: a temporary name (in the folder `within`, or beside), fsync,
-    rename, fsync of the folder. Raises `UserError` on a full disk or a folder that cannot be written."""
-    temporary = (within or path.parent) / f".{path.name}.{uuid.uuid4().hex}.tmp"
-    try:
-        with temporary.open("wb") as file:
-            hashed = _Hashed(file)
-            write(hashed)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"no space left to write {path}; free some and run the same command again") from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(f"cannot write {path} ({error.strerror}); choose a folder that you may write to") from None
-        raise
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return FileEntry(bytes=hashed.bytes, sha256=hashed.sha256.hexdigest())
-
-
 def shard_name(number: int, count: int) -> str:
     """`images-00003-of-00012.arrow` for number 3 of 12."""
     return f"images-{number:05d}-of-{count:05d}.arrow"
@@ -381,7 +329,7 @@ def write_shard(
             writer.write_batch(batch)
 
     name = shard_name(number, count)
-    return name, write_whole(folder / name, write, within=within)
+    return name, _entry(write_whole(folder / name, write, within=within))
 
 
 def picture_statistics(images: npt.NDArray[np.uint8]) -> pd.DataFrame:
@@ -416,9 +364,15 @@ def write_parquet(path: Path, frame: pd.DataFrame, *, within: Path | None = None
         else:
             fields.append(pa.array(values.to_numpy(), from_pandas=False))
     table = pa.table(fields, names=[str(c) for c in frame.columns])
-    return write_whole(
-        path, lambda file: pq.write_table(table, pa.PythonFile(file, mode="w"), compression="zstd"), within=within
+    return _entry(
+        write_whole(
+            path, lambda file: pq.write_table(table, pa.PythonFile(file, mode="w"), compression="zstd"), within=within
+        )
     )
+
+
+def _entry(written: Written) -> FileEntry:
+    return FileEntry(bytes=written.bytes, sha256=written.sha256)
 
 
 def _canonical(body: Any) -> bytes:
@@ -488,7 +442,7 @@ def finish(
     body = manifest.model_dump(mode="json", exclude={"digest"})
     manifest = manifest.model_copy(update={"digest": digest_of(body)})
     text = _canonical({**body, "digest": manifest.digest})
-    write_whole(folder / MANIFEST, lambda file: file.write(text), within=within)
+    write_whole(folder / MANIFEST, text, within=within)
     return manifest
 
 

@@ -302,26 +302,6 @@ def test_a_later_field_of_the_manifest_is_covered_by_the_digest(copy: Path) -> N
 # ---- writing
 
 
-def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
-    def fail(file: object) -> None:
-        raise RuntimeError("half way")
-
-    with pytest.raises(RuntimeError):
-        shards.write_whole(tmp_path / "x", fail)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
-    import errno
-
-    def fail(file: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(UserError, match="no space left"):
-        shards.write_whole(tmp_path / "x", fail)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_write_refuses_a_full_folder_and_reserved_names(path: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not empty"):
         make(path)

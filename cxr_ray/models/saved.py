@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from cxr_ray import models
+from cxr_ray.durable import write_whole
 from cxr_ray.errors import UserError
 
 FORMAT = "cxr_ray model 1"
@@ -37,13 +38,11 @@ def write(
 ) -> None:
     """Write `tensors` (a `state_dict()` of `model`) to `path`, whole or not at all."""
     header = {"labels": list(labels), "task": task, "precision": precision, "model": model.describe()}
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file(
+    body = save(
         {name: t.detach().contiguous().cpu() for name, t in tensors.items()},
-        temporary,
         metadata={"format": FORMAT, "cxr_ray": json.dumps(header, sort_keys=True)},
     )
-    temporary.replace(path)
+    write_whole(path, body)
 
 
 def read(path: Path, *, device: torch.device | None = None) -> Saved:

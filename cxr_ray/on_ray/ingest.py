@@ -28,6 +28,7 @@ import ray.data
 from ray.data.context import DataContext
 
 from cxr_ray import shards
+from cxr_ray.durable import write_whole
 from cxr_ray.errors import UserError
 from cxr_ray.images import Aspect, ImageError, Root, decode
 from cxr_ray.labels import Filter
@@ -218,7 +219,7 @@ def _open_workshop(out: Path, table: pd.DataFrame, settings: dict[str, Any]) -> 
             ) from None
         shards.write_parquet(workshop / "records.parquet", table.reset_index(names="row"))
         text = json.dumps(settings, indent=1, ensure_ascii=False)
-        shards.write_whole(note, lambda file: file.write(text.encode()))
+        write_whole(note, text)
     for stale in workshop.glob(".*.tmp"):  # of a killed ingest
         stale.unlink(missing_ok=True)
 
@@ -309,7 +310,7 @@ def _shard(job: _Job, images: list[Any], cut: dict[str, int]) -> dict[str, int]:
     kept = np.array([note["row"] for note in used], np.int64)
     _, entry = shards.write_shard(out, number, job.count, kept, pictures, within=out / WORKSHOP)
     part = pa.Table.from_pylist(notes, schema=PART.with_metadata({"entry": entry.model_dump_json()}))
-    shards.write_whole(_part_path(out, number), lambda file: pq.write_table(part, pa.PythonFile(file, mode="w")))
+    write_whole(_part_path(out, number), lambda file: pq.write_table(part, pa.PythonFile(file, mode="w")))
     return {"rows": len(notes), "refused": len(notes) - len(used)}
 
 
