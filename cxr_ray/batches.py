@@ -60,11 +60,12 @@ def rank_slice(count: int, rank: int, world: int) -> slice:
 
 
 def train_batches(
-    store: Images, rows: Ints, truth: Floats, order: Ints, *, batch_size: int, rank: int, world: int
+    store: Images, rows: Ints, truth: Floats, order: Ints, *, batch_size: int, rank: int, world: int, first: int = 0
 ) -> Iterator[Batch]:
     """This rank's slices of the global batches of one epoch, in order; pixels are gathered in a thread ahead of their use.
 
-    `rows` [M] and `truth` [M, L] are the train part, `order` the epoch's positions into them."""
+    `rows` [M] and `truth` [M, L] are the train part, `order` the epoch's positions into them, `first` the batch to start
+    with."""
 
     def cut(start: int) -> Batch:
         chosen = order[start : start + batch_size]
@@ -75,7 +76,7 @@ def train_batches(
             start // batch_size, rows[picked], positions, store.images(rows[picked]), truth[picked], truth[chosen]
         )
 
-    return ahead(cut, range(0, len(order), batch_size))
+    return ahead(cut, range(first * batch_size, len(order), batch_size))
 
 
 def judging_batches(store: Images, rows: Ints, *, batch_size: int) -> Iterator[tuple[slice, Bytes]]:

@@ -7,35 +7,62 @@ point leaves the previous checkpoint whole. A checkpoint is state, never config.
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as dump
 
-from cxr_ray.durable import sha256, write_whole
+from cxr_ray.durable import mendable, sha256, write_whole
 from cxr_ray.errors import UserError
 
 Tensors = dict[str, torch.Tensor]
 
 
-def save(folder: Path, step: int, *, model: Tensors, optimizer: dict[str, Any], state: dict[str, Any]) -> Path:
-    """Write `folder/step-N` whole and return it; a whole one that is there already is kept.
+class Checkpoint(NamedTuple):
+    """What a training goes on from."""
 
-    `state` is plain JSON (epoch, step, best value); `optimizer` a torch optimiser's `state_dict()`."""
+    model: Tensors
+    optimizer: dict[str, Any]
+    """A torch optimiser's `state_dict()`."""
+    state: dict[str, Any]
+    """Plain JSON: epoch, batches done within it, step, best value."""
+    within: Tensors
+    """What an unfinished epoch has gathered so far; empty between epochs."""
+
+
+def save(
+    folder: Path,
+    step: int,
+    *,
+    model: Tensors,
+    optimizer: dict[str, Any],
+    state: dict[str, Any],
+    within: Tensors | None = None,
+) -> Path:
+    """Write `folder/step-N` whole and return it; a whole one that is there already is kept. The arguments are as in
+    `Checkpoint`. Raises `UserError` on a full disk: what was there before stays."""
     place = folder / f"step-{step:08d}"
     if is_whole(place):
         return place
     shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
     tensors, rest = _flatten(optimizer)
     bodies: dict[str, str | bytes] = {
-        "model.safetensors": dump({k: v.detach().contiguous().cpu() for k, v in model.items()}),
-        "optimizer.safetensors": dump(tensors),
+        "model.safetensors": _dumped(model),
+        "optimizer.safetensors": _dumped(tensors),
         "state.json": json.dumps({"state": state, "optimizer": rest}, sort_keys=True),
     }
-    files = {name: write_whole(place / name, body)._asdict() for name, body in bodies.items()}
-    write_whole(place / "manifest.json", json.dumps({"step": step, "files": files}, indent=1, sort_keys=True))
+    if within:
+        bodies["within.safetensors"] = _dumped(within)
+    try:
+        place.mkdir(parents=True)
+        files = {name: write_whole(place / name, body)._asdict() for name, body in bodies.items()}
+        write_whole(place / "manifest.json", json.dumps({"step": step, "files": files}, indent=1, sort_keys=True))
+    except BaseException as error:
+        shutil.rmtree(place, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise mendable(error, place) from None
+        raise
     return place
 
 
@@ -48,8 +75,8 @@ def is_whole(place: Path) -> bool:
         return False
 
 
-def load(place: Path) -> tuple[Tensors, dict[str, Any], dict[str, Any]]:
-    """(model, optimiser, state) of a checkpoint folder, checked against its manifest. Raises `UserError` where it is broken."""
+def load(place: Path) -> Checkpoint:
+    """The checkpoint in the folder `place`, checked against its manifest. Raises `UserError` where it is broken."""
     if not is_whole(place):
         raise UserError(f"the checkpoint {place} is not whole; take another, or delete it and start the run again")
     manifest = json.loads((place / "manifest.json").read_text())
@@ -58,7 +85,8 @@ def load(place: Path) -> tuple[Tensors, dict[str, Any], dict[str, Any]]:
             raise UserError(f"{place / name} is not what was written (its checksum differs); take another checkpoint")
     body = json.loads((place / "state.json").read_text())
     optimizer = _unflatten(load_file(place / "optimizer.safetensors"), body["optimizer"])
-    return load_file(place / "model.safetensors"), optimizer, body["state"]
+    within = load_file(place / "within.safetensors") if "within.safetensors" in manifest["files"] else {}
+    return Checkpoint(load_file(place / "model.safetensors"), optimizer, body["state"], within)
 
 
 def point(folder: Path, name: str, place: Path) -> None:
@@ -83,6 +111,10 @@ def prune(folder: Path) -> None:
             shutil.rmtree(place, ignore_errors=True)
 
 
+def _dumped(tensors: Tensors) -> bytes:
+    return dump({name: value.detach().contiguous().cpu() for name, value in tensors.items()})
+
+
 def _flatten(optimizer: dict[str, Any]) -> tuple[Tensors, dict[str, Any]]:
     """An optimiser's state as named tensors and plain JSON."""
     tensors: Tensors = {}
@@ -90,7 +122,7 @@ def _flatten(optimizer: dict[str, Any]) -> tuple[Tensors, dict[str, Any]]:
     for index, slots in optimizer["state"].items():
         for slot, value in slots.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{slot}"] = value.detach().contiguous().cpu()
+                tensors[f"{index}.{slot}"] = value
             else:
                 plain.setdefault(str(index), {})[slot] = value
     return tensors, {"plain": plain, "groups": optimizer["param_groups"]}

@@ -1,6 +1,6 @@
 """The command line: verbs by name, loaded when they are used, and what a user sees when something goes wrong.
 
-Exit codes: 0 done, 2 the user can mend it, 130 interrupted, 1 a defect of ours.
+Exit codes: 0 done, 2 the user can mend it, 130 interrupted, 143 stopped after a checkpoint, 1 a defect of ours.
 """
 
 import errno
@@ -12,7 +12,7 @@ from cyclopts import App
 from cyclopts.exceptions import CycloptsError
 
 from cxr_ray import __version__
-from cxr_ray.errors import UserError, unknown
+from cxr_ray.errors import Stopped, UserError, unknown
 
 # Verb, and its one line of help: the modules are imported only when their verb is called.
 VERBS = {
@@ -74,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _say("interrupted")
         return 130
+    except Stopped as end:
+        _say(str(end))
+        return 143
     except BrokenPipeError:  # the reader, such as `head`, has gone; nothing is wrong
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

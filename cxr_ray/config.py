@@ -165,6 +165,9 @@ class Train(Section):
     """Rows a worker holds at once; null: its whole share of the batch."""
     workers: int = Field(default=1, ge=1)
     """Processes that share each batch."""
+    min_workers: int | None = Field(default=None, ge=1)
+    """Elastic: go on with as few as these where nodes are lost, and with `workers` again when they are back; null: exactly
+    `workers`. The batches stay the same."""
     gpu: Literal["auto"] | bool = "auto"
     """auto: where one is there."""
     resources_per_worker: dict[str, float] = {}
@@ -181,8 +184,20 @@ class Train(Section):
     """Which checkpoint becomes the run's model: the best by `monitor`, or the last epoch's (no choice made on val)."""
     log_rows: bool = False
     """Write the row numbers of every step and rank to rows/rank-N.csv of the run: what was seen, in which order."""
+    patience: int | None = Field(default=None, ge=1)
+    """Epochs without a better `monitor` after which the training ends; null: never."""
+    checkpoint_minutes: float | None = Field(default=10.0, gt=0.0)
+    """Minutes between checkpoints within an epoch, besides the one at its end; null: none within."""
+    max_time: float | None = Field(default=None, gt=0.0)
+    """Minutes of training, over all starts, after which it ends with what it has; null: no limit."""
     max_failures: int = Field(default=3, ge=0)
-    """How often Ray Train may start the workers again from the last checkpoint."""
+    """How often the workers may be started again from the last checkpoint."""
+
+    @model_validator(mode="after")
+    def _elastic(self) -> "Train":
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers: {self.min_workers} is more than workers: {self.workers}")
+        return self
 
 
 class Report(Section):

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 
 class Context(Protocol):
-    """Rank, world, device, and four ways to speak with whoever started the run."""
+    """Rank, world, device, and five ways to speak with whoever started the run."""
 
     rank: int
     world: int
@@ -25,7 +25,11 @@ class Context(Protocol):
         ...
 
     def should_stop(self) -> bool:
-        """Whether to stop after this epoch; every rank asks equally often."""
+        """Whether to write a checkpoint and stop now (SIGTERM, a scheduler); every rank asks equally often."""
+        ...
+
+    def should_save(self) -> bool:
+        """Whether to write a checkpoint soon, because the machine may go; rank 0 is asked."""
         ...
 
     def say(self, line: str) -> None:
@@ -51,6 +55,9 @@ class LocalContext:
         return None
 
     def should_stop(self) -> bool:
+        return False
+
+    def should_save(self) -> bool:
         return False
 
     def say(self, line: str) -> None:

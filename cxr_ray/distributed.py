@@ -1,11 +1,14 @@
 """What ranks tell each other: rows gathered in order, running statistics averaged. Alone in the world, all of it is free."""
 # N rows of this rank, M rows of all ranks
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from cxr_ray.errors import UserError
 
 
 def together() -> bool:
@@ -38,6 +41,13 @@ def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
+def most_of_ranks(value: torch.Tensor) -> torch.Tensor:
+    """The largest of each element over all ranks, in place."""
+    if together():
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return value
+
+
 def from_first(value: Any) -> Any:
     """Rank 0's `value`, on every rank. Small plain objects only: it travels between our own workers as a pickle."""
     if not together():
@@ -47,13 +57,48 @@ def from_first(value: Any) -> Any:
     return box[0]
 
 
+def first_alone(work: Callable[[], None]) -> None:
+    """`work()` on rank 0 alone. What it raises, such as a full disk, is raised on every rank: none waits for the others."""
+    if not together():
+        work()
+        return
+    error: Exception | None = None
+    if dist.get_rank() == 0:
+        try:
+            work()
+        except Exception as raised:
+            error = raised
+    kind, said = from_first((isinstance(error, UserError), str(error)) if error is not None else (None, None))
+    if error is not None:
+        raise error
+    if kind is not None:
+        raise UserError(said) if kind else RuntimeError(f"rank 0 failed: {said}")
+
+
+def running_statistics(model: nn.Module) -> torch.Tensor:
+    """Batch norm's running means and variances in one vector [P] of fp32, in the order of the modules; P may be 0."""
+    held = [buffer.detach().float().reshape(-1) for buffer in _running(model)]
+    return torch.cat(held) if held else torch.zeros(0)
+
+
+def set_running_statistics(model: nn.Module, vector_P: torch.Tensor) -> None:
+    """Lay `vector_P`, as `running_statistics` gives it, on the model."""
+    at = 0
+    for buffer in _running(model):
+        buffer.copy_(vector_P[at : at + buffer.numel()].reshape(buffer.shape))
+        at += buffer.numel()
+
+
 def average_running_statistics(model: nn.Module) -> None:
-    """Average batch norm's running mean and variance over the ranks, each of which saw other rows (see DESIGN: batch norm)."""
+    """Average batch norm's running mean and variance over the ranks, each of which saw other rows (docs/architecture.md says why)."""
     if not together():
         return
+    vector_P = running_statistics(model)
+    if len(vector_P):
+        set_running_statistics(model, sum_over_ranks(vector_P) / dist.get_world_size())
+
+
+def _running(model: nn.Module) -> Iterator[torch.Tensor]:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
-            for buffer in (module.running_mean, module.running_var):
-                if buffer is not None:
-                    dist.all_reduce(buffer)
-                    buffer /= dist.get_world_size()
+            yield from (b for b in (module.running_mean, module.running_var) if b is not None)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +21,12 @@ from cxr_ray import config as cfg
 from cxr_ray.augment import augment
 from cxr_ray.context import Context
 from cxr_ray.durable import write_whole
+from cxr_ray.errors import UserError
 from cxr_ray.metrics import Value
 from cxr_ray.models import saved
 from cxr_ray.plan import Plan
 from cxr_ray.runs import METRIC_COLUMNS, Run, predictions_table
+from cxr_ray.watch import Answer, Watch
 
 SAY_EVERY_S = 30.0
 
@@ -60,6 +62,25 @@ def fit(config: cfg.Config, plan: Plan, store: Data, context: Context, run: Run)
     return _Fit(config, plan, store, context, run).all_epochs()
 
 
+class _Seen:
+    """What this rank has gathered of an unfinished epoch."""
+
+    def __init__(self, positions: npt.NDArray[np.int64] | None = None, logits: torch.Tensor | None = None) -> None:
+        self._positions = [] if positions is None else [positions]
+        self._logits = [] if logits is None else [logits]
+        self.batches = 0
+
+    def add(self, positions_N: npt.NDArray[np.int64], logits_NL: torch.Tensor) -> None:
+        self._positions.append(positions_N)
+        self._logits.append(logits_NL)
+        self.batches += 1
+
+    def of_all_ranks(self, device: torch.device) -> tuple[npt.NDArray[np.int64], torch.Tensor]:
+        """Places in the epoch's order [M] and logits [M, L] of every rank, on the CPU."""
+        at = torch.from_numpy(np.concatenate(self._positions)).to(device)
+        return distributed.gather_rows(at).cpu().numpy(), distributed.gather_rows(torch.cat(self._logits)).cpu()
+
+
 class _Fit:
     """One training: what stays the same from step to step, and what is counted."""
 
@@ -89,84 +110,143 @@ class _Fit:
         self.folder = run.path / "checkpoints"
         self.first = context.rank == 0
         self.done_epochs, self.step = -1, 0
+        self.seen = _Seen()
         self.best: dict[str, Any] | None = None
         self.history: list[dict[str, Any]] = []
-        self.seconds = 0.0
+        self.seconds, self.began = 0.0, time.perf_counter()
+        self.ended: str | None = None
 
     def all_epochs(self) -> dict[str, float]:
         self._restore()
+        train = self.train
+        left = None if train.max_time is None else max(0.0, train.max_time * 60 - self.seconds)
+        self.watch = Watch(self.context, minutes=train.checkpoint_minutes, left_s=left)
         latest: dict[str, float] = {}
         tracker = _tracker(self.run.path, self.config.report.trackers) if self.first else None
-        stopped = False
-        for epoch in range(self.done_epochs + 1, self.train.epochs + 1):
-            began = time.perf_counter()
+        for epoch in range(self.done_epochs + 1, train.epochs + 1):
+            self.began = time.perf_counter()
             parts: dict[str, Judged] = {}
             speed = 0.0
             if epoch:
-                parts["train"], speed = self._train_epoch(epoch)
+                judged, speed = self._train_epoch(epoch)
+                if judged is None:  # ended within
+                    break
+                parts["train"] = judged
                 distributed.average_running_statistics(self.model)
             if len(self.plan.rows["val"]):
                 rows = self.plan.rows["val"]
                 parts["val"] = Judged(rows, self.predict(rows), self.plan.truth["val"])
             values = {part: self._judge(judged) for part, judged in parts.items()}
-            self.done_epochs = epoch
-            self.seconds += time.perf_counter() - began
             latest = {
                 metrics.name(part, v.metric, v.label): v.value
                 for part, held in values.items()
                 for v in held
                 if v.metric != judging.CONFUSION
             }
-            place = None
-            if self.first:
-                self._record(epoch, values, tracker)
-                place = self._save(epoch, values, parts)
-                self._say(epoch, values, speed, time.perf_counter() - began)
-            self.context.report(latest, place)
-            stop = torch.tensor(float(self.context.should_stop()), device=self.device)
-            if distributed.sum_over_ranks(stop).item() and epoch < self.train.epochs:
-                stopped = True
+            distributed.first_alone(lambda: self._end_epoch(epoch, values, parts, tracker, speed))  # noqa: B023 - called now
+            self.done_epochs, self.seen = epoch, _Seen()
+            self.seconds += time.perf_counter() - self.began
+            self.context.report(latest, checkpoints.pointed(self.folder, "last") if self.first else None)
+            self._end_early(epoch, self.watch.look_up())
+            if self.ended is not None:
                 break
         if tracker is not None:
             tracker.close()
-        if self.first:
-            self._finish("stopped" if stopped else "finished")
-        distributed.from_first(None)  # rank 0 has written the run before any rank says that it is done
+        distributed.first_alone(lambda: self._finish("stopped" if self.ended == "stop" else "finished"))
         return latest
+
+    def _end_epoch(
+        self, epoch: int, values: dict[str, list[Value]], parts: dict[str, Judged], tracker: Any, speed: float
+    ) -> None:
+        self._record(epoch, values, tracker)
+        self._save(epoch, values, parts)
+        for line in judging.epoch_lines(
+            self.config, self.plan.labels, epoch, values, speed, time.perf_counter() - self.began
+        ):
+            self.context.say(line)
+
+    def _end_early(self, epoch: int, answer: Answer) -> None:
+        """Whether the training ends after this epoch, and why. `best` is rank 0's to know."""
+        patience = self.train.patience
+        best = distributed.from_first(self.best) if patience is not None else None
+        if epoch == self.train.epochs:
+            return
+        if answer.stop or answer.over:
+            self.ended = "stop" if answer.stop else "max_time"
+        elif patience is not None and best is not None and best["value"] is not None:
+            self.ended = "patience" if epoch - best["epoch"] >= patience else None
+        if self.ended and self.first:
+            why = {
+                "stop": "asked to stop",
+                "max_time": f"train.max_time: {self.train.max_time} minutes are over",
+                "patience": f"train.patience: no better {self.train.monitor} for {patience} epochs",
+            }
+            self.context.say(f"ending after epoch {epoch}: {why[self.ended]}")
 
     # -- one epoch ----------------------------------------------------------------------------------------------
 
-    def _train_epoch(self, epoch: int) -> tuple[Judged, float]:
-        """One pass; the outputs of its own forward passes (as trained, with augmentation) and rank 0's images/s."""
+    def _train_epoch(self, epoch: int) -> tuple[Judged | None, float]:
+        """One pass; the outputs of its own forward passes (as trained, with augmentation), or None where the training ended
+        within; and rank 0's images/s."""
         plan, train, context = self.plan, self.train, self.context
         rows, truth = plan.rows["train"], plan.truth["train"]
         order = batches.epoch_order(plan.drawn, seed=self.config.seed, epoch=epoch)
-        positions_N: list[npt.NDArray[np.int64]] = []
-        logits_NL: list[torch.Tensor] = []
+        first = self.seen.batches
+        share_before = first / self.steps_per_epoch
         log = self._row_log()
         began = said = time.perf_counter()
         self.net.train()
         for batch in batches.train_batches(
-            self.store, rows, truth, order, batch_size=train.batch_size, rank=context.rank, world=context.world
+            self.store,
+            rows,
+            truth,
+            order,
+            batch_size=train.batch_size,
+            rank=context.rank,
+            world=context.world,
+            first=first,
         ):
             if log is not None:
                 log.writerow([epoch, batch.step, context.rank, " ".join(map(str, batch.rows.tolist()))])
-            logits_NL.append(self._step(batch, epoch))
-            positions_N.append(batch.positions)
+            self.seen.add(batch.positions, self._step(batch, epoch))
+            last = batch.step + 1 == self.steps_per_epoch
+            if self.watch.due() or last:
+                answer = self.watch.look_up()
+                if answer.bad_step is not None:
+                    self._diverged(epoch, answer.bad_step, rows[order])
+                if not last and (answer.stop or answer.over or answer.save):
+                    self._save_within(epoch)
+                    if answer.stop or answer.over:
+                        self.ended = "stop" if answer.stop else "max_time"
+                        return None, 0.0
             now = time.perf_counter()
             if self.first and now - said > SAY_EVERY_S:
                 said, share = now, (batch.step + 1) / self.steps_per_epoch
-                left = (now - began) * (1 / share - 1)
-                rate = share * len(order) / (now - began)
+                done = share - share_before
+                left = (now - began) * (1 - share) / done
+                rate = done * len(order) / (now - began)
                 context.say(f"epoch {epoch}/{train.epochs}  {share:4.0%}  {rate:,.0f} images/s  {left:,.0f} s left")
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        speed = len(order) / max(time.perf_counter() - began, 1e-9)
-        at = distributed.gather_rows(torch.from_numpy(np.concatenate(positions_N)).to(self.device)).cpu().numpy()
-        logits = distributed.gather_rows(torch.cat(logits_NL)).cpu()
+        speed = (len(order) - first * train.batch_size) / max(time.perf_counter() - began, 1e-9)
+        at, logits = self.seen.of_all_ranks(self.device)
         in_order = np.argsort(at)
         assert np.array_equal(at[in_order], np.arange(len(order))), "an epoch must see every drawn row exactly once"
         return Judged(rows[order], logits[torch.from_numpy(in_order)], truth[order]), speed
+
+    def _diverged(self, epoch: int, step: int, row_N: npt.NDArray[np.int64]) -> NoReturn:
+        """Every rank ends together and says which batch it was; the checkpoints before it stay."""
+        size = self.train.batch_size
+        batch = (step - 1) % self.steps_per_epoch
+        here = row_N[batch * size : (batch + 1) * size].tolist()
+        if self.first:
+            self.run.update(diverged={"epoch": epoch, "step": step, "rows": here})
+        kept = checkpoints.pointed(self.folder, "last")
+        raise UserError(
+            f"the loss of step {step} (epoch {epoch}) is not a number: the training has diverged: lower optim.lr, or set "
+            f"optim.clip_norm; its batch is rows {', '.join(map(str, here[:8]))}{', ...' if len(here) > 8 else ''} of the store "
+            f"(all in run.json); {f'the last good checkpoint is {kept.name}' if kept else 'there is no checkpoint yet'}"
+        )
 
     def _step(self, batch: batches.Batch, epoch: int) -> torch.Tensor:
         """One optimiser step over a global batch; this rank's logits [N, L] in fp32."""
@@ -181,20 +261,22 @@ class _Fit:
         # Every rank knows the known cells of the whole batch; DDP averages over ranks, so each scales by the world.
         cells = self.loss.cells(batch.global_truth) if config.loss.reduction == "mean" else 1
         scale = world / max(1, cells)
-        outputs = self._forward_backward(batch, epoch, scale)
+        outputs, loss = self._forward_backward(batch, epoch, scale)
         if config.optim.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip_norm)
         self.optimizer.step()
         self.step += 1
+        self.watch.note(self.step, loss)
         return outputs
 
-    def _forward_backward(self, batch: batches.Batch, epoch: int, scale: float) -> torch.Tensor:
-        """Gradients of this rank's share, in pieces of `train.micro_batch` rows; its logits [N, L] in fp32."""
+    def _forward_backward(self, batch: batches.Batch, epoch: int, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gradients of this rank's share, in pieces of `train.micro_batch` rows; its logits [N, L] in fp32, and its loss."""
         count = len(batch.rows)
         images = torch.from_numpy(batch.images).to(self.device, non_blocking=True)
         truth = torch.from_numpy(batch.truth).to(self.device, non_blocking=True)
         size = self.train.micro_batch or max(1, count)
         outputs = []
+        summed = torch.zeros((), device=self.device)
         # A rank that the last short batch leaves without rows still runs forward and backward: the model gives empty
         # logits that hang on every weight, and the other ranks' all-reduce is answered with zeros.
         for start in range(0, max(1, count), size):
@@ -209,8 +291,9 @@ class _Fit:
                     logits = self.net(pixels)
                 total = self.loss.total(logits.float(), truth[piece])
                 (total * scale).backward()
+            summed += total.detach()
             outputs.append(logits.detach().float())
-        return torch.cat(outputs)
+        return torch.cat(outputs), summed
 
     # -- judging ------------------------------------------------------------------------------------------------
 
@@ -263,10 +346,10 @@ class _Fit:
                     self.run.write_predictions(f"epochs/{epoch:04d}-{part}", table)
         place = checkpoints.save(
             self.folder,
-            epoch,
+            self.step,
             model=self.model.state_dict(),
             optimizer=self.optimizer.state_dict(),
-            state={"epoch": epoch, "step": self.step, "best": self.best, "seconds": self.seconds},
+            state=self._state(epoch),
         )
         if is_best:
             checkpoints.point(self.folder, "best", place)
@@ -278,25 +361,65 @@ class _Fit:
         prob = self.loss.probabilities(judged.logits).numpy()
         return predictions_table(self.store.index, judged.rows, self.plan.labels, judged.truth, prob)
 
+    def _state(self, epoch: int) -> dict[str, Any]:
+        return {
+            "epoch": epoch,
+            "batches": self.seen.batches % self.steps_per_epoch,  # done of an unfinished epoch
+            "step": self.step,
+            "best": self.best,
+            "seconds": self.seconds + time.perf_counter() - self.began,
+        }
+
+    def _save_within(self, epoch: int) -> None:
+        """A checkpoint in the middle of an epoch: also what the epoch has gathered, and every rank's running statistics."""
+        at, logits = self.seen.of_all_ranks(self.device)
+        running = distributed.gather_rows(distributed.running_statistics(self.model)[None])
+        within = {"positions": torch.from_numpy(at), "logits": logits, "running": running}
+
+        def save() -> None:
+            place = checkpoints.save(
+                self.folder,
+                self.step,
+                model=self.model.state_dict(),
+                optimizer=self.optimizer.state_dict(),
+                state=self._state(epoch),
+                within=within,
+            )
+            checkpoints.point(self.folder, "last", place)
+            checkpoints.prune(self.folder)
+
+        distributed.first_alone(save)
+
     def _restore(self) -> None:
         place = self.context.restore() or checkpoints.pointed(self.folder, "last")
         if place is None:
             return
-        model, optimizer, state = checkpoints.load(place)
-        self.model.load_state_dict(model)
-        self.optimizer.load_state_dict(optimizer)
+        held = checkpoints.load(place)
+        state = held.state
+        self.model.load_state_dict(held.model)
+        self.optimizer.load_state_dict(held.optimizer)
         optim.lay_out_state(self.optimizer)
-        self.done_epochs, self.step, self.best = state["epoch"], state["step"], state["best"]
-        self.seconds = state["seconds"]
+        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+        self.done_epochs = state["epoch"] - (1 if state["batches"] else 0)
+        if state["batches"]:
+            # Rank 0 takes what was gathered; as many ranks as before take their own statistics, others the mean.
+            if self.first:
+                self.seen = _Seen(held.within["positions"].numpy(), held.within["logits"].to(self.device))
+            self.seen.batches = state["batches"]
+            running = held.within["running"]
+            same = len(running) == self.context.world
+            mine = running[self.context.rank] if same else running.mean(dim=0)
+            distributed.set_running_statistics(self.model, mine.to(self.device))
         if self.first:
-            held = self.run.metrics
-            self.history = held[held["epoch"] <= self.done_epochs].to_dict("records")  # type: ignore[assignment]
-            self.context.say(f"going on after epoch {self.done_epochs} of {self.train.epochs} ({place.name})")
+            table = self.run.metrics
+            self.history = table[table["epoch"] <= self.done_epochs].to_dict("records")  # type: ignore[assignment]
+            where = f"batch {state['batches']} of {self.steps_per_epoch} in " if state["batches"] else ""
+            self.context.say(f"going on after {where}epoch {state['epoch']} of {self.train.epochs} ({place.name})")
 
     def _finish(self, status: str) -> None:
         place = checkpoints.pointed(self.folder, self.train.select)
         if place is not None:
-            model, _, state = checkpoints.load(place)
+            model, _, state, _ = checkpoints.load(place)
             saved.write(
                 self.run.weights,
                 self.model,
@@ -310,6 +433,7 @@ class _Fit:
             kept = None
         self.run.update(
             status=status,
+            ended=self.ended,
             best=self.best,
             kept=kept,
             epochs=self.done_epochs,
@@ -319,10 +443,6 @@ class _Fit:
             workers=self.context.world,
             device=self.device.type,
         )
-
-    def _say(self, epoch: int, values: dict[str, list[Value]], speed: float, seconds: float) -> None:
-        for line in judging.epoch_lines(self.config, self.plan.labels, epoch, values, speed, seconds):
-            self.context.say(line)
 
     def _row_log(self) -> Any:
         if not self.train.log_rows:

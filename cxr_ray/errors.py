@@ -1,4 +1,4 @@
-"""What a user is told when something is wrong that they can mend."""
+"""What a user is told when something is wrong that they can mend, or has ended before its time."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -6,6 +6,10 @@ from difflib import get_close_matches
 
 class UserError(Exception):
     """A mistake the user can mend: one line that says what, where and the mend. The command line ends with exit 2."""
+
+
+class Stopped(Exception):
+    """The training was asked to stop and has written a checkpoint. The command line ends with exit 143."""
 
 
 def closest(name: str, known: Iterable[str]) -> str:

@@ -87,6 +87,15 @@ class Run:
         held = self.info if (self.path / "run.json").exists() else {}
         write_whole(self.path / "run.json", json.dumps({**held, **changes}, indent=1, sort_keys=True))
 
+    def ask_to_stop(self) -> None:
+        """Have the training write a checkpoint and end; anyone who may write to the folder can ask, by a file named `stop`."""
+        (self.path / "stop").touch()
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether a file named `stop` lies in the run folder."""
+        return (self.path / "stop").exists()
+
     def log(self, line: str) -> None:
         """Append a line of progress to `log.txt`."""
         with (self.path / "log.txt").open("a", encoding="utf-8") as handle:
@@ -144,7 +153,10 @@ def _check_same(run: Run, config: cfg.Config, store: Mapping[str, Any]) -> None:
     name = run.path.name
     if run.info["status"] == "finished":
         raise UserError(f"the run {name} in {run.path.parent} is finished; give a new --name to train again")
-    changed = differences(run.config.model_dump(mode="json"), config.model_dump(mode="json"))
+    place = {"name", "output"}  # a folder that was moved is the same run
+    changed = differences(
+        run.config.model_dump(mode="json", exclude=place), config.model_dump(mode="json", exclude=place)
+    )
     if changed:
         raise UserError(
             f"the run {name} was started with another config ({'; '.join(changed)}); give a new --name, or the same config to go on"

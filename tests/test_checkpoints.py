@@ -43,7 +43,8 @@ def test_the_next_step_after_loading_is_bit_equal(tmp_path, kind, layout):
     )
     other, other_optimizer = trained(kind, layout)
     step(other, other_optimizer)  # somewhere else
-    weights, state_of_optimizer, state = checkpoints.load(place)
+    weights, state_of_optimizer, state, within = checkpoints.load(place)
+    assert within == {}
     other.load_state_dict(weights)
     other_optimizer.load_state_dict(state_of_optimizer)
     optim.lay_out_state(other_optimizer)

@@ -1,5 +1,6 @@
 """The engine's `Context` inside a Ray Train worker."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import ray.train.torch
 import torch
 
 from cxr_ray.runs import Run
+
+SAVES_APART_S = 20.0
+"""Between checkpoints while a node is about to be taken."""
 
 
 class TrainContext:
@@ -19,6 +23,7 @@ class TrainContext:
         self.world: int = context.get_world_size()
         self.device: torch.device = ray.train.torch.get_device()
         self._run = run
+        self._quiet_until = 0.0
 
     def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
         # Ray gets the metrics alone: checkpoints belong to the run folder, where they are written whole.
@@ -28,7 +33,14 @@ class TrainContext:
         return None
 
     def should_stop(self) -> bool:
-        return False
+        return self._run.asked_to_stop
+
+    def should_save(self) -> bool:
+        # A node that will be taken: Ray says so minutes or seconds ahead, and goes on with other workers afterwards.
+        if ray.train.get_preemption_info() is None or time.monotonic() < self._quiet_until:
+            return False
+        self._quiet_until = time.monotonic() + SAVES_APART_S
+        return True
 
     def say(self, line: str) -> None:
         self._run.log(line)

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import shlex
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +16,8 @@ from cxr_ray import config as cfg
 from cxr_ray import labels as label_space
 from cxr_ray import plan as plans
 from cxr_ray import registry, runs, shards
-from cxr_ray.errors import UserError, unknown
+from cxr_ray.errors import Stopped, UserError, unknown
+from cxr_ray.lease import Lease
 from cxr_ray.metrics import prevalence
 
 
@@ -48,18 +51,37 @@ def train(config: cfg.Config, *, address: str | None = None, say: Callable[[str]
     say(f"plan: {plan.summary()}; labels: {', '.join(plan.labels)}")
     for warning in plan.warnings:
         say(f"warning: {warning}")
-    try:
-        if config.train.workers == 1 and address is None and "RAY_ADDRESS" not in os.environ:
-            _here(config, plan, store, run, say)
-        else:
-            _on_workers(config, run, address, say)
-    except KeyboardInterrupt:
-        say(f"interrupted: the same command with --name {run.path.name} goes on after the last whole epoch")
-        raise
-    failed = run.info.get("error")
-    if failed:
-        raise UserError(failed)
+    alone = config.train.workers == 1 and address is None and "RAY_ADDRESS" not in os.environ
+    with Lease(run.path):
+        (run.path / "stop").unlink(missing_ok=True)
+        run.update(status="started", error=None)
+        try:
+            _here(config, plan, store, run, say) if alone else _on_workers(config, run, address, say)
+        except KeyboardInterrupt:
+            say(f"interrupted: the same command with --name {run.path.name} goes on after the last checkpoint")
+            raise
+        except UserError as error:
+            run.update(status="failed", error=str(error))
+            raise
+    info = run.info
+    if info.get("error"):
+        raise UserError(info["error"])
+    if info["status"] == "stopped":
+        raise Stopped(f"stopped after a checkpoint; cxr-ray train --resume {shlex.quote(str(run.path))} goes on")
     return run
+
+
+@contextmanager
+def _sigterm(run: runs.Run) -> Iterator[None]:
+    """SIGTERM (of a scheduler, of `ray job stop`) asks for a checkpoint and an end instead of killing the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: run.ask_to_stop())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _prevalence(store: shards.Store, plan: plans.Plan) -> dict[str, Any]:
@@ -114,12 +136,16 @@ def _here(config: cfg.Config, plan: plans.Plan, store: shards.Store, run: runs.R
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
 
-    class Loud(LocalContext):
+    class Here(LocalContext):
         def say(self, line: str) -> None:
             run.log(line)
             say(line)
 
-    engine.fit(config, plan, store, Loud(device=pick_device(config.train.gpu)), run)
+        def should_stop(self) -> bool:
+            return run.asked_to_stop
+
+    with _sigterm(run):
+        engine.fit(config, plan, store, Here(device=pick_device(config.train.gpu)), run)
 
 
 def _on_workers(config: cfg.Config, run: runs.Run, address: str | None, say: Callable[[str], None]) -> None:
@@ -132,37 +158,54 @@ def _on_workers(config: cfg.Config, run: runs.Run, address: str | None, say: Cal
 
     from cxr_ray.on_ray import cluster
 
-    workers = config.train.workers
+    workers, fewest = config.train.workers, config.train.min_workers or config.train.workers
     local = address in (None, "local") and "RAY_ADDRESS" not in os.environ and not ray.is_initialized()
     cores = max(os.cpu_count() or 1, workers)
     with cluster.session(address, num_cpus=cores if local else None, dashboard=True):
         resources = dict(config.train.resources_per_worker)
         if "CPU" not in resources:
             resources["CPU"] = max(1, cores // workers) if local else 1
-        use_gpu = _use_gpu(config.train.gpu, workers, ray.cluster_resources().get("GPU", 0))
-        _check_room(resources, workers, ray.cluster_resources(), use_gpu)
-        # One name a launch: Ray must not take an earlier launch's state for this one's. Ours is in the run folder.
+        use_gpu = _use_gpu(config.train.gpu, fewest, ray.cluster_resources().get("GPU", 0))
+        _check_room(resources, fewest, ray.cluster_resources(), use_gpu)
         scratch = run.path / "ray"
-        trainer = TorchTrainer(
-            _worker,
-            train_loop_config={"run": str(run.path), "threads": config.train.threads or int(resources["CPU"])},
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources),
-            run_config=RunConfig(
-                name=f"launch-{time.time_ns()}",
-                storage_path=str(scratch),
-                failure_config=FailureConfig(max_failures=config.train.max_failures, controller_failure_limit=3),  # type: ignore[call-arg]
-            ),
-            torch_config=TorchConfig(timeout_s=600),
-        )
-        with _read_out(run, say):
-            try:
-                trainer.fit()
-            except SystemExit:  # Ray Train's answer to an interrupt: it aborts the workers and would end with 0
-                raise KeyboardInterrupt from None
-            except ray.train.TrainingFailedError as error:
-                raise RuntimeError(
-                    f"training on Ray failed after {config.train.max_failures} new starts: {error}"
-                ) from error
+        loop = {"run": str(run.path), "threads": config.train.threads or int(resources["CPU"])}
+
+        def launch() -> None:
+            # One name a launch: Ray must not take an earlier launch's state for this one's. Ours is in the run folder.
+            TorchTrainer(
+                _worker,
+                train_loop_config=loop,
+                scaling_config=ScalingConfig(
+                    num_workers=workers if fewest == workers else (fewest, workers),  # type: ignore[arg-type]
+                    use_gpu=use_gpu,
+                    resources_per_worker=resources,
+                ),
+                run_config=RunConfig(
+                    name=f"launch-{time.time_ns()}",
+                    storage_path=str(scratch),
+                    failure_config=FailureConfig(
+                        max_failures=config.train.max_failures,
+                        controller_failure_limit=3,  # type: ignore[call-arg]
+                        max_preemption_failures=100,
+                    ),
+                ),
+                torch_config=TorchConfig(timeout_s=600),
+            ).fit()
+
+        with _read_out(run, say), _sigterm(run):
+            for left in reversed(range(config.train.max_failures + 1)):
+                try:
+                    launch()
+                    break
+                except SystemExit:  # Ray Train's answer to an interrupt: it aborts the workers and would end with 0
+                    raise KeyboardInterrupt from None
+                except ray.train.TrainingFailedError as error:
+                    # Ray gives up at once on a node that is lost while workers start: the run folder says where to go on.
+                    if not left:
+                        raise RuntimeError(
+                            f"training on Ray failed after {config.train.max_failures} new starts: {error}"
+                        ) from error
+                    say(f"the workers failed; starting again from the last checkpoint ({left} starts left)")
         shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -14,7 +14,7 @@ FileFlag = Annotated[str | None, Parameter(name=["--config", "-c"])]
 
 app = App(
     name="train",
-    usage="Usage: cxr-ray train [-c FILE|preset:NAME] [--KNOB VALUE ...] [--address ADDRESS]",
+    usage="Usage: cxr-ray train [-c FILE|preset:NAME] [--KNOB VALUE ...] [--address ADDRESS] | --resume RUN",
     help_format="markdown",
     help_epilogue="Knobs, each a flag over the file:\n\n" + "\n".join(flags.help_lines(configs.Config)),
 )
@@ -22,7 +22,7 @@ app = App(
 
 def read_config(file: str | None, words: tuple[str, ...]) -> configs.Config:
     """The config of a file with the knobs among `words` laid over it. Raises `UserError` naming the closest knob."""
-    rest, values = flags.parse(words, configs.Config, also=["--config", "--address", "--help"])
+    rest, values = flags.parse(words, configs.Config, also=["--config", "--address", "--resume", "--help"])
     if rest:
         raise UserError(
             f"unexpected {shlex.join(rest)}; a knob is given as --data.shards FOLDER, a config file as -c FILE"
@@ -30,8 +30,21 @@ def read_config(file: str | None, words: tuple[str, ...]) -> configs.Config:
     return configs.load(file, values)
 
 
+def read_run(run: str, file: str | None, words: tuple[str, ...]) -> configs.Config:
+    """The config of the run in the folder `run`, to go on with. Raises `UserError` where knobs are given besides."""
+    from cxr_ray import runs
+
+    if file is not None or words:
+        given = "-c" if file is not None else words[0]
+        raise UserError(
+            f"--resume goes on with the run's own config, so {given} cannot change it; for another config give a new --name"
+        )
+    found = runs.load(run)
+    return found.config.model_copy(update={"name": found.path.name, "output": str(found.path.parent)})
+
+
 @app.default
-def train(*words: Words, config: FileFlag = None, address: str | None = None) -> None:
+def train(*words: Words, config: FileFlag = None, address: str | None = None, resume: str | None = None) -> None:
     """Train a model on a store, in this process or on Ray.
 
     With one worker and no --address the training runs in this process; with more, on a Ray of its own or on the
@@ -44,8 +57,10 @@ def train(*words: Words, config: FileFlag = None, address: str | None = None) ->
         YAML file of knobs, or preset:NAME for one that comes with cxr-ray.
     address
         Ray cluster to train on, such as auto; without it, this machine.
+    resume
+        Folder of a run that was stopped or killed: goes on after its last checkpoint, with its own config.
     """
-    run(read_config(config, words), address=address)
+    run(read_config(config, words) if resume is None else read_run(resume, config, words), address=address)
 
 
 def run(config: configs.Config, *, address: str | None = None) -> Any:
