@@ -127,7 +127,7 @@ def _share_out_equals(brings_GL: Rows, share_P: npt.NDArray[np.float64], rng: np
 
 
 def _place_the_rest(part_G: Rows, brings_GL: Rows, share_P: npt.NDArray[np.float64], rng: np.random.Generator) -> None:
-    """Fill the -1 of `part_G`, the groups of the rarest label first. A group goes to the part that misses most of what it
+    """Fill the -1 of `part_G`, the groups of the rarest label first, large before small. A group goes to the part that misses most of what it
     brings, each label (and the rows) counted as a share of its own total, so that rare ones weigh most."""
     parts = [p for p in range(len(share_P)) if share_P[p] > 0]
     total_L = np.maximum(1, brings_GL.sum(axis=0))
@@ -136,6 +136,7 @@ def _place_the_rest(part_G: Rows, brings_GL: Rows, share_P: npt.NDArray[np.float
     left = rng.permutation(np.flatnonzero(part_G < 0))
     for label in [*(1 + np.argsort((brings_GL[:, 1:] > 0).sum(axis=0), kind="stable")), 0]:  # 0, the rows, comes last
         mine = left[(brings_GL[left, label] > 0) & (part_G[left] < 0)]
+        mine = mine[np.argsort(-brings_GL[mine, label], kind="stable")]  # large ones while there is room for them
         for at, group in enumerate(mine.tolist()):
             empty = [p for p in parts if held_PL[p, label] == 0] if label else []
             choice = empty if empty and len(mine) - at <= len(empty) else parts

@@ -13,9 +13,9 @@ from cxr_ray.errors import UserError
 
 
 def test_a_second_training_is_refused_and_a_later_one_is_not(tmp_path):
-    with lease.Lease(tmp_path):
-        with pytest.raises(UserError, match=f"is being trained now, by process {os.getpid()} of this machine; wait"):
-            lease.Lease(tmp_path).__enter__()
+    said = f"is being trained now, by process {os.getpid()} of this machine; wait"
+    with lease.Lease(tmp_path), pytest.raises(UserError, match=said):
+        lease.Lease(tmp_path).__enter__()
     assert list(tmp_path.iterdir()) == []
     with lease.Lease(tmp_path):
         pass
@@ -40,7 +40,7 @@ def test_a_process_number_used_again_is_not_the_holder(tmp_path):
 def test_another_machine_s_lease_runs_out_when_it_is_not_renewed(tmp_path, monkeypatch):
     file = tmp_path / "lease.json"
     file.write_text(json.dumps({"holder": "x", "pid": 1, "started": "1", "on": "elsewhere"}))
-    with pytest.raises(UserError, match="by another machine.*runs out after 30 s"):
+    with pytest.raises(UserError, match=r"by another machine.*runs out after 30 s"):
         lease.Lease(tmp_path).__enter__()
     long_ago = time.time() - lease.LASTS_S - 1
     os.utime(file, (long_ago, long_ago))
