@@ -29,7 +29,7 @@ class Context(Protocol):
         ...
 
     def should_save(self) -> bool:
-        """Whether to write a checkpoint soon, because the machine may go; rank 0 is asked."""
+        """Whether to write a checkpoint now, because a machine is about to go; every rank asks equally often."""
         ...
 
     def say(self, line: str) -> None:

@@ -65,7 +65,8 @@ class Watch:
             each = (now - self._looked) / max(1, self._steps_since)
             steps = min(MOST_STEPS, max(1, int(LOOK_UP_S / max(each, 1e-6))))
             over = now >= self._ends
-            save = context.should_save() or now - self._saved >= self._every_s
+            save = now - self._saved >= self._every_s
+        save |= context.should_save()  # on every rank: Ray's own answer waits for all of them
         said = torch.tensor([context.should_stop(), over, save, steps, -bad], dtype=torch.float32)
         stop, over_, save_, steps, bad = distributed.most_of_ranks(said.to(context.device)).tolist()
         self._looked, self._steps_since, self._next = now, 0, int(steps)

@@ -1,0 +1,34 @@
+"""A plugin: lenet with batch norm and dropout whose every forward takes a while, so that a test can interrupt a training in mid-epoch."""
+
+import os
+import time
+from typing import Any
+
+import torch
+from torch import nn
+
+from cxr_ray.registry import MODELS, Options
+
+
+class Slow(nn.Module):
+    """A small network with everything that a resumed run must restore."""
+
+    def __init__(self, outputs: int, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2), nn.Flatten(), nn.LazyLinear(outputs)
+        )
+        self.body(torch.zeros(2, channels, 32, 32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            time.sleep(float(os.environ.get("CXR_RAY_TEST_STEP_S", "0.15")))
+        return self.body(x)
+
+
+if "slow" not in MODELS:
+
+    @MODELS.register("slow", Options)
+    def slow(*, outputs: int, channels: int, image_size: Any, options: Any) -> nn.Module:
+        """For tests: see the module."""
+        return Slow(outputs, channels)
