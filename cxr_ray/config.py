@@ -105,6 +105,10 @@ class Augment(Section):
     """0.1: differences from the image's mean times 0.9 to 1.1."""
     flip: float = Field(default=0.0, ge=0.0, le=1.0)
     """Chance of a left-right flip. Off: the heart has a side."""
+    erase: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Chance that a rectangle of the image is filled with the image's mean (random erasing, after all other changes)."""
+    mixup: float = Field(default=0.0, ge=0.0)
+    """Each image is mixed with another of its global batch, and so are their targets, by shares from Beta(mixup, mixup); 0 off."""
 
 
 class Model(Section):
@@ -115,9 +119,15 @@ class Model(Section):
     stem: Literal["gray", "repeat"] = "gray"
     """gray: one channel, pretrained colour stems summed; repeat: three equal channels."""
     weights: str = "none"
-    """none, imagenet, or the path of a file (.pth of torchvision, .safetensors of ours)."""
+    """none, imagenet, the path of a file (.pth of torchvision, .safetensors of ours), or the folder of another run."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Dropout before the head, besides what the architecture has of its own."""
+    """Chance of dropout, besides what the architecture has of its own; 0 off."""
+    dropout_where: Literal["head", "maps"] = "head"
+    """head: what enters the head; maps: whole feature maps after each activation (Dropout2d, put in by hooks)."""
+    head: Literal["replace", "append"] = "replace"
+    """replace: a fresh head in place of the 1,000-way layer; append: that layer is kept and a fresh one follows it."""
+    freeze_epochs: int = Field(default=0, ge=0)
+    """Epochs in which the head alone learns; the rest then has its weights and its batch norm's statistics held."""
     options: dict[str, Any] = {}
     """What this model alone knows, checked against its Options."""
 
@@ -126,7 +136,7 @@ class Loss(Section):
     """What a step minimises, defined on the global batch."""
 
     name: str = "auto"
-    """auto: bce or cross_entropy by task."""
+    """auto: bce or cross_entropy by task; focal, asymmetric, auc_margin for labels."""
     pos_weight_power: float = Field(default=0.0, ge=0.0, le=1.0)
     """Weight of positives = (negatives / positives) ** power over the undrawn train rows; 0 off, 1 full."""
     reduction: Literal["mean", "sum"] = "mean"
@@ -146,12 +156,28 @@ class Optim(Section):
     """Learning rate at its highest."""
     weight_decay: float = Field(default=0.0, ge=0.0)
     """L2 factor."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Course of the rate after the warm-up; cosine falls to zero at the last step."""
+    decay_norms: bool = True
+    """Whether biases and the weights of norms decay too, as torch has it; false leaves out all that is one-dimensional."""
+    head_lr_factor: float = Field(default=1.0, gt=0.0)
+    """The head learns this many times as fast as the rest."""
+    schedule: Literal["constant", "cosine", "onecycle", "step", "plateau"] = "constant"
+    """Course of the rate after the warm-up; cosine and onecycle fall to zero at the last step, step and plateau by drops."""
+    drop_epochs: int = Field(default=10, ge=1)
+    """step: epochs from drop to drop; plateau: epochs in a row without a better `train.monitor` that bring a drop."""
+    drop_factor: float = Field(default=0.1, gt=0.0, lt=1.0)
+    """What a drop of step or plateau multiplies the rate by."""
     warmup_epochs: float = Field(default=0.0, ge=0.0)
-    """Epochs over which the rate rises linearly from zero."""
+    """Epochs over which the rate rises linearly from zero; onecycle rises by itself and takes none."""
     clip_norm: float | None = Field(default=None, gt=0.0)
     """Largest gradient norm; null: no clipping."""
+    ema: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Decay of the moving average of the weights, which is then what is judged and kept; 0 off."""
+
+    @model_validator(mode="after")
+    def _one_rise(self) -> "Optim":
+        if self.schedule == "onecycle" and self.warmup_epochs:
+            raise ValueError("onecycle rises over its first 30% by itself: leave warmup_epochs at 0")
+        return self
 
 
 class Train(Section):

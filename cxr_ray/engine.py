@@ -4,6 +4,7 @@ never imported here. One loop, three homes: a debugger, a Ray Train worker, a Tu
 # N rows of this rank, M rows of all ranks, L labels
 
 import csv
+import gc
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -29,6 +30,8 @@ from cxr_ray.runs import METRIC_COLUMNS, Run, predictions_table
 from cxr_ray.watch import Answer, Watch
 
 SAY_EVERY_S = 30.0
+EMA = "ema."
+"""Before the names of the moving average's tensors, which a checkpoint holds beside the model's."""
 
 
 class Data(Protocol):
@@ -91,7 +94,13 @@ class _Fit:
         self.precision = precision.pick(self.train.precision, self.device)
         torch.manual_seed(config.seed)
         mean, deviation = gray_statistics(store, plan, config.data.normalize)
-        self.loss = losses.build(config.loss, task=plan.task, weight_L=plan.pos_weight)
+        self.loss = losses.build(
+            config.loss,
+            task=plan.task,
+            weight_L=plan.pos_weight,
+            whole=self.train.micro_batch is None,
+            mixed=config.augment.mixup > 0.0,
+        )
         self.model = models.build(
             config.model,
             outputs=len(plan.labels),
@@ -100,12 +109,11 @@ class _Fit:
             deviation=deviation,
         )
         self.model.to(self.device, memory_format=self.precision.layout)
-        self.net: nn.Module = self.model
-        if context.world > 1:
-            ids = [self.device.index] if self.device.type == "cuda" else None
-            # Each rank keeps its own running statistics while training; they are averaged before judging.
-            self.net = DistributedDataParallel(self.model, device_ids=ids, broadcast_buffers=False)
-        self.optimizer = optim.build(self.model, config.optim)
+        self.net = self._together()
+        self.optimizer = optim.build(self.model, config.optim, self.model.head_parameters())
+        self.ema = optim.Ema(self.model, config.optim.ema) if config.optim.ema else None
+        # What is judged and kept: the moving average of the weights where there is one.
+        self.judged = self.model if self.ema is None else self.ema.model
         self.steps_per_epoch = -(-int(plan.drawn.sum()) // self.train.batch_size)
         self.folder = run.path / "checkpoints"
         self.first = context.rank == 0
@@ -132,7 +140,8 @@ class _Fit:
                 if judged is None:  # ended within
                     break
                 parts["train"] = judged
-                distributed.average_running_statistics(self.model)
+                for model in self._models():
+                    distributed.average_running_statistics(model)
             if len(self.plan.rows["val"]):
                 rows = self.plan.rows["val"]
                 parts["val"] = Judged(rows, self.predict(rows), self.plan.truth["val"])
@@ -183,6 +192,14 @@ class _Fit:
             }
             self.context.say(f"ending after epoch {epoch}: {why[self.ended]}")
 
+    def _together(self) -> nn.Module:
+        """The model, or what averages its gradients over the ranks."""
+        if self.context.world == 1:
+            return self.model
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        # Each rank keeps its own running statistics while training; they are averaged before judging.
+        return DistributedDataParallel(self.model, device_ids=ids, broadcast_buffers=False)
+
     # -- one epoch ----------------------------------------------------------------------------------------------
 
     def _train_epoch(self, epoch: int) -> tuple[Judged | None, float]:
@@ -194,6 +211,12 @@ class _Fit:
         first = self.seen.batches
         share_before = first / self.steps_per_epoch
         log = self._row_log()
+        drops = self._drops()
+        if self.model.freeze(epoch <= self.config.model.freeze_epochs):
+            # DDP asks for every weight that had a gradient when it was made: it is made anew, once the old one is gone.
+            self.net = self.model
+            gc.collect()
+            self.net = self._together()
         began = said = time.perf_counter()
         self.net.train()
         for batch in batches.train_batches(
@@ -208,7 +231,7 @@ class _Fit:
         ):
             if log is not None:
                 log.writerow([epoch, batch.step, context.rank, " ".join(map(str, batch.rows.tolist()))])
-            self.seen.add(batch.positions, self._step(batch, epoch))
+            self.seen.add(batch.positions, self._step(batch, epoch, drops))
             last = batch.step + 1 == self.steps_per_epoch
             if self.watch.due() or last:
                 answer = self.watch.look_up()
@@ -248,15 +271,14 @@ class _Fit:
             f"(all in run.json); {f'the last good checkpoint is {kept.name}' if kept else 'there is no checkpoint yet'}"
         )
 
-    def _step(self, batch: batches.Batch, epoch: int) -> torch.Tensor:
+    def _step(self, batch: batches.Batch, epoch: int, drops: int) -> torch.Tensor:
         """One optimiser step over a global batch; this rank's logits [N, L] in fp32."""
         config, world = self.config, self.context.world
         torch.manual_seed(_mix(config.seed, self.step, self.context.rank))
-        learning_rate = optim.rate(
-            config.optim, self.step, steps_per_epoch=self.steps_per_epoch, epochs=config.train.epochs
+        rate = optim.rate(
+            config.optim, self.step, steps_per_epoch=self.steps_per_epoch, epochs=config.train.epochs, drops=drops
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        optim.set_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
         # Every rank knows the known cells of the whole batch; DDP averages over ranks, so each scales by the world.
         cells = self.loss.cells(batch.global_truth) if config.loss.reduction == "mean" else 1
@@ -267,6 +289,8 @@ class _Fit:
         self.optimizer.step()
         self.step += 1
         self.watch.note(self.step, loss)
+        if self.ema is not None:
+            self.ema.update(self.model, self.step)
         return outputs
 
     def _forward_backward(self, batch: batches.Batch, epoch: int, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -288,8 +312,10 @@ class _Fit:
             quiet = nullcontext() if last or self.context.world == 1 else self.net.no_sync()  # type: ignore[operator]
             with quiet:
                 with self.precision.autocast(self.device):
-                    logits = self.net(pixels)
+                    logits, *auxiliary = models.every_head(self.net(pixels))
                 total = self.loss.total(logits.float(), truth[piece])
+                for extra in auxiliary:
+                    total = total + self.model.auxiliary_weight * self.loss.total(extra.float(), truth[piece])
                 (total * scale).backward()
             summed += total.detach()
             outputs.append(logits.detach().float())
@@ -300,8 +326,18 @@ class _Fit:
     def predict(self, rows: npt.NDArray[np.int64]) -> torch.Tensor:
         """Logits [M, L] of store rows [M], in their order, on every rank: each rank predicts a contiguous share once."""
         mine = rows[batches.rank_slice(len(rows), self.context.rank, self.context.world)]
-        logits = forward(self.model, self.store, mine, self.precision, self.device, batch_size=self.train.batch_size)
+        logits = forward(self.judged, self.store, mine, self.precision, self.device, batch_size=self.train.batch_size)
         return distributed.gather_rows(logits).cpu()
+
+    def _drops(self) -> int:
+        """How often a plateau of the monitored metric has lowered the rate so far, on every rank."""
+        if self.config.optim.schedule != "plateau":
+            return 0
+        wanted = metrics.parse(self.train.monitor, labels=self.plan.labels, task=self.plan.task)
+        seen = {r["epoch"]: r["value"] for r in self.history if (r["part"], r["metric"], r["label"]) == wanted}
+        values = [seen.get(epoch) for epoch in range(self.done_epochs + 1)]
+        drops = optim.plateau(values, mode=self.train.monitor_mode, wait=self.config.optim.drop_epochs)
+        return int(distributed.from_first(drops))  # rank 0 alone keeps the history
 
     def _judge(self, judged: Judged) -> list[Value]:
         return judging.judge(judged.logits, judged.truth, self.loss, self.plan, self.config.report.thresholds)
@@ -347,7 +383,7 @@ class _Fit:
         place = checkpoints.save(
             self.folder,
             self.step,
-            model=self.model.state_dict(),
+            model=self._tensors(),
             optimizer=self.optimizer.state_dict(),
             state=self._state(epoch),
         )
@@ -373,14 +409,14 @@ class _Fit:
     def _save_within(self, epoch: int) -> None:
         """A checkpoint in the middle of an epoch: also what the epoch has gathered, and every rank's running statistics."""
         at, logits = self.seen.of_all_ranks(self.device)
-        running = distributed.gather_rows(distributed.running_statistics(self.model)[None])
+        running = distributed.gather_rows(torch.cat([distributed.running_statistics(m) for m in self._models()])[None])
         within = {"positions": torch.from_numpy(at), "logits": logits, "running": running}
 
         def save() -> None:
             place = checkpoints.save(
                 self.folder,
                 self.step,
-                model=self.model.state_dict(),
+                model=self._tensors(),
                 optimizer=self.optimizer.state_dict(),
                 state=self._state(epoch),
                 within=within,
@@ -390,13 +426,24 @@ class _Fit:
 
         distributed.first_alone(save)
 
+    def _models(self) -> list[nn.Module]:
+        """The model that is trained and, where one is kept, its moving average."""
+        return [self.model] if self.ema is None else [self.model, self.ema.model]
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """The model's weights and, where one is kept, their moving average under names of its own."""
+        average = {} if self.ema is None else self.ema.state_dict()
+        return {**self.model.state_dict(), **{EMA + name: value for name, value in average.items()}}
+
     def _restore(self) -> None:
         place = self.context.restore() or checkpoints.pointed(self.folder, "last")
         if place is None:
             return
         held = checkpoints.load(place)
         state = held.state
-        self.model.load_state_dict(held.model)
+        self.model.load_state_dict({name: value for name, value in held.model.items() if not name.startswith(EMA)})
+        if self.ema is not None:
+            self.ema.load_state_dict(_average(held.model))
         self.optimizer.load_state_dict(held.optimizer)
         optim.lay_out_state(self.optimizer)
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
@@ -408,8 +455,11 @@ class _Fit:
             self.seen.batches = state["batches"]
             running = held.within["running"]
             same = len(running) == self.context.world
-            mine = running[self.context.rank] if same else running.mean(dim=0)
-            distributed.set_running_statistics(self.model, mine.to(self.device))
+            mine = (running[self.context.rank] if same else running.mean(dim=0)).to(self.device)
+            for model in self._models():
+                size = len(distributed.running_statistics(model))
+                distributed.set_running_statistics(model, mine[:size])
+                mine = mine[size:]
         if self.first:
             table = self.run.metrics
             self.history = table[table["epoch"] <= self.done_epochs].to_dict("records")  # type: ignore[assignment]
@@ -423,7 +473,7 @@ class _Fit:
             saved.write(
                 self.run.weights,
                 self.model,
-                model,
+                _average(model) or model,
                 labels=self.plan.labels,
                 task=self.plan.task,
                 precision=self.precision.name,
@@ -489,6 +539,11 @@ def gray_statistics(store: Data, plan: Plan, normalize: str | tuple[float, float
     means, variances = store.index.loc[here, "mean"].to_numpy(float), store.index.loc[here, "variance"].to_numpy(float)
     deviation = float(np.sqrt(variances.mean() + means.var()))
     return float(means.mean()) / 255.0, max(deviation / 255.0, 1e-6)
+
+
+def _average(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The moving average among a checkpoint's tensors; empty where none was kept."""
+    return {name.removeprefix(EMA): value for name, value in tensors.items() if name.startswith(EMA)}
 
 
 def _tracker(folder: Path, names: Sequence[str]) -> Any:

@@ -74,8 +74,9 @@ def _losses(
     if cells_NL.shape[1] == len(labels) > 1:
         for j, label in enumerate(labels):
             here = ~np.isnan(truth_NL[:, j])
-            if here.any():
-                value = float(cells_NL[:, j].sum()) / int(here.sum())
+            of_label = loss.cells(truth[:, [j]])
+            if of_label:
+                value = float(cells_NL[:, j].sum()) / of_label
                 out.append(Value("loss", label, value, int((truth_NL[:, j] == 1).sum()), int(here.sum())))
     return out
 

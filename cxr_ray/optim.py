@@ -1,20 +1,41 @@
-"""How weights move: the optimiser, and the learning rate as a pure function of the step."""
+"""How weights move: the optimiser, the learning rate as a pure function of the step, the moving average of the weights."""
 
+import copy
 import math
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import nn
 
 from cxr_ray import config as cfg
 
+# One-cycle's shape, as torch's OneCycleLR has it (Smith and Topin 2019): the share of steps that rise, and how far
+# under the highest rate it starts and ends. The momentum is not cycled.
+RISE, START, END = 0.3, 1 / 25, 1 / 25 / 1e4
 
-def build(model: nn.Module, optim: cfg.Optim) -> torch.optim.Optimizer:
-    """The optimiser over the model's trainable parameters."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+
+def build(model: nn.Module, optim: cfg.Optim, head: Collection[nn.Parameter] = ()) -> torch.optim.Optimizer:
+    """The optimiser over all parameters of `model`; one that is frozen has no gradient and stays as it is, state and all.
+
+    `head` learns at `head_lr_factor` times the rate. With `decay_norms` false, parameters of one dimension (biases, the
+    weights of norms) do not decay (He et al. 2019, "Bag of tricks", section 3.1: no bias decay)."""
+    heads = {id(p) for p in head}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for p in model.parameters():
+        factor = optim.head_lr_factor if id(p) in heads else 1.0
+        decay = optim.weight_decay if optim.decay_norms or p.ndim > 1 else 0.0
+        groups.setdefault((factor, decay), []).append(p)
+    made = [{"params": held, "factor": factor, "weight_decay": decay} for (factor, decay), held in groups.items()]
     if optim.name == "sgd":
-        return torch.optim.SGD(parameters, lr=optim.lr, momentum=0.9, nesterov=True, weight_decay=optim.weight_decay)
+        return torch.optim.SGD(made, lr=optim.lr, momentum=0.9, nesterov=True, fused=True)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optim.name]
-    return kind(parameters, lr=optim.lr, weight_decay=optim.weight_decay, fused=True)
+    return kind(made, lr=optim.lr, fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Let every group of parameters move at `rate` times its own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
 
 
 def lay_out_state(optimizer: torch.optim.Optimizer) -> None:
@@ -26,12 +47,73 @@ def lay_out_state(optimizer: torch.optim.Optimizer) -> None:
                 slots[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def rate(optim: cfg.Optim, step: int, *, steps_per_epoch: int, epochs: int) -> float:
-    """Learning rate of global step `step` (from 0): counted, not carried, so that a resumed run needs no scheduler state."""
+def rate(optim: cfg.Optim, step: int, *, steps_per_epoch: int, epochs: int, drops: int = 0) -> float:
+    """Learning rate of global step `step` (from 0): counted, not carried, so that a resumed run needs no scheduler state.
+
+    `drops` is what `plateau` counts. onecycle is torch's OneCycleLR of the same number of steps; step drops at every
+    `drop_epochs`-th epoch, counted from the start of the training."""
     warmup = optim.warmup_epochs * steps_per_epoch
     if step < warmup:
         return optim.lr * (step + 1) / math.ceil(warmup)
-    if optim.schedule == "constant":
-        return optim.lr
-    left = max(1.0, steps_per_epoch * epochs - warmup)
-    return optim.lr * 0.5 * (1.0 + math.cos(math.pi * min(1.0, (step - warmup) / left)))
+    total = steps_per_epoch * epochs
+    if optim.schedule == "cosine":
+        return _between(optim.lr, 0.0, (step - warmup) / max(1.0, total - warmup))
+    if optim.schedule == "onecycle":
+        top = RISE * total - 1.0
+        if step <= top:
+            return _between(optim.lr * START, optim.lr, step / top if top > 0 else 1.0)
+        return _between(optim.lr, optim.lr * END, (step - top) / max(1.0, total - 1.0 - top))
+    if optim.schedule == "step":
+        drops = step // (steps_per_epoch * optim.drop_epochs)
+    return optim.lr * optim.drop_factor**drops
+
+
+def plateau(values: Sequence[float | None], *, mode: str, wait: int) -> int:
+    """How often the rate has dropped after the epochs that gave `values`: once `wait` epochs in a row brought no better one,
+    then counting anew (`> 0` is what early stopping asks). A pure function of the metric's history (`mode`: max or min is
+    better), so that a resumed run needs no scheduler state.
+
+    torch's ReduceLROnPlateau with `patience=wait - 1`, `threshold=0`, but undefined values (None) are never better."""
+    best, since, drops = None, 0, 0
+    for value in values:
+        better = value is not None and (best is None or (value > best if mode == "max" else value < best))
+        best, since = (value, 0) if better else (best, since + 1)
+        if since == wait:
+            since, drops = 0, drops + 1
+    return drops
+
+
+class Ema:
+    """The exponential moving average of a model's weights and running statistics: a model of its own, to judge and to keep.
+
+    After step t (from 1) the average moves by 1 - min(decay, t / (9 + t)) of the way to the weights: the first steps, when
+    the weights are still those they were drawn with, count less (TensorFlow's ExponentialMovingAverage with num_updates).
+    The step is counted by the caller: the state is the average's tensors alone."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move the average towards `model`, which has just made its `step`-th step (from 1)."""
+        share = 1.0 - min(self.decay, step / (9.0 + step))
+        mine, theirs = self.model.state_dict(), model.state_dict()
+        floats = [name for name, value in mine.items() if value.is_floating_point()]
+        # One call for all: several hundred small kernels would show in a step on a GPU.
+        torch._foreach_lerp_([mine[name] for name in floats], [theirs[name] for name in floats], share)
+        for name in mine.keys() - set(floats):
+            mine[name].copy_(theirs[name])
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The average's tensors, under the model's own names."""
+        return dict(self.model.state_dict())
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Take up an average that `state_dict` gave."""
+        self.model.load_state_dict(state)
+
+
+def _between(start: float, end: float, share: float) -> float:
+    """From `start` to `end` along half a cosine."""
+    return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))

@@ -101,9 +101,10 @@ SOURCES: Registry[Callable[..., Any]] = Registry(
     ],
 )
 MODELS: Registry[Callable[..., Any]] = Registry(
-    "model", ["cxr_ray.models.lenet", "cxr_ray.models.covid_cnn", "cxr_ray.models.zoo"]
+    "model",
+    ["cxr_ray.models.lenet", "cxr_ray.models.covid_cnn", "cxr_ray.models.pneumonia_cnn", "cxr_ray.models.zoo"],
 )
-LOSSES: Registry[Callable[..., Any]] = Registry("loss", ["cxr_ray.losses"])
+LOSSES: Registry[Callable[..., Any]] = Registry("loss", ["cxr_ray.losses", "cxr_ray.pairwise"])
 
 
 def load_plugins(modules: Iterable[str]) -> None:

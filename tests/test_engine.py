@@ -286,7 +286,7 @@ class Killed(BaseException):
 def test_a_run_killed_at_any_write_goes_on_from_a_whole_checkpoint(tmp_path, monkeypatch):
     """Every write, rename and sync of the first two epochs is a place to die at; a cut file is left behind each time."""
     store = fake_store(60)
-    knobs = {"train": {"epochs": 2}}
+    knobs = {"train": {"epochs": 2}, "report": {"trackers": []}}
     whole = final_weights(fit(config(tmp_path, name="whole", **knobs), store))
     fsync = os.fsync
     at, died = 0, True

@@ -32,6 +32,7 @@ FLOORS = {
     "cxr_ray.describe": 1,
     "cxr_ray.models": 2,
     "cxr_ray.losses": 2,
+    "cxr_ray.pairwise": 2,
     "cxr_ray.optim": 2,
     "cxr_ray.precision": 2,
     "cxr_ray.metrics": 2,

@@ -11,7 +11,7 @@ from torchvision.models import get_model, list_models
 
 from cxr_ray import config, models
 from cxr_ray.errors import UserError
-from cxr_ray.models import ends
+from cxr_ray.models import dropout, ends, family, listing
 from cxr_ray.registry import MODELS
 
 ZOO = list_models(module=torchvision.models)
@@ -112,7 +112,7 @@ ALL_NAMES = [name if name in FAMILIES else pytest.param(name, marks=pytest.mark.
 def test_every_torchvision_name_builds(name: str) -> None:
     """One gray channel in, [N, L] out; no memory is taken for weights."""
     entry = MODELS[name]
-    size = models.natural_size(entry)
+    size = models.family_of(entry).natural_size
     with models.skeletons():
         network = entry.make(outputs=7, channels=1, image_size=size, options=entry.parse({}, where="model.options"))
     with torch.no_grad():
@@ -122,17 +122,21 @@ def test_every_torchvision_name_builds(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_names_of_weights_stay_torchvisions(name: str) -> None:
     """Stem and head alone differ from the published network: by their shapes, not by their names."""
-    settings = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    settings: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        settings = {"aux_logits": name == "googlenet", "init_weights": False}
     entry = MODELS[name]
     with models.skeletons():
         ours = entry.make(
             outputs=7, channels=1, image_size=(224, 224), options=entry.parse({}, where="model.options")
         ).state_dict()
-        ends.drop_before_head(network := get_model(name, weights=None, **settings), 1000, 0.5)
+        network = get_model(name, weights=None, **settings)
+        dropout.before_head(network.get_submodule(ends.head_name(network, 1000)), 0.5)
         theirs = network.state_dict()
     assert list(ours) == list(theirs)
     differ = [key.rpartition(".")[0] for key in ours if ours[key].shape != theirs[key].shape]
-    assert set(differ) == {differ[0], differ[-1]} and len(set(differ)) == 2
+    wanted = {differ[0], differ[-1], *(["aux1.fc2", "aux2.fc2"] if name == "googlenet" else [])}
+    assert set(differ) == wanted and len(wanted) >= 2
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "densenet121"])
@@ -161,14 +165,14 @@ def test_dropout_before_the_head(name: str) -> None:
         assert torch.equal(plain.eval()(images), dropped.eval()(images))
         dropped.train()
         for module in dropped.modules():  # batch norm as in eval: the head alone may differ
-            module.training = isinstance(module, ends.DropoutLinear | ends.DropoutConv2d)
+            module.training = isinstance(module, dropout.DropoutLinear | dropout.DropoutConv2d)
         first, second = dropped(images), dropped(images)
     assert not torch.allclose(first, second)
     assert "dropout=0.9" in repr(dropped)
 
 
 def test_dropout_keeps_the_mean_of_what_enters_the_head() -> None:
-    layer = ends.DropoutLinear(1, 1, bias=False)
+    layer = dropout.DropoutLinear(1, 1, bias=False)
     layer.dropout = 0.25
     nn.init.ones_(layer.weight)
     torch.manual_seed(0)
@@ -296,12 +300,161 @@ def test_a_users_model_must_give_logits() -> None:
         del MODELS._entries["test_of_a_wrong_shape"]
 
 
-def test_listing_counts_without_weights() -> None:
-    line = models.listing("resnet18", outputs=14)
-    assert line.parameters == models.parameter_count(build("resnet18", outputs=14))
-    assert line.image_size == (224, 224) and line.stems == ("gray", "repeat") and "ResNet-18" in line.about
-    assert models.listing("lenet", outputs=10).image_size == (28, 28)
-    assert models.listing("inception_v3").image_size == (299, 299)
+def test_pneumonia_cnns_shapes_follow_the_size() -> None:
+    network = build("pneumonia_cnn", outputs=2, size=(44, 30), options={"width": 3, "hidden": 7}).backbone
+    assert shapes(network, torch.zeros(1, 1, 44, 30)) == [
+        [3, 44, 30], [3, 44, 30], [3, 22, 15], [6, 22, 15], [6, 22, 15], [6, 11, 7], [12, 11, 7], [12, 11, 7], [12, 5, 3],
+        [180], [7], [7], [7], [2],
+    ]  # fmt: skip
+    assert models.parameter_count(network) == (9 * 3 + 3) + (27 * 6 + 6) + (54 * 12 + 12) + (180 * 7 + 7) + (7 * 2 + 2)
+    with pytest.raises(UserError, match="at least 8 x 8, not 7 x 9"):
+        build("pneumonia_cnn", size=(7, 9))
+
+
+# -- auxiliary heads, appended heads, dropout of maps, frozen backbones ------------------------------------------
+
+
+def test_googlenets_auxiliary_heads_speak_while_it_trains() -> None:
+    model = build("googlenet", size=(64, 64), outputs=3)
+    images = gray(2, (64, 64))
+    assert [tuple(given.shape) for given in models.every_head(model(images))] == [(2, 3)] * 3
+    assert model.auxiliary_weight == 0.3
+    assert tuple(model.eval()(images).shape) == (2, 3)
+    plain = build("googlenet", size=(64, 64), outputs=3, options={"auxiliary": 0})
+    assert plain.auxiliary_weight == 0.0 and plain(images).shape == (2, 3)
+    assert not any(key.startswith("aux") for key in plain.backbone.state_dict())
+
+
+def test_no_images_reach_auxiliary_heads_too() -> None:
+    """A rank without rows must answer for every weight, or the others wait for ever."""
+    model = build("googlenet", size=(64, 64), outputs=3)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    given = models.every_head(model(gray(0, (64, 64))))
+    assert [tuple(logits.shape) for logits in given] == [(0, 3)] * 3
+    sum(logits.sum() for logits in given).backward()  # type: ignore[union-attr]
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "lenet", "googlenet"])
+def test_an_appended_head_follows_the_one_that_is_there(name: str) -> None:
+    images = gray(2, (64, 64))
+    model = build(name, size=(64, 64), outputs=3, head="append").eval()
+    known = ends.head_name(model.backbone, 1000)
+    assert ends.head_name(model.backbone, 3) == f"{known}.appended"
+    plain = build(name, size=(64, 64), outputs=1000).eval()
+    state = {key: value for key, value in model.state_dict().items() if ".appended." not in key}
+    assert list(state) == list(plain.state_dict())
+    plain.load_state_dict(state)
+    fresh = model.backbone.get_submodule(f"{known}.appended")
+    with torch.no_grad():  # a layer of 1 x 1 before average pooling is one after it
+        wanted = nn.functional.linear(plain(images), fresh.weight.flatten(1), fresh.bias)  # type: ignore[union-attr, operator, arg-type]
+        assert torch.allclose(model(images), wanted, atol=1e-5)
+    heads = len(models.every_head(model.train()(images)))
+    assert sum(".appended." in key for key in model.state_dict()) == 2 * heads
+    assert list(models.from_description(model.describe()).state_dict()) == list(model.state_dict())
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "densenet121", "squeezenet1_1", "mobilenet_v2", "efficientnet_b0", "googlenet", "lenet"]
+)
+def test_dropout_of_maps_is_whole_maps_and_of_training_alone(name: str) -> None:
+    size = (64, 64) if name != "lenet" else (32, 32)
+    plain, dropped = build(name, size=size), build(name, size=size, dropout=0.4, dropout_where="maps")
+    assert list(plain.state_dict()) == list(dropped.state_dict())
+    images = gray(2, size)
+    with torch.no_grad():
+        assert torch.equal(plain.eval()(images), dropped.eval()(images))
+    seen: list[Tensor] = []
+    for module in dropped.modules():
+        if isinstance(module, dropout.ACTIVATIONS):
+            module.register_forward_hook(lambda _m, _x, y: seen.append(y.detach().clone()))
+    with torch.no_grad():
+        dropped.train()(images)
+    maps = [y for y in seen if y.ndim == 4 and y.shape[-1] * y.shape[-2] > 1]
+    dead = torch.cat([(y == 0).all(dim=3).all(dim=2).flatten() for y in maps])
+    assert len(maps) > 1 and dead.float().mean() > 0.3
+    state = torch.get_rng_state()
+    again = models.from_description(dropped.describe())
+    assert torch.equal(state, torch.get_rng_state()) and again.dropout_where == "maps"
+
+
+@pytest.mark.parametrize("name", ["vit_b_16", "convnext_tiny"])
+def test_networks_without_maps_to_drop_say_so(name: str) -> None:
+    with pytest.raises(UserError, match="has no activations of feature maps to drop"), models.skeletons():
+        build(name, size=(64, 64), dropout=0.2, dropout_where="maps")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "googlenet"])
+def test_a_frozen_backbone_holds_weights_and_statistics(name: str) -> None:
+    model = build(name, size=(64, 64), outputs=3)
+    assert not model.freeze(False) and model.freeze(True) and not model.freeze(True)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model.train()
+    given = models.every_head(model(gray(4, (64, 64))))
+    sum(logits.square().sum() for logits in given).backward()  # type: ignore[union-attr]
+    held = {id(p) for p in model.head_parameters()}
+    assert all((p.grad is not None) == (id(p) in held) for p in model.parameters())
+    heads = ["backbone.fc", "backbone.aux1", "backbone.aux2"] if name == "googlenet" else ["backbone.fc"]
+    outside = [key for key in before if not key.startswith(tuple(heads))]
+    assert all(torch.equal(before[key], model.state_dict()[key]) for key in outside)
+    assert model.freeze(False)
+    with torch.no_grad():
+        model(gray(4, (64, 64)))
+    assert all(p.requires_grad for p in model.parameters()) and all(module.training for module in model.modules())
+    key = "backbone.bn1.running_mean" if name == "resnet18" else "backbone.conv1.bn.running_mean"
+    assert not torch.equal(before[key], model.state_dict()[key])
+
+
+def test_nothing_is_frozen_as_it_was_drawn() -> None:
+    with pytest.raises(UserError, match="a backbone without weights has nothing worth holding"):
+        build("lenet", freeze_epochs=1)
+
+
+# -- what is known without weights -------------------------------------------------------------------------------
+
+
+def test_a_line_for_every_model() -> None:
+    lines = {entry.name: listing.listing(entry.name) for entry in MODELS}
+    assert {"lenet", "covid_cnn", "pneumonia_cnn", *ZOO} <= set(lines)
+    assert all(line.parameters and line.about and line.stems == ("gray", "repeat") for line in lines.values())
+    assert lines["resnet18"].parameters == 11_689_512  # as torchvision's documentation has it
+    assert lines["lenet"].parameters == models.parameter_count(build("lenet", outputs=14, size=(28, 28)))
+    assert lines["lenet"].image_size == (28, 28) and lines["inception_v3"].image_size == (299, 299)
+    for name in ("resnet50", "densenet121", "vgg16", "covid_cnn", "pneumonia_cnn", "lenet", "alexnet"):
+        assert lines[name].explained_by == family.RELEVANCE
+    assert lines["vit_b_16"].explained_by == ("saliency", "integrated_gradients", "gradcam")
+    assert "lrp_epsilon" not in lines["googlenet"].explained_by and "gradcam" not in lines["swin_t"].explained_by
+
+
+def test_layers_of_lenet_are_the_books() -> None:
+    found = listing.layers(config.Model(name="lenet"), outputs=10, image_size=(28, 28))
+    assert [(layer.kind, layer.shape, layer.trainable) for layer in found] == [
+        ("Conv2d", (6, 28, 28), 156), ("ReLU", (6, 28, 28), 0), ("AvgPool2d", (6, 14, 14), 0),
+        ("Conv2d", (16, 10, 10), 2416), ("ReLU", (16, 10, 10), 0), ("AvgPool2d", (16, 5, 5), 0),
+        ("Flatten", (400,), 0), ("Linear", (120,), 48_120), ("ReLU", (120,), 0), ("Linear", (84,), 10_164), ("ReLU", (84,), 0),
+        ("Linear", (10,), 850),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("knobs", [{}, {"head": "append", "stem": "repeat"}])
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "googlenet", "vit_b_16", "convnext_tiny", "swin_t"])
+def test_layers_hold_every_weight_once(name: str, knobs: dict[str, Any]) -> None:
+    found = listing.layers(config.Model(name=name, **knobs), outputs=5, image_size=(224, 224))
+    with models.skeletons():
+        whole = build(name, size=(224, 224), **knobs)
+    assert sum(layer.trainable for layer in found) == models.parameter_count(whole)
+    assert [layer.shape for layer in found if layer.trainable][-1] == (5,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ZOO)
+def test_layers_of_every_model(name: str) -> None:
+    size = listing.listing(name).image_size
+    found = listing.layers(config.Model(name=name), outputs=5, image_size=size)
+    with models.skeletons():
+        assert sum(layer.trainable for layer in found) == models.parameter_count(build(name, size=size))
 
 
 @pytest.mark.slow
@@ -310,6 +463,6 @@ def test_listing_counts_without_weights() -> None:
 )
 def test_gradients_reach_the_stem(name: str) -> None:
     model = build(name, size=(96, 96))
-    model(gray(2, (96, 96))).square().sum().backward()
+    models.every_head(model(gray(2, (96, 96))))[0].square().sum().backward()
     stem = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
     assert stem.in_channels == 1 and stem.weight.grad is not None and stem.weight.grad.abs().sum() > 0

@@ -13,7 +13,7 @@ from torchvision.models import VisionTransformer, get_model
 
 from cxr_ray import config, models
 from cxr_ray.errors import UserError
-from cxr_ray.models import weights
+from cxr_ray.models import saved, weights
 
 
 def build(name: str, source: str | Path, *, outputs: int = 3, size: int = 64, **knobs: Any) -> models.Classifier:
@@ -154,9 +154,60 @@ def test_vision_transformers_positions_follow_the_size_and_old_names_are_known()
     assert torch.allclose(table[:, [1, 3, 7, 9]], given[:, 1:], atol=1e-5)
 
 
-def test_second_heads_are_left_out(tmp_path: Path) -> None:
-    published("googlenet", tmp_path / "w.pth", aux_logits=True, init_weights=False)
-    build("googlenet", tmp_path / "w.pth")
+@pytest.mark.parametrize("auxiliary", [0.0, 0.3])
+def test_published_auxiliary_heads_are_left_out_and_our_own_come_back(auxiliary: float, tmp_path: Path) -> None:
+    network = published("googlenet", tmp_path / "w.pth", aux_logits=True, init_weights=False)
+    ours, theirs = features(build("googlenet", tmp_path / "w.pth", options={"auxiliary": auxiliary}), network, images())
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    model = build("googlenet", "none", options={"auxiliary": auxiliary})
+    save_file(model.state_dict(), tmp_path / "own.safetensors")
+    again = build("googlenet", tmp_path / "own.safetensors")
+    taken = {
+        key for key, value in again.state_dict().items() if torch.equal(value, model.state_dict().get(key, value + 1))
+    }
+    assert any(".aux1." in key for key in taken) == bool(auxiliary)
+    assert taken >= {key for key in again.state_dict() if ".aux" not in key}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1"])
+def test_an_appended_head_leaves_the_published_one_as_it_is(name: str, tmp_path: Path) -> None:
+    """Then our 1,000-way layer gives what the colour network's gives, and the fresh one follows."""
+    network = published(name, tmp_path / "w.pth")
+    model = build(name, tmp_path / "w.pth", head="append")
+    seen: list[torch.Tensor] = []
+    head = model.backbone.get_submodule("fc" if name == "resnet18" else "classifier.1")
+    head.get_submodule("appended").register_forward_pre_hook(lambda _m, x: seen.append(x[0]))
+    with torch.no_grad():
+        model(images())
+        theirs = network(((images().float()[:, None] / 255 - 0.45) / 0.22).repeat(1, 3, 1, 1))
+    ours = seen[0] if name == "resnet18" else seen[0].relu().mean(dim=(2, 3))  # torchvision rectifies and pools
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    again = build(name, tmp_path / "w.pth", outputs=3)  # and back: an appended head is one that does not fit
+    state = {key.removeprefix("backbone."): value for key, value in model.state_dict().items()}
+    left = weights.fit(again.backbone, state, said="w", name=name, outputs=3)
+    assert len(left) == 4 and all(key.startswith(("fc.", "classifier.1.")) for key in left)
+
+
+def test_another_runs_folder_gives_its_model(tmp_path: Path) -> None:
+    model = build("lenet", "none")
+    run = tmp_path / "runs" / "first"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    with pytest.raises(UserError, match=r"holds no model.safetensors \(the run has no model yet\)"):
+        build("lenet", run)
+    saved.write(
+        run / "model.safetensors",
+        model,
+        model.state_dict(),
+        labels=["a", "b", "c"],
+        task="multilabel",
+        precision="fp32",
+    )
+    for source in (run, run / "model.safetensors"):
+        with torch.no_grad():
+            assert torch.equal(build("lenet", source)(images()), model(images()))
+    with pytest.raises(UserError, match="does not fit covid_cnn"):
+        build("covid_cnn", run)
 
 
 def test_weights_of_another_network(tmp_path: Path) -> None:
@@ -228,9 +279,9 @@ def test_a_file_that_is_cut_short(name: str, kept: float, tmp_path: Path) -> Non
 
 
 def test_no_file_and_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"there is no file .*none, imagenet, or the path"):
+    with pytest.raises(UserError, match=r"there is no file .*none, imagenet, the path of"):
         build("lenet", tmp_path / "gone.pth")
-    with pytest.raises(UserError, match="is a folder"):
+    with pytest.raises(UserError, match="no folder of a run"):
         build("lenet", tmp_path)
 
 

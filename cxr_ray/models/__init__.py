@@ -8,7 +8,6 @@ normalisation and channels are inside it, so that training, prediction, export a
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,11 +16,15 @@ from torch.nn import functional as F
 
 from cxr_ray import config
 from cxr_ray.errors import UserError
+from cxr_ray.models import dropout as dropouts
 from cxr_ray.models import weights
-from cxr_ray.models.ends import Skeleton, drop_before_head
+from cxr_ray.models.ends import Skeleton, append_head, head_name
+from cxr_ray.models.family import Family
 from cxr_ray.registry import MODELS, Entry
 
 CHANNELS = {"gray": 1, "repeat": 3}
+LIBRARY_CLASSES = 1000
+"""Outputs of the layer that `head: append` keeps: ImageNet's classes."""
 
 
 class Classifier(nn.Module):
@@ -29,7 +32,8 @@ class Classifier(nn.Module):
 
     `backbone` is the network alone; `image_size` (height, width) what it sees; `mean` and `deviation` are float32
     buffers in the scale 0 to 1, kept in `describe()` and not among the weights. `channels_last` says how
-    images lie in memory on their way in; `to(memory_format=...)` sets it."""
+    images lie in memory on their way in; `to(memory_format=...)` sets it. While training, a network with auxiliary heads
+    gives a tuple, the head's logits first; theirs weigh `auxiliary_weight` in the loss."""
 
     mean: Tensor
     deviation: Tensor
@@ -46,6 +50,8 @@ class Classifier(nn.Module):
         image_size: tuple[int, int],
         mean: float,
         deviation: float,
+        dropout_where: str = "head",
+        head: str = "replace",
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -53,16 +59,19 @@ class Classifier(nn.Module):
         self.options = dict(options)
         self.stem = stem
         self.dropout = dropout
+        self.dropout_where = dropout_where
+        self.head = head
         self.outputs = outputs
         self.image_size = image_size
         self.channels = CHANNELS[stem]
         self.channels_last = False
+        self.frozen = False
         self._normalize = (float(mean), float(deviation))
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.register_buffer("deviation", torch.tensor(deviation, dtype=torch.float32), persistent=False)
 
-    def forward(self, images_NHW: Tensor) -> Tensor:
-        """Logits [N, outputs] of gray images.
+    def forward(self, images_NHW: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Logits [N, outputs] of gray images; while training, a tuple of them where there are auxiliary heads.
 
         Images larger than `image_size` are resized here (bilinear, antialiased); smaller ones raise `UserError`.
         N may be 0: the logits are then empty, gradients zero, and running statistics are left alone, so that a rank
@@ -70,7 +79,7 @@ class Classifier(nn.Module):
         if images_NHW.ndim != 3:
             raise ValueError(f"images must be [N, H, W], not {list(images_NHW.shape)}")
         if len(images_NHW):
-            return self._logits(self.preprocess(images_NHW))
+            return self._run(self.preprocess(images_NHW))
         if not torch.is_grad_enabled():
             return self.mean.new_zeros((0, self.outputs))
         return self._without_images(images_NHW.device)
@@ -102,6 +111,8 @@ class Classifier(nn.Module):
             "options": dict(self.options),
             "stem": self.stem,
             "dropout": self.dropout,
+            "dropout_where": self.dropout_where,
+            "head": self.head,
             "outputs": self.outputs,
             "image_size": list(self.image_size),
             "mean": mean,
@@ -118,20 +129,76 @@ class Classifier(nn.Module):
             state_dict._metadata = self.state_dict()._metadata  # type: ignore[attr-defined]
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
-    def _logits(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.backbone(x)
+    @property
+    def auxiliary_weight(self) -> float:
+        """What an auxiliary head's loss weighs beside the head's."""
+        return float(getattr(self.backbone, "auxiliary_weight", 0.0))
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Weights of the head, and of auxiliary heads: what is drawn anew whatever weights the rest starts from.
+
+        Empty where no layer is known to be the head (a user's network that ends otherwise)."""
+        try:
+            names = [head_name(self.backbone, self.outputs), *auxiliary_names(self.backbone)]
+        except UserError:
+            return []
+        return [p for name in names for p in self.backbone.get_submodule(name).parameters()]
+
+    def freeze(self, frozen: bool) -> bool:
+        """Hold all but the head as it is, or let it go; returns whether that changes anything.
+
+        Frozen weights have no gradients, and frozen batch norms work as in eval mode: they neither use nor move batch
+        statistics (as Keras freezes; a statistic that moved would let the features drift that the head learns on). Dropout
+        stays what it is. Raises `UserError` where the network has no layer known as its head."""
+        if frozen == self.frozen:
+            return False
+        head = {id(p) for p in self.head_parameters()}
+        if not head:
+            raise UserError(
+                f"model.freeze_epochs: {self.name} has no layer of {self.outputs} outputs that could be its head; set it to 0"
+            )
+        self.frozen = frozen
+        for p in self.backbone.parameters():
+            if id(p) not in head:
+                p.requires_grad_(not frozen)
+        self.train(self.training)
+        return True
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """As torch's; batch norms of a frozen network stay in eval mode."""
+        super().train(mode)
+        if self.frozen:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def _run(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        logits: Tensor | tuple[Tensor, ...] = self.backbone(x)
         return logits
 
-    def _without_images(self, device: torch.device) -> Tensor:
+    def _without_images(self, device: torch.device) -> Tensor | tuple[Tensor, ...]:
         """Empty logits that hang on every weight: one black image in eval mode, whose logits are cut off."""
-        held = [module for module in self.backbone.modules() if module.training]
+        # The network's own mode stays: it says whether there are auxiliary heads, whose weights are to be hung on too.
+        held = [module for module in self.backbone.modules() if module.training and module is not self.backbone]
         for module in held:
             module.training = False
         black = torch.zeros((1, *self.image_size), dtype=self.mean.dtype, device=device)
-        logits = self._logits(self.preprocess(black))[:0]
+        logits = tuple(given[:0] for given in every_head(self._run(self.preprocess(black))))
         for module in held:
             module.training = True
-        return logits
+        return logits if len(logits) > 1 else logits[0]
+
+
+def every_head(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What a `Classifier` gave, the head's logits first, then those of auxiliary heads (if it has any, and trains)."""
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def auxiliary_names(network: nn.Module) -> tuple[str, ...]:
+    """Names of the parts of `network` that are auxiliary heads; a network says so in `auxiliary`."""
+    names: tuple[str, ...] = getattr(network, "auxiliary", ())
+    return names
 
 
 def check_size(wanted: tuple[int, int], stored: tuple[int, int]) -> None:
@@ -150,12 +217,19 @@ def build(
 
     `image_size` is (height, width) in pixels, `mean` and `deviation` are of gray values in 0 to 1. Fresh weights are
     drawn from torch's global generator; with one seed, stems `gray` and `repeat` start as the same function. Raises
-    `UserError` for an unknown name, a size that the architecture cannot take, and weights that do not fit."""
+    `UserError` for an unknown name, a size that the architecture cannot take, weights that do not fit, and a backbone that is
+    to be frozen as it was drawn."""
+    if model.freeze_epochs and model.weights == "none":
+        raise UserError(
+            "model.freeze_epochs: a backbone without weights has nothing worth holding; set model.weights, or freeze_epochs to 0"
+        )
     classifier = _assemble(
         name=model.name,
         options=model.options,
         stem=model.stem,
         dropout=model.dropout,
+        dropout_where=model.dropout_where,
+        head=model.head,
         outputs=outputs,
         image_size=image_size,
         mean=mean,
@@ -176,7 +250,8 @@ def from_description(description: Mapping[str, Any]) -> Classifier:
     if missing:
         raise UserError(f"the model's description lacks {', '.join(missing)}: it was not written by this project")
     height, width = description["image_size"]
-    values = {key: description[key] for key in needed} | {"image_size": (int(height), int(width))}
+    values = {key: description[key] for key in [*needed, "dropout_where", "head"] if key in description}
+    values["image_size"] = (int(height), int(width))
     with torch.random.fork_rng(devices=[]):
         return _assemble(**values).eval()
 
@@ -193,37 +268,9 @@ def parameter_count(module: nn.Module, *, trainable: bool = False) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable)
 
 
-@dataclass(frozen=True)
-class Listing:
-    """A line of `cxr-ray models`: parameters with a gray stem and `outputs` outputs at `image_size` (height, width)."""
-
-    name: str
-    parameters: int
-    image_size: tuple[int, int]
-    stems: tuple[str, ...]
-    about: str
-
-
-def listing(name: str, *, outputs: int = 14) -> Listing:
-    """One model's line, at the size it is usually fed. No weights are made. Raises `UserError` for an unknown name."""
-    entry = MODELS[name]
-    size = natural_size(entry)
-    with skeletons():
-        network = entry.make(
-            outputs=outputs, channels=1, image_size=size, options=entry.parse({}, where="model.options")
-        )
-    return Listing(name, parameter_count(network), size, tuple(CHANNELS), entry.about)
-
-
-def table(*, outputs: int = 14) -> list[Listing]:
-    """Every model's line, by name (about ten seconds for all of torchvision)."""
-    return [listing(entry.name, outputs=outputs) for entry in MODELS]
-
-
-def natural_size(entry: Entry[Any]) -> tuple[int, int]:
-    """(height, width) in pixels that a model is usually fed; its `Options` may say it in `natural_size`, else 224 x 224."""
-    height, width = getattr(entry.options, "natural_size", (224, 224))
-    return (int(height), int(width))
+def family_of(entry: Entry[Any]) -> type[Family]:
+    """What a registered model says of its family; plain `Options` say nothing, and get the defaults."""
+    return entry.options if issubclass(entry.options, Family) else Family
 
 
 def _assemble(
@@ -236,6 +283,8 @@ def _assemble(
     image_size: tuple[int, int],
     mean: float,
     deviation: float,
+    dropout_where: str = "head",
+    head: str = "replace",
 ) -> Classifier:
     """A classifier with fresh weights."""
     entry = MODELS[name]
@@ -250,15 +299,25 @@ def _assemble(
         raise UserError(
             f"the deviation that images are divided by must be above 0, got {deviation}: set data.normalize: [mean, deviation]"
         )
-    backbone = entry.make(outputs=outputs, channels=CHANNELS[stem], image_size=tuple(image_size), options=parsed)
-    if dropout > 0.0:
-        drop_before_head(backbone, outputs, dropout)
+    first = LIBRARY_CLASSES if head == "append" else outputs
+    backbone = entry.make(outputs=first, channels=CHANNELS[stem], image_size=tuple(image_size), options=parsed)
+    if head == "append":
+        heads = [head_name(backbone, first)]
+        heads += [f"{part}.{head_name(backbone.get_submodule(part), first)}" for part in auxiliary_names(backbone)]
+        for each in heads:
+            append_head(backbone, each, outputs)
+    if dropout > 0.0 and dropout_where == "maps":
+        dropouts.of_maps(backbone, dropout)
+    elif dropout > 0.0:
+        dropouts.before_head(backbone.get_submodule(head_name(backbone, outputs)), dropout)
     return Classifier(
         backbone,
         name=name,
         options=options,
         stem=stem,
         dropout=dropout,
+        dropout_where=dropout_where,
+        head=head,
         outputs=outputs,
         image_size=(image_size[0], image_size[1]),
         mean=mean,
@@ -269,6 +328,8 @@ def _assemble(
 def _try(classifier: Classifier) -> None:
     """One black image through the network: a size it cannot take is told now, not after the first batch is read."""
     height, width = classifier.image_size
+    if any(p.is_meta for p in classifier.backbone.parameters()):  # a skeleton: what has memory goes after the rest
+        classifier.backbone.to("meta")
     device = next(classifier.backbone.parameters()).device
     was = classifier.training
     try:
@@ -278,7 +339,7 @@ def _try(classifier: Classifier) -> None:
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(
             f"{classifier.name} does not take images of {height} x {width} ({str(error).splitlines()[0]}): "
-            f"set another data.image_size; it is usually fed {' x '.join(map(str, natural_size(MODELS[classifier.name])))}"
+            f"set another data.image_size; it is usually fed {' x '.join(map(str, family_of(MODELS[classifier.name]).natural_size))}"
         ) from error
     finally:
         classifier.train(was)

@@ -1,4 +1,4 @@
-"""The two ends of a network: a stem for one channel, a head of the right size, dropout before it. Weights' files: weights.py.
+"""The two ends of a network: a stem for one channel, a head of the right size. Dropout: dropout.py. Weights' files: weights.py.
 
 Both ends are changed in place and under their own names, so that a network's `state_dict` keeps the keys that its
 published weights have.
@@ -7,37 +7,30 @@ published weights have.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cxr_ray.errors import UserError
 
 
-class DropoutLinear(nn.Linear):
-    """A linear layer whose input is dropped out while training: dropout that adds no name to the `state_dict`."""
+class AppendedLinear(nn.Linear):
+    """A linear layer that another one follows: a head appended under a name that published weights do not have."""
 
-    dropout: float = 0.0
-
-    def forward(self, input: Tensor) -> Tensor:
-        """[N, in_features] to [N, out_features]."""
-        return super().forward(F.dropout(input, self.dropout, self.training))
-
-    def extra_repr(self) -> str:
-        """What `print(module)` shows."""
-        return f"{super().extra_repr()}, dropout={self.dropout}"
-
-
-class DropoutConv2d(nn.Conv2d):
-    """A convolution whose input is dropped out while training; see `DropoutLinear`."""
-
-    dropout: float = 0.0
+    appended: nn.Linear
 
     def forward(self, input: Tensor) -> Tensor:
-        """[N, in_channels, H, W] to [N, out_channels, H', W']."""
-        return super().forward(F.dropout(input, self.dropout, self.training))
+        """[N, in_features] to [N, appended.out_features]."""
+        out: Tensor = self.appended(super().forward(input))
+        return out
 
-    def extra_repr(self) -> str:
-        """What `print(module)` shows."""
-        return f"{super().extra_repr()}, dropout={self.dropout}"
+
+class AppendedConv2d(nn.Conv2d):
+    """A convolution that one of 1 x 1 follows; see `AppendedLinear`."""
+
+    appended: nn.Conv2d
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, in_channels, H, W] to [N, appended.out_channels, H', W']."""
+        out: Tensor = self.appended(super().forward(input))
+        return out
 
 
 def gray_stem(network: nn.Module) -> None:
@@ -85,15 +78,16 @@ def replace_head(network: nn.Module, old: int, new: int) -> None:
                 parent[index] = nn.Identity()
 
 
-def drop_before_head(network: nn.Module, outputs: int, dropout: float) -> None:
-    """Drop out the input of the head with chance `dropout`, in place; the head keeps its weights and its name.
+def append_head(network: nn.Module, name: str, new: int) -> None:
+    """Let a fresh layer of `new` outputs follow the head called `name`, in place; that head keeps its weights and its name.
 
-    Raises `UserError` where no layer has `outputs` outputs."""
-    parent, leaf = _parent(network, head_name(network, outputs))
-    head = getattr(parent, leaf)
-    # The class alone is changed: parameters, hooks and names stay those of the layer that is there.
-    head.__class__ = DropoutLinear if isinstance(head, nn.Linear) else DropoutConv2d
-    head.dropout = dropout
+    The fresh one is called `NAME.appended`. Nothing stands between the two, as in the CheXpert framework."""
+    head = network.get_submodule(name)
+    if isinstance(head, nn.Linear):
+        head.__class__, head.appended = AppendedLinear, nn.Linear(head.out_features, new)
+    else:
+        assert isinstance(head, nn.Conv2d)
+        head.__class__, head.appended = AppendedConv2d, nn.Conv2d(head.out_channels, new, kernel_size=1)
 
 
 def _outputs(module: nn.Module) -> int | None:

@@ -5,15 +5,17 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from cxr_ray.errors import UserError
-from cxr_ray.registry import MODELS, Options
+from cxr_ray.models.family import RELEVANCE, Family
+from cxr_ray.registry import MODELS
 
 SMALLEST = 12
 
 
-class LeNetOptions(Options):
+class LeNetOptions(Family):
     """LeNet has no options of its own."""
 
     natural_size: ClassVar[tuple[int, int]] = (28, 28)
+    explained_by: ClassVar[tuple[str, ...]] = RELEVANCE
 
 
 class LeNet(nn.Module):

@@ -1,4 +1,4 @@
-"""First weights of a network: none, torchvision's of ImageNet, or a file. Checkpoints of a run are checkpoints.py.
+"""First weights of a network: none, torchvision's of ImageNet, a file, another run. Checkpoints of a run are checkpoints.py.
 
 A file is fitted to the network: colour kernels are summed for a gray stem, a head of another size is left out, position
 embeddings of a vision transformer follow the image size. Anything else that does not fit is an error that names it.
@@ -28,12 +28,14 @@ RENAMES = (
     (re.compile(r"\.mlp\.linear_1\."), ".mlp.0."),
     (re.compile(r"\.mlp\.linear_2\."), ".mlp.3."),
 )
-# Second and third heads of GoogLeNet and Inception, which networks without them leave out.
+# Auxiliary heads of GoogLeNet and Inception: each is taken whole or, where it is not in both or does not fit, not at all.
 AUX_PREFIXES = ("aux1.", "aux2.", "AuxLogits.")
+MODEL_FILE = "model.safetensors"
+"""What holds the weights in the folder of a run, and of a checkpoint."""
 
 
 def load(network: nn.Module, source: str, *, name: str, outputs: int) -> list[str]:
-    """Load `source` (none, imagenet, or a path) into `network` in place; returns the keys whose tensors it did not take.
+    """Load `source` (none, imagenet, the path of a file, or the folder of a run) into `network` in place; returns the keys whose tensors it did not take.
 
     `name` is the model's registered name, `outputs` the size of its head. Raises `UserError` where the weights cannot
     be had or do not fit."""
@@ -45,12 +47,18 @@ def load(network: nn.Module, source: str, *, name: str, outputs: int) -> list[st
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file, or of a torch file read without running code in it. Raises `UserError`."""
+    """The tensors of a `.safetensors` file, of the run whose folder `path` is, or of a torch file read without running code
+    in it. Raises `UserError`."""
+    if path.is_dir() and not (path / MODEL_FILE).is_file():
+        said = "the run has no model yet" if (path / "run.json").exists() else "no folder of a run"
+        raise UserError(
+            f"model.weights: {path} holds no {MODEL_FILE} ({said}); give a finished run, or a file of weights"
+        )
     if path.is_dir():
-        raise UserError(f"model.weights: {path} is a folder; give the file in it that holds the weights")
+        path = path / MODEL_FILE
     if not path.is_file():
         raise UserError(
-            f"model.weights: there is no file {path}; give none, imagenet, or the path of a .pth or .safetensors file"
+            f"model.weights: there is no file {path}; give none, imagenet, the path of a .pth or .safetensors file, or a run"
         )
     try:
         if path.suffix == ".safetensors":
@@ -76,14 +84,12 @@ def read(path: Path) -> dict[str, Tensor]:
 def fit(network: nn.Module, state: Mapping[str, Tensor], *, said: str, name: str, outputs: int) -> list[str]:
     """Copy `state` into `network` in place; returns the keys of `state` that were left out (heads of other sizes).
 
-    Raises `UserError`, naming a few, for keys that are missing, unknown or of another shape."""
+    A head of the network's own size is taken, whatever its outputs stood for where it was trained. Raises `UserError`, naming a few, for keys that are missing, unknown or of another shape."""
     wanted: dict[str, Tensor] = dict(network.state_dict())
     given = {_rename(key): value for key, value in _without_prefix(state).items()}
     head = head_name(network, outputs) + "."
-    head_fits = all(given[key].shape == wanted[key].shape for key in wanted if key.startswith(head) and key in given)
-    skipped = [key for key in given if key.startswith(AUX_PREFIXES) and key not in wanted]
-    if not head_fits:
-        skipped += [key for key in given if key.startswith(head)]
+    own = tuple(prefix for prefix in (head, *AUX_PREFIXES) if not _same(prefix, given, wanted))
+    skipped = [key for key in given if key.startswith(own)] if own else []
     taken: dict[str, Tensor] = {}
     wrong: list[str] = []
     for key, value in given.items():
@@ -95,9 +101,7 @@ def fit(network: nn.Module, state: Mapping[str, Tensor], *, said: str, name: str
         taken[key] = fitted
     # Files older than torch 0.4.1 do not count batches; a head that was left out stays as it was drawn.
     missing = [
-        key
-        for key in wanted
-        if key not in taken and not key.endswith("num_batches_tracked") and not (key.startswith(head) and not head_fits)
+        key for key in wanted if not (key in taken or key.endswith("num_batches_tracked") or key.startswith(own))
     ]
     unknown = [key for key in given if key not in wanted and key not in skipped]
     if missing or unknown or wrong:
@@ -113,6 +117,15 @@ def fit(network: nn.Module, state: Mapping[str, Tensor], *, said: str, name: str
         for key, value in taken.items():
             wanted[key].copy_(value)
     return skipped
+
+
+def _same(prefix: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
+    """Whether what is called `prefix...` in both is the same layers of the same shapes."""
+    shapes = [
+        {k: v.shape for k, v in held.items() if k.startswith(prefix) and not k.endswith("num_batches_tracked")}
+        for held in (given, wanted)
+    ]
+    return shapes[0] == shapes[1]
 
 
 def _imagenet(name: str) -> dict[str, Tensor]:

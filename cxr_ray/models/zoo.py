@@ -5,42 +5,50 @@ Architectures only: which weights they start from is the affair of weights.py.
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import torchvision
+from pydantic import Field
 from torch import nn
 from torchvision.models import get_model, get_model_builder, get_model_weights, list_models
 
 from cxr_ray.errors import UserError
 from cxr_ray.models.ends import Skeleton, gray_stem, replace_head
-from cxr_ray.registry import MODELS, Options
+from cxr_ray.models.family import GRADIENTS, MAPS, RELEVANCE, Family
+from cxr_ray.registry import MODELS
 
 IMAGENET_CLASSES = 1000
-# Their second and third heads (aux) serve training alone and give several outputs: the classifier here has one.
-WITH_AUX = {"googlenet", "inception_v3"}
+# Families that relevance propagation has rules for, and those whose windows leave no one grid of tokens to weigh.
+WITH_RELEVANCE = re.compile("alexnet|vgg|resnet|resnext|wide_resnet|densenet|mobilenet_v2")
+WITHOUT_MAPS = re.compile("swin|maxvit")
 
 
-class ZooOptions(Options):
+class ZooOptions(Family):
     """torchvision's classifiers have no options of their own here."""
 
-    natural_size: ClassVar[tuple[int, int]] = (224, 224)
+    published_parameters: ClassVar[int]
+    """Weights of torchvision's own network, in colour and for 1,000 classes."""
 
 
-@lru_cache
-def _options(size: int) -> type[ZooOptions]:
-    class Sized(ZooOptions):
-        """torchvision's classifiers have no options of their own here."""
+class GoogLeNetOptions(ZooOptions):
+    """GoogLeNet's auxiliary heads."""
 
-        natural_size: ClassVar[tuple[int, int]] = (size, size)
-
-    return Sized
+    auxiliary: float = Field(default=0.3, ge=0.0)
+    """What the loss of each of its two auxiliary heads weighs in training (Szegedy et al. 2015: 0.3); 0 leaves them out."""
 
 
-def _natural_size(name: str) -> int:
-    """Side in pixels of the images that torchvision's default weights were judged on."""
-    size = get_model_weights(name).DEFAULT.transforms.keywords["crop_size"]
-    return int(size)
+def _options(name: str) -> type[ZooOptions]:
+    """The Options of torchvision's `name`: what its default weights say of it."""
+    weights = get_model_weights(name).DEFAULT
+    side = int(weights.transforms.keywords["crop_size"])
+    methods = RELEVANCE if WITH_RELEVANCE.match(name) else GRADIENTS if WITHOUT_MAPS.match(name) else MAPS
+    base = GoogLeNetOptions if name == "googlenet" else ZooOptions
+    said: dict[str, Any] = {
+        "natural_size": (side, side),
+        "explained_by": methods,
+        "published_parameters": int(weights.meta["num_params"]),
+    }
+    return type(f"{name}_options", (base,), {"__module__": __name__, "__doc__": base.__doc__, **said})
 
 
 def _about(name: str) -> str:
@@ -51,12 +59,13 @@ def _about(name: str) -> str:
     return f"torchvision: {text or name}"
 
 
-def _build(name: str, image_size: tuple[int, int]) -> nn.Module:
+def _build(name: str, image_size: tuple[int, int], *, auxiliary: bool) -> nn.Module:
     """torchvision's network `name` for images of `image_size`, in colour, with 1,000 outputs, untrained."""
     height, width = image_size
     settings: dict[str, Any] = {}
-    if name in WITH_AUX:
-        settings = {"aux_logits": False, "init_weights": True}
+    if name in ("googlenet", "inception_v3"):
+        # Inception's auxiliary head takes images of 299 px and no smaller ones, and is left out.
+        settings = {"aux_logits": auxiliary, "init_weights": True}
     elif name.startswith("vit_"):
         if height != width:
             raise UserError(
@@ -93,10 +102,15 @@ def _near(side: int, unit: int) -> int:
 
 def _maker(name: str) -> Callable[..., nn.Module]:
     def make(*, outputs: int, channels: int, image_size: tuple[int, int], options: ZooOptions) -> nn.Module:
-        network = _build(name, image_size)
+        weight = options.auxiliary if isinstance(options, GoogLeNetOptions) else 0.0
+        network = _build(name, image_size, auxiliary=weight > 0.0)
         if channels == 1:
             gray_stem(network)
         replace_head(network, IMAGENET_CLASSES, outputs)
+        if weight > 0.0:
+            network.auxiliary, network.auxiliary_weight = ("aux1", "aux2"), weight  # type: ignore[assignment]
+            for name_of_aux in ("aux1", "aux2"):
+                replace_head(network.get_submodule(name_of_aux), IMAGENET_CLASSES, outputs)
         return network
 
     make.__doc__ = _about(name)
@@ -105,4 +119,4 @@ def _maker(name: str) -> Callable[..., nn.Module]:
 
 
 for _name in list_models(module=torchvision.models):
-    MODELS.register(_name, _options(_natural_size(_name)))(_maker(_name))
+    MODELS.register(_name, _options(_name))(_maker(_name))

@@ -16,7 +16,12 @@ class Slow(nn.Module):
     def __init__(self, outputs: int, channels: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(channels, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2), nn.Flatten(), nn.LazyLinear(outputs)
+            nn.Conv2d(channels, 4, 3, stride=2),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Dropout(0.2),
+            nn.Flatten(),
+            nn.LazyLinear(outputs),
         )
         self.body(torch.zeros(2, channels, 32, 32))
 
