@@ -214,8 +214,10 @@ def oversample(truth_NL: Targets, *, min_count: int, rng: np.random.Generator) -
         return drawn_N
     vector_N = label_vectors(truth_NL)
     counts_V = np.bincount(vector_N)
+    order_N = np.argsort(vector_N, kind="stable")
+    after_V = np.cumsum(counts_V)
     for vector in np.flatnonzero(counts_V < min_count):
-        here = np.flatnonzero(vector_N == vector)
+        here = order_N[after_V[vector] - counts_V[vector] : after_V[vector]]
         drawn_N[here] = min_count // len(here)
         drawn_N[rng.choice(here, size=min_count % len(here), replace=False)] += 1
     return drawn_N

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from cxr_ray.errors import UserError, closest, unknown
 from cxr_ray.labels import NEGATIVE, POSITIVE, UNCERTAIN, Filter, Task, safe_name
@@ -76,6 +78,8 @@ def records_table(columns: Mapping[str, Any], labels: Mapping[str, Any], *, rows
             body[column] = np.asarray(np.arange(rows) if held is None else held, dtype=np.int64)
         elif column == "age":
             body[column] = np.full(rows, np.nan) if held is None else np.asarray(held, dtype=np.float64)
+        elif isinstance(held, pd.Series):  # a million strings are not turned into objects and back
+            body[column] = held.astype(pd.StringDtype(na_value=np.nan)).array
         else:
             values = np.full(rows, np.nan, dtype=object) if held is None else np.asarray(held, dtype=object)
             body[column] = pd.array(values, dtype=pd.StringDtype(na_value=np.nan))
@@ -196,12 +200,15 @@ def _check_paths(image: pd.Series, root: Path, name: str) -> None:
         raise UserError(
             f"{name}: {doubled.iloc[0]} is listed twice ({len(doubled)} rows in all); drop the doubled rows"
         )
-    leaves = image.str.startswith("/") | image.str.contains(r"(?:^|[/\\])\.\.(?:[/\\]|$)|^[A-Za-z]:|\\", regex=True)
+    paths = pa.array(image, from_pandas=True)
+    leaves = pc.match_substring_regex(paths, r"^/|(?:^|[/\\])\.\.(?:[/\\]|$)|^[A-Za-z]:|\\").to_numpy(
+        zero_copy_only=False
+    )
     if leaves.any():
         raise UserError(
-            f"{name}: {image[leaves].iloc[0]!r} leaves {root.absolute()}; paths in the table must stay below it"
+            f"{name}: {image.iloc[int(np.argmax(leaves))]!r} leaves {root.absolute()}; paths in the table must stay below it"
         )
-    top = image.str.split("/", n=1).str[0].unique()
+    top = pc.unique(pc.struct_field(pc.extract_regex(paths, r"^(?P<top>[^/]*)"), "top")).to_pylist()
     inside = root.resolve()
     for first in top if len(top) < 1000 else ():  # more: a flat folder of images, whose reader looks at each
         if (root / first).is_symlink() and not (root / first).resolve().is_relative_to(inside):
