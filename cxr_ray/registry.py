@@ -98,6 +98,12 @@ SOURCES: Registry[Callable[..., Any]] = Registry(
         "cxr_ray.sources.covid_radiography",
         "cxr_ray.sources.chexpert",
         "cxr_ray.sources.phantom",
+        "cxr_ray.sources.nih",
+        "cxr_ray.sources.covid_chestxray",
+        "cxr_ray.sources.mimic_cxr",
+        "cxr_ray.sources.vindr",
+        "cxr_ray.sources.padchest",
+        "cxr_ray.sources.table",
     ],
 )
 MODELS: Registry[Callable[..., Any]] = Registry(

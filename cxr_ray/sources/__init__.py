@@ -15,12 +15,29 @@ from cxr_ray.errors import UserError, closest, unknown
 from cxr_ray.labels import NEGATIVE, POSITIVE, UNCERTAIN, Filter, Task, safe_name
 from cxr_ray.registry import SOURCES
 
-__all__ = ["COLUMNS", "Filter", "Records", "class_columns", "load", "need_columns", "read", "read_csv", "records_table"]
+__all__ = [
+    "COLUMNS",
+    "PART_NAMES",
+    "Filter",
+    "Records",
+    "class_columns",
+    "is_unremarkable",
+    "load",
+    "need_columns",
+    "read",
+    "read_csv",
+    "records_table",
+]
 
 COLUMNS = ("image", "source_row", "patient", "study", "view", "sex", "age", "source", "mask", "split")
 """What every records table starts with, in this order; a source's own columns follow, then the labels."""
 TEXT = ("image", "patient", "study", "view", "sex", "source", "mask", "split")
 PARTS = ("train", "val", "test")
+PART_NAMES = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val",
+    "dev": "val", "test": "test", "testing": "test",
+}  # fmt: skip
+"""What datasets call the parts, in lower case."""
 BOX_COLUMNS = ("row", "label", "x", "y", "w", "h")
 UNREMARKABLE = {"normal", "no finding", "no findings", "nofinding", "nofindings", "negative", "healthy"}
 
@@ -112,7 +129,7 @@ def class_columns(
     if len(classes) == 2:
         task = "binary"
         if positive is None:
-            findings = [c for c in sorted(classes) if _plain(c) not in UNREMARKABLE]
+            findings = [c for c in sorted(classes) if not is_unremarkable(c)]
             if len(findings) != 1:
                 which = "neither" if findings else "each"
                 raise UserError(
@@ -150,8 +167,9 @@ def need_columns(table: pd.DataFrame, wanted: Sequence[str], path: Path) -> None
             )
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_.-]+", " ", name).strip().casefold()
+def is_unremarkable(name: str) -> bool:
+    """Whether a label says that there is nothing to see: normal, no finding(s), negative, healthy."""
+    return re.sub(r"[\s_.-]+", " ", name).strip().casefold() in UNREMARKABLE
 
 
 def _checked(records: Records, root: Path, name: str) -> Records:

@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cxr_ray.errors import UserError, closest
-from cxr_ray.sources import read_csv
+from cxr_ray.sources import PART_NAMES, need_columns, read_csv
 
 Floats = npt.NDArray[np.float32]
 TEXT = pd.StringDtype(na_value=np.nan)
@@ -35,7 +36,8 @@ def read_text(path: Path, *, like: str) -> pd.DataFrame:
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise UserError(f"cannot read {path} as {like}: {' '.join(str(error).split())}") from None
     table.columns = [str(column) for column in table.columns]
-    return table.apply(lambda column: column.astype(TEXT).fillna(""))
+    # Whole numbers that pandas holds as floats, for a blank among them, are written as whole numbers.
+    return table.convert_dtypes().apply(lambda column: column.astype(TEXT).fillna(""))
 
 
 def text(column: "pd.Series[str]") -> "pd.Series[str]":
@@ -66,12 +68,19 @@ def numbers(table: pd.DataFrame, column: str, path: Path) -> npt.NDArray[np.floa
     return values.to_numpy(np.float64)
 
 
-def marks(table: pd.DataFrame, column: str, path: Path, values: Mapping[str, float | None] | None = None) -> Floats:
-    """1, 0, -1 or NaN for each cell [N], as `values` says (its names without case; None: not mentioned), else `MARKS`.
+def marks(
+    table: pd.DataFrame,
+    column: str,
+    path: Path,
+    values: Mapping[str, float | None] = MARKS,
+    *,
+    mend: str = "is the download whole?",
+) -> Floats:
+    """1, 0, -1 or NaN for each cell [N], as `values` says (its names without case; None: not mentioned).
 
     1 and 1.0 are the same mark, and a blank is not mentioned where `values` says nothing of it. Raises `UserError` for
     the first cell that means nothing."""
-    meant = {_mark(name): value for name, value in (MARKS if values is None else values).items()}
+    meant = {_mark(name): value for name, value in values.items()}
     code_N, cells_D = pd.factorize(table[column].astype(TEXT), use_na_sentinel=False)
     value_D = np.full(len(cells_D), np.nan, dtype=np.float32)
     for at, cell in enumerate(cells_D):
@@ -81,10 +90,9 @@ def marks(table: pd.DataFrame, column: str, path: Path, values: Mapping[str, flo
             value_D[at] = np.nan if found is None else found
         elif mark not in BLANK:
             row = int(np.argmax(code_N == at))
-            known = ", ".join(meant)
             raise UserError(
-                f"{path}: {column!r} is {cell!r} at row {row}, which is no label value{closest(mark, meant) or ';'} "
-                f"known: {known}; say what it means with --values.{cell} 1 (0, -1 or null)"
+                f"{path}: {column!r} is {cell!r} at row {row}, which is no label value; known: {', '.join(meant)} and blank; "
+                + mend.format(cell)
             )
     return value_D[code_N]
 
@@ -115,6 +123,44 @@ def named(
                 raise UserError(f"{path}: unknown finding {name!r} at row {row}{hint or ';'} known: {', '.join(order)}")
             held_DL[at, place[name]] = 1.0
     return {name: held_DL[code_N, at] for name, at in place.items()}
+
+
+def parts(column: "pd.Series[str]", path: Path) -> "pd.Series[str]":
+    """train, val or test for each cell, whatever the dataset calls them; NaN where blank. Raises `UserError` for others."""
+    said = text(column)
+    part = said.str.casefold().map(PART_NAMES)
+    odd = (part.isna() & said.notna()).to_numpy()
+    if odd.any():
+        at = int(np.argmax(odd))
+        raise UserError(f"{path}: {column.name!r} is {said.iloc[at]!r} at row {at}, none of {', '.join(PART_NAMES)}")
+    return part
+
+
+def rows_of(keys: "pd.Series[str]", table_keys: "pd.Series[str]", path: Path, *, like: str) -> npt.NDArray[np.int64]:
+    """Row of a table, read from `path`, for each of `keys` [N]; -1 where it has none. `like` says what a key names.
+
+    Raises `UserError` for a key that the table has twice."""
+    index = pd.Index(table_keys)
+    if not index.is_unique:
+        raise UserError(f"{path} lists the {like} {index[index.duplicated()][0]} twice; keep one row of it")
+    return index.get_indexer(pd.Index(keys)).astype(np.int64)
+
+
+def either(table: pd.DataFrame, names: Sequence[str], path: Path) -> str:
+    """The first of `names` that is a column: headers drift between releases. Raises `UserError` where none is."""
+    here = [name for name in names if name in table.columns]
+    need_columns(table, here[:1] or names[:1], path)
+    return here[0]
+
+
+def host(url: str) -> str:
+    """Where a picture was found: the host of its URL, without www; blank where there is none."""
+    words = url.strip()
+    try:
+        found = urlsplit(words if "//" in words else f"//{words}").hostname or ""
+    except ValueError:
+        return ""
+    return found.removeprefix("www.")
 
 
 def _mark(cell: str) -> str:

@@ -11,7 +11,7 @@ from cxr_ray.labels import Filter
 from cxr_ray.registry import SOURCES, Options
 from cxr_ray.sources import Records, need_columns, read_csv, records_table
 from cxr_ray.sources.cells import matched, numbers
-from cxr_ray.sources.folders import subfolders
+from cxr_ray.sources.folders import file_like, subfolders
 
 LABELS = (
     "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation",
@@ -46,13 +46,7 @@ def chexpert(root: Path, options: Options) -> Records:
         if path is not None:
             frames.append(_table(path, part))
         elif name == "train.csv":
-            inner = [folder for folder in subfolders(root) if (root / folder / name).is_file()]
-            hint = (
-                f"it lies in {(root / inner[0]).absolute()}: give that folder"
-                if inner
-                else "give the folder that holds it"
-            )
-            raise UserError(f"no train.csv in {root.absolute()}; {hint}")
+            file_like(root, name)  # says where it may lie
     table = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
     if batches and not (root / "train").is_dir():
         table["image"] = _in_batches(table["image"], root, batches)
