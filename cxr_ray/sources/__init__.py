@@ -147,7 +147,7 @@ def read_csv(path: Path, *, like: str, **kwargs: Any) -> pd.DataFrame:
     try:
         return pd.read_csv(path, **kwargs)
     except FileNotFoundError:
-        raise UserError(f"no {like} at {path.absolute()}") from None
+        raise UserError(f"no file at {path.absolute()}; it should be {like}") from None
     except (OSError, ValueError, pd.errors.ParserError) as error:  # an empty file and bad UTF-8 are ValueErrors
         raise UserError(
             f"cannot read {path} as {like}: {' '.join(str(error).split())}; is the download whole?"
@@ -160,11 +160,7 @@ def need_columns(table: pd.DataFrame, wanted: Sequence[str], path: Path) -> None
         if column not in table.columns:
             present = [str(c) for c in table.columns]
             shown = ", ".join(present[:30]) + (", ..." if len(present) > 30 else "")
-            raise UserError(
-                f"{path} has no column {column!r}{closest(column, present)} Its columns: {shown}".replace(
-                    "' Its", "'. Its"
-                )
-            )
+            raise UserError(f"{path} has no column {column!r}{closest(column, present) or '.'} Its columns: {shown}")
 
 
 def is_unremarkable(name: str) -> bool:
@@ -181,6 +177,8 @@ def _checked(records: Records, root: Path, name: str) -> Records:
     assert all(label == safe_name(label) for label in labels), f"{name}: labels go through safe_name"
     assert all((table[label].dtype == np.float32) for label in labels), f"{name}: labels are float32"
     assert table.columns.is_unique, f"{name}: a column is there twice"
+    if not labels:
+        raise UserError(f"{name}: the table names no label that is kept; see `cxr-ray sources {name}`")
     if table.empty:
         raise UserError(f"{name}: no image is listed in {root.absolute()}")
     _check_paths(table["image"], root, name)

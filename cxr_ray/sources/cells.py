@@ -32,7 +32,7 @@ def read_text(path: Path, *, like: str) -> pd.DataFrame:
     try:
         table = pd.read_parquet(path)
     except FileNotFoundError:
-        raise UserError(f"no {like} at {path.absolute()}") from None
+        raise UserError(f"no file at {path.absolute()}; it should be {like}") from None
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise UserError(f"cannot read {path} as {like}: {' '.join(str(error).split())}") from None
     table.columns = [str(column) for column in table.columns]

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from cxr_ray.errors import unknown
+from cxr_ray.errors import UserError, unknown
 from cxr_ray.labels import POSITIVE, UNCERTAIN, safe_name
 from cxr_ray.registry import SOURCES, Options
 from cxr_ray.sources import BOX_COLUMNS, Records, need_columns, records_table
@@ -42,7 +42,8 @@ def vindr(root: Path, options: VindrOptions) -> Records:
     One row an image; its readers' labels are joined as `readers` says, and the column `readers` counts them. Boxes are kept
     where the joined label is positive, each reader's own, in pixels of the DICOM; beside converted pictures that are
     smaller they are scaled by the sizes of annotations/*_meta.csv (image_id, dim0, dim1), or left out with a note. `split` is
-    the official one. Raises `UserError` for a missing table or column and for a cell that is neither 0 nor 1."""
+    the official one. Raises `UserError` for a missing table or column, a reader listed twice for an image, and a cell that is
+    neither 0 nor 1."""
     home = root / "annotations" if (root / "annotations").is_dir() else root
     tables, boxes = [], []
     for part in PARTS:
@@ -54,7 +55,7 @@ def vindr(root: Path, options: VindrOptions) -> Records:
     raw = pd.concat(tables, ignore_index=True)
     there = {part: by_name(root, [part], stem=True) for part in PARTS}
     found = [
-        placed(name, there[part], below(part, name + ".dicom"))
+        placed(name, there[part], below(part, (name + ".dicom").where(name != "", "")))
         for part, name in ((part, raw["name"][raw["split"] == part]) for part in PARTS)
     ]
     columns = {
@@ -83,6 +84,10 @@ def _read(path: Path, part: str, how: str) -> pd.DataFrame:
     """One row an image: name, split, source_row (of its first reader), readers, and the joined labels."""
     raw = read_text(path, like="VinDr's labels").rename(columns=DRIFT)
     need_columns(raw, ("image_id", *NAMES), path)
+    voter = ["image_id", *(["rad_id"] if "rad_id" in raw else [])]
+    twice = raw[raw.duplicated(voter)]
+    if len(twice):
+        raise UserError(f"{path} lists {' of reader '.join(twice[voter].iloc[0])} twice; keep one row of it")
     votes = pd.DataFrame({safe_name(name): marks(raw, name, path, {"1": 1.0, "0": 0.0}) for name in NAMES})
     by_image = votes.groupby(raw["image_id"].str.strip(), sort=False)
     share = by_image.mean()
