@@ -321,7 +321,7 @@ class _Fit:
         )
 
     def _say(self, epoch: int, values: dict[str, list[Value]], speed: float, seconds: float) -> None:
-        for line in judging.epoch_lines(self.config, self.plan.labels, epoch, values, speed, seconds):
+        for line in judging.epoch_lines(self.config, self.plan, epoch, values, speed, seconds):
             self.context.say(line)
 
     def _row_log(self) -> Any:
