@@ -86,9 +86,6 @@ def build(store: Described, data: cfg.Data, *, seed: int, pos_weight_power: floa
     index = store.index
     groups = merge_groups(store.groups, data.groups, store.labels)
     labels = _labels(store, data, groups)
-    policies = spread(data.uncertain, store.labels, groups, where="data.uncertain")
-    if isinstance(policies, dict):  # one may stand for a label that is not trained on
-        policies = {label: policy for label, policy in policies.items() if label in labels}
     task = _task(store, data, labels)
 
     filters = _filters(store, data)
@@ -117,8 +114,7 @@ def build(store: Described, data: cfg.Data, *, seed: int, pos_weight_power: floa
     for part in PARTS:
         here_N = part_N == part
         rows[part] = row_N[here_N]
-        uncertain = policies if part == "train" else data.eval_uncertain
-        truth[part] = apply_policy(raw_NL[here_N], labels, uncertain, data.blank, row_N=rows[part], seed=seed)
+        truth[part] = targets(raw_NL[here_N], rows[part], part, store, data, labels=labels, seed=seed)
     if task == "multiclass":
         _check_one_class(truth, rows)
 
@@ -145,6 +141,19 @@ def build(store: Described, data: cfg.Data, *, seed: int, pos_weight_power: floa
         dropped=dropped,
         warnings=tuple(warnings),
     )
+
+
+def targets(
+    raw_NL: Targets, row_N: Rows, part: str, store: Described, data: cfg.Data, *, labels: Sequence[str], seed: int
+) -> Targets:
+    """What the raw values of the store's rows `row_N` mean in a part [N, L]: the training policy in train, else the judging one."""
+    uncertain: Any = data.eval_uncertain
+    if part == "train":
+        groups = merge_groups(store.groups, data.groups, store.labels)
+        uncertain = spread(data.uncertain, store.labels, groups, where="data.uncertain")
+        if isinstance(uncertain, dict):  # which may name labels that are not trained on
+            uncertain = {label: policy for label, policy in uncertain.items() if label in labels}
+    return apply_policy(raw_NL, labels, uncertain, data.blank, row_N=row_N, seed=seed)
 
 
 def drop_by(table: pd.DataFrame, filters: Iterable[Filter]) -> "pd.Series[str]":

@@ -40,7 +40,8 @@ class Entry(Generic[T]):
         except ValidationError as error:
             first = error.errors()[0]
             at = ".".join(str(p) for p in first["loc"])
-            raise UserError(f"{where}.{at} of {self.name}: {first['msg']}, got {first['input']!r}") from None
+            said = first["msg"].removeprefix("Value error, ")
+            raise UserError(f"{where}.{at} of {self.name}: {said}, got {first['input']!r}") from None
 
 
 class Registry(Generic[T]):

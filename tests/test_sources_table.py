@@ -1,5 +1,6 @@
 """Any table: one-hot, joined and class labels, value maps, labels by study, and every mistake in one line."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from cxr_ray import sources
 from cxr_ray.errors import UserError
+from cxr_ray.verbs import ingest
 from tests.fakes import table as fake
 
 
@@ -94,7 +96,7 @@ def test_a_value_without_a_meaning_says_how_to_give_it_one(tmp_path: Path) -> No
         f"{path}: 'A' is 'N' at row 1, which is no label value; known: y and blank; add it to --values"
     )
     assert refusal(tmp_path, labels=["A"], values={"Y": 3}).startswith(
-        "options.values of table: Value error, 'Y' means 1, 0, -1 or null"
+        "options.values of table: 'Y' means 1, 0, -1 or null"
     )
     found = sources.read("table", tmp_path, labels=["A"], values={"y": 1, "n": None})
     assert found["A"].fillna(9).tolist() == [1, 9]
@@ -117,9 +119,13 @@ def test_studies_without_labels_are_counted(tmp_path: Path) -> None:
 
 def test_which_labels_and_which_table(tmp_path: Path) -> None:
     write(tmp_path, "image,A,B\na.png,1,x\n")
-    said = "the labels stand in columns of their own (labels), a list (findings) or a class (classes)"
-    assert f"{said}: none of them is given" in refusal(tmp_path)
-    assert f"{said}: labels and classes are given" in refusal(tmp_path, labels=["A"], classes="B")
+    assert refusal(tmp_path) == (
+        "which columns hold the labels? --labels COLUMN (one a label, given again for the next), --findings COLUMN (a list) or "
+        f"--classes COLUMN; the columns of {tmp_path / 'images.csv'}: image, A, B"
+    )
+    assert refusal(tmp_path, labels=["A"], classes="B") == (
+        "--labels and --classes: the labels stand in one of them; leave the others out"
+    )
     write(tmp_path, "image,A\na.png,1\n", "more.tsv")
     assert (
         refusal(tmp_path, labels=["A"])
@@ -167,3 +173,20 @@ def test_whole_numbers_beside_blanks_stay_whole(tmp_path: Path) -> None:
     )
     found = sources.read("table", tmp_path, labels=["A"])
     assert found["patient"].fillna("-").tolist() == ["7", "-"] and found["A"].fillna(9).tolist() == [1, 9]
+
+
+def test_as_the_command_line_gives_them() -> None:
+    words = (
+        "table", "ROOT", "--labels", "Edema", "--labels", "Rib/Fracture", "--values.Y", "1", "--values.N", "0",
+        "--values.Not seen", "null", "OUT", "--label-table", "labels.csv",
+    )  # fmt: skip
+    source, root, out, options = ingest.split_words(words, dry_run=False)
+    assert (source, str(root), str(out)) == ("table", "ROOT", "OUT")
+    expected = {
+        "labels": ["Edema", "Rib/Fracture"],
+        "values": {"Y": 1, "N": 0, "Not seen": None},
+        "label_table": "labels.csv",
+    }
+    assert options == expected
+    again = shlex.split(ingest.spelled(options))  # as the dry run tells the next command
+    assert ingest.split_words(("table", "ROOT", *again, "OUT"), dry_run=False)[3] == expected

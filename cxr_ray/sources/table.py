@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from cxr_ray.errors import UserError
 from cxr_ray.labels import Task, safe_name
@@ -73,16 +73,6 @@ class TableOptions(Options):
                 raise ValueError(f"{name!r} means 1, 0, -1 or null")
         return values
 
-    @model_validator(mode="after")
-    def _one_kind(self) -> "TableOptions":
-        given = [name for name in ("labels", "findings", "classes") if getattr(self, name)]
-        if len(given) != 1:
-            said = "none of them is" if not given else f"{' and '.join(given)} are"
-            raise ValueError(
-                f"the labels stand in columns of their own (labels), a list (findings) or a class (classes): {said} given"
-            )
-        return self
-
 
 @SOURCES.register("table", TableOptions)
 def table(root: Path, options: TableOptions) -> Records:
@@ -93,6 +83,7 @@ def table(root: Path, options: TableOptions) -> Records:
     of a label that `values` gives no meaning."""
     path = given_file(options.table, root) if options.table else _only_table(root)
     raw = read_text(path, like="a table of images")
+    _one_kind(options, raw, path)
     need_columns(raw, (options.image, *_named_columns(options, raw)), path)
     name = raw[options.image].str.strip().str.replace("\\", "/").str.removeprefix("./")
     name = (name + options.extension).where(name != "", "")
@@ -151,6 +142,17 @@ def _labels(
         labels,
         (f"{left} of {len(raw)} images have no row in {path.name}: their labels are not mentioned",) if left else (),
     )
+
+
+def _one_kind(options: TableOptions, raw: pd.DataFrame, path: Path) -> None:
+    given = [f"--{name}" for name in ("labels", "findings", "classes") if getattr(options, name)]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)}: the labels stand in one of them; leave the others out")
+    if not given:
+        raise UserError(
+            "which columns hold the labels? --labels COLUMN (one a label, given again for the next), --findings COLUMN (a list) "
+            f"or --classes COLUMN; the columns of {path}: {', '.join(raw.columns[:30])}"
+        )
 
 
 def _column(options: TableOptions, raw: pd.DataFrame, what: str) -> str | None:
