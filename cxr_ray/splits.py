@@ -181,7 +181,7 @@ def _of_the_rest(share: float, part_N: npt.NDArray[np.object_]) -> list[float]:
 
 
 def _unused_lists(official_N: npt.NDArray[np.object_], wanted: dict[str, Any]) -> list[str]:
-    lists = {s for s in official_N if isinstance(s, str)} & set(PARTS)
+    lists = set(pd.unique(official_N)) & set(PARTS)
     unused = [p for p in ("val", "test") if p in lists and wanted[p] != "official"]
     if not unused:
         return []
