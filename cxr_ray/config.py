@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cxr_ray.errors import UserError, closest
 
+Uncertain = Literal["zeros", "ones", "ignore", "smooth", "smooth_zeros"]
+
 
 class Section(BaseModel):
     """A frozen group of knobs; an unknown key is an error that names the closest known one."""
@@ -63,10 +65,13 @@ class Data(Section):
     """default: the cleaning that the source declares; none; or a list of pandas query strings over the records."""
     labels: str | list[str] = "all"
     """all, a group such as competition5, or a list of labels and groups."""
+    groups: dict[str, list[str]] = {}
+    """Your own groups by name: lists of labels and groups, usable wherever labels are named."""
     task: Literal["auto", "multilabel", "multiclass", "binary"] = "auto"
     """auto: what the store says."""
-    uncertain: Literal["zeros", "ones", "ignore"] | dict[str, Literal["zeros", "ones", "ignore"]] = "zeros"
-    """What training sees for uncertain (-1): one policy, or one a label; labels left out get zeros."""
+    uncertain: Uncertain | dict[str, Uncertain] = "zeros"
+    """What training sees for uncertain (-1): one policy, or one a label or group; labels left out get zeros. smooth draws
+    from 0.55 to 0.85, smooth_zeros from 0 to 0.3."""
     blank: Literal["zeros", "ignore"] = "zeros"
     """What training and judging see for not mentioned."""
     eval_uncertain: Literal["zeros", "ones", "ignore"] = "ignore"
@@ -232,7 +237,7 @@ class Report(Section):
     labels: str | list[str] = "all"
     """What the epoch's line shows; tables and reports hold every label."""
     thresholds: float | dict[str, float] = 0.5
-    """Positive is probability >= threshold: one number, or one a label (labels left out: 0.5)."""
+    """Positive is probability >= threshold: one number, or one a label or group (labels left out: 0.5)."""
     bootstrap: int = Field(default=1000, ge=0)
     """Resamples for the intervals; 0 turns them off."""
     interval_by: Literal["patient", "image"] = "patient"

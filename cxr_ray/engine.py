@@ -169,9 +169,7 @@ class _Fit:
     ) -> None:
         self._record(epoch, values, tracker)
         self._save(epoch, values, parts)
-        for line in judging.epoch_lines(
-            self.config, self.plan.labels, epoch, values, speed, time.perf_counter() - self.began
-        ):
+        for line in judging.epoch_lines(self.config, self.plan, epoch, values, speed, time.perf_counter() - self.began):
             self.context.say(line)
 
     def _end_early(self, epoch: int, answer: Answer) -> None:

@@ -15,6 +15,7 @@ from cxr_ray import plan as plans
 from cxr_ray import predictor, rivals, runs, shards
 from cxr_ray.durable import write_whole
 from cxr_ray.errors import UserError
+from cxr_ray.labels import spread
 from cxr_ray.metrics import COUNTS
 from cxr_ray.report import html
 from cxr_ray.report.tables import evaluation
@@ -87,13 +88,14 @@ def evaluate(
     chose = part == "val" and config.train.select == "best"
     say(f"judging {part} ({len(plan.rows[part]):,} rows)" + (", the part that chose the epoch" if chose else ""))
 
+    limits = config.report.thresholds if thresholds is None else thresholds
     table = _predictions(run, store, plan, part)
     rival_probs = _rivals(run, store, plan, part) if config.report.rivals else {}
     found = evaluation(
         table,
         plan.labels,
         plan.task,
-        config.report.thresholds if thresholds is None else thresholds,
+        spread(limits, plan.labels, plan.groups, where="the thresholds"),
         rivals=rival_probs,
         bootstrap=config.report.bootstrap,
         interval_by=config.report.interval_by,

@@ -9,6 +9,7 @@ import torch
 
 from cxr_ray import config as cfg
 from cxr_ray import losses, metrics
+from cxr_ray.labels import nearest, resolve, spread
 from cxr_ray.metrics import Value
 from cxr_ray.plan import Plan
 
@@ -25,16 +26,17 @@ def judge(
 ) -> list[Value]:
     """Loss, every metric and, for classes, the confusion matrix of all ranks' rows together.
 
-    Gathered first: the mean of the ranks' AUROCs is not the AUROC."""
+    Gathered first: the mean of the ranks' AUROCs is not the AUROC. The loss is of the targets as they are; metrics take a
+    smooth one for its nearer side."""
     prob_NL = loss.probabilities(logits_NL).numpy()
-    limits_L = metrics.thresholds(thresholds, plan.labels)
-    found = metrics.judge(truth_NL, prob_NL, labels=plan.labels, task=plan.task, thresholds_L=limits_L)
+    limits_L = metrics.thresholds(spread(thresholds, plan.labels, plan.groups, where="report.thresholds"), plan.labels)
+    found = metrics.judge(nearest(truth_NL), prob_NL, labels=plan.labels, task=plan.task, thresholds_L=limits_L)
     counted = _confusion(truth_NL, prob_NL, plan.labels) if plan.task == "multiclass" else []
     return [*_losses(loss, logits_NL, truth_NL, plan.labels), *found, *counted]
 
 
 def epoch_lines(
-    config: cfg.Config, labels: Sequence[str], epoch: int, values: dict[str, list[Value]], speed: float, seconds: float
+    config: cfg.Config, plan: Plan, epoch: int, values: dict[str, list[Value]], speed: float, seconds: float
 ) -> list[str]:
     """The epoch's lines: losses, then recall, AUROC, precision (the order of worth), then the same of each shown label."""
 
@@ -50,7 +52,7 @@ def epoch_lines(
         f"{whole} {at(f'{judged}/{whole}')}"
     ]
     lines = [f"{head}  {'  '.join(said)}  " + (f"{speed:,.0f} images/s  " if speed else "") + f"{seconds:.1f} s"]
-    shown = labels if config.report.labels == "all" else [k for k in labels if k in config.report.labels]
+    shown = resolve(config.report.labels, plan.labels, plan.groups)
     if 1 < len(shown) <= 14 and epoch:
         each = [
             f"{k} {at(f'{judged}/recall/{k}')}/{at(f'{judged}/auroc/{k}')}/{at(f'{judged}/precision/{k}')}"
@@ -69,7 +71,8 @@ def _losses(
         return []
     cells_NL = loss.elements(logits_NL, truth).double()
     known = loss.cells(truth)
-    positives = int((truth_NL == 1).sum())
+    side_NL = nearest(truth_NL)
+    positives = int((side_NL == 1).sum())
     out = [Value("loss", "", float(cells_NL.sum()) / known, positives, len(truth))] if known else []
     if cells_NL.shape[1] == len(labels) > 1:
         for j, label in enumerate(labels):
@@ -77,7 +80,7 @@ def _losses(
             of_label = loss.cells(truth[:, [j]])
             if of_label:
                 value = float(cells_NL[:, j].sum()) / of_label
-                out.append(Value("loss", label, value, int((truth_NL[:, j] == 1).sum()), int(here.sum())))
+                out.append(Value("loss", label, value, int((side_NL[:, j] == 1).sum()), int(here.sum())))
     return out
 
 

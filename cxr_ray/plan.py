@@ -4,7 +4,7 @@ A plan is integer row numbers and a label matrix, so oversampling costs no disk 
 """
 # N rows, L labels, G groups (patients, or images where each stands for itself)
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ import pandas as pd
 
 from cxr_ray import config as cfg
 from cxr_ray.errors import UserError, closest
-from cxr_ray.labels import POSITIVE, Filter, apply_policy, resolve
+from cxr_ray.labels import POSITIVE, Filter, apply_policy, merge_groups, nearest, resolve, spread
 from cxr_ray.splits import PARTS, Rows, groups_of, split
 
 Targets = npt.NDArray[np.float32]
@@ -50,11 +50,14 @@ class Plan:
     rows: dict[str, Rows]
     """Part to store row numbers [N], ascending, each once."""
     truth: dict[str, Targets]
-    """Part to targets [N, L] in {0, 1, NaN}: train under the training policy, val and test under the judging one."""
+    """Part to targets [N, L] in {0, 1, NaN}: train under the training policy, val and test under the judging one. Where
+    the training policy is smooth, train holds what was drawn between 0 and 1."""
     drawn: Rows
     """How often each train row is drawn in an epoch [N_train]."""
     pos_weight: npt.NDArray[np.float32]
     """Weight of each label's positives [L]."""
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names for sets of labels: the dataset's and the user's own."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Rows that each cleaning filter dropped."""
     warnings: tuple[str, ...] = ()
@@ -81,7 +84,8 @@ def build(store: Described, data: cfg.Data, *, seed: int, pos_weight_power: floa
     Raises `UserError` where a part that was asked for has no rows, or no label has a positive in train."""
     warnings: list[str] = []
     index = store.index
-    labels = _labels(store, data)
+    groups = merge_groups(store.groups, data.groups, store.labels)
+    labels = _labels(store, data, groups)
     task = _task(store, data, labels)
 
     filters = _filters(store, data)
@@ -110,12 +114,11 @@ def build(store: Described, data: cfg.Data, *, seed: int, pos_weight_power: floa
     for part in PARTS:
         here_N = part_N == part
         rows[part] = row_N[here_N]
-        uncertain = data.uncertain if part == "train" else data.eval_uncertain
-        truth[part] = apply_policy(raw_NL[here_N], labels, uncertain, data.blank)
+        truth[part] = targets(raw_NL[here_N], rows[part], part, store, data, labels=labels, seed=seed)
     if task == "multiclass":
         _check_one_class(truth, rows)
 
-    counts_L = (truth["train"] == 1).sum(axis=0)
+    counts_L = (nearest(truth["train"]) == 1).sum(axis=0)
     if not counts_L.any():
         raise UserError(
             f"no label has a positive in train ({len(rows['train'])} rows; labels {', '.join(labels)}): nothing can be learnt"
@@ -134,9 +137,23 @@ def build(store: Described, data: cfg.Data, *, seed: int, pos_weight_power: floa
         truth=truth,
         drawn=drawn,
         pos_weight=positivity_weights(truth["train"], power=pos_weight_power),
+        groups=groups,
         dropped=dropped,
         warnings=tuple(warnings),
     )
+
+
+def targets(
+    raw_NL: Targets, row_N: Rows, part: str, store: Described, data: cfg.Data, *, labels: Sequence[str], seed: int
+) -> Targets:
+    """What the raw values of the store's rows `row_N` mean in a part [N, L]: the training policy in train, else the judging one."""
+    uncertain: Any = data.eval_uncertain
+    if part == "train":
+        groups = merge_groups(store.groups, data.groups, store.labels)
+        uncertain = spread(data.uncertain, store.labels, groups, where="data.uncertain")
+        if isinstance(uncertain, dict):  # which may name labels that are not trained on
+            uncertain = {label: policy for label, policy in uncertain.items() if label in labels}
+    return apply_policy(raw_NL, labels, uncertain, data.blank, row_N=row_N, seed=seed)
 
 
 def drop_by(table: pd.DataFrame, filters: Iterable[Filter]) -> "pd.Series[str]":
@@ -214,16 +231,18 @@ def oversample(truth_NL: Targets, *, min_count: int, rng: np.random.Generator) -
         return drawn_N
     vector_N = label_vectors(truth_NL)
     counts_V = np.bincount(vector_N)
+    order_N = np.argsort(vector_N, kind="stable")
+    after_V = np.cumsum(counts_V)
     for vector in np.flatnonzero(counts_V < min_count):
-        here = np.flatnonzero(vector_N == vector)
+        here = order_N[after_V[vector] - counts_V[vector] : after_V[vector]]
         drawn_N[here] = min_count // len(here)
         drawn_N[rng.choice(here, size=min_count % len(here), replace=False)] += 1
     return drawn_N
 
 
 def label_vectors(truth_NL: Targets) -> Rows:
-    """Number of each row's label vector [N]; equal rows (NaN equal to NaN) share a number."""
-    digits_NL = np.where(np.isnan(truth_NL), 2, truth_NL).astype(np.uint8)
+    """Number of each row's label vector [N]; equal rows (NaN equal to NaN, a smooth target to its nearer side) share a number."""
+    digits_NL = np.where(np.isnan(truth_NL), 2, nearest(truth_NL)).astype(np.uint8)
     if digits_NL.shape[1] <= 40:  # 3 ** 40 < 2 ** 64: one integer a row sorts far faster than rows do
         keys_N = digits_NL.astype(np.uint64) @ (np.uint64(3) ** np.arange(digits_NL.shape[1], dtype=np.uint64))
         return np.unique(keys_N, return_inverse=True)[1].astype(np.int64)
@@ -231,19 +250,22 @@ def label_vectors(truth_NL: Targets) -> Rows:
 
 
 def positivity_weights(truth_NL: Targets, *, power: float) -> npt.NDArray[np.float32]:
-    """(negatives / positives) ** power of each label [L] over the known cells; 1 where there is no positive or no negative."""
-    positives_L = (truth_NL == 1).sum(axis=0).astype(np.float64)
-    negatives_L = (truth_NL == 0).sum(axis=0).astype(np.float64)
+    """(negatives / positives) ** power of each label [L] over the known cells; 1 where there is no positive or no negative.
+
+    A smooth target counts whole for its nearer side, so that the weights are those of `ones` (or `zeros`) and always defined."""
+    side_NL = nearest(truth_NL)
+    positives_L = (side_NL == 1).sum(axis=0).astype(np.float64)
+    negatives_L = (side_NL == 0).sum(axis=0).astype(np.float64)
     both_L = (positives_L > 0) & (negatives_L > 0)
     ratio_L = np.divide(negatives_L, positives_L, out=np.ones_like(positives_L), where=both_L)
     return (ratio_L**power).astype(np.float32)
 
 
-def _labels(store: Described, data: cfg.Data) -> list[str]:
+def _labels(store: Described, data: cfg.Data, groups: Mapping[str, Sequence[str]]) -> list[str]:
     """The selected labels; `all` under the default cleaning means the labels that the source's cleaning keeps."""
     if data.labels == "all" and data.filters == "default":
         return list(store.default_labels)
-    return resolve(data.labels, store.labels, store.groups)
+    return resolve(data.labels, store.labels, groups)
 
 
 def _filters(store: Described, data: cfg.Data) -> list[Filter]:

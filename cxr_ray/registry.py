@@ -40,7 +40,8 @@ class Entry(Generic[T]):
         except ValidationError as error:
             first = error.errors()[0]
             at = ".".join(str(p) for p in first["loc"])
-            raise UserError(f"{where}.{at} of {self.name}: {first['msg']}, got {first['input']!r}") from None
+            said = first["msg"].removeprefix("Value error, ")
+            raise UserError(f"{where}.{at} of {self.name}: {said}, got {first['input']!r}") from None
 
 
 class Registry(Generic[T]):
@@ -98,6 +99,12 @@ SOURCES: Registry[Callable[..., Any]] = Registry(
         "cxr_ray.sources.covid_radiography",
         "cxr_ray.sources.chexpert",
         "cxr_ray.sources.phantom",
+        "cxr_ray.sources.nih",
+        "cxr_ray.sources.covid_chestxray",
+        "cxr_ray.sources.mimic_cxr",
+        "cxr_ray.sources.vindr",
+        "cxr_ray.sources.padchest",
+        "cxr_ray.sources.table",
     ],
 )
 MODELS: Registry[Callable[..., Any]] = Registry(

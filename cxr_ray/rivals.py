@@ -13,6 +13,8 @@ import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
+from cxr_ray.labels import nearest
+
 Array = npt.NDArray[np.float64]
 
 SIDE = 16
@@ -75,7 +77,7 @@ def rivals(store: Images, plan: Parts, part: str, *, seed: int, max_rows: int = 
     standardised by those rows. Each label has its own regression over the rows where it is known; classes share one.
     A label (or class) that train shows on one side only gets its constant share; with nothing known, 0.5."""
     rng = np.random.default_rng(seed)
-    train, truth_NL = plan.rows["train"], plan.truth["train"]
+    train, truth_NL = plan.rows["train"], nearest(plan.truth["train"])
     if len(train) > max_rows:
         chosen = np.sort(rng.choice(len(train), max_rows, replace=False))
         train, truth_NL = train[chosen], truth_NL[chosen]

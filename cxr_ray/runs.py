@@ -21,6 +21,7 @@ import pandas as pd
 from cxr_ray import config as cfg
 from cxr_ray.durable import write_whole
 from cxr_ray.errors import UserError, closest
+from cxr_ray.labels import nearest
 
 METRIC_COLUMNS = ["epoch", "step", "part", "metric", "label", "value", "positives", "rows"]
 
@@ -226,8 +227,9 @@ def predictions_table(
     truth_NL: npt.NDArray[Any],
     prob_NL: npt.NDArray[Any],
 ) -> pd.DataFrame:
-    """The predictions of `rows` [N] (targets and probabilities [N, L]), with what joins them to the dataset."""
+    """The predictions of `rows` [N] (targets and probabilities [N, L]), with what joins them to the dataset. Targets are
+    0, 1 or NaN: a smooth one stands there as its nearer side."""
     known = index.set_index("row").loc[rows, ["source_row", "patient", "study"]].reset_index()
-    truth = pd.DataFrame(truth_NL.astype(np.float32), columns=[f"true/{k}" for k in labels])
+    truth = pd.DataFrame(nearest(truth_NL.astype(np.float32)), columns=[f"true/{k}" for k in labels])
     prob = pd.DataFrame(prob_NL.astype(np.float32), columns=[f"prob/{k}" for k in labels])
     return pd.concat([known, truth, prob], axis=1)

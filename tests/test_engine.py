@@ -82,6 +82,20 @@ def test_it_learns_and_writes_the_run_folder(tmp_path):
     assert runs.load(run.path).config == run.config
 
 
+def test_smooth_targets_move_the_loss_and_not_what_judges(tmp_path):
+    store = fake_store(120, uncertain=0.3)
+    knobs = {"report": {"keep_predictions": True, "labels": "mine"}, "optim": {"lr": 1e-9}, "train": {"epochs": 1}}
+    found = {}
+    for policy in ("smooth", "ones"):
+        data = {"uncertain": policy, "groups": {"mine": ["Edema", "Mass"]}}
+        run = fit(config(tmp_path / policy, data=data, **knobs), store)
+        table = run.metrics.query("part == 'train'").set_index(["metric", "label"])["value"].astype(float)
+        found[policy] = table[~table.index.duplicated()]
+    assert found["smooth"]["loss", ""] != pytest.approx(found["ones"]["loss", ""], abs=1e-3)
+    for name in [("positives", "Edema"), ("auroc", "mean"), ("recall", "Mass")]:  # at a rate of nothing the model stays
+        assert found["smooth"][name] == pytest.approx(found["ones"][name], abs=1e-6)
+
+
 def test_val_predictions_are_those_of_the_kept_checkpoint_and_give_its_metrics(tmp_path):
     store = fake_store(120, unknown=0.1)
     run = fit(config(tmp_path, train={"epochs": 3}, data={"blank": "ignore"}), store)

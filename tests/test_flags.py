@@ -29,6 +29,12 @@ WORDS: dict[str, list[tuple[list[str], Any]]] = {
         (["[No, Pleural Effusion]"], ["No", "Pleural Effusion"]),
         (["1"], "1"),
     ],
+    "data.groups": [
+        (
+            ["{mine: [Edema, Mass], all of it: [competition5]}"],
+            {"mine": ["Edema", "Mass"], "all of it": ["competition5"]},
+        )
+    ],
     "data.task": [(["binary"], "binary")],
     "data.uncertain": [
         (["ones"], "ones"),
@@ -113,6 +119,8 @@ WORDS: dict[str, list[tuple[list[str], Any]]] = {
     "report.rivals": [(["off"], False)],
 }
 BELOW: list[tuple[str, str, Any]] = [
+    ("data.groups.mine", "Edema", {"data": {"groups": {"mine": ["Edema"]}}}),
+    ("data.uncertain.Edema", "smooth", {"data": {"uncertain": {"Edema": "smooth"}}}),
     ("data.uncertain.Edema", "ones", {"data": {"uncertain": {"Edema": "ones"}}}),
     ("data.uncertain.Pleural Effusion", "ignore", {"data": {"uncertain": {"Pleural Effusion": "ignore"}}}),
     ("data.uncertain.COVID-19", "ones", {"data": {"uncertain": {"COVID-19": "ones"}}}),

@@ -133,6 +133,52 @@ def test_labels_and_groups():
     assert plans.build(store, data(filters="none"), seed=0).labels == store.labels
 
 
+def test_your_own_groups_stand_wherever_labels_do():
+    store = fake_store(200, uncertain=0.3)
+    store.groups = {"two": ("Mass", "Edema")}
+    knobs = {"groups": {"mine": ["two"], "rest": ["Effusion"]}, "uncertain": {"mine": "ones", "rest": "ignore"}}
+    plan = plans.build(store, data(labels=["mine", "rest"], **knobs), seed=0)
+    assert plan.groups == {"two": ("Mass", "Edema"), "mine": ("Mass", "Edema"), "rest": ("Effusion",)}
+    by_name = plans.build(store, data(uncertain={"Edema": "ones", "Mass": "ones", "Effusion": "ignore"}), seed=0)
+    np.testing.assert_array_equal(plan.truth["train"], by_name.truth["train"])
+    fewer = plans.build(store, data(labels="mine", **knobs), seed=0)  # a policy of a label that is not trained on
+    assert fewer.labels == ("Edema", "Mass")
+    with pytest.raises(UserError, match=r"unknown label 'mien' in data\.uncertain; did you mean 'mine'"):
+        plans.build(store, data(**knobs | {"uncertain": {"mien": "ones"}}), seed=0)
+
+
+def test_smooth_targets_are_trained_on_and_neither_judge_nor_count():
+    store = fake_store(400, uncertain=0.3, unknown=0.1)
+    knobs = {"blank": "ignore", "oversample_min_count": 30}
+    smooth = plans.build(
+        store, data(uncertain={"Edema": "smooth", "Mass": "smooth_zeros"}, **knobs), seed=0, pos_weight_power=1.0
+    )
+    hard = plans.build(store, data(uncertain={"Edema": "ones", "Mass": "zeros"}, **knobs), seed=0, pos_weight_power=1.0)
+    between = (smooth.truth["train"] > 0) & (smooth.truth["train"] < 1)
+    raw = store.index.set_index("row").loc[smooth.rows["train"], list(store.labels)].to_numpy()
+    np.testing.assert_array_equal(between, (raw == -1) & np.array([True, True, False]))
+    np.testing.assert_array_equal(smooth.truth["train"][~between], hard.truth["train"][~between])
+    np.testing.assert_array_equal(smooth.pos_weight, hard.pos_weight)  # as if they were of their side
+    np.testing.assert_array_equal(smooth.drawn, hard.drawn)
+    for part in ("val", "test"):
+        np.testing.assert_array_equal(smooth.truth[part], hard.truth[part])
+    again = plans.build(store, data(uncertain="smooth", split={"seed": 3}, **knobs), seed=0)
+    held = dict(zip(smooth.rows["train"].tolist(), smooth.truth["train"][:, 0], strict=True))
+    for row, value in zip(again.rows["train"].tolist(), again.truth["train"][:, 0], strict=True):
+        if row in held:  # another split moves no draw
+            assert np.array_equal(held[row], value, equal_nan=True)
+
+
+def test_a_label_with_uncertain_rows_alone_has_a_weight():
+    store = fake_store(90)
+    store.index["Mass"] = np.where(np.arange(90) % 3 == 0, -1.0, 0.0)
+    plan = plans.build(store, data(uncertain="smooth"), seed=0, pos_weight_power=1.0)
+    train = store.index.set_index("row").loc[plan.rows["train"], "Mass"]
+    assert plan.pos_weight[1] == pytest.approx((train == 0).sum() / (train == -1).sum())
+    zeros = plans.build(store, data(uncertain="smooth_zeros"), seed=0, pos_weight_power=1.0)
+    assert zeros.pos_weight[1] == 1 and any(w.startswith("Mass has no positive in train") for w in zeros.warnings)
+
+
 def test_multiclass_needs_one_class_a_row():
     assert plans.build(fake_store(60, task="multiclass"), data(), seed=0).task == "multiclass"
     with pytest.raises(UserError, match="do not have exactly one positive label"):

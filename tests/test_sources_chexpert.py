@@ -76,6 +76,33 @@ def test_the_full_release_as_it_unpacks(tmp_path: Path) -> None:
     assert table["patient"].iloc[0] == "patient00001" and table["split"].iloc[-1] == "val"
 
 
+@pytest.mark.parametrize("missing", [False, True])
+def test_batches_of_patients_beside_the_tables(tmp_path: Path, missing: bool) -> None:
+    """Tables in the root, validation images in one batch, patients over three; a patient may not be there at all."""
+    chexpert.write(tmp_path, name="CheXpert-v1.0")
+    batches = [
+        f"CheXpert-v1.0 batch {n} ({what})"
+        for n, what in enumerate(("validate & csv", "train 1", "train 2", "train 3"), 1)
+    ]
+    for batch in batches:
+        (tmp_path / batch).mkdir()
+    shutil.move(tmp_path / "valid", tmp_path / batches[0] / "valid")
+    patients = sorted(folder.name for folder in (tmp_path / "train").iterdir())
+    for number, patient in enumerate(patients):
+        shutil.move(tmp_path / "train" / patient, tmp_path / batches[1 + number % 3] / patient)
+    (tmp_path / "train").rmdir()
+    if missing:
+        shutil.rmtree(tmp_path / batches[1] / patients[0])
+    table = sources.read("chexpert", tmp_path)
+    there = [(tmp_path / path).is_file() for path in table["image"]]
+    assert there == [not (missing and patient == patients[0]) for patient in table["patient"]]
+    if missing:  # the table's own path is kept, and ingest says that the file is missing
+        assert table["image"].iloc[0] == "train/patient00001/study1/view1_frontal.jpg"
+    else:
+        assert table["image"].iloc[0] == f"{batches[1]}/patient00001/study1/view1_frontal.jpg"
+        assert table["image"].iloc[-1] == f"{batches[0]}/valid/patient64541/study1/view1_frontal.jpg"
+
+
 def test_the_published_slice_gives_the_published_counts(shared_data: Path, tmp_path: Path) -> None:
     shutil.copyfile(shared_data / "chexpert_train_slice.csv", tmp_path / "train.csv")
     records = sources.load("chexpert", tmp_path)

@@ -88,7 +88,7 @@ def _prevalence(store: shards.Store, plan: plans.Plan) -> dict[str, Any]:
     """What each part holds of each label, for the report."""
     patient = store.index.set_index("row")["patient"]
     return {
-        part: prevalence(plan.truth[part], labels=plan.labels, patients=patient.loc[rows.tolist()])
+        part: prevalence(label_space.nearest(plan.truth[part]), labels=plan.labels, patients=patient.loc[rows.tolist()])
         for part, rows in plan.rows.items()
     }
 
@@ -101,12 +101,13 @@ def prepare(config: cfg.Config) -> tuple[shards.Store, plans.Plan, cfg.Config]:
     plan = plans.build(store, config.data, seed=config.seed, pos_weight_power=config.loss.pos_weight_power)
     config = _settle_paths(config.for_task(plan.task), store)
     if config.report.labels != "all":
-        label_space.resolve(config.report.labels, plan.labels, store.groups)
+        label_space.resolve(config.report.labels, plan.labels, plan.groups)
 
     from cxr_ray import losses, metrics, models
 
     metrics.parse(config.train.monitor, labels=plan.labels, task=plan.task)
-    metrics.thresholds(config.report.thresholds, plan.labels)
+    limits = label_space.spread(config.report.thresholds, plan.labels, plan.groups, where="report.thresholds")
+    metrics.thresholds(limits, plan.labels)
     losses.build(config.loss, task=plan.task, weight_L=plan.pos_weight)
     size = config.data.image_size or store.size
     models.check_size(size, store.size)  # before the model is built: the image's size is what the user chose

@@ -10,7 +10,8 @@ from cxr_ray.errors import UserError
 from cxr_ray.labels import Filter
 from cxr_ray.registry import SOURCES, Options
 from cxr_ray.sources import Records, need_columns, read_csv, records_table
-from cxr_ray.sources.folders import subfolders
+from cxr_ray.sources.cells import matched, numbers
+from cxr_ray.sources.folders import file_like, subfolders
 
 LABELS = (
     "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation",
@@ -45,13 +46,7 @@ def chexpert(root: Path, options: Options) -> Records:
         if path is not None:
             frames.append(_table(path, part))
         elif name == "train.csv":
-            inner = [folder for folder in subfolders(root) if (root / folder / name).is_file()]
-            hint = (
-                f"it lies in {(root / inner[0]).absolute()}: give that folder"
-                if inner
-                else "give the folder that holds it"
-            )
-            raise UserError(f"no train.csv in {root.absolute()}; {hint}")
+            file_like(root, name)  # says where it may lie
     table = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
     if batches and not (root / "train").is_dir():
         table["image"] = _in_batches(table["image"], root, batches)
@@ -72,15 +67,9 @@ def _table(path: Path, part: str) -> pd.DataFrame:
     """The records of one of the dataset's tables."""
     raw = read_csv(path, like="CheXpert's table")
     need_columns(raw, ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *LABELS), path)
-    for column in ("Age", *LABELS):
-        if not pd.api.types.is_numeric_dtype(raw[column]):
-            bad = pd.to_numeric(raw[column], errors="coerce").isna() & raw[column].notna()
-            at = int(np.argmax(bad.to_numpy()))
-            raise UserError(
-                f"{path}: {column!r} is {raw[column].iloc[at]!r} at row {at}, not a number; is the download whole?"
-            )
+    values = {column: numbers(raw, column, path) for column in ("Age", *LABELS)}
     image = raw["Path"].astype("str").str.replace(r"^CheXpert-v1\.0[^/]*/", "", regex=True)
-    parts = image.str.extract(r"(?:^|/)(?P<patient>patient\d+)/study(?P<study>\d+)/[^/]+$")
+    parts = matched(image, r"(?:^|/)(?P<patient>patient\d+)/study(?P<study>\d+)/[^/]+$")
     odd = parts["patient"].isna().to_numpy()
     if odd.any():
         at = int(np.argmax(odd))
@@ -94,7 +83,7 @@ def _table(path: Path, part: str) -> pd.DataFrame:
         raise UserError(
             f"{path}: 'Frontal/Lateral' is {raw['Frontal/Lateral'].iloc[at]!r} at row {at}, not Frontal or Lateral"
         )
-    age = raw["Age"].to_numpy(np.float64)
+    age = values.pop("Age")
     columns = {
         "image": image,
         "source_row": np.arange(len(raw)),
@@ -103,10 +92,10 @@ def _table(path: Path, part: str) -> pd.DataFrame:
         "view": raw["AP/PA"].astype("str").mask(side == "Lateral", "lateral"),
         "sex": raw["Sex"],
         "age": np.where(age > 0, age, np.nan),  # a handful of zeros among adults: not known
-        "split": np.full(len(raw), part, dtype=object),
+        "split": pd.Series(part, index=raw.index),
         "study_number": parts["study"].to_numpy(np.int64),
     }
-    return records_table(columns, {label: raw[label] for label in LABELS}, rows=len(raw))
+    return records_table(columns, values, rows=len(raw))
 
 
 def _in_batches(image: pd.Series, root: Path, batches: list[str]) -> pd.Series:
@@ -114,7 +103,7 @@ def _in_batches(image: pd.Series, root: Path, batches: list[str]) -> pd.Series:
     home = {
         patient: batch for batch in batches for patient in subfolders(root / batch) if patient.startswith("patient")
     }
-    parts = image.str.extract(r"^(?P<level>train|valid)/(?P<patient>patient\d+)(?P<rest>/.*)$")
+    parts = matched(image, r"^(?P<level>train|valid)/(?P<patient>patient\d+)(?P<rest>/.*)$")
     batch = parts["patient"].map(home)
     moved = (batch + "/" + parts["patient"] + parts["rest"]).where(parts["level"] == "train")
     valid = next((name for name in batches if (root / name / "valid").is_dir()), None)

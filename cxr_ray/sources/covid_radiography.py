@@ -2,7 +2,6 @@
 
 import warnings
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
 from zipfile import BadZipFile
 
 import pandas as pd
@@ -10,6 +9,7 @@ import pandas as pd
 from cxr_ray.errors import UserError
 from cxr_ray.registry import SOURCES, Options
 from cxr_ray.sources import Records, class_columns, need_columns, records_table
+from cxr_ray.sources.cells import host
 from cxr_ray.sources.folders import images, subfolders
 
 CLASSES = ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia")
@@ -76,13 +76,4 @@ def _hosts(sheet: Path) -> dict[str, str]:
     table.columns = [str(column).strip().upper() for column in table.columns]
     need_columns(table, ("FILE NAME", "URL"), sheet)
     names = table["FILE NAME"].str.strip().str.casefold()
-    return {str(name): host for name, url in zip(names, table["URL"], strict=True) if (host := _host(str(url)))}
-
-
-def _host(url: str) -> str:
-    text = url.strip()
-    try:
-        host = urlsplit(text if "//" in text else f"//{text}").hostname or ""
-    except ValueError:
-        return ""
-    return host.removeprefix("www.")
+    return {str(name): found for name, url in zip(names, table["URL"], strict=True) if (found := host(str(url)))}

@@ -9,12 +9,9 @@ from pydantic import field_validator
 
 from cxr_ray.errors import UserError
 from cxr_ray.registry import SOURCES, Options
-from cxr_ray.sources import Records, class_columns, need_columns, read_csv, records_table
-from cxr_ray.sources.folders import EXTENSIONS, images, subfolders
-
-SPLITS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test",
-}  # fmt: skip
+from cxr_ray.sources import PART_NAMES, Records, class_columns, need_columns, records_table
+from cxr_ray.sources.cells import read_text
+from cxr_ray.sources.folders import EXTENSIONS, given_file, images, subfolders
 
 
 class ImageFolderOptions(Options):
@@ -93,7 +90,7 @@ def image_folder(root: Path, options: ImageFolderOptions) -> Records:
 def _splits(root: Path) -> list[tuple[str | None, Path]]:
     """(part, folder) of each split folder, train first; one (None, root) where the root holds the classes."""
     names = subfolders(root)
-    parts = {name: SPLITS[name.casefold()] for name in names if name.casefold() in SPLITS}
+    parts = {name: PART_NAMES[name.casefold()] for name in names if name.casefold() in PART_NAMES}
     if not parts:
         return [(None, root)]
     for name in names:
@@ -128,8 +125,7 @@ def _patients(root: Path, paths: list[str], options: ImageFolderOptions) -> tupl
         patient = [hit.group(1) if hit else None for hit in hits]
         told = f"--patient-regex {options.patient_regex!r}"
     elif options.patients is not None or (root / "patients.csv").is_file():
-        given = Path(options.patients or "patients.csv")
-        path = given if options.patients and given.is_file() else root / given  # as the user stands, else in the root
+        path = given_file(options.patients, root) if options.patients else root / "patients.csv"
         known = _patients_table(path)
         patient = [known.get(name) for name in paths]
         told = str(path)
@@ -148,22 +144,11 @@ def _patients_table(path: Path) -> dict[str, str]:
         raise UserError(
             f"no table of patients at {path.absolute()}; --patients is a CSV or Parquet of file,patient below the root"
         )
-    if path.suffix.lower() == ".parquet":
-        try:
-            table = pd.read_parquet(path)
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot read {path} as Parquet: {' '.join(str(error).split())}") from None
-    else:
-        # A patient may be called NA or 007: nothing is guessed.
-        table = read_csv(path, like="a table of patients", dtype=str, keep_default_na=False)
+    table = read_text(path, like="a table of patients")
     need_columns(table, ("file", "patient"), path)
-    table = table.dropna(subset=["file", "patient"])
-    pairs = pd.DataFrame(
-        {
-            "file": table["file"].astype(str).str.replace("\\", "/").str.removeprefix("./"),
-            "patient": table["patient"].astype(str),
-        }
-    ).drop_duplicates()
+    table = table[(table["file"] != "") & (table["patient"] != "")]
+    file = table["file"].str.replace("\\", "/").str.removeprefix("./")
+    pairs = pd.DataFrame({"file": file, "patient": table["patient"]}).drop_duplicates()
     doubled = pairs["file"][pairs["file"].duplicated()]
     if len(doubled):
         raise UserError(f"{path} gives {doubled.iloc[0]!r} to two patients; keep one line a file")

@@ -149,11 +149,21 @@ def plan(
     if report is not None:
         found.save(report)
         print(f"report: {report.resolve()}")
-    where_flag = f" --where {shlex.quote(where)}" if where else ""
+    flags_too = spelled(options | ({"where": where} if where else {}))
     print(
-        f"next: cxr-ray ingest {source} {shlex.quote(str(root))} {shlex.quote(str(out or 'OUT'))} --size {size[0]}x{size[1]}{where_flag}"
+        f"next: cxr-ray ingest {source} {shlex.quote(str(root))} {shlex.quote(str(out or 'OUT'))} --size {size[0]}x{size[1]}{flags_too}"
     )
     return found
+
+
+def spelled(options: dict[str, Any]) -> str:
+    """Options of a source as the flags that give them again, with a space before each."""
+    said = []
+    for name, value in options.items():
+        for each in value if isinstance(value, list) else [value]:
+            word = each if isinstance(each, str) else flags.plain(each)
+            said += [f"--{name.replace('_', '-')}", shlex.quote(word)]
+    return "".join(f" {word}" for word in said)
 
 
 def run(

@@ -1,0 +1,109 @@
+"""Seconds and peak memory from a dataset's table to a plan: CheXpert's published size, and a million rows.
+
+    python benchmarks/records.py --folder /tmp/records_bench [--rows 1000000] [--rounds 5]
+
+Writes tables of random labels into --folder (which must not exist; deleted at the end). Each figure is one fresh process
+that reads the records (source `chexpert`), applies the declared cleaning, splits by patient, draws rare label vectors 150
+times and plans; memory is the process's highest resident set, the interpreter and its imports included.
+"""
+
+import argparse
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+PUBLISHED = 223_414
+OVERSAMPLE = 150
+
+
+def write(folder: Path, rows: int) -> None:
+    """A train.csv as CheXpert's, three images a patient, one in seven lateral; labels as frequent as the published ones."""
+    from cxr_ray.sources.chexpert import LABELS
+
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    number = np.arange(rows)
+    patient = pd.Series(number // 3).astype("str").str.zfill(6).radd("CheXpert-v1.0-small/train/patient")
+    lateral = rng.random(rows) < 1 / 7
+    table = pd.DataFrame(
+        {
+            "Path": patient + "/study1/view" + pd.Series(number % 3 + 1).astype("str") + "_frontal.jpg",
+            "Sex": rng.choice(["Male", "Female"], rows),
+            "Age": rng.integers(18, 91, rows),
+            "Frontal/Lateral": np.where(lateral, "Lateral", "Frontal"),
+            "AP/PA": np.where(lateral, "", rng.choice(["AP", "PA"], rows, p=[0.85, 0.15])),
+        }
+    )
+    labels = rng.choice([1.0, 0.0, -1.0, np.nan], (rows, len(LABELS)), p=[0.12, 0.07, 0.04, 0.77])
+    pd.concat([table, pd.DataFrame(labels, columns=LABELS)], axis=1).to_csv(folder / "train.csv", index=False)
+
+
+class Index:
+    """What the plan reads of a store, from records that no image was made of."""
+
+    def __init__(self, folder: Path) -> None:
+        from cxr_ray import sources
+
+        records = sources.load("chexpert", folder)
+        self.index = records.table.reset_index(names="row")
+        self.labels, self.task, self.groups = records.labels, records.task, records.groups
+        self.filters, self.default_labels, self.features = records.filters, records.default_labels, records.features
+
+
+def once(folder: Path) -> None:
+    """Print the seconds of reading, the seconds of planning, the rows planned and the peak MiB of this process."""
+    from cxr_ray import config, plan
+    from cxr_ray import sources as _imported  # noqa: F401 (imports are not what is timed)
+
+    started = time.perf_counter()
+    store = Index(folder)
+    read = time.perf_counter()
+    made = plan.build(
+        store, config.validate({"data": {"oversample_min_count": OVERSAMPLE}}).data, seed=0, pos_weight_power=1.0
+    )
+    done = time.perf_counter()
+    rows = sum(len(r) for r in made.rows.values())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(read - started, done - read, rows, peak)
+
+
+def main() -> None:
+    """Print the medians over the rounds for both sizes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--once", action="store_true", help="measure the table in --folder in this process")
+    options = parser.parse_args()
+    if options.once:
+        once(options.folder)
+        return
+    try:
+        for rows in (PUBLISHED, options.rows):
+            folder = options.folder / str(rows)
+            write(folder, rows)
+            found = []
+            for _ in range(options.rounds):
+                words = [sys.executable, __file__, "--folder", str(folder), "--once"]
+                text = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+                found.append([float(word) for word in text.split()])
+                print(f"{rows:,} rows: read {found[-1][0]:.2f} s, plan {found[-1][1]:.2f} s, {found[-1][3]:,.0f} MiB")
+            read_s, plan_s, planned, peak_mib = (statistics.median(column) for column in zip(*found, strict=True))
+            print(
+                f"{rows:,} rows, {planned:,.0f} planned: read {read_s:.2f} s, plan {plan_s:.2f} s, "
+                f"both {read_s + plan_s:.2f} s, peak {peak_mib:,.0f} MiB",
+                flush=True,
+            )
+    finally:
+        shutil.rmtree(options.folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""VinDr-CXR (Nguyen et al. 2022, doi:10.1038/s41597-022-01498-w): three readers a training image, five in consensus a test one."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from cxr_ray.errors import UserError, unknown
+from cxr_ray.labels import POSITIVE, UNCERTAIN, safe_name
+from cxr_ray.registry import SOURCES, Options
+from cxr_ray.sources import BOX_COLUMNS, Records, need_columns, records_table
+from cxr_ray.sources.cells import marks, numbers, read_text
+from cxr_ray.sources.folders import below, by_name, file_like, picture_size, placed
+
+NAMES = (
+    "Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Clavicle fracture", "Consolidation", "Edema",
+    "Emphysema", "Enlarged PA", "ILD", "Infiltration", "Lung Opacity", "Lung cavity", "Lung cyst", "Mediastinal shift",
+    "Nodule/Mass", "Pleural effusion", "Pleural thickening", "Pneumothorax", "Pulmonary fibrosis", "Rib fracture",
+    "Other lesion", "COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other diseases", "No finding",
+)  # fmt: skip
+LABELS = tuple(safe_name(name) for name in NAMES)
+DRIFT = {"Other disease": "Other diseases"}
+"""Columns that the test table calls otherwise."""
+PARTS = ("train", "test")
+DICOM = (".dicom", ".dcm")
+NOTE = "the dataset names no patients: pictures of one person may fall into two parts (the official ones are held to be apart)"
+
+
+class VindrOptions(Options):
+    """What only VinDr-CXR needs to be told."""
+
+    readers: Literal["majority", "any", "all", "uncertain"] = "majority"
+    """When a training image is positive: more than half of its readers say so, any, or all; uncertain: where they disagree
+    the label is uncertain (-1), and `data.uncertain` decides."""
+
+
+@SOURCES.register("vindr", VindrOptions)
+def vindr(root: Path, options: VindrOptions) -> Records:
+    """VinDr-CXR: annotations/image_labels_*.csv and annotations_*.csv, train/ and test/ of DICOM, PNG or JPEG files.
+
+    One row an image; its readers' labels are joined as `readers` says, and the column `readers` counts them. Boxes are kept
+    where the joined label is positive, each reader's own, in pixels of the DICOM; beside converted pictures that are
+    smaller they are scaled by the sizes of annotations/*_meta.csv (image_id, dim0, dim1), or left out with a note. `split` is
+    the official one. Raises `UserError` for a missing table or column, a reader listed twice for an image, and a cell that is
+    neither 0 nor 1."""
+    home = root / "annotations" if (root / "annotations").is_dir() else root
+    tables, boxes = [], []
+    for part in PARTS:
+        path = file_like(home, f"image_labels_{part}.csv")
+        tables.append(_read(path, part, options.readers))
+        drawn = home / f"annotations_{part}.csv"
+        if drawn.is_file():
+            boxes.append(_drawn(drawn, part))
+    raw = pd.concat(tables, ignore_index=True)
+    there = {part: by_name(root, [part], stem=True) for part in PARTS}
+    found = [
+        placed(name, there[part], below(part, (name + ".dicom").where(name != "", "")))
+        for part, name in ((part, raw["name"][raw["split"] == part]) for part in PARTS)
+    ]
+    columns = {
+        "image": pd.concat(found),
+        "source_row": raw["source_row"],
+        "split": raw["split"],
+        "readers": raw["readers"],
+    }
+    table = records_table(columns, {label: raw[label] for label in LABELS}, rows=len(raw))
+    key = raw["split"] + "/" + raw["name"]
+    placed_boxes, told = _boxes(pd.concat(boxes, ignore_index=True), key, table, root, home) if boxes else (None, [])
+    return Records(
+        table=table,
+        labels=LABELS,
+        task="multilabel",
+        groups={},
+        filters=(),
+        default_labels=tuple(label for label in LABELS if label != "No finding"),
+        features=(),
+        notes=(NOTE, *told),
+        boxes=placed_boxes,
+    )
+
+
+def _read(path: Path, part: str, how: str) -> pd.DataFrame:
+    """One row an image: name, split, source_row (of its first reader), readers, and the joined labels."""
+    raw = read_text(path, like="VinDr's labels").rename(columns=DRIFT)
+    need_columns(raw, ("image_id", *NAMES), path)
+    voter = ["image_id", *(["rad_id"] if "rad_id" in raw else [])]
+    twice = raw[raw.duplicated(voter)]
+    if len(twice):
+        raise UserError(f"{path} lists {' of reader '.join(twice[voter].iloc[0])} twice; keep one row of it")
+    votes = pd.DataFrame({safe_name(name): marks(raw, name, path, {"1": 1.0, "0": 0.0}) for name in NAMES})
+    by_image = votes.groupby(raw["image_id"].str.strip(), sort=False)
+    share = by_image.mean()
+    joined = {
+        "majority": share > 0.5,
+        "any": share > 0,
+        "all": share == 1,
+        "uncertain": share == 1,
+    }[how].astype(np.float32)
+    if how == "uncertain":
+        joined = joined.mask((share > 0) & (share < 1), UNCERTAIN)
+    joined = joined.mask(share.isna())
+    first = raw.groupby(raw["image_id"].str.strip(), sort=False).head(1).index
+    head = pd.DataFrame(
+        {"name": joined.index, "split": part, "source_row": first, "readers": by_image.size().to_numpy()}
+    )
+    return pd.concat([head, joined.reset_index(drop=True)], axis=1)
+
+
+def _drawn(path: Path, part: str) -> pd.DataFrame:
+    """Every box of a table: key (PART/NAME), label, x, y, w, h; a reader who found nothing drew none."""
+    raw = read_text(path, like="VinDr's boxes")
+    need_columns(raw, ("image_id", "class_name", "x_min", "y_min", "x_max", "y_max"), path)
+    left, top, right, bottom = (numbers(raw, side, path) for side in ("x_min", "y_min", "x_max", "y_max"))
+    label = raw["class_name"].str.strip().replace(DRIFT).map(safe_name)
+    strange = sorted(set(label) - set(LABELS))
+    if strange:
+        raise unknown("finding", strange[0], LABELS, where=f" in {path}")
+    body = {"key": f"{part}/" + raw["image_id"].str.strip(), "label": label}
+    return pd.DataFrame({**body, "x": left, "y": top, "w": right - left, "h": bottom - top}).dropna()
+
+
+def _boxes(
+    drawn: pd.DataFrame, key: "pd.Series[str]", table: pd.DataFrame, root: Path, home: Path
+) -> tuple[pd.DataFrame, list[str]]:
+    """Boxes of positive labels in pixels of the pictures that are there, and what to say of those left out."""
+    row = pd.Series(pd.Index(key).get_indexer(pd.Index(drawn["key"])), index=drawn.index)
+    truth_NL = table[list(LABELS)].to_numpy()
+    column = pd.Index(LABELS).get_indexer(pd.Index(drawn["label"]))
+    kept = (row >= 0) & (truth_NL[row, column] == POSITIVE)
+    boxes = drawn[kept].assign(row=row[kept].astype("int64"))[list(BOX_COLUMNS)].reset_index(drop=True)
+    converted = {r: i for r, i in table["image"].iloc[boxes["row"].unique()].items() if not i.endswith(DICOM)}
+    sizes = {r: size for r, image in converted.items() if (size := picture_size(root, image)) is not None}
+    if not sizes:
+        return boxes, []
+    width, height = (boxes["row"].map({r: size[at] for r, size in sizes.items()}) for at in (0, 1))
+    frames = [_frames(path) for path in sorted(home.glob("*_meta.csv"))]
+    if frames:
+        frame = pd.concat(frames).reindex(key.iloc[boxes["row"]].str.rpartition("/")[2])
+        across, down = width / frame["dim1"].to_numpy(), height / frame["dim0"].to_numpy()
+        boxes[["x", "w"]] = boxes[["x", "w"]].mul(across.fillna(1.0), axis=0)
+        boxes[["y", "h"]] = boxes[["y", "h"]].mul(down.fillna(1.0), axis=0)
+    elif ((boxes["x"] + boxes["w"] > width + 1) | (boxes["y"] + boxes["h"] > height + 1)).any():
+        told = f"{len(boxes)} boxes were left out: the pictures are smaller than the DICOMs that they were drawn in"
+        return boxes[:0], [f"{told}, and no *_meta.csv (image_id, dim0, dim1) says how large those were"]
+    return boxes, []
+
+
+def _frames(path: Path) -> pd.DataFrame:
+    """Height (dim0) and width (dim1) in pixels of each DICOM, by its name."""
+    raw = read_text(path, like="the sizes of VinDr's DICOMs")
+    need_columns(raw, ("image_id", "dim0", "dim1"), path)
+    sizes = {side: numbers(raw, side, path) for side in ("dim0", "dim1")}
+    return pd.DataFrame(sizes, index=raw["image_id"].str.strip()).groupby(level=0).first()

@@ -1,0 +1,33 @@
+"""Every source of the package with a fake of its layout, for the tests that hold for all of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cxr_ray import phantom
+from tests.fakes import (
+    chexpert,
+    covid_chestxray,
+    covid_radiography,
+    image_folder,
+    mimic_cxr,
+    nih,
+    padchest,
+    table,
+    vindr,
+)
+
+LAYOUTS: dict[str, Callable[[Path], Path]] = {
+    "image_folder": lambda root: image_folder.write(root, {"normal": 3, "Covid": 4}, splits=("Train", "Val")),
+    "covid_radiography": covid_radiography.write,
+    "chexpert": chexpert.write,
+    "phantom": lambda root: phantom.write(root, patients=3, size=32),
+    "nih": nih.write,
+    "covid_chestxray": covid_chestxray.write,
+    "mimic_cxr": mimic_cxr.write,
+    "vindr": vindr.write,
+    "padchest": padchest.write,
+    "table": table.write,
+}
+OPTIONS: dict[str, dict[str, Any]] = {"table": table.OPTIONS}
+"""What `sources.load` must be told besides the root."""

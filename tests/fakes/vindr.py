@@ -1,0 +1,68 @@
+"""A fake of VinDr-CXR: annotations/ with a row a reader in train and one consensus row in test, and the pictures."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from tests.fakes.pictures import picture
+
+NAMES = [
+    "Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Clavicle fracture", "Consolidation", "Edema",
+    "Emphysema", "Enlarged PA", "ILD", "Infiltration", "Lung Opacity", "Lung cavity", "Lung cyst", "Mediastinal shift",
+    "Nodule/Mass", "Pleural effusion", "Pleural thickening", "Pneumothorax", "Pulmonary fibrosis", "Rib fracture",
+    "Other lesion", "COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other diseases", "No finding",
+]  # fmt: skip
+# image: what each reader saw
+TRAIN = {
+    "000434271f63a053c4128a0ba6352c7f": {"R6": ["No finding"], "R2": ["No finding"], "R3": ["No finding"]},
+    "0005e8e3701dfb1dd93d53e2ff537b6e": {"R10": ["Nodule/Mass", "Pneumonia"], "R8": ["Nodule/Mass"], "R9": ["Other diseases"]},
+    "0007d316f756b3fa0baea2ff514ce945": {"R5": ["Edema"], "R8": ["No finding"], "R10": ["No finding"]},
+}  # fmt: skip
+TEST = {
+    "002a34c58c5b758217ed1f584ccbcfe9": ["Cardiomegaly", "Other diseases"],
+    "004f33259ee4aef671c2b95d54e4be68": ["No finding"],
+}
+# image, reader, finding, x_min, y_min, x_max, y_max: pixels of the DICOM, which is FRAME wide and high
+FRAME = (480, 400)
+TRAIN_BOXES = [
+    ("000434271f63a053c4128a0ba6352c7f", "R6", "No finding", "", "", "", ""),
+    ("0005e8e3701dfb1dd93d53e2ff537b6e", "R10", "Nodule/Mass", 100.0, 200.0, 160.0, 240.0),
+    ("0005e8e3701dfb1dd93d53e2ff537b6e", "R8", "Nodule/Mass", 110.0, 200.0, 470.0, 390.0),
+    ("0007d316f756b3fa0baea2ff514ce945", "R5", "Edema", 1.0, 2.0, 3.0, 4.0),
+]
+TEST_BOXES = [("002a34c58c5b758217ed1f584ccbcfe9", "Cardiomegaly", 40.0, 80.0, 240.0, 380.0)]
+
+
+def write(root: Path, *, kind: str = "png", scale: int = 1, meta: bool = False) -> Path:
+    """`kind` png, jpg or dicom (bytes that only a lister looks at); converted pictures are FRAME / `scale`; `meta`: their
+    tables of the DICOMs' sizes."""
+    notes = root / "annotations"
+    notes.mkdir(parents=True, exist_ok=True)
+    train = [
+        {"image_id": image, "rad_id": reader} | {name: int(name in seen) for name in NAMES}
+        for image, readers in TRAIN.items()
+        for reader, seen in readers.items()
+    ]
+    pd.DataFrame(train).to_csv(notes / "image_labels_train.csv", index=False)
+    test = [{"image_id": image} | {name: int(name in seen) for name in NAMES} for image, seen in TEST.items()]
+    pd.DataFrame(test).rename(columns={"Other diseases": "Other disease"}).to_csv(
+        notes / "image_labels_test.csv", index=False
+    )
+    sides = ["x_min", "y_min", "x_max", "y_max"]
+    pd.DataFrame(TRAIN_BOXES, columns=["image_id", "rad_id", "class_name", *sides]).to_csv(
+        notes / "annotations_train.csv", index=False
+    )
+    pd.DataFrame(TEST_BOXES, columns=["image_id", "class_name", *sides]).to_csv(
+        notes / "annotations_test.csv", index=False
+    )
+    for part, images in (("train", TRAIN), ("test", TEST)):
+        for number, image in enumerate(images):
+            if kind == "dicom":
+                (root / part).mkdir(exist_ok=True)
+                (root / part / f"{image}.dicom").write_bytes(bytes(128) + b"DICM")
+            else:
+                picture(root / part / f"{image}.{kind}", number, size=(FRAME[0] // scale, FRAME[1] // scale))
+        if meta:
+            sizes = pd.DataFrame({"image_id": list(images), "dim0": FRAME[1], "dim1": FRAME[0]})
+            sizes.to_csv(notes / f"{part}_meta.csv", index=False)
+    return root
