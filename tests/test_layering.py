@@ -20,6 +20,7 @@ FLOORS = {
     "cxr_ray.config": 0,
     "cxr_ray.labels": 0,
     "cxr_ray.images": 0,
+    "cxr_ray.dicom": 0,
     "cxr_ray.sources": 1,
     "cxr_ray.phantom": 1,
     "cxr_ray.shards": 1,
