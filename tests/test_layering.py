@@ -25,6 +25,7 @@ FLOORS = {
     "cxr_ray.phantom": 1,
     "cxr_ray.shards": 1,
     "cxr_ray.splits": 1,
+    "cxr_ray.leaks": 1,
     "cxr_ray.plan": 1,
     "cxr_ray.batches": 1,
     "cxr_ray.augment": 1,
