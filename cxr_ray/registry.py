@@ -98,6 +98,7 @@ SOURCES: Registry[Callable[..., Any]] = Registry(
         "cxr_ray.sources.covid_radiography",
         "cxr_ray.sources.chexpert",
         "cxr_ray.sources.phantom",
+        "cxr_ray.sources.dicom_folder",
     ],
 )
 MODELS: Registry[Callable[..., Any]] = Registry(

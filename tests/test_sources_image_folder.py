@@ -96,7 +96,7 @@ def test_an_empty_class_folder(tmp_path: Path) -> None:
     image_folder.write(tmp_path, {"Covid": 2, "Normal": 0, "Pneumonia": 2})
     (tmp_path / "Normal" / "notes.txt").write_text("nothing here")
     assert refusal(tmp_path) == (
-        f"the class folder {tmp_path / 'Normal'} holds no image (.png .jpg .jpeg .bmp .tif .tiff .gif .webp .dcm); fill it or remove it"
+        f"the class folder {tmp_path / 'Normal'} holds no image (.png .jpg .jpeg .bmp .tif .tiff .gif .webp .dcm .dicom); fill it or remove it"
     )
 
 

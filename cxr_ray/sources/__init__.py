@@ -8,17 +8,36 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from cxr_ray.errors import UserError, closest, unknown
 from cxr_ray.labels import NEGATIVE, POSITIVE, UNCERTAIN, Filter, Task, safe_name
 from cxr_ray.registry import SOURCES
 
-__all__ = ["COLUMNS", "Filter", "Records", "class_columns", "load", "need_columns", "read", "read_csv", "records_table"]
+__all__ = [
+    "COLUMNS",
+    "PART_NAMES",
+    "Filter",
+    "Records",
+    "class_columns",
+    "is_unremarkable",
+    "load",
+    "need_columns",
+    "read",
+    "read_csv",
+    "records_table",
+]
 
 COLUMNS = ("image", "source_row", "patient", "study", "view", "sex", "age", "source", "mask", "split")
 """What every records table starts with, in this order; a source's own columns follow, then the labels."""
 TEXT = ("image", "patient", "study", "view", "sex", "source", "mask", "split")
 PARTS = ("train", "val", "test")
+PART_NAMES = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val",
+    "dev": "val", "test": "test", "testing": "test",
+}  # fmt: skip
+"""What datasets call the parts, in lower case."""
 BOX_COLUMNS = ("row", "label", "x", "y", "w", "h")
 UNREMARKABLE = {"normal", "no finding", "no findings", "nofinding", "nofindings", "negative", "healthy"}
 
@@ -46,6 +65,14 @@ class Records:
     """What every report about this dataset must say."""
     boxes: pd.DataFrame | None
     """`row, label, x, y, w, h`: pixels of the original image; None where the dataset has none."""
+    files: "pd.Series[str] | None" = None
+    """Where each image lies below the root (index as the table's), for sources whose file names tell who somebody is: `image`
+    is then made of hashes, and this is read by and never written; None: `image` says it."""
+
+    @property
+    def places(self) -> "pd.Series[str]":
+        """The path of each image below the root."""
+        return self.table["image"] if self.files is None else self.files
 
 
 def load(name: str, root: str | Path, options: Mapping[str, Any] | None = None) -> Records:
@@ -76,6 +103,8 @@ def records_table(columns: Mapping[str, Any], labels: Mapping[str, Any], *, rows
             body[column] = np.asarray(np.arange(rows) if held is None else held, dtype=np.int64)
         elif column == "age":
             body[column] = np.full(rows, np.nan) if held is None else np.asarray(held, dtype=np.float64)
+        elif isinstance(held, pd.Series):  # a million strings are not turned into objects and back
+            body[column] = held.astype(pd.StringDtype(na_value=np.nan)).array
         else:
             values = np.full(rows, np.nan, dtype=object) if held is None else np.asarray(held, dtype=object)
             body[column] = pd.array(values, dtype=pd.StringDtype(na_value=np.nan))
@@ -108,7 +137,7 @@ def class_columns(
     if len(classes) == 2:
         task = "binary"
         if positive is None:
-            findings = [c for c in sorted(classes) if _plain(c) not in UNREMARKABLE]
+            findings = [c for c in sorted(classes) if not is_unremarkable(c)]
             if len(findings) != 1:
                 which = "neither" if findings else "each"
                 raise UserError(
@@ -126,7 +155,7 @@ def read_csv(path: Path, *, like: str, **kwargs: Any) -> pd.DataFrame:
     try:
         return pd.read_csv(path, **kwargs)
     except FileNotFoundError:
-        raise UserError(f"no {like} at {path.absolute()}") from None
+        raise UserError(f"no file at {path.absolute()}; it should be {like}") from None
     except (OSError, ValueError, pd.errors.ParserError) as error:  # an empty file and bad UTF-8 are ValueErrors
         raise UserError(
             f"cannot read {path} as {like}: {' '.join(str(error).split())}; is the download whole?"
@@ -139,15 +168,12 @@ def need_columns(table: pd.DataFrame, wanted: Sequence[str], path: Path) -> None
         if column not in table.columns:
             present = [str(c) for c in table.columns]
             shown = ", ".join(present[:30]) + (", ..." if len(present) > 30 else "")
-            raise UserError(
-                f"{path} has no column {column!r}{closest(column, present)} Its columns: {shown}".replace(
-                    "' Its", "'. Its"
-                )
-            )
+            raise UserError(f"{path} has no column {column!r}{closest(column, present) or '.'} Its columns: {shown}")
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_.-]+", " ", name).strip().casefold()
+def is_unremarkable(name: str) -> bool:
+    """Whether a label says that there is nothing to see: normal, no finding(s), negative, healthy."""
+    return re.sub(r"[\s_.-]+", " ", name).strip().casefold() in UNREMARKABLE
 
 
 def _checked(records: Records, root: Path, name: str) -> Records:
@@ -159,6 +185,8 @@ def _checked(records: Records, root: Path, name: str) -> Records:
     assert all(label == safe_name(label) for label in labels), f"{name}: labels go through safe_name"
     assert all((table[label].dtype == np.float32) for label in labels), f"{name}: labels are float32"
     assert table.columns.is_unique, f"{name}: a column is there twice"
+    if not labels:
+        raise UserError(f"{name}: the table names no label that is kept; see `cxr-ray sources {name}`")
     if table.empty:
         raise UserError(f"{name}: no image is listed in {root.absolute()}")
     _check_paths(table["image"], root, name)
@@ -196,12 +224,15 @@ def _check_paths(image: pd.Series, root: Path, name: str) -> None:
         raise UserError(
             f"{name}: {doubled.iloc[0]} is listed twice ({len(doubled)} rows in all); drop the doubled rows"
         )
-    leaves = image.str.startswith("/") | image.str.contains(r"(?:^|[/\\])\.\.(?:[/\\]|$)|^[A-Za-z]:|\\", regex=True)
+    paths = pa.array(image, from_pandas=True)
+    leaves = pc.match_substring_regex(paths, r"^/|(?:^|[/\\])\.\.(?:[/\\]|$)|^[A-Za-z]:|\\").to_numpy(
+        zero_copy_only=False
+    )
     if leaves.any():
         raise UserError(
-            f"{name}: {image[leaves].iloc[0]!r} leaves {root.absolute()}; paths in the table must stay below it"
+            f"{name}: {image.iloc[int(np.argmax(leaves))]!r} leaves {root.absolute()}; paths in the table must stay below it"
         )
-    top = image.str.split("/", n=1).str[0].unique()
+    top = pc.unique(pc.struct_field(pc.extract_regex(paths, r"^(?P<top>[^/]*)"), "top")).to_pylist()
     inside = root.resolve()
     for first in top if len(top) < 1000 else ():  # more: a flat folder of images, whose reader looks at each
         if (root / first).is_symlink() and not (root / first).resolve().is_relative_to(inside):

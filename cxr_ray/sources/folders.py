@@ -1,12 +1,16 @@
-"""Folders of pictures: which files are images, in a fixed order, none of them outside the root. Reads no pixels."""
+"""Folders of pictures: which files are images, in a fixed order, none of them outside the root. Reads names and headers, no pixels."""
 
 import os
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+import pandas as pd
+from PIL import Image
 
 from cxr_ray.errors import UserError
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".dcm")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".dcm", ".dicom")
 
 
 def subfolders(folder: Path) -> list[str]:
@@ -15,8 +19,9 @@ def subfolders(folder: Path) -> list[str]:
         return sorted(e.name for e in entries if e.is_dir() and not _hidden(e.name))
 
 
-def images(folder: Path, root: Path) -> tuple[list[str], Counter[str]]:
-    """Images at any depth of `folder` as posix paths below `root`, sorted, and the other files counted by extension.
+def images(folder: Path, root: Path, extensions: tuple[str, ...] | None = EXTENSIONS) -> tuple[list[str], Counter[str]]:
+    """Images at any depth of `folder` as posix paths below `root`, sorted, and the other files counted by extension; with
+    `extensions` None every file is among the first.
 
     Hidden files (.DS_Store, ._copy.png) are neither. Raises `UserError` for a link that leaves `root`."""
     found: list[str] = []
@@ -40,11 +45,61 @@ def images(folder: Path, root: Path) -> tuple[list[str], Counter[str]]:
                             f"{path} is a link to another folder of the dataset: its images would count twice; remove it"
                         )
                     waiting.append(path)
-                elif path.suffix.lower() in EXTENSIONS:
+                elif extensions is None or path.suffix.lower() in extensions:
                     found.append(path.relative_to(root).as_posix())
                 else:
                     others[path.suffix.lower() or "(none)"] += 1
     return sorted(found), others
+
+
+def file_like(root: Path, pattern: str) -> Path:
+    """The file in `root` that fits `pattern`, the last by name where several do (a later version is called so).
+
+    Raises `UserError` where there is none; it names the folder inside `root` that has one."""
+    found = sorted(path for path in root.glob(pattern) if path.is_file() and not _hidden(path.name))
+    if found:
+        return found[-1]
+    inner = [folder for folder in subfolders(root) if any(path.is_file() for path in (root / folder).glob(pattern))]
+    hint = f"it lies in {(root / inner[0]).absolute()}: give that folder" if inner else "give the folder that holds it"
+    raise UserError(f"no {pattern} in {root.absolute()}; {hint}")
+
+
+def given_file(name: str, root: Path) -> Path:
+    """A file that an option names: as the user stands, else below `root`."""
+    return Path(name) if Path(name).is_file() else root / name
+
+
+def by_name(root: Path, homes: Iterable[str], *, stem: bool = False) -> dict[str, str]:
+    """File name (without its extension: `stem`) to posix path below `root`, of all images at any depth of `homes`, folders
+    below `root`; a name that several hold is the first one's."""
+    there: dict[str, str] = {}
+    for home in homes:
+        if not (root / home).is_dir():
+            continue
+        for path in images(root / home, root)[0]:
+            name = path.rpartition("/")[2]
+            there.setdefault(name.rpartition(".")[0] if stem else name, path)
+    return there
+
+
+def below(folder: "str | pd.Series[str]", name: "pd.Series[str]") -> "pd.Series[str]":
+    """folder/name of each row. A name that is blank or absolute stays what it is, and is refused as such."""
+    prefix = (pd.Series(folder, index=name.index) + "/").str.removeprefix("/")
+    return (prefix + name).where((name != "") & ~name.str.startswith("/"), name)
+
+
+def placed(name: "pd.Series[str]", there: Mapping[str, str], missing: "pd.Series[str]") -> "pd.Series[str]":
+    """Where each name lies, by `by_name`; the path in `missing` where it is nowhere, so that ingest says that it is missing."""
+    return name.map(there).astype(missing.dtype).fillna(missing)
+
+
+def picture_size(root: Path, image: str) -> tuple[int, int] | None:
+    """Width and height in pixels by the file's header; None where it is not there or is no picture that Pillow reads."""
+    try:
+        with Image.open(root / image) as picture:
+            return picture.size
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
 
 
 def _hidden(name: str) -> bool:
