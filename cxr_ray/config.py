@@ -39,6 +39,11 @@ class Split(Section):
     """k: what the test part leaves is cut into k folds, of which one is val; then `val` is not read."""
     fold: int = Field(default=0, ge=0)
     """Which of the folds, from 0, is val in this run."""
+    leaks: Literal["refuse", "drop"] = "refuse"
+    """A patient or a picture in two parts of official lists is refused, or its rows dropped from train, then from val."""
+    near_duplicates: int | None = Field(default=4, ge=0, le=12)
+    """Bits of 64 by which the perceptual hashes of pictures in two parts may differ for a warning that they are one (copies
+    differ in 0 to 4; their thumbnails must correlate, too); null: not looked for."""
 
     @field_validator("val", "test")
     @classmethod

@@ -1,4 +1,4 @@
-"""What a store holds, counted from its index alone. Pure pandas; showing it is the verb's."""
+"""What a store holds, counted from its index alone. Pure pandas; showing it is the verb's, drawing it `report/data_page.py`'s."""
 # N rows, L labels
 
 from collections.abc import Sequence
@@ -105,4 +105,50 @@ def splits(index: pd.DataFrame, labels: Sequence[str], features: Sequence[str]) 
             for value in sorted(index[feature].dropna().astype(str).unique())[:8]:
                 said[f"{feature} = {value} %"] = 100.0 * float((rows[feature].astype(str) == value).mean())
         columns[part] = said
-    return pd.DataFrame(columns).rename_axis("quantity").reset_index()
+    return pd.DataFrame(columns, dtype=object).rename_axis("quantity").reset_index()
+
+
+def pixel_statistics(index: pd.DataFrame) -> dict[str, float]:
+    """Of the stored pictures, gray values from 0 to 1: `mean` and `deviation` of all pixels together, and the lowest and
+    highest mean of a picture. `normalize: dataset` takes the first two, of the train rows."""
+    means_N, variances_N = index["mean"].to_numpy(np.float64), index["variance"].to_numpy(np.float64)
+    if not len(index):
+        return {}
+    return {
+        "mean": float(means_N.mean()) / 255,
+        "deviation": float(np.sqrt(variances_N.mean() + means_N.var())) / 255,
+        "darkest": float(means_N.min()) / 255,
+        "brightest": float(means_N.max()) / 255,
+    }
+
+
+def original_sizes(index: pd.DataFrame) -> pd.DataFrame:
+    """Sizes of the files, the most frequent first: width, height (pixels), rows, percent."""
+    counts = index.groupby(["width", "height"]).size().rename("rows").reset_index()
+    counts = counts.sort_values(["rows", "width", "height"], ascending=[False, True, True], ignore_index=True)
+    return counts.astype(int).assign(percent=100.0 * counts["rows"] / max(len(index), 1))
+
+
+def one_a_label(index: pd.DataFrame, labels: Sequence[str]) -> dict[str, int]:
+    """For each label a row that is positive for it and for as few others as there are; labels without one are left out.
+
+    Of several the first whose picture was not chosen for another label."""
+    positive_NL = (index[list(labels)] == POSITIVE).to_numpy()
+    others_N = positive_NL.sum(axis=1)
+    chosen: dict[str, int] = {}
+    for at, label in enumerate(labels):
+        rows = index.loc[positive_NL[:, at], "row"].to_numpy(np.int64)
+        if len(rows):
+            rows = rows[np.argsort(others_N[positive_NL[:, at]], kind="stable")]
+            free = [row for row in rows.tolist() if row not in chosen.values()]
+            chosen[label] = (free or rows.tolist())[0]
+    return chosen
+
+
+def sample(index: pd.DataFrame, count: int, *, seed: int = 0) -> list[int]:
+    """`count` rows at random (all, where there are fewer), ascending, of different patients as far as there are as many."""
+    order = np.random.default_rng(seed).permutation(len(index))
+    patient = index["patient"].iloc[order]
+    again = patient.duplicated() & patient.notna()
+    order = np.concatenate([order[~again.to_numpy()], order[again.to_numpy()]])
+    return sorted(index["row"].to_numpy(np.int64)[order[:count]].tolist())

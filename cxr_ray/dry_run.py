@@ -136,7 +136,7 @@ def dry_run(
     dropped_by = drop_by(table, records.filters)
     kept = table[dropped_by == ""]
     counts = dropped_by.value_counts()
-    ingested = table["image"][dropped_by != NARROWING].tolist()
+    ingested = records.places[dropped_by != NARROWING].tolist()
     there = [os.path.isfile(os.path.join(root, image)) for image in ingested]  # noqa: PTH113, PTH118 (a million of them)
     missing = [image for image, is_there in zip(ingested, there, strict=True) if not is_there]
     present = [image for image, is_there in zip(ingested, there, strict=True) if is_there]

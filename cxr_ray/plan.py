@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cxr_ray import config as cfg
+from cxr_ray import leaks
 from cxr_ray.errors import UserError, closest
 from cxr_ray.labels import POSITIVE, Filter, apply_policy, merge_groups, nearest, resolve, spread
 from cxr_ray.splits import PARTS, Rows, groups_of, split
@@ -81,7 +82,8 @@ class Plan:
 def build(store: Described, data: cfg.Data, *, seed: int, pos_weight_power: float = 0.0) -> Plan:
     """The plan of a store under the `data` knobs.
 
-    Raises `UserError` where a part that was asked for has no rows, or no label has a positive in train."""
+    Raises `UserError` where a part that was asked for has no rows, a patient or a picture stands in two parts, or no label
+    has a positive in train."""
     warnings: list[str] = []
     index = store.index
     groups = merge_groups(store.groups, data.groups, store.labels)
@@ -103,11 +105,14 @@ def build(store: Described, data: cfg.Data, *, seed: int, pos_weight_power: floa
             f"{missing:,} of {len(table):,} images have no patient: each is split for itself, so pictures of one person "
             "may fall into two parts; give the patients at ingest (--patients FILE or --patient-regex) if you know them"
         )
+    group_N = leaks.together(group_N, table)
     if data.limit is not None and data.limit < len(table):
         keep_N = sample_groups(group_N, data.limit, rng=np.random.default_rng([seed, 1]))
         table, group_N = table[keep_N], group_N[keep_N]
 
     part_N = split(table, group_N, data.split, labels=store.labels, warnings=warnings)
+    leaking_N = _leaking(table, part_N, data.split, warnings)
+    table, part_N = table[~leaking_N], part_N[~leaking_N]
     raw_NL = table[list(labels)].to_numpy(np.float32)
     row_N = table["row"].to_numpy(np.int64)
     rows, truth = {}, {}
@@ -259,6 +264,40 @@ def positivity_weights(truth_NL: Targets, *, power: float) -> npt.NDArray[np.flo
     both_L = (positives_L > 0) & (negatives_L > 0)
     ratio_L = np.divide(negatives_L, positives_L, out=np.ones_like(positives_L), where=both_L)
     return (ratio_L**power).astype(np.float32)
+
+
+def _leaking(
+    table: pd.DataFrame, part_N: npt.NDArray[np.object_], how: cfg.Split, warnings: list[str]
+) -> npt.NDArray[np.bool_]:
+    """Rows [N] to leave out because their patient or picture stands in another part too, as `how.leaks` asks.
+
+    Our own split parts neither; official lists may. Raises `UserError` where that is refused."""
+    by_patient = how.by == "patient"
+    found = leaks.between(table, part_N, by_patient=True)
+    counts = found.drop_duplicates(["what", "row"])["what"].value_counts()  # who stands in three parts is one
+    if not by_patient and "patient" in counts:
+        warnings.append(f"{counts['patient']:,} patients stand in two parts, as data.split.by: image lets them")
+        found = found[found["what"] != "patient"]
+    if found.empty:
+        return np.zeros(len(table), dtype=bool)
+    kinds = {"patient": ("patient stands", "patients stand"), "picture": ("picture stands", "pictures stand")}
+    said = " and ".join(f"{counts[k]:,} {kinds[k][int(counts[k] > 1)]}" for k in kinds if k in found["what"].to_numpy())
+    if how.leaks == "refuse":
+        raise UserError(
+            f"{said} in two parts of the dataset's own split: {leaks.told(found, names=table.set_index('row')['image'])}; "
+            "what was trained on would be judged on. A share such as data.split.test: 0.2 instead of official cuts a split "
+            "without that; data.split.leaks: drop keeps the list and leaves such rows out of train, then of val"
+        )
+    out_N = leaks.leaking(table, part_N, by_patient=by_patient)
+    lost = {part: int((out_N & (part_N == part)).sum()) for part in ("train", "val")}
+    gone = " and ".join(f"{n:,} row{'s' * (n > 1)} of {part}" for part, n in lost.items() if n)
+    for part in ("train", "val"):
+        if (part_N == part).any() and not (part_N[~out_N] == part).any():
+            raise UserError(
+                f"{part} has no rows: {said} in two parts, and leaving out {gone} leaves none; change data.split"
+            )
+    warnings.append(f"{said} in two parts of the dataset's own split; left out: {gone}")
+    return out_N
 
 
 def _labels(store: Described, data: cfg.Data, groups: Mapping[str, Sequence[str]]) -> list[str]:

@@ -105,6 +105,7 @@ SOURCES: Registry[Callable[..., Any]] = Registry(
         "cxr_ray.sources.vindr",
         "cxr_ray.sources.padchest",
         "cxr_ray.sources.table",
+        "cxr_ray.sources.dicom_folder",
     ],
 )
 MODELS: Registry[Callable[..., Any]] = Registry(

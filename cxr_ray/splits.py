@@ -42,8 +42,8 @@ def split(
     """`train`, `val` or `test` for each row [N]. Groups are whole in one part; official lists are kept as they are.
 
     `labels` are the columns that are stratified by: all of the dataset's, so that choosing labels moves no row. A share is
-    of all rows here. Raises `UserError` where a part that was asked for gets no rows, or an official list is asked for and
-    absent."""
+    of all rows here. What an official list tears apart is not seen to here but in `leaks.py`. Raises `UserError` where a
+    part that was asked for gets no rows, or an official list is asked for and absent."""
     official_N = table["split"].to_numpy(object) if "split" in table else np.full(len(table), None)
     wanted = {"test": how.test, "val": 1 / how.folds if how.folds else how.val}
     part_N = np.full(len(table), "", dtype=object)
@@ -78,9 +78,6 @@ def split(
         part_N[free[bin_N == 1]] = "val"
     part_N[part_N == ""] = "train"
 
-    leaks = _leaking_groups(group_N, part_N)
-    if leaks and how.by == "patient" and warnings is not None:
-        warnings.append(f"{leaks} patients stand in two parts of the dataset's own split")
     for part in ("test", "val", "train"):
         if wanted.get(part, 1.0) != 0 and not (part_N == part).any():
             said = f"{how.folds} folds" if how.folds else f"val {how.val}"
@@ -187,8 +184,3 @@ def _unused_lists(official_N: npt.NDArray[np.object_], wanted: dict[str, Any]) -
         return []
     said = " and ".join(f"data.split.{p}: official" for p in unused)
     return [f"the dataset has its own split, which is not used for {' and '.join(unused)}; {said} would keep it"]
-
-
-def _leaking_groups(group_N: Rows, part_N: npt.NDArray[np.object_]) -> int:
-    pairs = pd.DataFrame({"group": group_N, "part": part_N}).drop_duplicates()
-    return int((pairs["group"].value_counts() > 1).sum())

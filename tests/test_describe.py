@@ -79,11 +79,51 @@ def test_splits(index: pd.DataFrame) -> None:
     assert describe.splits(index.assign(split=None), LABELS, []).empty
 
 
+def test_pixel_statistics_are_those_of_all_pixels_at_once() -> None:
+    pictures = np.random.default_rng(2).integers(0, 256, (7, 5, 6))
+    means, variances = pictures.mean((1, 2)), pictures.var((1, 2))
+    found = describe.pixel_statistics(pd.DataFrame({"mean": means, "variance": variances}))
+    assert found["mean"] == pytest.approx(pictures.mean() / 255)
+    assert found["deviation"] == pytest.approx(pictures.std() / 255)
+    assert (found["darkest"], found["brightest"]) == pytest.approx((means.min() / 255, means.max() / 255))
+
+
+def test_original_sizes() -> None:
+    table = pd.DataFrame({"width": [9, 5, 9, 7, 5, 9], "height": [3, 3, 3, 8, 4, 3]})
+    found = describe.original_sizes(table)
+    assert found[["width", "height", "rows"]].to_numpy().tolist() == [[9, 3, 3], [5, 3, 1], [5, 4, 1], [7, 8, 1]]
+    assert found["percent"].sum() == pytest.approx(100)
+
+
+def test_one_a_label_is_positive_for_it_and_for_few_others(index: pd.DataFrame) -> None:
+    table = index.assign(row=np.arange(len(index)) * 2, Nothing=0.0)
+    found = describe.one_a_label(table, [*LABELS, "Nothing"])
+    assert list(found) == LABELS and len(set(found.values())) == len(LABELS)
+    by_row = table.set_index("row")
+    for label, row in found.items():
+        others = (by_row.loc[by_row[label] == 1, LABELS] == 1).sum(axis=1)
+        assert by_row.loc[row, label] == 1 and (by_row.loc[row, LABELS] == 1).sum() == others.min()
+    both = pd.DataFrame({"row": [4], "A": [1.0], "B": [1.0]})
+    assert describe.one_a_label(both, ["A", "B"]) == {"A": 4, "B": 4}  # one picture may have to stand for two
+
+
+def test_a_sample_is_of_different_patients_as_far_as_it_can(index: pd.DataFrame) -> None:
+    table = index.assign(row=np.arange(len(index)) * 2)
+    patients = table.set_index("row")["patient"]
+    few = describe.sample(table, 50)
+    assert len(set(few)) == 50 and patients[few].is_unique and few == sorted(few) == describe.sample(table, 50)
+    many = describe.sample(table, 300)
+    assert len(set(many)) == 300 and patients[many].nunique() == patients.nunique()
+    assert describe.sample(table, 10_000) == table["row"].tolist()
+    assert len(describe.sample(table.assign(patient=None), 9)) == 9
+
+
 def test_an_empty_index_is_counted_too(index: pd.DataFrame) -> None:
     none = index.iloc[:0]
     assert describe.size(none).rows == 0
     assert describe.label_frequency(none, LABELS)["positive"].sum() == 0
     assert describe.label_vectors(none, LABELS).empty
+    assert describe.sample(none.assign(row=0), 5) == []
 
 
 def test_drawing_goes_from_dark_to_bright() -> None:

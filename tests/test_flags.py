@@ -48,6 +48,8 @@ WORDS: dict[str, list[tuple[list[str], Any]]] = {
     "data.split.seed": [(["9"], 9)],
     "data.split.folds": [(["5"], 5), (["null"], None)],
     "data.split.fold": [(["0"], 0)],
+    "data.split.leaks": [(["drop"], "drop")],
+    "data.split.near_duplicates": [(["6"], 6), (["null"], None)],
     "data.limit": [(["500"], 500), (["null"], None)],
     "data.oversample_min_count": [(["150"], 150)],
     "data.balance_warning": [(["0.05"], 0.05)],

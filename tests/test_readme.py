@@ -46,7 +46,7 @@ def test_the_road_runs_as_it_is_written(tmp_path: Path) -> None:
         if "--dry-run" not in words:
             assert any(str(tmp_path) in line for line in last[-3:]), out.stdout
         verbs.append(words[1])
-    assert verbs == ["phantom", "ingest", "ingest", "verify", "describe", "describe", "train", "evaluate"]
+    assert verbs == ["phantom", "ingest", "ingest", "verify", "describe", "describe", "describe", "train", "evaluate"]
     assert (tmp_path / "row0.png").stat().st_size > 0
     report = (tmp_path / "runs" / "first" / "report.html").read_text(encoding="utf-8")
     assert "</html>" in report

@@ -121,13 +121,6 @@ def test_official_val_without_test():
     assert any("has its own split, which is not used for val" in w for w in plans.build(store, data(), seed=0).warnings)
 
 
-def test_official_lists_that_share_a_patient_are_told():
-    store = fake_store(40)
-    store.index["split"] = ["test" if i % 2 else "train" for i in range(40)]
-    plan = plans.build(store, data(split={"test": "official", "val": 0}), seed=0)
-    assert any("20 patients stand in two parts" in w for w in plan.warnings)
-
-
 def test_a_part_without_rows_is_an_error():
     with pytest.raises(UserError, match="val has no rows: 4 rows in 2 groups"):
         plans.build(fake_store(4), data(), seed=0)

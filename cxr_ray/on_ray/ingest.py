@@ -126,7 +126,7 @@ def ingest(
     done, refused = resumed, 0
     if progress is not None:
         progress(done, len(table), refused)
-    for finished in _run(todo, job, table):
+    for finished in _run(todo, job, table.assign(image=records.places.loc[table.index])):
         done, refused = done + finished["rows"], refused + finished["refused"]
         if progress is not None:
             progress(done, len(table), refused)

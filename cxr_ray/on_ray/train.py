@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cxr_ray import config as cfg
 from cxr_ray import labels as label_space
+from cxr_ray import leaks, registry, runs, shards
 from cxr_ray import plan as plans
-from cxr_ray import registry, runs, shards
 from cxr_ray.errors import Stopped, UserError, unknown
 from cxr_ray.lease import Lease
 from cxr_ray.metrics import prevalence
@@ -99,6 +100,7 @@ def prepare(config: cfg.Config) -> tuple[shards.Store, plans.Plan, cfg.Config]:
         raise UserError("data.shards is not set: give the folder that `cxr-ray ingest` wrote, as --data.shards FOLDER")
     store = shards.open(config.data.shards, verify=config.data.verify)
     plan = plans.build(store, config.data, seed=config.seed, pos_weight_power=config.loss.pos_weight_power)
+    plan = replace(plan, warnings=(*plan.warnings, *_near_duplicates(store, plan, config.data.split.near_duplicates)))
     config = _settle_paths(config.for_task(plan.task), store)
     if config.report.labels != "all":
         label_space.resolve(config.report.labels, plan.labels, plan.groups)
@@ -113,6 +115,20 @@ def prepare(config: cfg.Config) -> tuple[shards.Store, plans.Plan, cfg.Config]:
     models.check_size(size, store.size)  # before the model is built: the image's size is what the user chose
     models.build(config.model, outputs=len(plan.labels), image_size=size, mean=0.0, deviation=1.0)
     return store, plan, config
+
+
+def _near_duplicates(store: shards.Store, plan: plans.Plan, distance: int | None) -> list[str]:
+    """A warning of pictures in two parts that look like one; here and not in the plan, which touches no image."""
+    if distance is None:
+        return []
+    found = leaks.near(store.index, plan.rows, distance=distance, images=store.images)
+    if found.empty:
+        return []
+    pairs = "pair of pictures stands" if len(found) == 1 else "pairs of pictures stand"
+    return [
+        f"{len(found):,} {pairs} in two parts and look like one picture ({leaks.told(found)}): a copy, or one person under "
+        "two names; look at them with `cxr-ray describe SHARDS --row N`"
+    ]
 
 
 def _settle_paths(config: cfg.Config, store: shards.Store) -> cfg.Config:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -92,7 +93,7 @@ def confusion(matrix_LL: Sequence[Sequence[int]], names: Sequence[str]) -> str:
     width, height = figure.get_size_inches()
     axes.set_position(((longest + 0.4) / width, 0.6 / height, side / width, side / height))
     edges = np.arange(len(names) + 1) - 0.5
-    axes.pcolormesh(edges, edges, share, cmap=_shade(), vmin=0, vmax=1, edgecolors="white", linewidth=1.5)
+    axes.pcolormesh(edges, edges, share, cmap=shade(), vmin=0, vmax=1, edgecolors="white", linewidth=1.5)
     axes.invert_yaxis()
     for i, row in enumerate(matrix):
         for j, count in enumerate(row):
@@ -158,6 +159,14 @@ def prevalence(parts: Mapping[str, Mapping[str, Any]], labels: Sequence[str]) ->
     return _svg(figure)
 
 
+def png(figure: Figure, *, dpi: int = 200) -> bytes:
+    """The figure as PNG; no date, the same bytes for the same figure."""
+    FigureCanvasAgg(figure)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    return out.getvalue()
+
+
 def _svg(figure: Figure) -> str:
     """The figure as SVG from `<svg` on: no prologue, no date, the same text for the same figure."""
     FigureCanvasSVG(figure)
@@ -210,7 +219,8 @@ def _thin(x: Array, y: Array) -> tuple[Array, Array]:
     return x[keep], y[keep]
 
 
-def _shade() -> Any:
+def shade() -> Any:
+    """The colour map of heat maps, for shares from 0 to 1."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("ink", ["#f3f6f9", "#8fb3cd", "#184d72"])

@@ -65,6 +65,14 @@ class Records:
     """What every report about this dataset must say."""
     boxes: pd.DataFrame | None
     """`row, label, x, y, w, h`: pixels of the original image; None where the dataset has none."""
+    files: "pd.Series[str] | None" = None
+    """Where each image lies below the root (index as the table's), for sources whose file names tell who somebody is: `image`
+    is then made of hashes, and this is read by and never written; None: `image` says it."""
+
+    @property
+    def places(self) -> "pd.Series[str]":
+        """The path of each image below the root."""
+        return self.table["image"] if self.files is None else self.files
 
 
 def load(name: str, root: str | Path, options: Mapping[str, Any] | None = None) -> Records:

@@ -19,8 +19,9 @@ def subfolders(folder: Path) -> list[str]:
         return sorted(e.name for e in entries if e.is_dir() and not _hidden(e.name))
 
 
-def images(folder: Path, root: Path) -> tuple[list[str], Counter[str]]:
-    """Images at any depth of `folder` as posix paths below `root`, sorted, and the other files counted by extension.
+def images(folder: Path, root: Path, extensions: tuple[str, ...] | None = EXTENSIONS) -> tuple[list[str], Counter[str]]:
+    """Images at any depth of `folder` as posix paths below `root`, sorted, and the other files counted by extension; with
+    `extensions` None every file is among the first.
 
     Hidden files (.DS_Store, ._copy.png) are neither. Raises `UserError` for a link that leaves `root`."""
     found: list[str] = []
@@ -44,7 +45,7 @@ def images(folder: Path, root: Path) -> tuple[list[str], Counter[str]]:
                             f"{path} is a link to another folder of the dataset: its images would count twice; remove it"
                         )
                     waiting.append(path)
-                elif path.suffix.lower() in EXTENSIONS:
+                elif extensions is None or path.suffix.lower() in extensions:
                     found.append(path.relative_to(root).as_posix())
                 else:
                     others[path.suffix.lower() or "(none)"] += 1

@@ -1,4 +1,4 @@
-"""`cxr-ray describe`: a store in tables, or one of its images in the terminal."""
+"""`cxr-ray describe`: a store in tables, in pictures, or one of its images in the terminal."""
 
 import itertools
 import shlex
@@ -18,7 +18,16 @@ app = App(name="describe", help_format="markdown")
 
 
 @app.default
-def describe(shards: Path, /, *, row: int | None = None, save: Path | None = None, top: int = 15) -> None:
+def describe(
+    shards: Path,
+    /,
+    *,
+    row: int | None = None,
+    save: Path | None = None,
+    top: int = 15,
+    out: Path | None = None,
+    images: bool = True,
+) -> None:
     """Label frequency, label vectors, split balance of a store; one image of it in the terminal.
 
     Counts are of everything that was ingested; the cleaning that the source declares is applied when a run is planned,
@@ -34,16 +43,26 @@ def describe(shards: Path, /, *, row: int | None = None, save: Path | None = Non
         With --row: also write the image as PNG.
     top
         How many label vectors to list.
+    out
+        Folder for describe.html and its figures as PNG: labels, vectors, co-occurrence, split balance, samples, pixels, sizes.
+    images
+        --no-images keeps the X-rays themselves out of the page.
     """
     from cxr_ray import shards as stores
 
     if save is not None and row is None:
         raise UserError("--save writes one image: say which by --row N")
+    if row is not None and out is not None:
+        raise UserError("--out draws the whole store, --row shows one image: give one of them")
     store = stores.open(shards)
     if row is not None:
         show_row(store, row, save)
     else:
         show_tables(store, top)
+    if out is not None:
+        from cxr_ray.report import data_page
+
+        print(f"page: {data_page.write(store, out, pictures=images, top=max(top, 30)).resolve()}")
     print(f"shards: {shards.resolve()}")
     print(f"next: cxr-ray train --data.shards {shlex.quote(str(shards))}")
 

@@ -1,0 +1,140 @@
+"""The pictures of a store: each figure as PNG, and one HTML page of them all. What is counted is describe.py's."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from cxr_ray import config as cfg
+from cxr_ray import describe, leaks
+from cxr_ray import plan as plans
+from cxr_ray.durable import write_whole
+from cxr_ray.errors import UserError
+from cxr_ray.metrics import prevalence
+from cxr_ray.report import data_plots as plots
+from cxr_ray.report.html import thousands
+from cxr_ray.report.plots import STYLE, png
+from cxr_ray.shards import Store
+
+GRID = 24  # pictures in the grid of samples
+HISTOGRAM = 400  # pictures whose gray values are counted
+
+
+def write(store: Store, out: Path, *, pictures: bool = True, top: int = 30) -> Path:
+    """Write `describe.html` and its figures as PNG into the folder `out`; gives the page's path.
+
+    `pictures`: whether X-rays themselves are shown; they are named by row, and no patient is. `top`: label vectors listed.
+    Equal stores give equal pages. Raises `UserError` where `out` cannot be made."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make {out.absolute()} ({error.strerror}); choose a folder that you may write to"
+        ) from None
+    index, labels = store.index, list(store.labels)
+    frequency = describe.label_frequency(index, labels)
+    vectors = describe.label_vectors(index, labels)
+    sizes = describe.original_sizes(index)
+    parts, split_note = _parts(store)
+    sampled = describe.sample(index, HISTOGRAM)
+    with matplotlib.rc_context(STYLE):
+        drawn: dict[str, Figure] = {"label_frequency": plots.label_frequency(frequency)}
+        if store.task == "multilabel":
+            drawn["label_vectors"] = plots.label_vectors(vectors)
+            drawn["findings"] = plots.findings(describe.findings_per_image(index, labels))
+            if len(labels) > 1:
+                drawn["co_occurrence"] = plots.co_occurrence(describe.together(index, labels))
+        if parts:
+            drawn["split_balance"] = plots.split_balance(parts, list(next(iter(parts.values()))["labels"]))
+        drawn["pixels"] = plots.pixels(index, store.images(sampled))
+        drawn["sizes"] = plots.sizes(sizes)
+        if pictures:
+            drawn |= _grids(store)
+        figures = {name: png(figure) for name, figure in drawn.items()}
+    environment = Environment(
+        loader=PackageLoader("cxr_ray.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["thousands"] = thousands
+    page = environment.get_template("data.html").render(
+        store=store,
+        size=describe.size(index),
+        frequency=frequency.to_dict("records"),
+        uncertain=bool(frequency[["uncertain", "blank"]].to_numpy().any()),
+        vectors=[{**row, "name": " + ".join(row["labels"]) or "none"} for row in vectors.head(top).to_dict("records")],
+        vectors_in_all=len(vectors),
+        official=describe.splits(index, labels, store.features).to_dict("split"),
+        leaks=_leaks(store),
+        parts=parts,
+        split_note=split_note,
+        pixel=describe.pixel_statistics(index),
+        sizes=sizes.head(8).to_dict("records"),
+        sizes_in_all=len(sizes),
+        figures={
+            name: {
+                "uri": "data:image/png;base64," + base64.b64encode(body).decode(),
+                "width": round(100 * drawn[name].get_size_inches()[0]),  # 8 points of text are 11 pixels in each figure
+            }
+            for name, body in figures.items()
+        },
+    )
+    for name, body in figures.items():
+        write_whole(out / f"{name}.png", body)
+    write_whole(out / "describe.html", page)
+    return out / "describe.html"
+
+
+def _parts(store: Store) -> tuple[dict[str, Any], str]:
+    """`metrics.prevalence` of each part as a run with default knobs would cut them, and a line that says so, or why not."""
+    data = cfg.Data()
+    try:
+        plan = plans.build(store, data, seed=0)
+    except UserError as error:
+        return {}, f"A run with default knobs cannot split these rows: {error}."
+    patient = store.index.set_index("row")["patient"]
+    parts = {
+        part: prevalence(plan.truth[part], labels=plan.labels, patients=patient.loc[rows.tolist()])
+        for part, rows in plan.rows.items()
+        if len(rows)
+    }
+    kept = sum(len(rows) for rows in plan.rows.values())
+    return parts, (
+        f"As a run with default knobs cuts them: {kept:,} rows after the declared cleaning, by {data.split.by}, "
+        f"val {data.split.val:g}, test {data.split.test:g}, seed {data.split.seed}."
+    )
+
+
+def _leaks(store: Store) -> str:
+    """What stands in two of the dataset's own parts, by row; empty where nothing does."""
+    index = store.index
+    listed = index[index["split"].notna()]
+    part_N = listed["split"].to_numpy(object)
+    found = leaks.between(listed, part_N, by_patient=True)
+    rows = {part: listed["row"].to_numpy(np.int64)[part_N == part] for part in plans.PARTS}
+    near = leaks.near(listed, rows, distance=cfg.Split().near_duplicates or 0, images=store.images)
+    said = [
+        f"{len(pairs):,} {what} ({leaks.told(pairs)})"
+        for what, pairs in (
+            ("times one patient", found[found["what"] == "patient"]),
+            ("times one picture", found[found["what"] == "picture"]),
+            ("pairs of pictures that look like one", near),
+        )
+        if len(pairs)
+    ]
+    return "; ".join(said)
+
+
+def _grids(store: Store) -> dict[str, Figure]:
+    """One sample a label, and samples of all; each named by its row."""
+    chosen = describe.one_a_label(store.index, store.labels)
+    out = {}
+    if chosen:
+        titles = [f"{plots.shorten(label, 24)}\nrow {row}" for label, row in chosen.items()]
+        out["one_a_label"] = plots.grid(store.images(list(chosen.values())), titles)
+    rows = describe.sample(store.index, GRID)
+    if rows:
+        out["samples"] = plots.grid(store.images(rows), [f"row {row}" for row in rows])
+    return out

@@ -1,0 +1,64 @@
+"""A folder of DICOMs as a hospital's export lies on disk, with a table of labels, and things among them that are no chest X-ray."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tests.fakes.dicom import write as dicom
+
+PATIENTS = 6
+SYNTAXES = ("explicit", "implicit", "rle", "j2k", "lossless", "jpegls")
+RULES = {
+    "localiser": {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]},
+    "other body part": {"BodyPartExamined": "HAND"},
+    "other modality": {"Modality": "CT"},
+    "several frames": {"NumberOfFrames": 2},
+}
+
+
+def uid(patient: int, study: int, image: int | None = None) -> str:
+    return f"1.2.826.0.1.99.{patient}.{study}" + ("" if image is None else f".{image}")
+
+
+def secrets() -> list[str]:
+    """All that names a patient, a study or a file of `write`, beside `fakes.dicom.SECRETS`."""
+    out = [f"MRN{p:05d}" for p in range(PATIENTS)] + [f"ACC{p:03d}-{s}" for p in range(PATIENTS) for s in range(2)]
+    return out + [f"Doe_{p}" for p in range(PATIENTS)] + ["1.2.826.0.1.99"]
+
+
+def write(root: Path, *, join: str = "SOPInstanceUID") -> Path:
+    """Six patients of two studies of one or two images each, in folders named after people; labels.csv joined by `join`."""
+    rows = []
+    for p in range(PATIENTS):
+        for s in range(2):
+            tags = {
+                "PatientID": f"MRN{p:05d}", "StudyInstanceUID": uid(p, s), "AccessionNumber": f"ACC{p:03d}-{s}",
+                "PatientName": f"Doe_{p}^Jane",
+            }  # fmt: skip
+            for i in range(1 + s):
+                rng = np.random.default_rng([p, s, i])
+                pixels = rng.integers(0, 4096, (36, 48)).astype(np.uint16)
+                name = f"Doe_{p}/study {s}/{uid(p, s, i)}" + (".dcm" if i else "")  # some have no extension
+                view = "LL" if i else "PA"
+                syntax = SYNTAXES[p % len(SYNTAXES)]
+                dicom(root / name, pixels, syntax, bits=12, SOPInstanceUID=uid(p, s, i), ViewPosition=view, **tags)
+                row = {
+                    "SOPInstanceUID": uid(p, s, i),
+                    "file": name,
+                    "StudyInstanceUID": uid(p, s),
+                    "AccessionNumber": tags["AccessionNumber"],
+                }
+                rows.append(row | {"sex": "FM"[p % 2], "age": 30 + p, "Edema": int(p % 2 == 0), "Mass": "" if s else 0, "kind": "ill" if p % 2 else "normal"})  # fmt: skip
+    for at, (rule, tags) in enumerate(RULES.items()):
+        shape = (72, 48) if "NumberOfFrames" in tags else (36, 48)
+        more = {"Rows": 36} if "NumberOfFrames" in tags else {}
+        dicom(root / "Doe_0" / f"{rule}.dcm", np.zeros(shape, np.uint16), SOPInstanceUID=uid(0, 9, at), **tags, **more)
+    dicom(root / "Doe_1" / "report.dcm", None, SOPInstanceUID=uid(1, 9, 0), Modality="SR")
+    (root / "Doe_1" / "z copy.dcm").write_bytes((root / "Doe_1" / "study 1" / f"{uid(1, 1, 1)}.dcm").read_bytes())
+    dicom(root / "Doe_2" / "unlisted.dcm", np.zeros((36, 48), np.uint16), SOPInstanceUID=uid(2, 9, 0), StudyInstanceUID=uid(2, 9), AccessionNumber="ACC002-9")  # fmt: skip
+    (root / "DICOMDIR.txt").write_text("not a DICOM")
+    table = pd.DataFrame(rows)
+    keep = [join, "sex", "age", "Edema", "Mass", "kind"]
+    table[keep].drop_duplicates(join).to_csv(root / "labels.csv", index=False)
+    return root
