@@ -13,7 +13,7 @@ import pandas as pd
 
 from cxr_ray import metrics
 from cxr_ray.errors import UserError
-from cxr_ray.metrics import MEAN, RATES, WHOLE_METRICS, Value, confusion, judge
+from cxr_ray.metrics import AVERAGES, MEAN, RATES, WHOLE_METRICS, Value, confusion, judge
 from cxr_ray.metrics import intervals as chance
 from cxr_ray.metrics.intervals import Samples, percentile, wilson
 from cxr_ray.metrics.table import Table, decide
@@ -114,7 +114,7 @@ def _row(value: Value, table: Table, group_N: npt.NDArray[np.int64], samples: Sa
     sample_R = samples.get((value.metric, value.label))
     if sample_R is None:  # a count, or no intervals asked for
         return row
-    if value.metric in SHARES and value.label != MEAN:
+    if value.metric in SHARES and value.label not in AVERAGES:
         groups = _groups_behind(value, table, group_N)
         alone = len(np.unique(group_N)) == len(group_N)
         if value.value in (0.0, 1.0) or (value.metric == "accuracy" and alone):
@@ -176,6 +176,8 @@ def _undefined(table: Table, values: Sequence[Value]) -> list[dict[str, str]]:
                 reason = "the truth of no row is known"
             elif metric == "precision":
                 reason = "nothing is called positive"
+            elif metric == "npv":
+                reason = "nothing is called negative"
             elif metric == "specificity" or (metric == "auroc" and true.any()):
                 reason = "no negatives"
             elif metric == "f1":
