@@ -108,7 +108,7 @@ class _Fit:
             if len(self.plan.rows["val"]):
                 rows = self.plan.rows["val"]
                 parts["val"] = Judged(rows, self.predict(rows), self.plan.truth["val"])
-            values = {part: self._judge(judged) for part, judged in parts.items()}
+            values = self._judge(parts)
             self.done_epochs = epoch
             self.seconds += time.perf_counter() - began
             latest = {
@@ -220,8 +220,13 @@ class _Fit:
         logits = forward(self.model, self.store, mine, self.precision, self.device, batch_size=self.train.batch_size)
         return distributed.gather_rows(logits).cpu()
 
-    def _judge(self, judged: Judged) -> list[Value]:
-        return judging.judge(judged.logits, judged.truth, self.loss, self.plan, self.config.report.thresholds)
+    def _judge(self, parts: dict[str, Judged]) -> dict[str, list[Value]]:
+        """Every part at the same thresholds; a rule chooses them on this epoch's val, else on train."""
+        if not parts:
+            return {}
+        by = parts.get("val") or parts["train"]
+        limits_L = judging.limits(self.config.report.thresholds, by.logits, by.truth, self.loss, self.plan)
+        return {part: judging.judge(j.logits, j.truth, self.loss, self.plan, limits_L) for part, j in parts.items()}
 
     # -- writing ------------------------------------------------------------------------------------------------
 

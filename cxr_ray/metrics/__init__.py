@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from cxr_ray.metrics import operating
 from cxr_ray.metrics.per_label import label_values
 from cxr_ray.metrics.prevalence import prevalence
 from cxr_ray.metrics.table import decide, thresholds
@@ -23,6 +24,7 @@ __all__ = [
     "find",
     "judge",
     "name",
+    "operating",
     "parse",
     "prevalence",
     "thresholds",

@@ -44,8 +44,12 @@ class Point(NamedTuple):
     margin_precision: float | None = None
 
 
-def parse(rule: Rule, labels: Sequence[str]) -> str | tuple[str, float] | npt.NDArray[np.float64]:
+def parse(
+    rule: Rule, labels: Sequence[str], *, task: str = "multilabel"
+) -> str | tuple[str, float] | npt.NDArray[np.float64]:
     """A rule as thresholds [L], a word of `WORDS`, or ("recall" | "specificity", at least). Raises `UserError`."""
+    if task == "multiclass" and not isinstance(rule, (int, float)):
+        raise UserError("thresholds: classes are decided by the largest probability, so there is no threshold to choose")
     if isinstance(rule, str):
         if rule not in WORDS:
             raise UserError(
@@ -72,8 +76,8 @@ def words(rule: Rule) -> str:
     return f"{rule:g} for every label"
 
 
-def chosen_by_rule(rule: Rule, labels: Sequence[str]) -> bool:
-    """Whether thresholds hang on rows, and are not given outright."""
+def hangs_on_rows(rule: Rule, labels: Sequence[str]) -> bool:
+    """Whether a rule chooses thresholds on rows, and does not give them outright."""
     return not isinstance(parse(rule, labels), np.ndarray)
 
 

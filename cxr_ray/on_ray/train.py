@@ -84,7 +84,7 @@ def prepare(config: cfg.Config) -> tuple[shards.Store, plans.Plan, cfg.Config]:
     from cxr_ray import losses, metrics, models
 
     metrics.parse(config.train.monitor, labels=plan.labels, task=plan.task)
-    metrics.thresholds(config.report.thresholds, plan.labels)
+    metrics.operating.parse(config.report.thresholds, plan.labels, task=plan.task)
     losses.build(config.loss, task=plan.task, weight_L=plan.pos_weight)
     size = config.data.image_size or store.size
     models.check_size(size, store.size)  # before the model is built: the image's size is what the user chose
