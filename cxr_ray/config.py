@@ -201,6 +201,8 @@ class Report(Section):
     """What is resampled."""
     interval: Literal["percentile", "bca"] = "percentile"
     """How an interval is read off the resamples: percentile, or bias-corrected and accelerated."""
+    images: bool = True
+    """Show the worst misses and false alarms as pictures in the report; false: no picture of a patient leaves the store."""
     keep_predictions: bool = False
     """Keep every epoch's predictions of train and val."""
     trackers: list[Literal["tensorboard"]] = ["tensorboard"]

@@ -140,7 +140,13 @@ def build(store: Described, data: cfg.Data, *, seed: int, pos_weight_power: floa
 
 
 def restored(
-    store: Described, data: cfg.Data, table: pd.DataFrame, *, labels: Sequence[str], task: str, pos_weight_power: float = 0.0
+    store: Described,
+    data: cfg.Data,
+    table: pd.DataFrame,
+    *,
+    labels: Sequence[str],
+    task: str,
+    pos_weight_power: float = 0.0,
 ) -> Plan:
     """The plan that a run was trained by, from its own `row, part, drawn` (`Plan.table`) and the store's raw labels.
 

@@ -227,9 +227,7 @@ def test_a_run_s_own_table_gives_its_plan_again():
     store = fake_store(200, unknown=0.1, uncertain=0.2)
     knobs = data(uncertain={"Mass": "ones"}, oversample_min_count=9)
     plan = plans.build(store, knobs, seed=4, pos_weight_power=0.5)
-    again = plans.restored(
-        store, knobs, plan.table(), labels=plan.labels, task=plan.task, pos_weight_power=0.5
-    )
+    again = plans.restored(store, knobs, plan.table(), labels=plan.labels, task=plan.task, pos_weight_power=0.5)
     for part in plans.PARTS:
         np.testing.assert_array_equal(again.rows[part], plan.rows[part])
         np.testing.assert_array_equal(again.truth[part], plan.truth[part])

@@ -49,7 +49,9 @@ def parse(
 ) -> str | tuple[str, float] | npt.NDArray[np.float64]:
     """A rule as thresholds [L], a word of `WORDS`, or ("recall" | "specificity", at least). Raises `UserError`."""
     if task == "multiclass" and not isinstance(rule, (int, float)):
-        raise UserError("thresholds: classes are decided by the largest probability, so there is no threshold to choose")
+        raise UserError(
+            "thresholds: classes are decided by the largest probability, so there is no threshold to choose"
+        )
     if isinstance(rule, str):
         if rule not in WORDS:
             raise UserError(
