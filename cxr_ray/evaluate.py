@@ -80,7 +80,7 @@ def evaluate(
     Who was where is read from the run's own `plan.parquet`. Predictions and rivals are made once and kept, so that other
     `thresholds` need no model; a rule chooses them on val. `by` study judges a study's images together. Every look at test
     is counted in the run. Raises `UserError` where the part has no rows, or the store is not the one trained on."""
-    run = _trained(path)
+    run = trained(path)
     config = run.config
     store = shards.open(_shards_of(run), verify="manifest")
     if store.fingerprint != run.info["store"]["fingerprint"]:
@@ -98,8 +98,8 @@ def evaluate(
     chose = part == "val" and config.train.select == "best"
     say(f"judging {part} ({len(plan.rows[part]):,} rows)" + (", the part that chose the epoch" if chose else ""))
 
-    table = _predictions(run, store, plan, part)
-    val = _predictions(run, store, plan, "val") if len(plan.rows["val"]) else None
+    table = predictions_of(run, store, plan, part)
+    val = predictions_of(run, store, plan, "val") if len(plan.rows["val"]) else None
     rival_probs = _rivals(run, store, plan, part) if config.report.rivals else {}
     records = store.index.set_index("row", drop=False)
     found, table = judged(
@@ -179,7 +179,8 @@ def plan_of(run: runs.Run, store: shards.Store) -> Plan:
     )  # fmt: skip
 
 
-def _trained(path: str | Path) -> runs.Run:
+def trained(path: str | Path) -> runs.Run:
+    """The run in a folder. Raises `UserError` where it has no model yet."""
     run = runs.load(path)
     if not run.weights.exists():
         raise UserError(
@@ -215,7 +216,8 @@ def _shards_of(run: runs.Run) -> str:
     return str(run.info["store"]["path"])
 
 
-def _predictions(run: runs.Run, store: shards.Store, plan: Plan, part: str) -> pd.DataFrame:
+def predictions_of(run: runs.Run, store: shards.Store, plan: Plan, part: str) -> pd.DataFrame:
+    """The run's predictions of a part, as kept; made (and kept) where they are not there or of other rows."""
     file = run.path / "predictions" / f"{part}.parquet"
     if file.exists() and (held := pd.read_parquet(file))["row"].tolist() == plan.rows[part].tolist():
         return held

@@ -226,6 +226,11 @@ def _cell(values: dict[tuple[str, str], dict[str, Any]], metric: str, label: str
 def _standing(part: str, judged: dict[str, Any], info: dict[str, Any], select: str) -> str:
     people = f" of {thousands(judged['patients'])} patients" if judged["patients"] else ""
     on = f"{thousands(judged['rows'])} images{people}"
+    if judged.get("external"):
+        return (
+            f"Judged on other data: the store {judged['external']['store']} of {judged['external']['source']}, {on}. "
+            "Thresholds and calibration are from the run's own val."
+        )
     if part == "test":
         looks = info["test_looks"]
         times = "once" if looks == 1 else f"{looks} times"
@@ -284,7 +289,7 @@ def _undefined(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def _cautions(judged: dict[str, Any], info: dict[str, Any], part: str) -> list[str]:
-    out = [*info["store"].get("notes", [])]
+    out = [*info["store"].get("notes", []), *(judged.get("external") or {}).get("notes", [])]
     few = [
         (v["label"], v["positives"]) for v in judged["values"] if v["metric"] == "positives" and v["positives"] < FEW
     ]

@@ -27,6 +27,8 @@ def evaluate(
     thresholds: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     by: Literal["image", "study"] = "image",
     combine: Literal["max", "mean"] = "max",
+    data: Path | None = None,
+    mapping: Annotated[list[str] | None, Parameter(name="--map", consume_multiple=True, negative="")] = None,
 ) -> None:
     """Judge a run on its test part, label by label, and write its report.
 
@@ -45,8 +47,28 @@ def evaluate(
         Judge each image for itself, or the images of a study together.
     combine
         How the probabilities of a study's images become one.
+    data
+        Another store to judge the run on (external validation); rows that the run has seen are left out, and said.
+    mapping
+        MODEL=DATA: which label of --data a label of the model is judged by, where their names differ.
     """
-    show(run, split=split, thresholds=read_thresholds(thresholds), by=by, combine=combine)
+    pairs = read_mapping(mapping)
+    if data is None and pairs:
+        raise UserError("--map says which label of --data is which; give --data SHARDS as well")
+    if data is not None and split is not None:
+        raise UserError("--data is judged whole; leave --split out")
+    show(run, split=split, thresholds=read_thresholds(thresholds), by=by, combine=combine, data=data, mapping=pairs)
+
+
+def read_mapping(words: Sequence[str] | None) -> dict[str, str]:
+    """`["Edema=Pulmonary edema"]` to a mapping of the model's labels to the data's. Raises `UserError`."""
+    pairs = [word.partition("=") for word in words or ()]
+    for label, _, other in pairs:
+        if not label or not other:
+            raise UserError(
+                f"cannot read --map {label or other}; say MODEL=DATA, such as --map 'Edema=Pulmonary edema'"
+            )
+    return {label: other for label, _, other in pairs}
 
 
 def read_thresholds(words: Sequence[str] | None) -> float | str | dict[str, float] | None:
@@ -75,6 +97,8 @@ def show(
     thresholds: float | str | dict[str, float] | None = None,
     by: Literal["image", "study"] = "image",
     combine: Literal["max", "mean"] = "max",
+    data: Path | None = None,
+    mapping: dict[str, str] | None = None,
 ) -> Any:
     """Judge, print the table and where the report is, and return the evaluation."""
     from cxr_ray import runs
@@ -82,7 +106,12 @@ def show(
     runs.load(run)  # a wrong path is told before torch is imported, which takes seconds
     from cxr_ray import evaluate as judging
 
-    judged = judging.evaluate(run, split=split, thresholds=thresholds, by=by, combine=combine)
+    if data is None:
+        judged = judging.evaluate(run, split=split, thresholds=thresholds, by=by, combine=combine)
+    else:
+        from cxr_ray import external
+
+        judged = external.evaluate(run, data, mapping=mapping, thresholds=thresholds, by=by, combine=combine)
     head, *rows = judged.table
     of = f"{judged.part} of {Path(judged.run.path).name}" + (f", by {judged.found['by']}" if by == "study" else "")
     table(head, rows, title=of)
