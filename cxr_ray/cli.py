@@ -25,9 +25,14 @@ VERBS = {
     "verify": "Check every byte of a store against its checksums.",
     "train": "Train a model on a store, in this process or on Ray.",
     "evaluate": "Judge a run on its test part, label by label, and write its report.",
+    "show": "A run's parameters and metrics, drawn again at other labels, parts and thresholds.",
+    "runs": "The runs in a folder, a line each.",
+    "compare": "Runs beside each other on the rows they share: differences with intervals, one page.",
     "phantom": "Write synthetic chest X-rays to disk, in a documented layout.",
     "config": "Every knob with its default and meaning; or a config file, resolved.",
 }
+
+MODULES = {"show": "show_run"}  # verbs/show.py is what every verb shows with
 
 ROOT_FLAGS = ("--help", "-h", "--version")
 
@@ -49,7 +54,12 @@ def build(chosen: str | None = None) -> App:
     )
     app["--help"].group = app["--version"].group = "Parameters"
     for order, (name, about) in enumerate(VERBS.items()):
-        app.command(f"cxr_ray.verbs.{name}:app", name=name, help=None if name == chosen else about, sort_key=order)
+        app.command(
+            f"cxr_ray.verbs.{MODULES.get(name, name)}:app",
+            name=name,
+            help=None if name == chosen else about,
+            sort_key=order,
+        )
     return app
 
 

@@ -241,12 +241,19 @@ class Report(Section):
 
     labels: str | list[str] = "all"
     """What the epoch's line shows; tables and reports hold every label."""
-    thresholds: float | dict[str, float] = 0.5
-    """Positive is probability >= threshold: one number, or one a label or group (labels left out: 0.5)."""
+    thresholds: float | Literal["youden", "f1"] | dict[str, float] = 0.5
+    """Positive is probability >= threshold: one number, or one a label or group (labels left out: 0.5); or a rule that chooses them on
+    val: youden, f1, {recall: 0.9} (at least, with the highest precision), {specificity: 0.9}."""
+    assurance: float | None = Field(default=0.95, gt=0.0, lt=1.0)
+    """Chance with which a recall or specificity rule is to hold on further rows: thresholds keep a margin for it; null: none."""
     bootstrap: int = Field(default=1000, ge=0)
     """Resamples for the intervals; 0 turns them off."""
     interval_by: Literal["patient", "image"] = "patient"
     """What is resampled."""
+    interval: Literal["percentile", "bca"] = "percentile"
+    """How an interval is read off the resamples: percentile, or bias-corrected and accelerated."""
+    images: bool = True
+    """Show the worst misses and false alarms as pictures in the report; false: no picture of a patient leaves the store."""
     keep_predictions: bool = False
     """Keep every epoch's predictions of train and val."""
     trackers: list[Literal["tensorboard"]] = ["tensorboard"]

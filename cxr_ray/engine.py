@@ -145,7 +145,7 @@ class _Fit:
             if len(self.plan.rows["val"]):
                 rows = self.plan.rows["val"]
                 parts["val"] = Judged(rows, self.predict(rows), self.plan.truth["val"])
-            values = {part: self._judge(judged) for part, judged in parts.items()}
+            values = self._judge(parts)
             latest = {
                 metrics.name(part, v.metric, v.label): v.value
                 for part, held in values.items()
@@ -337,8 +337,13 @@ class _Fit:
         drops = optim.plateau(values, mode=self.train.monitor_mode, wait=self.config.optim.drop_epochs)
         return int(distributed.from_first(drops))  # rank 0 alone keeps the history
 
-    def _judge(self, judged: Judged) -> list[Value]:
-        return judging.judge(judged.logits, judged.truth, self.loss, self.plan, self.config.report.thresholds)
+    def _judge(self, parts: dict[str, Judged]) -> dict[str, list[Value]]:
+        """Every part at the same thresholds; a rule chooses them on this epoch's val, else on train."""
+        if not parts:
+            return {}
+        by = parts.get("val") or parts["train"]
+        limits_L = judging.limits(self.config.report.thresholds, by.logits, by.truth, self.loss, self.plan)
+        return {part: judging.judge(j.logits, j.truth, self.loss, self.plan, limits_L) for part, j in parts.items()}
 
     # -- writing ------------------------------------------------------------------------------------------------
 

@@ -1,26 +1,29 @@
-"""Judge a run on one part: predictions, rivals, intervals, report. Nothing is trained but the rivals."""
+"""Judge a run on one part: predictions, rivals, intervals, operating points, groups, report. Only the rivals are trained."""
 # N rows, L labels
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cxr_ray import config as cfg
 from cxr_ray import plan as plans
 from cxr_ray import predictor, rivals, runs, shards
 from cxr_ray.durable import write_whole
 from cxr_ray.errors import UserError
-from cxr_ray.labels import spread
-from cxr_ray.metrics import COUNTS
-from cxr_ray.report import html
+from cxr_ray.metrics import COUNTS, calibration, operating, studies
+from cxr_ray.plan import Plan
+from cxr_ray.report import aspects, html
 from cxr_ray.report.tables import evaluation
 
 COLUMNS = ("recall", "auroc", "precision", "f1", "ap")
+RIVALS = ("thumbnail", "border")
+By = Literal["image", "study"]
 
 
 @dataclass(frozen=True)
@@ -34,78 +37,179 @@ class Evaluation:
 
     @property
     def table(self) -> list[list[str]]:
-        """The table as text: a head, then a row a label, their mean, and what is of the whole table.
+        """The table as text: a head, then a row a label, their averages, and what is of the whole table.
 
         Recall first, then ROC AUC, then precision: the order of worth. "-" where a value is undefined."""
-        held = {(v["metric"], v["label"]): v for v in self.found["values"]}
+        return metric_table(self.found["values"], self.found["labels"], self.found["task"])
 
-        def cell(metric: str, label: str) -> str:
-            row = held.get((metric, label))
-            if row is None:
-                return "-"
-            if metric in COUNTS:
-                return f"{row['value']:,.0f}"
-            return f"{row['value']:.3f}" + (f"\n{row['low']:.3f}-{row['high']:.3f}" if "low" in row else "")
 
-        shown = [*COUNTS, *COLUMNS]
-        rows = [["label", *(name.replace("_", " ") for name in shown)]]
-        rows += [[label, *(cell(metric, label) for metric in shown)] for label in self.found["labels"]]
-        if len(self.found["labels"]) > 1:
-            rows.append(["mean", *(cell(metric, "mean") for metric in shown)])
-        # For one label, an exact match is the accuracy over again.
-        binary = self.found["task"] == "binary"
-        whole = [metric for metric, label in held if not label and (metric == "accuracy" or not binary)]
-        return rows + [[metric.replace("_", " "), cell(metric, ""), *[""] * (len(shown) - 1)] for metric in whole]
+def metric_table(
+    values: Sequence[dict[str, Any]], labels: Sequence[str], task: str, shown: Sequence[str] = (*COUNTS, *COLUMNS)
+) -> list[list[str]]:
+    """Judged values (rows of `evaluation`) as a table of text; see `Evaluation.table`."""
+    held = {(v["metric"], v["label"]): v for v in values}
+
+    def cell(metric: str, label: str) -> str:
+        row = held.get((metric, label))
+        if row is None:
+            return "-"
+        if metric in COUNTS:
+            return f"{row['value']:,.0f}"
+        return f"{row['value']:.3f}" + (f"\n{row['low']:.3f}-{row['high']:.3f}" if "low" in row else "")
+
+    rows = [["label", *(name.replace("_", " ") for name in shown)]]
+    rows += [[label, *(cell(metric, label) for metric in shown)] for label in labels]
+    if len(labels) > 1:
+        rows.append(["mean", *(cell(metric, "mean") for metric in shown)])
+    # For one label, an exact match is the accuracy over again.
+    whole = [metric for metric, label in held if not label and (metric == "accuracy" or task != "binary")]
+    return rows + [[metric.replace("_", " "), cell(metric, ""), *[""] * (len(shown) - 1)] for metric in whole]
 
 
 def evaluate(
     path: str | Path,
     *,
     split: str | None = None,
-    thresholds: float | dict[str, float] | None = None,
+    thresholds: operating.Rule | None = None,
+    by: By = "image",
+    combine: studies.How = "max",
     say: Callable[[str], None] = print,
 ) -> Evaluation:
     """Judge the run in the folder `path` on `split` (default: test, else val, and says which) and write its report.
 
-    Predictions and rivals are made once and kept, so that other `thresholds` need no model. Every look at test is
-    counted in the run. Raises `UserError` where the part has no rows, or the store is not the one trained on."""
+    Who was where is read from the run's own `plan.parquet`. Predictions and rivals are made once and kept, so that other
+    `thresholds` need no model; a rule chooses them on val. `by` study judges a study's images together. Every look at test
+    is counted in the run. Raises `UserError` where the part has no rows, or the store is not the one trained on."""
+    run = trained(path)
+    config = run.config
+    store = shards.open(_shards_of(run), verify="manifest")
+    if store.fingerprint != run.info["store"]["fingerprint"]:
+        raise UserError(
+            f"the store {store.path} is not the one that {run.path.name} was trained on: its fingerprint differs; "
+            f"to judge the run on other data say --data {store.path}"
+        )
+    plan = plan_of(run, store)
+    part = split or ("test" if len(plan.rows["test"]) else "val")
+    if not len(plan.rows[part]):
+        has = ", ".join(p for p in plans.PARTS if len(plan.rows[p]))
+        raise UserError(f"the run {run.path.name} has no rows in {part}; it has {has}")
+    rule = config.report.thresholds if thresholds is None else thresholds
+    rule = operating.spread(rule, plan.labels, plan.groups)
+    operating.parse(rule, plan.labels, task=plan.task)
+    chose = part == "val" and config.train.select == "best"
+    say(f"judging {part} ({len(plan.rows[part]):,} rows)" + (", the part that chose the epoch" if chose else ""))
+
+    table = predictions_of(run, store, plan, part)
+    val = predictions_of(run, store, plan, "val") if len(plan.rows["val"]) else None
+    rival_probs = _rivals(run, store, plan, part) if config.report.rivals else {}
+    records = store.index.set_index("row", drop=False)
+    found, table = judged(
+        config, plan, table, val, rival_probs, rule,
+        records=records, train_records=records, unused=unused_labels(store, plan), by=by, combine=combine,
+    )  # fmt: skip
+    found = {"part": part, **found}
+    name = part if by == "image" else f"{part}-by-study"
+    write_whole(run.path / f"evaluation-{name}.json", json.dumps(found, indent=1, sort_keys=True))
+    if by == "image":
+        _write_operating(run, found, val)
+    if part == "test":
+        run.update(test_looks=int(run.info.get("test_looks", 0)) + 1)
+    page = run.path / ("report.html" if by == "image" else "report-by-study.html")
+    images = store.images if config.report.images and by == "image" else None
+    return Evaluation(
+        run, part, found, html.write(run, part, judged=found, predictions=table, path=page, images=images)
+    )
+
+
+def judged(
+    config: cfg.Config,
+    plan: Plan,
+    table: pd.DataFrame,
+    val: pd.DataFrame | None,
+    rival_probs: dict[str, npt.NDArray[np.float64]],
+    rule: operating.Rule,
+    *,
+    records: pd.DataFrame,
+    train_records: pd.DataFrame,
+    unused: Sequence[str] = (),
+    by: By = "image",
+    combine: studies.How = "max",
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Everything that is found of a predictions table, as JSON, and the table it was found on (its studies, `by` study).
+
+    `records` are the store's, by row; `train_records` those of the store trained on; `unused` its labels that are judged as
+    groups."""
+    labels, task = plan.labels, plan.task
+    if by == "study":
+        if table["study"].isna().all():
+            raise UserError("these images name no studies, so they cannot be judged by study; leave --by out")
+        wide = {f"{name}:prob/{k}": prob[:, j] for name, prob in rival_probs.items() for j, k in enumerate(labels)}
+        table = studies.combine(table.assign(**wide), labels, how=combine, task=task)
+        rival_probs = {name: table[[f"{name}:prob/{k}" for k in labels]].to_numpy(float) for name in rival_probs}
+        val = None if val is None else studies.combine(val, labels, how=combine, task=task)
+    found = evaluation(
+        table, labels, task, rule,
+        rivals=rival_probs, bootstrap=config.report.bootstrap, interval_by=config.report.interval_by, seed=config.seed,
+        val=val, assurance=config.report.assurance, method=config.report.interval,
+    )  # fmt: skip
+    shift_L = calibration.shift(plan.pos_weight, plan.truth["train"], plan.drawn)
+    found["calibration"] = aspects.calibrated(table, val, labels, task, shift_L)
+    found["by"] = by if by == "image" else f"study ({combine} of its images)"
+    known = [c for c in records.columns if c in train_records.columns]
+    found["groups"] = aspects.grouped(
+        table, records.loc[table["row"], known], plan.truth["train"], train_records.loc[plan.rows["train"], known],
+        labels, task,
+        unused=[k for k in unused if k in known],
+        limits_L=np.array([found["thresholds"][k] for k in labels]),
+        interval_by=config.report.interval_by, bootstrap=config.report.bootstrap, seed=config.seed,
+    )  # fmt: skip
+    return found, table
+
+
+def unused_labels(store: shards.Store, plan: Plan) -> list[str]:
+    """Labels that the source's cleaning keeps out of training, such as Support Devices: features, to judge groups by."""
+    return [k for k in store.labels if k not in store.default_labels and k not in plan.labels]
+
+
+def plan_of(run: runs.Run, store: shards.Store) -> Plan:
+    """The plan that the run was trained by, from its own `plan.parquet`."""
+    config, info = run.config, run.info
+    return plans.restored(
+        store, config.data, run.plan,
+        labels=info["labels"], task=info["task"], seed=config.seed, pos_weight_power=config.loss.pos_weight_power,
+    )  # fmt: skip
+
+
+def trained(path: str | Path) -> runs.Run:
+    """The run in a folder. Raises `UserError` where it has no model yet."""
     run = runs.load(path)
     if not run.weights.exists():
         raise UserError(
             f"the run {run.path} has no model yet (status: {run.info['status']}); train it to the end first"
         )
-    config = run.config
-    store = shards.open(_shards_of(run), verify="manifest")
-    if store.fingerprint != run.info["store"]["fingerprint"]:
-        raise UserError(
-            f"the store {store.path} is not the one that {run.path.name} was trained on: its fingerprint differs"
-        )
-    plan = plans.build(store, config.data, seed=config.seed, pos_weight_power=config.loss.pos_weight_power)
-    part = split or ("test" if len(plan.rows["test"]) else "val")
-    if not len(plan.rows[part]):
-        has = ", ".join(p for p in plans.PARTS if len(plan.rows[p]))
-        raise UserError(f"the run {run.path.name} has no rows in {part}; it has {has}")
-    chose = part == "val" and config.train.select == "best"
-    say(f"judging {part} ({len(plan.rows[part]):,} rows)" + (", the part that chose the epoch" if chose else ""))
+    return run
 
-    limits = config.report.thresholds if thresholds is None else thresholds
-    table = _predictions(run, store, plan, part)
-    rival_probs = _rivals(run, store, plan, part) if config.report.rivals else {}
-    found = evaluation(
-        table,
-        plan.labels,
-        plan.task,
-        spread(limits, plan.labels, plan.groups, where="the thresholds"),
-        rivals=rival_probs,
-        bootstrap=config.report.bootstrap,
-        interval_by=config.report.interval_by,
-        seed=config.seed,
-    )
-    found = {"part": part, **found}
-    write_whole(run.path / f"evaluation-{part}.json", json.dumps(found, indent=1, sort_keys=True))
-    if part == "test":
-        run.update(test_looks=int(run.info.get("test_looks", 0)) + 1)
-    return Evaluation(run, part, found, html.write(run, part))
+
+def _write_operating(run: runs.Run, found: dict[str, Any], val: pd.DataFrame | None) -> None:
+    """`thresholds.json` and `calibration.json`: what was chosen and fitted on val, from which rows, at what cost."""
+    on = None
+    if val is not None:
+        rows = val["row"].to_numpy(np.int64)
+        on = {
+            "part": "val",
+            "rows": len(rows),
+            "patients": int(val["patient"].nunique()),
+            "digest": shards.digest_of(rows.tolist()),
+        }
+    told = found["operating"]
+    body = {
+        "rule": told["rule"], "given": told["given"], "assurance": told["assurance"],
+        "chosen_on": on if told["chosen_on_rows"] else None, "measured_on": on, "labels": told["points"],
+    }  # fmt: skip
+    write_whole(run.path / "thresholds.json", json.dumps(body, indent=1))
+    if found["calibration"]["fitted"] or found["calibration"]["shift"]:
+        fitted = {k: found["calibration"][k] for k in ("shift", "fitted", "too_few")}
+        write_whole(run.path / "calibration.json", json.dumps({"fitted_on": on, **fitted}, indent=1))
 
 
 def _shards_of(run: runs.Run) -> str:
@@ -113,7 +217,8 @@ def _shards_of(run: runs.Run) -> str:
     return str(run.info["store"]["path"])
 
 
-def _predictions(run: runs.Run, store: shards.Store, plan: plans.Plan, part: str) -> pd.DataFrame:
+def predictions_of(run: runs.Run, store: shards.Store, plan: Plan, part: str) -> pd.DataFrame:
+    """The run's predictions of a part, as kept; made (and kept) where they are not there or of other rows."""
     file = run.path / "predictions" / f"{part}.parquet"
     if file.exists() and (held := pd.read_parquet(file))["row"].tolist() == plan.rows[part].tolist():
         return held
@@ -125,14 +230,12 @@ def _predictions(run: runs.Run, store: shards.Store, plan: plans.Plan, part: str
     return table
 
 
-def _rivals(run: runs.Run, store: shards.Store, plan: plans.Plan, part: str) -> dict[str, npt.NDArray[np.float64]]:
+def _rivals(run: runs.Run, store: shards.Store, plan: Plan, part: str) -> dict[str, npt.NDArray[np.float64]]:
     """The rivals' probabilities [N, L] by name; fitted once a run and part."""
     file = run.path / "predictions" / f"rivals-{part}.parquet"
-    names = ("thumbnail", "border")
-    if file.exists():
-        held = pd.read_parquet(file)
-        return {name: held[[f"{name}/{k}" for k in plan.labels]].to_numpy(float) for name in names}
+    if file.exists() and (held := pd.read_parquet(file))["row"].tolist() == plan.rows[part].tolist():
+        return {name: held[[f"{name}/{k}" for k in plan.labels]].to_numpy(float) for name in RIVALS}
     found = rivals.rivals(store, plan, part, seed=run.config.seed)
-    frame = pd.DataFrame({f"{name}/{k}": found[name][:, j] for name in names for j, k in enumerate(plan.labels)})
+    frame = pd.DataFrame({f"{name}/{k}": found[name][:, j] for name in RIVALS for j, k in enumerate(plan.labels)})
     run.write_predictions(f"rivals-{part}", pd.concat([pd.DataFrame({"row": plan.rows[part]}), frame], axis=1))
     return found

@@ -9,8 +9,9 @@ import torch
 
 from cxr_ray import config as cfg
 from cxr_ray import losses, metrics
-from cxr_ray.labels import nearest, resolve, spread
-from cxr_ray.metrics import Value
+from cxr_ray.labels import nearest, resolve
+from cxr_ray.metrics import Value, operating
+from cxr_ray.metrics.table import decide
 from cxr_ray.plan import Plan
 
 CONFUSION = "confusion"
@@ -22,17 +23,34 @@ def judge(
     truth_NL: npt.NDArray[np.float32],
     loss: losses.Loss,
     plan: Plan,
-    thresholds: float | dict[str, float],
+    limits_L: npt.NDArray[np.float64],
 ) -> list[Value]:
     """Loss, every metric and, for classes, the confusion matrix of all ranks' rows together.
 
     Gathered first: the mean of the ranks' AUROCs is not the AUROC. The loss is of the targets as they are; metrics take a
     smooth one for its nearer side."""
     prob_NL = loss.probabilities(logits_NL).numpy()
-    limits_L = metrics.thresholds(spread(thresholds, plan.labels, plan.groups, where="report.thresholds"), plan.labels)
     found = metrics.judge(nearest(truth_NL), prob_NL, labels=plan.labels, task=plan.task, thresholds_L=limits_L)
     counted = _confusion(truth_NL, prob_NL, plan.labels) if plan.task == "multiclass" else []
     return [*_losses(loss, logits_NL, truth_NL, plan.labels), *found, *counted]
+
+
+def limits(
+    rule: operating.Rule,
+    logits_NL: torch.Tensor,
+    truth_NL: npt.NDArray[np.float32],
+    loss: losses.Loss,
+    plan: Plan,
+) -> npt.NDArray[np.float64]:
+    """The thresholds [L] of `report.thresholds`; a rule chooses them on these rows, without a margin."""
+    rule = operating.spread(rule, plan.labels, plan.groups)
+    asked = operating.parse(rule, plan.labels, task=plan.task)
+    if isinstance(asked, np.ndarray):
+        return asked
+    prob_NL = loss.probabilities(logits_NL).numpy()
+    half_L = np.full(len(plan.labels), operating.FIXED)
+    table = decide(nearest(truth_NL), prob_NL, labels=plan.labels, task=plan.task, thresholds_L=half_L)
+    return operating.limits(operating.choose(rule, table))
 
 
 def epoch_lines(

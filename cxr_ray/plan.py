@@ -161,6 +161,40 @@ def targets(
     return apply_policy(raw_NL, labels, uncertain, data.blank, row_N=row_N, seed=seed)
 
 
+def restored(
+    store: Described,
+    data: cfg.Data,
+    table: pd.DataFrame,
+    *,
+    labels: Sequence[str],
+    task: str,
+    seed: int,
+    pos_weight_power: float = 0.0,
+) -> Plan:
+    """The plan that a run was trained by, from its own `row, part, drawn` (`Plan.table`) and the store's raw labels.
+
+    Who was where is read, not decided anew: a later version of the split does not move a row of an older run. Raises
+    `UserError` where the store lacks a row or a label."""
+    index = store.index.set_index("row")
+    missing = [k for k in labels if k not in index] or table.loc[~table["row"].isin(index.index), "row"].tolist()
+    if missing:
+        raise UserError(f"the store has no {missing[0]!r}, which the run's plan.parquet or its labels name")
+    rows, truth = {}, {}
+    for part in PARTS:
+        rows[part] = table.loc[table["part"] == part, "row"].to_numpy(np.int64)
+        raw_NL = index.loc[rows[part], list(labels)].to_numpy(np.float32)
+        truth[part] = targets(raw_NL, rows[part], part, store, data, labels=labels, seed=seed)
+    return Plan(
+        labels=tuple(labels),
+        task=task,
+        rows=rows,
+        truth=truth,
+        drawn=table.loc[table["part"] == "train", "drawn"].to_numpy(np.int64),
+        pos_weight=positivity_weights(truth["train"], power=pos_weight_power),
+        groups=merge_groups(store.groups, data.groups, store.labels),
+    )
+
+
 def drop_by(table: pd.DataFrame, filters: Iterable[Filter]) -> "pd.Series[str]":
     """For each row the name of the first filter that drops it, or "" where it is kept (index as `table`'s).
 

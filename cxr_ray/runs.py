@@ -83,6 +83,14 @@ class Run:
             )
         return json.loads(file.read_text(encoding="utf-8"))
 
+    def headline(self) -> tuple[str, dict[str, float]]:
+        """The part that was judged (test, else val) and its mean recall, AUROC and precision; ("", {}) where none was."""
+        for part in ("test", "val"):
+            if (self.path / f"evaluation-{part}.json").exists():
+                values = self.evaluation(part)["values"]
+                return part, {v["metric"]: v["value"] for v in values if v["label"] == "mean"}
+        return "", {}
+
     def update(self, **changes: Any) -> None:
         """Lay `changes` on `run.json`, whole or not at all."""
         held = self.info if (self.path / "run.json").exists() else {}
@@ -124,6 +132,15 @@ def load(path: str | Path) -> Run:
         listed = f" Runs there: {', '.join(sorted(beside)[:10])}" if beside else ""
         raise UserError(f"{folder} is not a run folder (it has no run.json){closest(folder.name, beside)}{listed}")
     return Run(folder)
+
+
+def listed(folder: str | Path) -> list[Run]:
+    """The runs in a folder, the oldest first. Raises `UserError` where there is no such folder."""
+    place = Path(folder).resolve()
+    if not place.is_dir():
+        raise UserError(f"no folder {place}; `cxr-ray train` makes runs in its --output, by default ./runs")
+    files = sorted(place.glob("*/run.json"), key=lambda f: ((f.parent / "config.yaml").stat().st_mtime_ns, f))
+    return [Run(file.parent) for file in files]
 
 
 def create(config: cfg.Config, *, store: Mapping[str, Any], plan: pd.DataFrame, about: Mapping[str, Any]) -> Run:

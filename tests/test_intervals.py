@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
+from scipy.stats import bootstrap as scipy_bootstrap
 
-from cxr_ray.metrics import judge
-from cxr_ray.metrics.intervals import Samples, bootstrap, draws, percentile, wilson
+from cxr_ray.metrics import COUNTS, judge
+from cxr_ray.metrics.intervals import Samples, bca, bootstrap, draws, jackknife, p_value, percentile, wilson
 from cxr_ray.metrics.ranking import Resampled
 from cxr_ray.metrics.table import Table, decide
 from cxr_ray.splits import groups_of
@@ -36,9 +37,9 @@ def test_wilson_of_the_notebooks_accuracy() -> None:
 
 
 def test_draws_do_not_depend_on_the_chunk_and_keep_the_size() -> None:
-    whole = np.hstack(list(draws(7, 10, np.random.default_rng(0), at_once=10)))
-    pieces = np.hstack(list(draws(7, 10, np.random.default_rng(0), at_once=3)))
-    assert (whole == pieces).all() and whole.shape == (7, 10) and (whole.sum(axis=0) == 7).all()
+    whole = np.vstack(list(draws(7, 10, np.random.default_rng(0), at_once=10)))
+    pieces = np.vstack(list(draws(7, 10, np.random.default_rng(0), at_once=3)))
+    assert (whole == pieces).all() and whole.shape == (10, 7) and (whole.sum(axis=1) == 7).all()
 
 
 @settings(max_examples=100, deadline=None)
@@ -49,9 +50,9 @@ def test_weighted_ranking_is_that_of_the_rows_written_out(
     true = np.array([r[0] for r in rows], dtype=bool)
     score = np.array([r[1] / 5 for r in rows], dtype=float)
     group = np.array([r[2] for r in rows], dtype=np.int64)
-    counts = np.array(data.draw(st.lists(st.integers(0, 3), min_size=4, max_size=4)), dtype=float)[:, None]
-    auroc, ap = Resampled(true, score, group, 4)(counts)
-    times = counts[group, 0].astype(int)
+    counts = np.array(data.draw(st.lists(st.integers(0, 3), min_size=4, max_size=4)), dtype=float)[None]
+    auroc, ap = Resampled(true, score, group)(counts)
+    times = counts[0, group].astype(int)
     truth, prob = np.repeat(true, times).astype(float)[:, None], np.repeat(score, times)[:, None]
     want = {
         v.metric: v.value for v in judge(truth, prob, labels=["a"], task="binary", thresholds_L=[0.5]) if v.label == "a"
@@ -79,16 +80,16 @@ def test_every_resample_is_the_judge_of_its_rows(task: str) -> None:
     table, truth, prob = make(task, 0)
     group = np.random.default_rng(1).integers(0, 20, len(truth))
     samples = bootstrap({"m": table}, group, resamples=25, rng=np.random.default_rng(2))["m"]
-    counts = np.hstack(list(draws(int(group.max()) + 1, 25, np.random.default_rng(2), at_once=25)))
+    counts = np.vstack(list(draws(int(group.max()) + 1, 25, np.random.default_rng(2), at_once=25)))
     for r in range(25):
-        rows = np.repeat(np.arange(len(truth)), counts[group, r].astype(int))
+        rows = np.repeat(np.arange(len(truth)), counts[r, group].astype(int))
         values = judge(
             truth[rows], prob[rows], labels=table.labels, task=task, thresholds_L=np.full(len(table.labels), 0.5)
         )
-        want = {(v.metric, v.label): v.value for v in values if (v.metric, v.label) in samples}
+        want = {(v.metric, v.label): v.value for v in values if v.metric not in COUNTS}
         for key, sample in samples.items():
             assert sample[r] == pytest.approx(want.pop(key, math.nan), abs=1e-12, nan_ok=True), (key, r)
-        assert not want
+        assert set(want) <= {("auroc", "micro"), ("ap", "micro")}  # these two alone are not resampled
 
 
 def test_equal_generators_give_equal_samples() -> None:
@@ -153,3 +154,61 @@ def test_the_interval_of_accuracy_covers_as_often_as_it_says() -> None:
         assert found is not None
         missed += not found.low <= 0.8 <= found.high
     assert 1 <= missed <= 18  # 5% to 7% expected; outside with a chance under 1 in 1,000
+
+
+def test_bca_is_scipys() -> None:
+    """The same resamples (one generator, one row a group) and the exact jackknife: recall, AUROC and precision alike."""
+    rng = np.random.default_rng(11)
+    truth = (rng.random((50, 1)) < 0.4).astype(float)
+    prob = np.clip(rng.normal(0.35, 0.2, (50, 1)) + 0.25 * truth, 0, 1)
+    table = decide(truth, prob, labels=["a"], task="binary", thresholds_L=[0.5])
+    group = np.arange(50)
+    samples = bootstrap({"m": table}, group, resamples=400, rng=np.random.default_rng(12))["m"]
+    left_out = jackknife({"m": table}, group)["m"]
+    values = {v.metric: v.value for v in judge(truth, prob, labels=["a"], task="binary", thresholds_L=[0.5])}
+    for metric in ("recall", "auroc", "precision", "brier"):
+
+        def statistic(rows: npt.NDArray[np.int64], wanted: str = metric) -> float:
+            judged = judge(truth[rows], prob[rows], labels=["a"], task="binary", thresholds_L=[0.5])
+            return next(v.value for v in judged if v.metric == wanted)
+
+        known = scipy_bootstrap(
+            (group,), statistic, n_resamples=400, vectorized=False, method="BCa", rng=np.random.default_rng(12)
+        )
+        np.testing.assert_allclose(samples[metric, "a"], known.bootstrap_distribution, atol=1e-12)
+        found = bca(samples[metric, "a"], values[metric], left_out[metric, "a"])
+        assert found is not None
+        interval = known.confidence_interval
+        assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=1e-9)
+
+
+def test_bca_gives_none_where_nothing_can_be_said() -> None:
+    steady = np.array([0.2, 0.3])
+    assert bca(np.full(100, 0.5), 0.5, steady) is not None  # all alike: an interval of no width
+    assert bca(np.full(100, 0.5), 0.9, steady) is None  # all on one side
+    assert bca(np.linspace(0, 1, 100), 0.5, np.array([np.nan, 0.5])) is None
+    assert bca(np.full(100, np.nan), 0.5, steady) is None
+
+
+@pytest.mark.parametrize("groups", [7, 450])
+def test_the_jackknife_leaves_each_block_out_once(groups: int) -> None:
+    table, truth, prob = make("multilabel", 9, rows=600)
+    group = np.arange(600) % groups
+    found = jackknife({"m": table}, group)["m"]["f1", "b"]
+    blocks = min(groups, 200)
+    assert len(found) == blocks
+    for j in (0, blocks - 1):
+        rows = group % blocks != j
+        values = judge(truth[rows], prob[rows], labels=LABELS, task="multilabel", thresholds_L=np.full(3, 0.5))
+        want = next(v.value for v in values if (v.metric, v.label) == ("f1", "b"))
+        assert found[j] == pytest.approx(want, abs=1e-12)
+
+
+def test_p_is_where_the_interval_touches_nothing() -> None:
+    sample = np.random.default_rng(13).normal(0.1, 0.06, 1999)
+    p = p_value(sample)
+    assert p is not None and 0.05 < p < 0.2
+    touching = percentile(sample, 1 - p)
+    assert touching is not None and abs(touching.low) < 0.005
+    assert p_value(np.zeros(50)) == 1.0 and p_value(np.full(50, np.nan)) is None
+    assert p_value(np.full(99, 0.3)) == pytest.approx(0.02)

@@ -61,14 +61,44 @@ def slow_label(truth: Array, prob: Array, limit: float) -> dict[str, float | Non
         "specificity": tn / (tn + fp) if tn + fp else None,
         "precision": tp / (tp + fp) if tp + fp else None,
         "f1": 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else None,
+        "npv": tn / (tn + fn) if tn + fn else None,
         "auroc": slow_auroc(true, score),
         "ap": slow_ap(true, score),
+        "brier": sum((p - t) ** 2 for p, t in zip(score, true, strict=True)) / len(true) if true else None,
+        "ece": slow_ece(true, score),
     }
+
+
+def slow_ece(true: list[bool], score: list[float]) -> float | None:
+    """Fifteen equal bins: each row counts how far its bin's share of positives is from the bin's mean probability."""
+    bins: dict[int, list[tuple[bool, float]]] = {}
+    for t, p in zip(true, score, strict=True):
+        bins.setdefault(min(int(p * 15), 14), []).append((t, p))
+    gaps = [len(b) * abs(sum(t for t, _ in b) / len(b) - sum(p for _, p in b) / len(b)) for b in bins.values()]
+    return sum(gaps) / len(true) if true else None
+
+
+def slow_averages(truth: Array, prob: Array, limits: Array) -> dict[tuple[str, str], float]:
+    """Micro: every known cell as if of one label. Weighted: over labels that define it, each as often as its positives."""
+    cells = [(t, p, p >= limit) for j, limit in enumerate(limits) for t, p in zip(truth[:, j], prob[:, j], strict=True)
+             if not math.isnan(t)]  # fmt: skip
+    micro = slow_label(np.array([c[0] for c in cells]), np.array([float(c[2]) for c in cells]), 0.5)
+    pooled = slow_label(np.array([c[0] for c in cells]), np.array([c[1] for c in cells]), 0.5)
+    each = [slow_label(truth[:, j], prob[:, j], limit) for j, limit in enumerate(limits)]
+    out: dict[tuple[str, str], float] = {}
+    for metric in ("recall", "specificity", "precision", "npv", "f1", "auroc", "ap"):
+        value = (pooled if metric in ("auroc", "ap") else micro)[metric]
+        if value is not None:
+            out[metric, "micro"] = value
+        held = [one[metric] for one in each for _ in range(int(one["positives"] or 0)) if one[metric] is not None]
+        if held:
+            out[metric, "weighted"] = sum(held) / len(held)
+    return out
 
 
 def slow_whole(truth: Array, prob: Array, limits: Array) -> dict[str, float]:
     """The whole-table metrics by a loop over rows and cells, unknown cells left out, rows without a known cell too."""
-    exact, recalls, precisions, f1s = [], [], [], []
+    exact, recalls, precisions, f1s, finding = [], [], [], [], []
     wrong = known = 0
     for t_row, p_row in zip(truth, prob, strict=True):
         cells = [(t == 1, p >= limit) for t, p, limit in zip(t_row, p_row, limits, strict=True) if not math.isnan(t)]
@@ -81,10 +111,16 @@ def slow_whole(truth: Array, prob: Array, limits: Array) -> dict[str, float]:
         recalls.append(tp / true if true else 0.0)
         precisions.append(tp / said if said else 0.0)
         f1s.append(2 * tp / (true + said) if true + said else 0.0)
+        finding.append(true > 0)
     if not known:
         return {}
     rows = len(exact)
-    return {
+    among = {
+        f"finding_{name}": sum(v for v, holds in zip(values, finding, strict=True) if holds) / sum(finding)
+        for name, values in (("recall", recalls), ("precision", precisions), ("f1", f1s))
+        if any(finding)
+    }
+    return among | {
         "exact_match": sum(exact) / rows,
         "hamming": wrong / known,
         "sample_recall": sum(recalls) / rows,
@@ -120,6 +156,8 @@ def check_against_definitions(truth: Array, prob: Array, limits: Array, labels: 
                     means.setdefault(metric, []).append(value)
     want |= {(metric, "mean"): sum(v) / len(v) for metric, v in means.items()}
     want |= {(metric, ""): v for metric, v in slow_whole(truth, prob, limits).items()}
+    if len(labels) > 1:
+        want |= slow_averages(truth, prob, limits)
     if task == "binary" and ("exact_match", "") in want:
         want["accuracy", ""] = want["exact_match", ""]
     assert set(got) == set(want)
@@ -158,7 +196,16 @@ def test_known_table_meets_scikit_learn() -> None:
         samples = metric(truth, said, average="samples", zero_division=0)
         assert got[f"sample_{ours}", ""] == pytest.approx(samples, abs=1e-12)
         assert got[ours, "mean"] == pytest.approx(metric(truth, said, average="macro"), abs=1e-12)
-    assert got["auroc", "mean"] == pytest.approx(sk.roc_auc_score(truth, prob, average="macro"), abs=1e-12)
+        finding = truth.any(axis=1)
+        samples = metric(truth[finding], said[finding], average="samples", zero_division=0)
+        assert got[f"finding_{ours}", ""] == pytest.approx(samples, abs=1e-12)
+        for average in ("micro", "weighted"):
+            assert got[ours, average] == pytest.approx(metric(truth, said, average=average), abs=1e-12)
+    for average, label in (("macro", "mean"), ("micro", "micro"), ("weighted", "weighted")):
+        assert got["auroc", label] == pytest.approx(sk.roc_auc_score(truth, prob, average=average), abs=1e-12)
+        assert got["ap", label] == pytest.approx(sk.average_precision_score(truth, prob, average=average), abs=1e-12)
+    for i, label in enumerate(LABELS):
+        assert got["brier", label] == pytest.approx(sk.brier_score_loss(truth[:, i], prob[:, i]), abs=1e-12)
     assert got["ap", "mean"] == pytest.approx(sk.average_precision_score(truth, prob, average="macro"), abs=1e-12)
 
 
@@ -185,13 +232,17 @@ def test_classes_meet_scikit_learn_with_the_decision_at_the_largest() -> None:
             "true_positives",
             "recall",
             "precision",
+            "npv",
             "f1",
             "specificity",
         ):
             assert got[metric, label] == pytest.approx(one[metric], abs=1e-12)
         assert got["auroc", label] == pytest.approx(slow_auroc(list(true == i), list(prob[known, i])), abs=1e-12)
         assert got["ap", label] == pytest.approx(slow_ap(list(true == i), list(prob[known, i])), abs=1e-12)
-    assert {key for key in got if key[1] == ""} == {("accuracy", "")}
+    assert {key for key in got if key[1] == ""} == {("accuracy", ""), ("top2", "")}
+    assert got["recall", "micro"] == pytest.approx(got["accuracy", ""], abs=1e-12)
+    slow = [sorted(range(3), key=lambda c: (-p[c], c)).index(t) < 2 for p, t in zip(prob[known], true, strict=True)]
+    assert got["top2", ""] == pytest.approx(sum(slow) / len(slow), abs=1e-12)
     matrix = confusion(truth, prob)
     assert (matrix == sk.confusion_matrix(true, said, labels=[0, 1, 2])).all()
 

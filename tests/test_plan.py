@@ -267,3 +267,21 @@ def test_two_hundred_thousand_rows_of_twelve_labels():
     store.labels = store.default_labels = tuple(labels)
     plan = plans.build(store, data(oversample_min_count=50), seed=0, pos_weight_power=1.0)
     assert sum(len(r) for r in plan.rows.values()) == n
+
+
+def test_a_run_s_own_table_gives_its_plan_again():
+    store = fake_store(200, unknown=0.1, uncertain=0.2)
+    knobs = data(uncertain={"Mass": "ones"}, oversample_min_count=9)
+    plan = plans.build(store, knobs, seed=4, pos_weight_power=0.5)
+    again = plans.restored(store, knobs, plan.table(), labels=plan.labels, task=plan.task, seed=0, pos_weight_power=0.5)
+    for part in plans.PARTS:
+        np.testing.assert_array_equal(again.rows[part], plan.rows[part])
+        np.testing.assert_array_equal(again.truth[part], plan.truth[part])
+    np.testing.assert_array_equal(again.drawn, plan.drawn)
+    np.testing.assert_array_equal(again.pos_weight, plan.pos_weight)
+    with pytest.raises(UserError, match="the store has no 999999"):
+        plans.restored(
+            store, knobs, plan.table().replace({"row": {3: 999999}}), labels=plan.labels, task=plan.task, seed=0
+        )
+    with pytest.raises(UserError, match="the store has no 'Gone'"):
+        plans.restored(store, knobs, plan.table(), labels=["Gone"], task=plan.task, seed=0)

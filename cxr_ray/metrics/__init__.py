@@ -6,13 +6,15 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from cxr_ray.metrics import operating
 from cxr_ray.metrics.per_label import label_values
 from cxr_ray.metrics.prevalence import prevalence
 from cxr_ray.metrics.table import decide, thresholds
-from cxr_ray.metrics.values import COUNTS, MEAN, RATES, WHOLE_METRICS, Value, find, name, parse
+from cxr_ray.metrics.values import AVERAGES, COUNTS, MEAN, RATES, WHOLE_METRICS, Value, find, name, parse
 from cxr_ray.metrics.whole_table import table_values
 
 __all__ = [
+    "AVERAGES",
     "COUNTS",
     "MEAN",
     "RATES",
@@ -22,6 +24,7 @@ __all__ = [
     "find",
     "judge",
     "name",
+    "operating",
     "parse",
     "prevalence",
     "thresholds",
@@ -33,13 +36,14 @@ def judge(
 ) -> list[Value]:
     """Every defined metric of a table of truth (0, 1, NaN unknown) and probabilities, both [N, L]; no rows, no values.
 
-    - per label, and as `mean` over the labels that define it: recall, specificity, precision, f1, auroc, ap; per label
-      also the counts positives, predicted_positives, true_positives. Classes are judged one against the rest.
+    - per label, and as `mean` over the labels that define it: recall, specificity, precision, npv, f1, auroc, ap, brier,
+      ece; all but the last two with several labels also `micro` (cells pooled) and `weighted` (by positives); per label
+      the counts positives, predicted_positives, true_positives. Classes are judged one against the rest.
     - of the whole table: see `whole_table.row_sums`.
 
     The decision is probability >= `thresholds_L` [L], or the largest probability for classes. Undefined: recall, AUROC
-    and AP without a positive, specificity and AUROC without a negative, precision where nothing is called positive, F1
-    where neither is. Raises `ValueError` for shapes or truth that are wrong, `UserError` for probabilities outside
+    and AP without a positive, specificity and AUROC without a negative, precision where nothing is called positive, NPV where
+    all is, F1 where neither is. Raises `ValueError` for shapes or truth that are wrong, `UserError` for probabilities outside
     [0, 1] or NaN.
     """
     table = decide(truth_NL, prob_NL, labels=labels, task=task, thresholds_L=thresholds_L)

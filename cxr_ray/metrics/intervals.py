@@ -1,7 +1,7 @@
 """How far chance may have moved a metric: Wilson's interval of a share, and the bootstrap that resamples patients whole."""
 # N rows, L labels, G groups (patients), R resamples
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -9,10 +9,10 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.stats import norm
 
-from cxr_ray.metrics.per_label import cells, rates
+from cxr_ray.metrics.per_label import BINS, bin_of, cells, rates
 from cxr_ray.metrics.ranking import Resampled
 from cxr_ray.metrics.table import Table
-from cxr_ray.metrics.values import MEAN, RATES
+from cxr_ray.metrics.values import MEAN, MICRO, POOLED, RATES, WEIGHTED
 from cxr_ray.metrics.whole_table import row_sums
 
 Array = npt.NDArray[np.float64]
@@ -20,7 +20,8 @@ Samples = dict[tuple[str, str], Array]
 
 # An interval of the resamples that happen to hold a positive is not an interval of the metric: with fewer defined, none.
 LEAST_DEFINED = 0.9
-CHUNK_CELLS = 200_000  # rows x resamples at once: matrices that stay in the cache took half the time of 4 million
+MOST_JACKKNIFE = 200
+CHUNK_CELLS = 4_000_000  # groups x resamples at once: one reading of a table's sums serves them all
 
 
 class Interval(NamedTuple):
@@ -45,7 +46,7 @@ def wilson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def draws(groups: int, resamples: int, rng: np.random.Generator, *, at_once: int) -> Iterator[Array]:
-    """Resamples of `groups` groups with replacement, as chunks of times drawn [G, <= at_once].
+    """Resamples of `groups` groups with replacement, as chunks of times drawn [<= at_once, G].
 
     Every resample is drawn by itself, so that the chunk's size does not change them."""
     for start in range(0, resamples, at_once):
@@ -53,7 +54,7 @@ def draws(groups: int, resamples: int, rng: np.random.Generator, *, at_once: int
             np.bincount(rng.integers(0, groups, groups), minlength=groups)
             for _ in range(min(at_once, resamples - start))
         ]
-        yield np.stack(chunk, axis=1).astype(np.float64)
+        yield np.stack(chunk).astype(np.float64)
 
 
 class _Judge:
@@ -61,56 +62,99 @@ class _Judge:
 
     def __init__(self, table: Table, group_N: npt.NDArray[np.int64], groups: int) -> None:
         self.table = table
-        fold = sparse.csr_matrix(
-            (np.ones(len(group_N)), (group_N, np.arange(len(group_N)))), shape=(groups, len(group_N))
-        )
+        rows = len(group_N)
+        fold = sparse.csr_matrix((np.ones(rows), (group_N, np.arange(rows))), shape=(groups, rows))
         self._cells = [fold @ kind.astype(np.float64) for kind in cells(table)]
         self._sums = {metric: (fold @ top, fold @ below) for metric, (top, below) in row_sums(table).items()}
+        known, prob = table.known_NL, table.prob_NL.astype(np.float64)
+        gap_NL = np.where(known, prob - table.true_NL, 0.0)
+        self._squares = fold @ np.square(gap_NL)
+        self._gaps = [
+            sparse.csr_matrix((gap_N, (group_N, bin_of(prob_N))), shape=(groups, BINS))
+            for gap_N, prob_N in zip(gap_NL.T, prob.T, strict=True)
+        ]
         self._ranks = [
-            Resampled(table.true_NL[known, i], table.prob_NL[known, i], group_N[known], groups)
-            for i, known in enumerate(table.known_NL.T)
+            Resampled(table.true_NL[here, i], table.prob_NL[here, i], group_N[here]) for i, here in enumerate(known.T)
         ]
 
-    def __call__(self, counts_GR: Array) -> Samples:
-        found = rates(*[counts_GR.T @ kind for kind in self._cells])
-        ranked = [rank(counts_GR) for rank in self._ranks]
+    def __call__(self, counts_RG: Array) -> Samples:
+        tp, fp, fn, tn = (counts_RG @ kind for kind in self._cells)
+        found = rates(tp, fp, fn, tn)
+        ranked = [rank(counts_RG) for rank in self._ranks]
+        width = len(self.table.labels)
         found["auroc"] = np.stack([auroc_R for auroc_R, _ in ranked], axis=1)
         found["ap"] = np.stack([ap_R for _, ap_R in ranked], axis=1)
-        out: Samples = {}
+        rows_RL = tp + fp + fn + tn
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found["brier"] = (counts_RG @ self._squares) / rows_RL
+            found["ece"] = np.stack([np.abs(counts_RG @ gap).sum(axis=1) for gap in self._gaps], axis=1) / rows_RL
+            out: Samples = {
+                (metric, ""): (counts_RG @ top) / (counts_RG @ below) for metric, (top, below) in self._sums.items()
+            }
         for metric in RATES:
             value_RL = found[metric]
-            defined_R = (~np.isnan(value_RL)).sum(axis=1)
-            total_R = np.nansum(value_RL, axis=1)
-            out[metric, MEAN] = np.where(defined_R > 0, total_R / np.maximum(defined_R, 1), np.nan)
+            out[metric, MEAN] = _weighted(value_RL, np.ones_like(value_RL))
             out |= {(metric, label): value_RL[:, i] for i, label in enumerate(self.table.labels)}
-        with np.errstate(invalid="ignore", divide="ignore"):
-            out |= {
-                (metric, ""): (top @ counts_GR) / (below @ counts_GR) for metric, (top, below) in self._sums.items()
-            }
+        if width > 1:
+            pooled = rates(*(kind.sum(axis=1) for kind in (tp, fp, fn, tn)))
+            out |= {(metric, MICRO): value_R for metric, value_R in pooled.items()}
+            for metric in POOLED:
+                out[metric, WEIGHTED] = _weighted(found[metric], tp + fn)
         return out
 
 
+def _weighted(value_RL: Array, weight_RL: Array) -> Array:
+    """Weighted mean over the defined labels [R]; NaN where none is defined and weighs."""
+    weight_RL = np.where(np.isnan(value_RL), 0.0, weight_RL)
+    total_R = weight_RL.sum(axis=1)
+    sum_R = (np.nan_to_num(value_RL) * weight_RL).sum(axis=1)
+    return np.where(total_R > 0, sum_R / np.where(total_R > 0, total_R, 1.0), np.nan)
+
+
 def bootstrap(
-    tables: dict[str, Table], group_N: npt.NDArray[np.int64], *, resamples: int, rng: np.random.Generator
+    tables: Mapping[str, Table], group_N: npt.NDArray[np.int64], *, resamples: int, rng: np.random.Generator
 ) -> dict[str, Samples]:
     """Every metric of each table in `resamples` draws of the groups with replacement: name -> (metric, label) -> [R].
 
     The tables share their rows (a model and its rivals) and every draw, so that the difference of two tables' samples is
     the paired one. NaN where a resample leaves a metric undefined; "mean" is over the labels defined in that resample.
+    AUROC and average precision of all cells pooled (`micro`) are left out: they would take as long as all labels together.
     Groups are drawn whole (Field and Welsh 2007, doi:10.1111/j.1467-9868.2007.00593.x): images of one patient are not
     independent. Equal generators give equal samples."""
     groups = int(group_N.max()) + 1 if len(group_N) else 0
+    if groups < 2 or not resamples:
+        return {name: {} for name in tables}
+    at_once = max(1, min(resamples, CHUNK_CELLS // groups))
+    return _judged(tables, group_N, groups, draws(groups, resamples, rng, at_once=at_once))
+
+
+def jackknife(tables: Mapping[str, Table], group_N: npt.NDArray[np.int64]) -> dict[str, Samples]:
+    """Every metric of each table with each group left out in turn: name -> (metric, label) -> [J], for `bca`.
+
+    With more than `MOST_JACKKNIFE` groups, so many blocks of them are left out instead: the acceleration that `bca` takes
+    from them estimates the same number (Efron and Tibshirani 1993, section 14.5; blocks as in Shao and Tu 1995, 2.3)."""
+    groups = int(group_N.max()) + 1 if len(group_N) else 0
     if groups < 2:
         return {name: {} for name in tables}
+    block_G = np.arange(groups) % min(groups, MOST_JACKKNIFE)
+    blocks = int(block_G.max()) + 1
+    at_once = max(1, CHUNK_CELLS // groups)
+    left_out = (
+        (block_G[None] != np.arange(at, min(blocks, at + at_once))[:, None]).astype(np.float64)
+        for at in range(0, blocks, at_once)
+    )
+    return _judged(tables, group_N, groups, left_out)
+
+
+def _judged(
+    tables: Mapping[str, Table], group_N: npt.NDArray[np.int64], groups: int, chunks: Iterable[Array]
+) -> dict[str, Samples]:
     judges = {name: _Judge(table, group_N, groups) for name, table in tables.items()}
     held: dict[str, list[Samples]] = {name: [] for name in tables}
-    for counts_GR in draws(groups, resamples, rng, at_once=max(1, min(resamples, CHUNK_CELLS // len(group_N)))):
+    for counts_RG in chunks:
         for name, judge in judges.items():
-            held[name].append(judge(counts_GR))
-    return {
-        name: {key: np.concatenate([c[key] for c in chunks]) for key in chunks[0]} if chunks else {}
-        for name, chunks in held.items()
-    }
+            held[name].append(judge(counts_RG))
+    return {name: {key: np.concatenate([c[key] for c in some]) for key in some[0]} for name, some in held.items()}
 
 
 def percentile(sample_R: Array, level: float = 0.95) -> Interval | None:
@@ -122,3 +166,35 @@ def percentile(sample_R: Array, level: float = 0.95) -> Interval | None:
         return None
     low, high = np.quantile(defined_R, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high), len(defined_R))
+
+
+def bca(sample_R: Array, value: float, left_out_J: Array, level: float = 0.95) -> Interval | None:
+    """The bias-corrected and accelerated interval: bootstrap samples, the value itself, and its jackknife.
+
+    Efron 1987, doi:10.1080/01621459.1987.10478410. None where `percentile` gives none, where all samples lie on one side
+    of the value, or where the jackknife is undefined for a group."""
+    defined_R = sample_R[~np.isnan(sample_R)]
+    if percentile(sample_R, level) is None or np.isnan(left_out_J).any() or len(left_out_J) < 2:
+        return None
+    below = (np.mean(defined_R < value) + np.mean(defined_R <= value)) / 2
+    if not 0.0 < below < 1.0:
+        return None
+    bias = norm.ppf(below)
+    influence_J = left_out_J.mean() - left_out_J
+    spread = float((influence_J**2).sum())
+    if spread == 0.0:
+        return None
+    acceleration = float((influence_J**3).sum()) / (6 * spread**1.5)
+    z_2 = bias + norm.ppf([(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(defined_R, norm.cdf(bias + z_2 / (1 - acceleration * z_2)))
+    return Interval(float(low), float(high), len(defined_R))
+
+
+def p_value(difference_R: Array) -> float | None:
+    """Two-sided p of no difference, from paired bootstrap differences: the level at which the percentile interval
+    touches 0, (1 + fewer side) / (R + 1) twice (Davison and Hinkley 1997, section 4.4.1). None as for `percentile`."""
+    defined_R = difference_R[~np.isnan(difference_R)]
+    if percentile(difference_R) is None:
+        return None
+    side = min(int((defined_R <= 0).sum()), int((defined_R >= 0).sum()))
+    return min(1.0, 2 * (1 + side) / (len(defined_R) + 1))

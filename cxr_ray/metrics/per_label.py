@@ -4,11 +4,13 @@
 import numpy as np
 import numpy.typing as npt
 
-from cxr_ray.metrics.ranking import auroc, average_precision
-from cxr_ray.metrics.table import Table
-from cxr_ray.metrics.values import MEAN, RATES, Value
+from cxr_ray.metrics.ranking import ranked
+from cxr_ray.metrics.table import Bools, Floats, Table
+from cxr_ray.metrics.values import MEAN, MICRO, POOLED, RATES, WEIGHTED, Value
 
 Array = npt.NDArray[np.float64]
+BINS = 15
+"""Equal bins of probability that the calibration error is measured in: Guo et al. 2017, arXiv:1706.04599."""
 
 
 def cells(table: Table) -> npt.NDArray[np.bool_]:
@@ -18,26 +20,49 @@ def cells(table: Table) -> npt.NDArray[np.bool_]:
 
 
 def rates(tp: Array, fp: Array, fn: Array, tn: Array) -> dict[str, Array]:
-    """Recall, specificity, precision and F1 = 2TP / (2TP + FP + FN) of counts [..., L]; NaN where 0/0."""
+    """Recall, specificity, precision, negative predictive value and F1 = 2TP / (2TP + FP + FN) of counts; NaN where 0/0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
             "recall": tp / (tp + fn),
             "specificity": tn / (tn + fp),
             "precision": tp / (tp + fp),
+            "npv": tn / (tn + fn),
             "f1": 2 * tp / (2 * tp + fp + fn),
         }
 
 
+def bin_of(prob_N: Floats, bins: int = BINS) -> npt.NDArray[np.int64]:
+    """Number of the equal bin of [0, 1] that each probability lies in, 1 in the last."""
+    return np.minimum((prob_N * bins).astype(np.int64), bins - 1)
+
+
+def brier(true_N: Bools, prob_N: Floats) -> float:
+    """Mean squared distance of probability and truth (Brier 1950); NaN without rows."""
+    if not len(true_N):
+        return float("nan")
+    return float(np.square(prob_N.astype(np.float64) - true_N).mean())
+
+
+def calibration_error(true_N: Bools, prob_N: Floats) -> float:
+    """Expected calibration error: the mean over rows of |share of positives - mean probability| of the row's bin."""
+    if not len(true_N):
+        return float("nan")
+    gap = np.bincount(bin_of(prob_N), weights=prob_N.astype(np.float64) - true_N, minlength=BINS)
+    return float(np.abs(gap).sum() / len(true_N))
+
+
 def label_values(table: Table) -> list[Value]:
-    """Counts and every defined rate of each label; then the mean of each rate over the labels that define it."""
+    """Counts and every defined rate of each label; then their averages (see `values.AVERAGES`)."""
     tp, fp, fn, tn = cells(table).sum(axis=1).astype(np.float64)
     found = rates(tp, fp, fn, tn)
     positives, rows = (tp + fn).astype(int), table.known_NL.sum(axis=0)
-    found["auroc"], found["ap"] = np.full(len(tp), np.nan), np.full(len(tp), np.nan)
+    for metric in ("auroc", "ap", "brier", "ece"):
+        found[metric] = np.full(len(tp), np.nan)
     for i in range(len(table.labels)):
         known = table.known_NL[:, i]
         true, score = table.true_NL[known, i], table.prob_NL[known, i]
-        found["auroc"][i], found["ap"][i] = auroc(true, score), average_precision(true, score)
+        found["auroc"][i], found["ap"][i] = ranked(true, score)
+        found["brier"][i], found["ece"][i] = brier(true, score), calibration_error(true, score)
     out: list[Value] = []
     for i, label in enumerate(table.labels):
         counts = {"positives": tp[i] + fn[i], "predicted_positives": tp[i] + fp[i], "true_positives": tp[i]}
@@ -47,9 +72,28 @@ def label_values(table: Table) -> list[Value]:
             for m in RATES
             if not np.isnan(found[m][i])
         ]
+    return out + _averages(table, found, (tp, fp, fn, tn), positives)
+
+
+def _averages(
+    table: Table, found: dict[str, Array], counts: tuple[Array, Array, Array, Array], positives: npt.NDArray[np.int64]
+) -> list[Value]:
+    """`mean` of every rate; with several labels also `micro` and `weighted` of those that are pooled."""
     some = int(table.known_NL.any(axis=1).sum())
+    out: list[Value] = []
     for metric in RATES:
         defined = ~np.isnan(found[metric])
         if defined.any():
             out.append(Value(metric, MEAN, float(found[metric][defined].mean()), int(positives[defined].sum()), some))
+    if len(table.labels) == 1:
+        return out
+    pooled = {metric: float(value) for metric, value in rates(*(kind.sum() for kind in counts)).items()}
+    pooled["auroc"], pooled["ap"] = ranked(table.true_NL[table.known_NL], table.prob_NL[table.known_NL])
+    for metric in POOLED:
+        if not np.isnan(pooled[metric]):
+            out.append(Value(metric, MICRO, pooled[metric], int(positives.sum()), some))
+        defined = ~np.isnan(found[metric]) & (positives > 0)
+        if defined.any():
+            value = float(np.average(found[metric][defined], weights=positives[defined]))
+            out.append(Value(metric, WEIGHTED, value, int(positives[defined].sum()), some))
     return out

@@ -3,75 +3,96 @@
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cxr_ray.metrics.table import Bools, Floats
 
 Counts = npt.NDArray[np.float64]
+CHUNK_CELLS = 200_000  # rows x resamples at once: matrices that stay in the cache
 
 
-def auroc(true_N: Bools, score_N: Floats) -> float:
-    """Chance that a positive scores above a negative, ties one half; NaN unless both are there.
+def ranked(true_N: Bools, score_N: Floats) -> tuple[float, float]:
+    """(AUROC, average precision) of one label from one sort; NaN where undefined.
 
-    Hanley and McNeil 1982, doi:10.1148/radiology.143.1.7063747."""
+    AUROC: the chance that a positive scores above a negative, ties one half (Hanley and McNeil 1982,
+    doi:10.1148/radiology.143.1.7063747); needs both classes. Average precision: the sum over thresholds of (step of
+    recall) x precision, not interpolated; needs a positive (scikit-learn says 0.0 there, which would pull a mean down)."""
     positives = int(np.count_nonzero(true_N))
-    if positives in (0, len(true_N)):
-        return float("nan")
-    return float(roc_auc_score(true_N, score_N))
+    negatives = len(true_N) - positives
+    if not positives:
+        return float("nan"), float("nan")
+    tp_K, fp_K = at_each_score(true_N, score_N)[1:]
+    new_K, passed_K = np.diff(tp_K, prepend=0), np.diff(fp_K, prepend=0)
+    ap = float((new_K * (tp_K / (tp_K + fp_K))).sum() / positives)
+    if not negatives:
+        return float("nan"), ap
+    lost = float((new_K * (fp_K - 0.5 * passed_K)).sum())  # negatives above each positive, ties one half
+    return 1.0 - lost / (positives * negatives), ap
 
 
-def average_precision(true_N: Bools, score_N: Floats) -> float:
-    """Sum over thresholds of (step of recall) x precision, no interpolation; NaN without a positive.
-
-    scikit-learn says 0.0 there, which would pull a mean down for a label that could not be judged."""
-    if not true_N.any():
-        return float("nan")
-    return float(average_precision_score(true_N, score_N))
+def at_each_score(true_N: Bools, score_N: Floats) -> tuple[Floats, Counts, Counts]:
+    """Distinct scores falling [K], and the positives and the negatives at or above each [K], as floats."""
+    order = np.argsort(-score_N)  # rows of equal scores are summed: their order does not matter
+    score, true = score_N[order], true_N[order]
+    last = np.flatnonzero(np.r_[score[1:] != score[:-1], True]) if len(score) else np.zeros(0, np.int64)
+    tp_K = np.cumsum(true)[last].astype(np.float64)
+    return score[last], tp_K, last + 1.0 - tp_K
 
 
 class Resampled:
     """AUROC and average precision of one label under many weightings of its rows, from one sort.
 
-    Only the distinct scores that some positive has can change either number, so the rows are folded once into 2K + 1
-    runs (the rows between two such scores, and the rows at each); a sparse product then gives every run's weight in
-    every resample. Weights belong to groups of rows (a patient drawn twice counts twice)."""
+    Weights belong to groups of rows (a patient drawn twice counts twice). Only the distinct scores that some positive
+    has can change either number, so rows are summed in runs that end with such a score."""
 
-    def __init__(self, true_N: Bools, score_N: Floats, group_N: npt.NDArray[np.int64], groups: int) -> None:
+    def __init__(self, true_N: Bools, score_N: Floats, group_N: npt.NDArray[np.int64]) -> None:
         order = np.argsort(-score_N, kind="stable")
-        true, score, group = true_N[order], score_N[order], group_N[order]
-        starts = np.flatnonzero(np.r_[True, score[1:] != score[:-1]]) if len(score) else np.zeros(0, np.int64)
-        tie = np.cumsum(np.r_[False, score[1:] != score[:-1]]) if len(score) else np.zeros(0, np.int64)
-        holds = np.zeros(len(starts), dtype=bool)
-        holds[tie[true]] = True
-        rank = np.cumsum(holds)  # scores with a positive so far, this one included
-        run = np.where(holds, 2 * rank - 1, 2 * rank)[tie]
+        true, score = true_N[order], score_N[order]
+        self._group = group_N[order]
+        changes = score[1:] != score[:-1]
+        tie_N = np.cumsum(np.r_[False, changes][: len(score)])  # number of each row's distinct score
+        ends = np.flatnonzero(np.r_[changes, True][: len(score)])
+        self._positive = np.flatnonzero(true)
+        upto = np.searchsorted(self._positive, ends, side="right")  # positives at or above each distinct score
+        holds = np.diff(upto, prepend=0) > 0
         self.scores = int(holds.sum())
-        ones = np.ones(len(run))
-        self._all = sparse.csr_matrix((ones, (run, group)), shape=(2 * self.scores + 1, groups))
-        where = (run[true] // 2, group[true])
-        self._positive = sparse.csr_matrix((ones[: true.sum()], where), shape=(self.scores, groups))
+        self._last = upto[holds] - 1
+        self._starts = np.r_[0, ends[holds][:-1] + 1]
+        self._end = int(ends[holds][-1]) + 1 if self.scores else 0
+        self._tied = np.flatnonzero(~true & holds[tie_N]) if len(score) else ends  # negatives level with a positive
+        at_N = (np.cumsum(holds) - 1)[tie_N[self._tied]]
+        self._tied_starts = np.flatnonzero(np.diff(at_N, prepend=-1))
+        self._tied_at = at_N[self._tied_starts]
 
-    def __call__(self, counts_GR: Counts) -> tuple[Counts, Counts]:
-        """(auroc [R], ap [R]) where group g counts `counts_GR[g, r]` times; NaN where undefined."""
+    def __call__(self, counts_RG: Counts) -> tuple[Counts, Counts]:
+        """(auroc [R], ap [R]) where group g counts `counts_RG[r, g]` times, whole numbers; NaN where undefined."""
         if not self.scores:
-            undefined = np.full(counts_GR.shape[1], np.nan)
+            undefined = np.full(len(counts_RG), np.nan)
             return undefined, undefined.copy()
-        weight = self._all @ counts_GR
-        positive_KR = self._positive @ counts_GR
-        negative_KR = weight[1::2] - positive_KR
-        above_KR = weight[:-1:2].copy()  # negatives scored above: between the runs, and at the scores before
-        above_KR[1:] += negative_KR[:-1]
-        np.cumsum(above_KR, axis=0, out=above_KR)
-        taken_KR = np.cumsum(positive_KR, axis=0)
-        positives_R = taken_KR[-1]
-        negatives_R = above_KR[-1] + negative_KR[-1] + weight[-1]
+        at_once = max(1, CHUNK_CELLS // len(self._group))
+        pieces = [self._some(counts_RG[at : at + at_once]) for at in range(0, len(counts_RG), at_once)]
+        return np.concatenate([p[0] for p in pieces]), np.concatenate([p[1] for p in pieces])
+
+    def _some(self, counts_RG: Counts) -> tuple[Counts, Counts]:
+        # float32 holds whole numbers below 2^24 exactly, and half the memory is most of the time.
+        weight_RN = np.take(counts_RG.astype(np.float32), self._group, axis=1, mode="clip")
+        taken_RK = np.cumsum(np.take(weight_RN, self._positive, axis=1, mode="clip"), axis=1)
+        if self.scores < len(self._positive):
+            taken_RK = taken_RK[:, self._last]
+        # Summed by run first: a running sum of every row took twice the time.
+        all_RK = np.cumsum(np.add.reduceat(weight_RN[:, : self._end], self._starts, axis=1), axis=1)
+        positive_RK = np.diff(taken_RK, axis=1, prepend=np.float32(0.0))
+        positives_R = taken_RK[:, -1].astype(np.float64)
+        negatives_R = weight_RN.sum(axis=1) - positives_R
+        above_RK = all_RK - taken_RK  # negatives above, and those level, which count one half
+        if len(self._tied):
+            tied_RN = np.take(weight_RN, self._tied, axis=1, mode="clip")
+            above_RK[:, self._tied_at] -= 0.5 * np.add.reduceat(tied_RN, self._tied_starts, axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
-            lost_R = np.einsum("kr,kr->r", positive_KR, above_KR + 0.5 * negative_KR)
-            auroc_R = np.where(negatives_R > 0, 1.0 - lost_R / (positives_R * negatives_R), np.nan)
-            auroc_R[positives_R == 0] = np.nan
-            precision_KR = taken_KR / (taken_KR + above_KR + negative_KR)
-            precision_KR[positive_KR == 0] = 0.0  # 0/0 where nothing is drawn yet: such a step has no height
-            ap_R = np.einsum("kr,kr->r", positive_KR, precision_KR) / positives_R
+            precision_RK = np.divide(taken_RK, all_RK, dtype=np.float64)
+            precision_RK[all_RK == 0] = 0.0  # 0/0 where nothing is drawn yet: such a step has no height
+            ap_R = (positive_RK * precision_RK).sum(axis=1) / positives_R
+            lost_R = np.multiply(positive_RK, above_RK, dtype=np.float64).sum(axis=1)
+            auroc_R = 1.0 - lost_R / (positives_R * negatives_R)
+        auroc_R[(positives_R == 0) | (negatives_R == 0)] = np.nan
         ap_R[positives_R == 0] = np.nan
         return auroc_R, ap_R

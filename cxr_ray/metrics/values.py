@@ -6,19 +6,25 @@ from typing import NamedTuple
 from cxr_ray.errors import UserError, unknown
 
 COUNTS = ("positives", "predicted_positives", "true_positives")
-RATES = ("recall", "specificity", "precision", "f1", "auroc", "ap")
+RATES = ("recall", "specificity", "precision", "npv", "f1", "auroc", "ap", "brier", "ece")
+"""Metrics of one label; of Brier score and calibration error less is better."""
+POOLED = ("recall", "specificity", "precision", "npv", "f1", "auroc", "ap")
+"""Metrics that also have a micro and a weighted average."""
 LABEL_METRICS = (*COUNTS, *RATES)
+_SAMPLE = ("sample_recall", "sample_precision", "sample_f1", "finding_recall", "finding_precision", "finding_f1")
 WHOLE_METRICS: dict[str, tuple[str, ...]] = {
-    "multilabel": ("exact_match", "hamming", "sample_recall", "sample_precision", "sample_f1"),
-    "binary": ("accuracy", "exact_match", "hamming", "sample_recall", "sample_precision", "sample_f1"),
-    "multiclass": ("accuracy",),
+    "multilabel": ("exact_match", "hamming", *_SAMPLE),
+    "binary": ("accuracy", "exact_match", "hamming", *_SAMPLE),
+    "multiclass": ("accuracy", "top2", "top3", "top5"),
 }
-MEAN = "mean"
+MEAN, MICRO, WEIGHTED = "mean", "micro", "weighted"
+AVERAGES = (MEAN, MICRO, WEIGHTED)
+"""Over labels that define the metric, each alike (macro); over all cells pooled; over labels, each by its positives."""
 PARTS = ("train", "val", "test")
 
 
 class Value(NamedTuple):
-    """One defined number: a label's, the mean over labels (`label` "mean"), or the whole table's (`label` "")."""
+    """One defined number: a label's, the mean over labels (`label` "mean", "micro", "weighted"), or the whole table's (`label` "")."""
 
     metric: str
     label: str
@@ -26,7 +32,7 @@ class Value(NamedTuple):
     positives: int
     """Known positive cells behind the value."""
     rows: int
-    """Rows whose label is known; for "mean" and whole-table values, rows with any known cell."""
+    """Rows whose label is known; for averages and whole-table values, rows with any known cell."""
 
 
 def name(part: str, metric: str, label: str = "") -> str:
@@ -54,7 +60,7 @@ def parse(wanted: str, *, labels: Sequence[str], task: str) -> tuple[str, str, s
         return part, metric, ""
     if not chosen:
         raise UserError(f"{metric!r} is a metric of one label: say {part}/{metric}/mean or {part}/{metric}/{labels[0]}")
-    known = [*labels, *([] if metric in COUNTS else [MEAN])]
+    known = [*labels, *([] if metric in COUNTS else AVERAGES if metric in POOLED else [MEAN])]
     if chosen not in known:
         raise unknown("label", chosen, known, where=f" in the metric {wanted!r}")
     return part, metric, chosen

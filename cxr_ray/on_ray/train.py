@@ -43,6 +43,7 @@ def train(config: cfg.Config, *, address: str | None = None, say: Callable[[str]
         about={
             "labels": list(plan.labels),
             "task": plan.task,
+            "groups": plan.groups,
             "warnings": list(plan.warnings),
             "dropped": plan.dropped,
         },
@@ -108,8 +109,8 @@ def prepare(config: cfg.Config) -> tuple[shards.Store, plans.Plan, cfg.Config]:
     from cxr_ray import losses, metrics, models
 
     metrics.parse(config.train.monitor, labels=plan.labels, task=plan.task)
-    limits = label_space.spread(config.report.thresholds, plan.labels, plan.groups, where="report.thresholds")
-    metrics.thresholds(limits, plan.labels)
+    limits = metrics.operating.spread(config.report.thresholds, plan.labels, plan.groups)
+    metrics.operating.parse(limits, plan.labels, task=plan.task)
     losses.build(config.loss, task=plan.task, weight_L=plan.pos_weight)
     size = config.data.image_size or store.size
     models.check_size(size, store.size)  # before the model is built: the image's size is what the user chose

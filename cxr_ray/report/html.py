@@ -2,35 +2,50 @@
 # N rows, L labels
 
 import base64
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
 
 from cxr_ray.durable import write_whole
-from cxr_ray.metrics import MEAN
-from cxr_ray.report import plots
+from cxr_ray.metrics import AVERAGES, MEAN
+from cxr_ray.metrics.values import MICRO, WEIGHTED
+from cxr_ray.report import aspects, plots, sections
 from cxr_ray.runs import Run
 
+Images = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.uint8]]
 NAMES = {
     "accuracy": "Accuracy",
     "ap": "Average precision",
     "auroc": "ROC AUC",
+    "brier": "Brier score",
+    "ece": "Calibration error",
     "exact_match": "Exact match",
     "f1": "F1",
+    "finding_f1": "F1 of those with a finding",
+    "finding_precision": "Precision of those with a finding",
+    "finding_recall": "Recall of those with a finding",
     "hamming": "Hamming loss",
     "loss": "Loss",
+    "npv": "Negative predictive value",
     "precision": "Precision",
     "recall": "Recall",
     "sample_f1": "F1 of an image",
     "sample_precision": "Precision of an image",
     "sample_recall": "Recall of an image",
     "specificity": "Specificity",
+    "top2": "Among the top 2",
+    "top3": "Among the top 3",
+    "top5": "Among the top 5",
 }
-LABEL_COLUMNS = ("recall", "precision", "f1", "auroc", "ap")
+LABEL_COLUMNS = ("recall", "auroc", "precision", "f1", "ap")
+DETAIL_COLUMNS = ("specificity", "npv", "brier", "ece")
 HEADLINE = {
     "multilabel": (("recall", MEAN), ("auroc", MEAN), ("precision", MEAN), ("ap", MEAN)),
     "binary": (("accuracy", ""), ("recall", MEAN), ("auroc", MEAN), ("precision", MEAN)),
@@ -42,20 +57,109 @@ RIVAL_COLUMNS = {
     "multiclass": (("accuracy", ""), ("f1", MEAN), ("auroc", MEAN), ("ap", MEAN)),
 }
 PRIMARY = {"multilabel": ("auroc", MEAN), "binary": ("auroc", MEAN), "multiclass": ("f1", MEAN)}
-WHOLE = ("exact_match", "hamming", "sample_recall", "sample_precision", "sample_f1")
-EPOCHS = ("loss", "accuracy", "auroc", "ap", "recall", "precision", "f1", "exact_match", "hamming")
+SAMPLES = tuple(f"{over}_{m}" for over in ("sample", "finding") for m in ("recall", "precision", "f1"))
+WHOLE = {
+    "multilabel": ("exact_match", "hamming", *SAMPLES),
+    "binary": (),
+    "multiclass": ("accuracy", "top2", "top3", "top5"),
+}
+EPOCHS = ("loss", "accuracy", "recall", "auroc", "precision", "f1", "ap", "exact_match", "hamming")
 RIVALS = {"thumbnail": "the 16 × 16 thumbnail", "border": "the thumbnail's border"}
 POLICIES = {"zeros": "read as negative", "ones": "read as positive", "ignore": "left out as unknown"}
 FEW = 10  # positives under which a label's figures are said to mean little
 
 
-def write(run: Run, part: str) -> Path:
+def write(
+    run: Run,
+    part: str,
+    *,
+    judged: dict[str, Any] | None = None,
+    predictions: pd.DataFrame | None = None,
+    path: Path | None = None,
+    images: Images | None = None,
+) -> Path:
     """Write `report.html` into the run's folder from its evaluation and predictions of `part`; gives its path.
 
-    One file: no network, no script, no picture, no patient. Equal runs give equal bytes. Raises `UserError` where the
-    part was not evaluated."""
-    judged, info, config = run.evaluation(part), run.info, run.config
+    What was just found and its predictions may be handed over, and another place for the page.
+
+    `images`, where given, gives the pictures of store rows: the worst misses and false alarms are then shown.
+
+    One file that loads nothing and names no patient; every figure lies beside it in `figures/` as PNG. Equal runs give equal
+    bytes. Raises `UserError` where the part was not evaluated."""
+    judged = run.evaluation(part) if judged is None else judged
+    predictions = run.predictions(part) if predictions is None else predictions
+    info, config = run.info, run.config
     values = {(v["metric"], v["label"]): v for v in judged["values"]}
+    figures: dict[str, Figure] = {}
+    parts = _parts(run, info)
+    if judged["confusion"]:
+        figures["confusion"] = plots.confusion(judged["confusion"], judged["classes"])
+    if any(p["labels"] for p in parts.values()):
+        figures["prevalence"] = plots.prevalence(parts, judged["labels"])
+    mended = None
+    if judged.get("calibration"):
+        prob_NL = predictions[[f"prob/{k}" for k in judged["labels"]]].to_numpy()
+        mended = aspects.after(judged["calibration"], prob_NL, judged["labels"])
+    curves = _curves(predictions, judged, values, mended, figures)
+    epochs = _epochs(run.metrics, info, config.train.select, judged["task"], figures)
+    path = path or run.path / "report.html"
+    recalls, at_recall = sections.at_recall_rows(judged)
+    page = (
+        _environment()
+        .get_template("template.html")
+        .render(
+            name=run.path.name,
+            part=part,
+            info=info,
+            config=config,
+            judged=judged,
+            labels=judged["labels"],
+            names=NAMES,
+            headline=[_cell(values, metric, label, judged["task"]) for metric, label in HEADLINE[judged["task"]]],
+            standing=_standing(part, judged, info, config.train.select),
+            table=_label_table(judged, values),
+            whole=[_cell(values, m, "", judged["task"]) for m in WHOLE[judged["task"]] if (m, "") in values],
+            details=_details(judged, values),
+            operating=sections.operating_rows(judged),
+            recalls=recalls,
+            at_recall=at_recall,
+            explorer=[] if judged["task"] == "multiclass" else sections.explorer(predictions, judged),
+            calibration=sections.calibration_rows(judged),
+            mended=mended and sections.METHODS[mended[0]],
+            groups=sections.group_sections(judged),
+            shortcuts=aspects.shortcut_words(judged.get("groups") or [], values),
+            pictures=sections.worst(predictions, judged["labels"], judged["thresholds"], images) if images else [],
+            mended_colour=plots.MENDED,
+            colour=plots.ACCENT,
+            cautions=_cautions(judged, info, part),
+            limits=sorted(set(judged["thresholds"].values())),
+            undefined=_undefined(judged["undefined"]),
+            rivals=_rivals(judged, values),
+            rival_columns=[_title(m, label, judged["task"]) for m, label in RIVAL_COLUMNS[judged["task"]]],
+            verdict=_verdict(judged),
+            confusion=figures.get("confusion"),
+            curves=curves,
+            epochs=epochs,
+            parts=parts,
+            prevalence=figures.get("prevalence"),
+            colours=plots.PART_COLOURS,
+            policies=POLICIES,
+            yaml=config.to_yaml(),
+            environment=run.environment,
+        )
+    )
+    write_whole(path, page)
+    _write_figures(path.with_name("figures" if path.name == "report.html" else f"figures-{path.stem}"), figures)
+    return path
+
+
+def write_comparison(found: dict[str, Any], path: Path) -> None:
+    """Write the page of a comparison (`compare.compare`): one file that loads nothing."""
+    page = _environment().get_template("comparison.html").render(found=found, names=NAMES)
+    write_whole(path, page)
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("cxr_ray.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -63,41 +167,19 @@ def write(run: Run, part: str) -> Path:
         "number": number,
         "interval": interval,
         "signed": signed,
-        "data": data_uri,
+        "figure": lambda figure: data_uri(plots.svg(figure)),
         "thousands": thousands,
     }
-    parts = _parts(run, info)
-    page = environment.get_template("template.html").render(
-        name=run.path.name,
-        part=part,
-        info=info,
-        config=config,
-        judged=judged,
-        labels=judged["labels"],
-        names=NAMES,
-        headline=[_cell(values, metric, label, judged["task"]) for metric, label in HEADLINE[judged["task"]]],
-        standing=_standing(part, judged, info, config.train.select),
-        table=_label_table(judged, values),
-        whole=[_cell(values, m, "", judged["task"]) for m in WHOLE] if judged["task"] == "multilabel" else [],
-        cautions=_cautions(judged, info, part),
-        limits=sorted(set(judged["thresholds"].values())),
-        undefined=_undefined(judged["undefined"]),
-        rivals=_rivals(judged, values),
-        rival_columns=[_title(m, label, judged["task"]) for m, label in RIVAL_COLUMNS[judged["task"]]],
-        verdict=_verdict(judged),
-        confusion=plots.confusion(judged["confusion"], judged["classes"]) if judged["confusion"] else None,
-        curves=_curves(run.predictions(part), judged, values),
-        epochs=_epochs(run.metrics, info, config.train.select, judged["task"]),
-        parts=parts,
-        prevalence=plots.prevalence(parts, judged["labels"]) if any(p["labels"] for p in parts.values()) else None,
-        colours=plots.PART_COLOURS,
-        policies=POLICIES,
-        yaml=config.to_yaml(),
-        environment=run.environment,
-    )
-    path = run.path / "report.html"
-    write_whole(path, page)
-    return path
+    return environment
+
+
+def _write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
+    """Every figure as PNG; those of an earlier report go."""
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+    for name, figure in figures.items():
+        (folder / f"{re.sub(r'[^A-Za-z0-9_-]+', '_', name)}.png").write_bytes(plots.png(figure))
 
 
 def number(value: float | None) -> str:
@@ -144,6 +226,11 @@ def _cell(values: dict[tuple[str, str], dict[str, Any]], metric: str, label: str
 def _standing(part: str, judged: dict[str, Any], info: dict[str, Any], select: str) -> str:
     people = f" of {thousands(judged['patients'])} patients" if judged["patients"] else ""
     on = f"{thousands(judged['rows'])} images{people}"
+    if judged.get("external"):
+        return (
+            f"Judged on other data: the store {judged['external']['store']} of {judged['external']['source']}, {on}. "
+            "Thresholds and calibration are from the run's own val."
+        )
     if part == "test":
         looks = info["test_looks"]
         times = "once" if looks == 1 else f"{looks} times"
@@ -155,15 +242,41 @@ def _standing(part: str, judged: dict[str, Any], info: dict[str, Any], select: s
     return f"Judged on val, {on}. Val is the part that chose the epoch, so these figures flatter the model; they are not a test."
 
 
+AVERAGED = {
+    MEAN: "Mean",
+    MICRO: "Micro (all cells together)",
+    WEIGHTED: "Weighted by positives",
+}
+
+
+def _details(judged: dict[str, Any], values: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
+    """The second table: misses and false alarms of each label, and the metrics that the first leaves out."""
+    out: list[dict[str, Any]] = []
+    for label in judged["labels"]:
+        if ("positives", label) not in values:
+            continue
+        positives, said, hit = (
+            values[m, label]["value"] for m in ("positives", "predicted_positives", "true_positives")
+        )
+        cells = [values.get((m, label)) for m in DETAIL_COLUMNS]
+        delong = judged["delong"].get(label)
+        counts = [int(positives - hit), int(said - hit)]
+        out.append({"label": label, "counts": counts, "cells": cells, "delong": delong})
+    return out
+
+
 def _label_table(judged: dict[str, Any], values: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a label and, where there are several, the mean."""
+    """A row a label and, where there are several, their averages."""
     counts = ("positives", "predicted_positives", "true_positives")
     out: list[dict[str, Any]] = []
-    for label in [*judged["labels"], *([MEAN] if len(judged["labels"]) > 1 else [])]:
+    averages = [a for a in AVERAGES if len(judged["labels"]) > 1 and ("recall", a) in values]
+    for label in [*judged["labels"], *averages]:
         cells = [values.get((metric, label)) for metric in LABEL_COLUMNS]
         numbers = [int(values[m, label]["value"]) if (m, label) in values else None for m in counts]
         known = values["positives", label]["rows"] if ("positives", label) in values else None
-        out.append({"label": label, "counts": numbers, "cells": cells, "known": known, "mean": label == MEAN})
+        mean = label not in judged["labels"]
+        shown = AVERAGED[label] if mean else label
+        out.append({"label": shown, "counts": numbers, "cells": cells, "known": known, "mean": mean})
     return out
 
 
@@ -176,7 +289,7 @@ def _undefined(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def _cautions(judged: dict[str, Any], info: dict[str, Any], part: str) -> list[str]:
-    out = [*info["store"].get("notes", [])]
+    out = [*info["store"].get("notes", []), *(judged.get("external") or {}).get("notes", [])]
     few = [
         (v["label"], v["positives"]) for v in judged["values"] if v["metric"] == "positives" and v["positives"] < FEW
     ]
@@ -246,43 +359,47 @@ def _verdict(judged: dict[str, Any]) -> list[str]:
 
 
 def _curves(
-    predictions: pd.DataFrame, judged: dict[str, Any], values: dict[tuple[str, str], dict[str, Any]]
+    predictions: pd.DataFrame,
+    judged: dict[str, Any],
+    values: dict[tuple[str, str], dict[str, Any]],
+    mended: "tuple[str, npt.NDArray[np.float64]] | None",
+    figures: dict[str, Figure],
 ) -> list[dict[str, Any]]:
     """ROC, precision-recall and reliability of each label that has both classes, the operating point marked."""
     out: list[dict[str, Any]] = []
-    for label in judged["labels"]:
+    for i, label in enumerate(judged["labels"]):
         truth_N = predictions[f"true/{label}"].to_numpy()
         known = ~np.isnan(truth_N)
         true_N, score_N = truth_N[known] == 1.0, predictions[f"prob/{label}"].to_numpy()[known].astype(np.float64)
         if not true_N.any() or true_N.all():
             continue
         at = {m: values[m, label]["value"] for m in ("recall", "specificity", "precision") if (m, label) in values}
-        out.append(
-            {
-                "label": label,
-                "about": f"{true_N.sum():,} of {len(true_N):,} positive",
-                "roc": plots.roc(true_N, score_N, (1 - at["specificity"], at["recall"])),
-                "pr": plots.precision_recall(
-                    true_N, score_N, (at["recall"], at["precision"]) if "precision" in at else None
-                ),
-                "reliability": plots.reliability(true_N, score_N),
-            }
-        )
+        point = (at["recall"], at["precision"]) if "precision" in at else None
+        drawn = {
+            "roc": plots.roc(true_N, score_N, (1 - at["specificity"], at["recall"])),
+            "pr": plots.precision_recall(true_N, score_N, point),
+            "reliability": plots.reliability(true_N, score_N, mended[1][known, i] if mended else None),
+        }
+        figures |= {f"{kind}-{label}": figure for kind, figure in drawn.items()}
+        out.append({"label": label, "about": f"{true_N.sum():,} of {len(true_N):,} positive", **drawn})
     return out
 
 
-def _epochs(metrics: pd.DataFrame, info: dict[str, Any], select: str, task: str) -> list[dict[str, str]]:
+def _epochs(
+    metrics: pd.DataFrame, info: dict[str, Any], select: str, task: str, figures: dict[str, Figure]
+) -> list[dict[str, Any]]:
     if not len(metrics) or metrics["epoch"].nunique() < 2:
         return []
     best = info.get("best") or {}
     chosen = int(metrics["epoch"].max()) if select == "last" else best.get("epoch")
-    out: list[dict[str, str]] = []
+    out: list[dict[str, Any]] = []
     for metric in EPOCHS:
         rows = metrics[(metrics["metric"] == metric) & metrics["part"].isin(["train", "val"])]
         label = MEAN if (rows["label"] == MEAN).any() and not (rows["label"] == "").any() else ""
         rows = rows[rows["label"] == label]
         if len(rows) and not (task == "binary" and metric in ("exact_match", "hamming")):
-            out.append({"name": _title(metric, label, task), "figure": plots.progress(rows, chosen=chosen)})
+            figures[f"epochs-{metric}"] = plots.progress(rows, chosen=chosen)
+            out.append({"name": _title(metric, label, task), "figure": figures[f"epochs-{metric}"]})
     return out
 
 

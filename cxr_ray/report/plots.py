@@ -1,4 +1,4 @@
-"""The figures of a report as SVG text. Drawn with matplotlib's objects: no pyplot, no state shared between figures."""
+"""The figures of a report, and each as SVG text or PNG. Drawn with matplotlib's objects: no pyplot, no state shared."""
 # N rows, L labels
 
 import io
@@ -16,9 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from cxr_ray.metrics.per_label import bin_of
+
 Array = npt.NDArray[Any]
 
 INK, QUIET, RULE, ACCENT = "#1d2733", "#6b7682", "#d5dae0", "#1f5f8b"
+MENDED = "#c07a2c"
 PART_COLOURS = {"train": "#9aa5b1", "val": "#c07a2c", "test": "#1f5f8b"}
 POINTS = 240  # of a curve as drawn; more cannot be told apart at this size
 BINS = 10
@@ -42,18 +45,18 @@ STYLE: Any = {
 
 
 @matplotlib.rc_context(STYLE)
-def roc(true_N: Array, score_N: Array, point: tuple[float, float] | None) -> str:
+def roc(true_N: Array, score_N: Array, point: tuple[float, float] | None) -> Figure:
     """ROC curve of one label, with the operating point (1 - specificity, recall) marked. Needs both classes."""
     away, recall, _ = roc_curve(true_N, score_N)
     figure, axes = _square("1 − specificity", "Recall")
     axes.plot([0, 1], [0, 1], color=RULE, linewidth=0.8, zorder=1)
     axes.plot(*_thin(away, recall), color=ACCENT, linewidth=1.4, zorder=2)
     _mark(axes, point)
-    return _svg(figure)
+    return figure
 
 
 @matplotlib.rc_context(STYLE)
-def precision_recall(true_N: Array, score_N: Array, point: tuple[float, float] | None) -> str:
+def precision_recall(true_N: Array, score_N: Array, point: tuple[float, float] | None) -> Figure:
     """Precision over recall of one label, with the operating point (recall, precision) and the prevalence marked."""
     precision, recall, _ = precision_recall_curve(true_N, score_N)
     figure, axes = _square("Recall", "Precision")
@@ -62,27 +65,32 @@ def precision_recall(true_N: Array, score_N: Array, point: tuple[float, float] |
     x, y = _thin(recall[-2::-1], precision[-2::-1])
     axes.plot(x, y, color=ACCENT, linewidth=1.4, zorder=2, drawstyle="steps-pre")
     _mark(axes, point)
-    return _svg(figure)
+    return figure
 
 
 @matplotlib.rc_context(STYLE)
-def reliability(true_N: Array, score_N: Array) -> str:
-    """Share of positives over the mean probability, in ten equal bins of probability; a dot's area goes with its rows."""
-    bin_N = np.minimum((score_N * BINS).astype(int), BINS - 1)
-    rows = np.bincount(bin_N, minlength=BINS)
-    held = rows > 0
-    said = np.bincount(bin_N, weights=score_N, minlength=BINS)[held] / rows[held]
-    seen = np.bincount(bin_N, weights=true_N, minlength=BINS)[held] / rows[held]
+def reliability(true_N: Array, score_N: Array, mended_N: Array | None = None) -> Figure:
+    """Share of positives over the mean probability, in ten equal bins of probability; a dot's area goes with its rows.
+
+    `mended_N`, the same rows' probabilities after calibration, are drawn beside them in another colour."""
     figure, axes = _square("Mean probability", "Share positive")
     axes.plot([0, 1], [0, 1], color=RULE, linewidth=0.8, zorder=1)
-    axes.plot(said, seen, color=ACCENT, linewidth=0.7, alpha=0.6, zorder=2)
-    sizes = 6 + 60 * rows[held] / rows.max()
-    axes.scatter(said, seen, s=sizes, color=ACCENT, alpha=0.85, linewidths=0, zorder=3)
-    return _svg(figure)
+    for prob_N, colour in ((score_N, ACCENT), (mended_N, MENDED)):
+        if prob_N is None:
+            continue
+        bin_N = bin_of(prob_N, BINS)
+        rows = np.bincount(bin_N, minlength=BINS)
+        held = rows > 0
+        said = np.bincount(bin_N, weights=prob_N, minlength=BINS)[held] / rows[held]
+        seen = np.bincount(bin_N, weights=true_N, minlength=BINS)[held] / rows[held]
+        axes.plot(said, seen, color=colour, linewidth=0.7, alpha=0.6, zorder=2)
+        sizes = 6 + 60 * rows[held] / rows.max()
+        axes.scatter(said, seen, s=sizes, color=colour, alpha=0.85, linewidths=0, zorder=3)
+    return figure
 
 
 @matplotlib.rc_context(STYLE)
-def confusion(matrix_LL: Sequence[Sequence[int]], names: Sequence[str]) -> str:
+def confusion(matrix_LL: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
     """Heat map of a confusion matrix: shade by share of the true class (row), counts written in."""
     matrix = np.asarray(matrix_LL)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -109,11 +117,11 @@ def confusion(matrix_LL: Sequence[Sequence[int]], names: Sequence[str]) -> str:
     axes.set_ylabel("Truth")
     for spine in axes.spines.values():
         spine.set_visible(False)
-    return _svg(figure)
+    return figure
 
 
 @matplotlib.rc_context(STYLE)
-def progress(table: pd.DataFrame, *, chosen: int | None) -> str:
+def progress(table: pd.DataFrame, *, chosen: int | None) -> Figure:
     """One metric over the epochs, a line a part. `table`: epoch, part, value; `chosen` is the epoch kept, marked."""
     figure, axes = _axes((2.5, 1.75), (0.16, 0.2, 0.8, 0.74))
     for part in ("train", "val"):
@@ -129,11 +137,11 @@ def progress(table: pd.DataFrame, *, chosen: int | None) -> str:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.margins(x=0.04, y=0.12)
-    return _svg(figure)
+    return figure
 
 
 @matplotlib.rc_context(STYLE)
-def prevalence(parts: Mapping[str, Mapping[str, Any]], labels: Sequence[str]) -> str:
+def prevalence(parts: Mapping[str, Mapping[str, Any]], labels: Sequence[str]) -> Figure:
     """Share of positives of every label in every part (see `metrics.prevalence`), a dot a part."""
     height = 0.24 * len(labels) + 0.55
     longest = min(max(len(n) for n in labels), 30) * 0.066 + 0.15
@@ -156,24 +164,26 @@ def prevalence(parts: Mapping[str, Mapping[str, Any]], labels: Sequence[str]) ->
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    return _svg(figure)
+    return figure
 
 
-def png(figure: Figure, *, dpi: int = 200) -> bytes:
-    """The figure as PNG; no date, the same bytes for the same figure."""
-    FigureCanvasAgg(figure)
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
-    return out.getvalue()
-
-
-def _svg(figure: Figure) -> str:
+@matplotlib.rc_context(STYLE)
+def svg(figure: Figure) -> str:
     """The figure as SVG from `<svg` on: no prologue, no date, the same text for the same figure."""
     FigureCanvasSVG(figure)
     out = io.StringIO()
     figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     return text[text.index("<svg") :]
+
+
+@matplotlib.rc_context(STYLE)
+def png(figure: Figure) -> bytes:
+    """The figure as PNG on white, 200 dots an inch, for a slide or a paper: no date, the same bytes for the same figure."""
+    FigureCanvasAgg(figure)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=200, facecolor="white", metadata={"Software": None})
+    return out.getvalue()
 
 
 def _axes(size: tuple[float, float], box: tuple[float, float, float, float]) -> tuple[Figure, Axes]:

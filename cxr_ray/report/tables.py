@@ -11,17 +11,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cxr_ray import metrics
 from cxr_ray.errors import UserError
-from cxr_ray.metrics import MEAN, RATES, WHOLE_METRICS, Value, confusion, judge
+from cxr_ray.metrics import AVERAGES, MEAN, RATES, WHOLE_METRICS, Value, confusion, delong, judge, operating
 from cxr_ray.metrics import intervals as chance
-from cxr_ray.metrics.intervals import Samples, percentile, wilson
+from cxr_ray.metrics.intervals import Samples, bca, percentile, wilson
 from cxr_ray.metrics.table import Table, decide
 from cxr_ray.splits import groups_of
 
 LEVEL = 0.95
 # Shares of a count: at 0 or 1 every resample agrees and the bootstrap has nothing to say, but Wilson has.
 SHARES = ("recall", "specificity", "precision", "accuracy", "exact_match")
+AT_RECALL = (0.8, 0.9, 0.95)
 COMPARED = {
     "multilabel": ("auroc", "ap", "f1"),
     "binary": ("accuracy", "auroc", "ap", "f1"),
@@ -33,44 +33,50 @@ def evaluation(
     predictions: pd.DataFrame,
     labels: Sequence[str],
     task: str,
-    thresholds: float | Mapping[str, float],
+    thresholds: operating.Rule,
     *,
     rivals: Mapping[str, npt.NDArray[np.floating[Any]]],
     bootstrap: int,
     interval_by: str,
     seed: int,
+    val: pd.DataFrame | None = None,
+    assurance: float | None = None,
+    method: str = "percentile",
 ) -> dict[str, Any]:
     """Judge a predictions table (`true/LABEL`, `prob/LABEL`, `patient`) and its rivals' probabilities [N, L]; JSON-able.
 
-    `thresholds` is one number or one a label; `bootstrap` the number of resamples, 0 gives no intervals; `interval_by`
-    patient or image (where no patient is known, images are resampled, and `interval.by` says so). Keys of the result:
+    `thresholds` is one number, one a label, or a rule (see `metrics.operating`) that chooses them on `val`, another table of
+    the same columns, with `assurance`; `bootstrap` the number of resamples, 0 gives no intervals; `interval_by` patient or
+    image (where no patient is known, images are resampled, and `interval.by` says so); `method` percentile or bca, percentile
+    standing in where bca is undefined. Rivals are judged at given thresholds, at 0.5 where a rule chose for the model. Keys:
 
     - `values`: rows of metric, label, value, positives, rows, and low, high, method, defined where there is an interval;
     - `rivals`: the same rows of each rival; `differences`: model minus rival with the paired interval, means over the
       labels that both define;
     - `undefined`: metric, label, reason; `confusion`: truth down, decision across, with `classes`; `accuracy_wilson`;
+    - `operating`: the rule, what it chose each label and what that costs on val and here; `at_recall`: the same for recalls
+      of at least `AT_RECALL`; `delong`: DeLong's interval of each AUROC, a cross-check;
     - `task`, `labels`, `thresholds`, `rows`, `patients`, `interval`.
 
     Raises `UserError` for a missing column, duplicate rows, or probabilities outside [0, 1]."""
-    truth_NL, prob_NL = _columns(predictions, labels, "true"), _columns(predictions, labels, "prob")
+    truth_NL, prob_NL = columns_of(predictions, labels, "true"), columns_of(predictions, labels, "prob")
     if "row" in predictions and predictions["row"].duplicated().any():
         raise UserError("the predictions hold a row twice; `cxr-ray evaluate` writes them anew")
-    limits_L = metrics.thresholds(thresholds, labels)
     patient = predictions["patient"]
-    by = "patient" if interval_by == "patient" and patient.notna().any() else "image"
-    group_N = groups_of(patient if by == "patient" else None, len(predictions))
-    tables = {
-        name: decide(truth_NL, prob, labels=labels, task=task, thresholds_L=limits_L)
-        for name, prob in {"": prob_NL, **rivals}.items()
+    by, group_N = resampled_by(patient, interval_by)
+    points = choose(thresholds, labels, task, val, interval_by=interval_by, assurance=assurance, rows=len(predictions))
+    limits_L = operating.limits(points)
+    chosen = operating.hangs_on_rows(thresholds, labels)
+    tables, values = {}, {}
+    for name, prob in {"": prob_NL, **rivals}.items():
+        at_L = np.full(len(labels), operating.FIXED) if name and chosen else limits_L
+        tables[name] = decide(truth_NL, prob, labels=labels, task=task, thresholds_L=at_L)
+        values[name] = judge(truth_NL, prob, labels=labels, task=task, thresholds_L=at_L)
+    samples = chance.bootstrap(tables, group_N, resamples=bootstrap, rng=np.random.default_rng(seed))
+    left_out = chance.jackknife(tables, group_N) if bootstrap and method == "bca" else {name: {} for name in tables}
+    judged = {
+        name: [_row(v, tables[name], group_N, samples[name], left_out[name]) for v in values[name]] for name in tables
     }
-    values = {
-        name: judge(truth_NL, prob, labels=labels, task=task, thresholds_L=limits_L)
-        for name, prob in {"": prob_NL, **rivals}.items()
-    }
-    samples: dict[str, Samples] = {name: {} for name in tables}
-    if bootstrap:
-        samples = chance.bootstrap(tables, group_N, resamples=bootstrap, rng=np.random.default_rng(seed))
-    judged = {name: [_row(v, tables[name], group_N, samples[name]) for v in values[name]] for name in tables}
     out: dict[str, Any] = {
         "task": task,
         "labels": list(labels),
@@ -82,12 +88,23 @@ def evaluation(
             "asked": interval_by,
             "groups": len(np.unique(group_N)),
             "resamples": bootstrap,
+            "method": method,
             "level": LEVEL,
         },
         "values": judged.pop(""),
         "rivals": judged,
         "differences": {name: _differences(values, samples, name, labels, task) for name in rivals},
         "undefined": _undefined(tables[""], values[""]),
+        "operating": {
+            "rule": operating.words(thresholds),
+            "given": thresholds if isinstance(thresholds, (str, int, float)) else dict(thresholds),
+            "chosen_on_rows": chosen,
+            "assurance": assurance if chosen else None,
+            "points": operating.plain(points),
+            "here": operating.plain(operating.applied(tables[""], points)),
+        },
+        "at_recall": _at_recall(tables[""], val, interval_by, assurance),
+        "delong": _delong(tables[""]),
         "confusion": None,
         "classes": None,
         "accuracy_wilson": None,
@@ -101,7 +118,80 @@ def evaluation(
     return out
 
 
-def _columns(predictions: pd.DataFrame, labels: Sequence[str], kind: str) -> npt.NDArray[Any]:
+def resampled_by(patient: "pd.Series[Any]", interval_by: str) -> tuple[str, npt.NDArray[np.int64]]:
+    """What is resampled, patient or image, and the number of each row's [N]."""
+    by = "patient" if interval_by == "patient" and patient.notna().any() else "image"
+    return by, groups_of(patient if by == "patient" else None, len(patient))
+
+
+def table_of(
+    predictions: pd.DataFrame, labels: Sequence[str], task: str, limits_L: npt.NDArray[np.float64] | None = None
+) -> Table:
+    """The checked table of a predictions table, decided at 0.5 where no thresholds [L] are given."""
+    truth_NL, prob_NL = columns_of(predictions, labels, "true"), columns_of(predictions, labels, "prob")
+    at_L = np.full(len(labels), operating.FIXED) if limits_L is None else limits_L
+    return decide(truth_NL, prob_NL, labels=labels, task=task, thresholds_L=at_L)
+
+
+def choose(
+    thresholds: operating.Rule,
+    labels: Sequence[str],
+    task: str,
+    val: pd.DataFrame | None,
+    *,
+    interval_by: str,
+    assurance: float | None,
+    rows: int,
+) -> dict[str, operating.Point]:
+    """The operating point of each label, chosen on (or, where it is given, measured on) `val`, for `rows` further rows.
+
+    Raises `UserError` where a rule has no rows to choose on."""
+    asked = operating.parse(thresholds, labels, task=task)
+    if val is None or not len(val):
+        if not isinstance(asked, np.ndarray):
+            raise UserError(
+                f"thresholds by rule ({operating.words(thresholds)}) are chosen on val, and this run has no val rows; "
+                "give numbers, such as Edema=0.2"
+            )
+        return {
+            label: operating.Point(float(at), f"given: {at:g}", True, 0, 0)
+            for label, at in zip(labels, asked, strict=True)
+        }
+    group_N = resampled_by(val["patient"], interval_by)[1]
+    return operating.choose(
+        thresholds, table_of(val, labels, task), group_N=group_N, assurance=assurance, future=rows / len(val)
+    )
+
+
+def _at_recall(
+    table: Table, val: pd.DataFrame | None, interval_by: str, assurance: float | None
+) -> list[dict[str, Any]]:
+    """For each label and recall of `AT_RECALL`: the threshold that val gives for it, and what that gives here."""
+    if table.task == "multiclass" or val is None or not len(val):
+        return []
+    out: list[dict[str, Any]] = []
+    for least in AT_RECALL:
+        points = choose(
+            {"recall": least}, table.labels, table.task, val,
+            interval_by=interval_by, assurance=assurance, rows=len(table.prob_NL),
+        )  # fmt: skip
+        here = operating.plain(operating.applied(table, points))
+        on_val = operating.plain(points)
+        out += [{"recall": least, "label": k, "val": on_val[k], "here": here[k]} for k in table.labels]
+    return out
+
+
+def _delong(table: Table) -> dict[str, list[float]]:
+    found = {}
+    for i, label in enumerate(table.labels):
+        known = table.known_NL[:, i]
+        between = delong.interval(table.true_NL[known, i], table.prob_NL[known, i], LEVEL)
+        if between is not None:
+            found[label] = list(between)
+    return found
+
+
+def columns_of(predictions: pd.DataFrame, labels: Sequence[str], kind: str) -> npt.NDArray[Any]:
     names = [f"{kind}/{label}" for label in labels]
     missing = [n for n in names if n not in predictions]
     if missing:
@@ -109,23 +199,28 @@ def _columns(predictions: pd.DataFrame, labels: Sequence[str], kind: str) -> npt
     return predictions[names].to_numpy()
 
 
-def _row(value: Value, table: Table, group_N: npt.NDArray[np.int64], samples: Samples) -> dict[str, Any]:
+def _row(
+    value: Value, table: Table, group_N: npt.NDArray[np.int64], samples: Samples, left_out: Samples
+) -> dict[str, Any]:
     row: dict[str, Any] = value._asdict()
     sample_R = samples.get((value.metric, value.label))
     if sample_R is None:  # a count, or no intervals asked for
         return row
-    if value.metric in SHARES and value.label != MEAN:
+    if value.metric in SHARES and value.label not in AVERAGES:
         groups = _groups_behind(value, table, group_N)
         alone = len(np.unique(group_N)) == len(group_N)
         if value.value in (0.0, 1.0) or (value.metric == "accuracy" and alone):
             low, high = wilson(round(value.value * groups), groups, LEVEL)
             return {**row, "low": low, "high": high, "method": "wilson", "defined": 0}
-    found = percentile(sample_R, LEVEL)
+    key = value.metric, value.label
+    found = bca(sample_R, value.value, left_out[key], LEVEL) if key in left_out else None
+    method = "bca" if found else "bootstrap"
+    found = found or percentile(sample_R, LEVEL)
     if found is None:
         return {**row, "no_interval": "undefined in over a tenth of the resamples: too few positives or negatives"}
     if found.low == found.high:
         return {**row, "no_interval": "every resample gives the same value"}
-    return {**row, **found._asdict(), "method": "bootstrap"}
+    return {**row, **found._asdict(), "method": method}
 
 
 def _groups_behind(value: Value, table: Table, group_N: npt.NDArray[np.int64]) -> int:
@@ -176,6 +271,8 @@ def _undefined(table: Table, values: Sequence[Value]) -> list[dict[str, str]]:
                 reason = "the truth of no row is known"
             elif metric == "precision":
                 reason = "nothing is called positive"
+            elif metric == "npv":
+                reason = "nothing is called negative"
             elif metric == "specificity" or (metric == "auroc" and true.any()):
                 reason = "no negatives"
             elif metric == "f1":

@@ -1,5 +1,6 @@
 """`cxr-ray evaluate`: a run's predictions judged label by label."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +12,10 @@ from cxr_ray.verbs.show import table
 
 app = App(name="evaluate", help_format="markdown")
 
-THRESHOLDS = "thresholds are one number, or LABEL=NUMBER for each label, such as --thresholds Edema=0.2"
+THRESHOLDS = (
+    "thresholds are one number, LABEL=NUMBER for each label, such as --thresholds Edema=0.2, "
+    "or a rule: youden, f1, recall=0.9, specificity=0.9"
+)
 
 
 @app.default
@@ -21,6 +25,10 @@ def evaluate(
     *,
     split: Literal["train", "val", "test"] | None = None,
     thresholds: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
+    by: Literal["image", "study"] = "image",
+    combine: Literal["max", "mean"] = "max",
+    data: Path | None = None,
+    mapping: Annotated[list[str] | None, Parameter(name="--map", consume_multiple=True, negative="")] = None,
 ) -> None:
     """Judge a run on its test part, label by label, and write its report.
 
@@ -33,15 +41,42 @@ def evaluate(
     split
         Part to judge; without it, test where there is one, else val.
     thresholds
-        Operating points: one number, or LABEL=NUMBER ...; changing them needs no training.
+        Operating points: one number, LABEL=NUMBER ..., or a rule that chooses them on val: youden, f1, recall=0.9,
+        specificity=0.9; changing them needs neither training nor predicting.
+    by
+        Judge each image for itself, or the images of a study together.
+    combine
+        How the probabilities of a study's images become one.
+    data
+        Another store to judge the run on (external validation); rows that the run has seen are left out, and said.
+    mapping
+        MODEL=DATA: which label of --data a label of the model is judged by, where their names differ.
     """
-    show(run, split=split, thresholds=read_thresholds(thresholds))
+    pairs = read_mapping(mapping)
+    if data is None and pairs:
+        raise UserError("--map says which label of --data is which; give --data SHARDS as well")
+    if data is not None and split is not None:
+        raise UserError("--data is judged whole; leave --split out")
+    show(run, split=split, thresholds=read_thresholds(thresholds), by=by, combine=combine, data=data, mapping=pairs)
 
 
-def read_thresholds(words: Sequence[str] | None) -> float | dict[str, float] | None:
-    """`["0.3"]` to 0.3, `["Edema=0.2", "Mass=0.4"]` to a mapping. Raises `UserError`."""
+def read_mapping(words: Sequence[str] | None) -> dict[str, str]:
+    """`["Edema=Pulmonary edema"]` to a mapping of the model's labels to the data's. Raises `UserError`."""
+    pairs = [word.partition("=") for word in words or ()]
+    for label, _, other in pairs:
+        if not label or not other:
+            raise UserError(
+                f"cannot read --map {label or other}; say MODEL=DATA, such as --map 'Edema=Pulmonary edema'"
+            )
+    return {label: other for label, _, other in pairs}
+
+
+def read_thresholds(words: Sequence[str] | None) -> float | str | dict[str, float] | None:
+    """`["0.3"]` to 0.3, `["Edema=0.2", "Mass=0.4"]` to a mapping, `["youden"]` to itself. Raises `UserError`."""
     if not words:
         return None
+    if len(words) == 1 and words[0] in ("youden", "f1"):
+        return words[0]
     try:
         if len(words) == 1 and "=" not in words[0]:
             values: float | dict[str, float] = float(words[0])
@@ -55,16 +90,59 @@ def read_thresholds(words: Sequence[str] | None) -> float | dict[str, float] | N
     return values
 
 
-def show(run: Path, *, split: str | None = None, thresholds: float | dict[str, float] | None = None) -> Any:
+def show(
+    run: Path,
+    *,
+    split: str | None = None,
+    thresholds: float | str | dict[str, float] | None = None,
+    by: Literal["image", "study"] = "image",
+    combine: Literal["max", "mean"] = "max",
+    data: Path | None = None,
+    mapping: dict[str, str] | None = None,
+) -> Any:
     """Judge, print the table and where the report is, and return the evaluation."""
     from cxr_ray import runs
 
     runs.load(run)  # a wrong path is told before torch is imported, which takes seconds
     from cxr_ray import evaluate as judging
 
-    judged = judging.evaluate(run, split=split, thresholds=thresholds)
+    if data is None:
+        judged = judging.evaluate(run, split=split, thresholds=thresholds, by=by, combine=combine)
+    else:
+        from cxr_ray import external
+
+        judged = external.evaluate(run, data, mapping=mapping, thresholds=thresholds, by=by, combine=combine)
     head, *rows = judged.table
-    table(head, rows, title=f"{judged.part} of {Path(judged.run.path).name}")
+    of = f"{judged.part} of {Path(judged.run.path).name}" + (f", by {judged.found['by']}" if by == "study" else "")
+    table(head, rows, title=of)
+    say_operating(judged.found)
     print(f"report: {Path(judged.report).resolve()}")
-    print("next: open the report in a browser; it is one file and needs no network")
+    print(f"next: open the report in a browser, or: cxr-ray show {shlex.quote(str(run))} --thresholds recall=0.9")
     return judged
+
+
+def say_operating(found: dict[str, Any]) -> None:
+    """What a rule chose, and what it costs; where recalls of 0.8, 0.9 and 0.95 lie."""
+    told = found["operating"]
+    if told["chosen_on_rows"]:
+        rows = [
+            [
+                label,
+                p["threshold"],
+                p.get("recall"),
+                told["here"][label].get("recall"),
+                p.get("margin_precision"),
+                p["chosen"],
+            ]
+            for label, p in told["points"].items()
+        ]
+        columns = ["label", "threshold", "recall on val", f"on {found['part']}", "margin costs in precision", "chosen"]
+        table(columns, rows, title=f"thresholds: {told['rule']}, chosen on val")
+    if found["at_recall"]:
+        rows = [
+            [f"{r['recall']:g}", r["label"], r["val"]["threshold"], r["here"].get("recall"), r["here"].get("precision"),
+             r["here"].get("alarms_per_100"), "" if r["val"]["met"] else r["val"]["chosen"].partition("; ")[2] or r["val"]["chosen"]]
+            for r in found["at_recall"]
+        ]  # fmt: skip
+        columns = ["recall wanted", "label", "threshold from val", "recall", "precision", "alarms per 100", "but"]
+        table(columns, rows, title=f"at a recall of at least ..., on {found['part']}")

@@ -1,0 +1,245 @@
+"""Runs beside each other: what differs in config and data, and label by label on the rows that all of them predicted."""
+# N rows, L labels
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from cxr_ray.errors import UserError
+from cxr_ray.metrics import MEAN, delong, judge, operating
+from cxr_ray.metrics.intervals import bootstrap, p_value, percentile
+from cxr_ray.metrics.table import Table
+from cxr_ray.report.tables import choose, columns_of, resampled_by, table_of
+from cxr_ray.runs import Run, differences
+
+SHOWN = ("recall", "auroc", "precision", "f1", "ap")
+
+
+def compare(
+    runs: Sequence[Run],
+    *,
+    split: str | None = None,
+    thresholds: operating.Rule | None = None,
+    resamples: int | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Runs on the rows that all of them predicted (test where all have it, else val), ready for JSON:
+
+    - `runs`: each one's name, values with intervals, thresholds; `config`, `data`: what differs from the first;
+    - `pairs`: of every two runs and each of `SHOWN`, by label and as mean, the second less the first with the paired
+      interval (one set of patient resamples) and its p; of AUROCs also DeLong's p, which takes images as independent;
+    - `seeds`: where the runs differ in their seed alone, the mean and the deviation between them;
+    - `notes`: what kept rows, labels or truth from being compared.
+
+    Raises `UserError` where runs share no labels, part or rows, or are of different tasks."""
+    if len(runs) < 2:
+        raise UserError("give two runs or more to compare")
+    names = _names(runs)
+    tasks = {run.info["task"] for run in runs}
+    if len(tasks) > 1:
+        raise UserError(f"these runs cannot be compared: their tasks differ ({', '.join(sorted(tasks))})")
+    notes: list[str] = []
+    labels = _labels(runs, names, notes)
+    task = tasks.pop()
+    part = split or next((p for p in ("test", "val") if all(_has(run, p) for run in runs)), None)
+    if part is None:
+        raise UserError("these runs share no part with predictions; `cxr-ray evaluate RUN` makes those of test")
+    frames = _aligned(runs, names, [run.predictions(part) for run in runs], part, labels, notes)
+    tables: dict[str, Table] = {}
+    points: dict[str, dict[str, operating.Point]] = {}
+    values: dict[str, Any] = {}
+    for name, run, frame in zip(names, runs, frames, strict=True):
+        report = run.config.report
+        rule = report.thresholds if thresholds is None else thresholds
+        if isinstance(rule, Mapping) and not operating.hangs_on_rows(rule, run.info["labels"]):
+            rule = {k: v for k, v in rule.items() if k in labels}
+        val = run.predictions("val") if _has(run, "val") else None
+        points[name] = choose(
+            rule, labels, task, val, interval_by=report.interval_by, assurance=report.assurance, rows=len(frame)
+        )
+        limits_L = operating.limits(points[name])
+        tables[name] = table_of(frame, labels, task, limits_L)
+        truth_NL, prob_NL = columns_of(frame, labels, "true"), columns_of(frame, labels, "prob")
+        values[name] = judge(truth_NL, prob_NL, labels=labels, task=task, thresholds_L=limits_L)
+    first = runs[0].config.report
+    by, group_N = resampled_by(frames[0]["patient"], first.interval_by)
+    drawn = first.bootstrap if resamples is None else resamples
+    samples = bootstrap(tables, group_N, resamples=drawn, rng=np.random.default_rng(seed))
+    told = []
+    for name, run in zip(names, runs, strict=True):
+        rows = []
+        for v in values[name]:
+            found = percentile(samples[name].get((v.metric, v.label), np.zeros(0)))
+            rows.append(v._asdict() | ({"low": found.low, "high": found.high} if found else {}))
+        told.append(
+            {"name": name, "values": rows, "thresholds": {k: p.threshold for k, p in points[name].items()},
+             "model": run.config.model.name, "rows": len(run.predictions(part))}
+        )  # fmt: skip
+    return {
+        "task": task, "labels": labels, "part": part, "rows": len(frames[0]), "runs": told,
+        "config": [{"run": n, "differs": _knobs(runs[0], r)} for n, r in zip(names[1:], runs[1:], strict=True)],
+        "data": [_data(n, r, runs[0]) for n, r in zip(names, runs, strict=True)],
+        "interval": {"by": by, "resamples": drawn, "groups": len(np.unique(group_N))},
+        "pairs": [_pair(a, b, tables, values, samples, labels) for a, b in combinations(names, 2)],
+        "seeds": _seeds(runs, names, values, labels),
+        "notes": notes,
+    }  # fmt: skip
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """The folders' names, with their parent's where two are the same. Raises `UserError` for one run given twice."""
+    if len({run.path for run in runs}) < len(runs):
+        raise UserError("a run is given twice; it differs from itself by nothing")
+    names = [run.path.name for run in runs]
+    if len(set(names)) < len(names):
+        names = [f"{run.path.parent.name}/{run.path.name}" for run in runs]
+    return names if len(set(names)) == len(names) else [str(run.path) for run in runs]
+
+
+def _has(run: Run, part: str) -> bool:
+    return (run.path / "predictions" / f"{part}.parquet").exists()
+
+
+def _labels(runs: Sequence[Run], names: Sequence[str], notes: list[str]) -> list[str]:
+    each = [run.info["labels"] for run in runs]
+    common = [label for label in each[0] if all(label in other for other in each[1:])]
+    for name, labels in zip(names, each, strict=True):
+        only = [label for label in labels if label not in common]
+        if only:
+            notes.append(f"{name} alone, or not all, has {', '.join(only)}: not compared")
+    if not common:
+        each_said = "; ".join(f"{name}: {', '.join(held)}" for name, held in zip(names, each, strict=True))
+        raise UserError(f"these runs share no label ({each_said})")
+    if runs[0].info["task"] == "multiclass" and any(len(k) != len(common) for k in each):
+        raise UserError("these runs tell other classes apart, so their decisions cannot be compared")
+    return common
+
+
+def _aligned(
+    runs: Sequence[Run],
+    names: Sequence[str],
+    frames: list[pd.DataFrame],
+    part: str,
+    labels: Sequence[str],
+    notes: list[str],
+) -> list[pd.DataFrame]:
+    """The common rows of every run, in one order, with one truth: by store row in one store, else by line of the dataset."""
+    stores = {run.info["store"]["fingerprint"] for run in runs}
+    key = "row"
+    if len(stores) > 1:
+        sources = {run.info["store"]["source"] for run in runs}
+        if len(sources) > 1:
+            raise UserError(f"these runs have no rows in common: their data are {', '.join(sorted(sources))}")
+        key = "source_row"
+        notes.append(
+            "the runs were trained on different stores of one source: rows are matched by their line in its table"
+        )
+    for name, frame in zip(names, frames, strict=True):
+        if frame[key].duplicated().any():
+            raise UserError(f"the predictions of {name} hold a row twice; `cxr-ray evaluate` writes them anew")
+    common = frames[0][key][np.logical_and.reduce([frames[0][key].isin(f[key]) for f in frames])]
+    if not len(common):
+        raise UserError(
+            f"these runs have no rows of {part} in common; train them with the same data.split to compare them"
+        )
+    for name, frame in zip(names, frames, strict=True):
+        if len(frame) > len(common):
+            notes.append(
+                f"{name}: {len(frame) - len(common):,} of {len(frame):,} rows of {part} are in no other run's {part}: left out"
+            )
+    out = [frame.set_index(key, drop=False).loc[common].reset_index(drop=True) for frame in frames]
+    truth = [f"true/{k}" for k in labels]
+    same = np.logical_and.reduce(
+        [
+            (f[truth].to_numpy() == out[0][truth].to_numpy()) | (f[truth].isna() & out[0][truth].isna()).to_numpy()
+            for f in out
+        ]
+    )
+    if not same.all():
+        notes.append(
+            f"{(~same).sum():,} cells of the truth differ between the runs (data.eval_uncertain, data.blank): left out"
+        )
+        for frame in out:
+            frame[truth] = frame[truth].where(same)
+    return out
+
+
+def _knobs(first: Run, other: Run) -> list[str]:
+    skip = ("name: ", "output: ", "data.shards: ")
+    found = differences(first.config.model_dump(mode="json"), other.config.model_dump(mode="json"))
+    return [line.replace(": was ", ": ", 1).replace(", is ", " -> ", 1) for line in found if not line.startswith(skip)]
+
+
+def _data(name: str, run: Run, first: Run) -> dict[str, Any]:
+    plan = run.plan
+    rows = {part: int((plan["part"] == part).sum()) for part in ("train", "val", "test")}
+    shared = len(
+        plan.loc[plan["part"] == "train", "row"][lambda r: r.isin(first.plan.loc[first.plan["part"] == "train", "row"])]
+    )
+    one = run.info["store"]["fingerprint"] == first.info["store"]["fingerprint"]
+    return {"run": name, **rows, "store": run.info["store"]["fingerprint"][:12], "source": run.info["store"]["source"],
+            "train_shared": shared if one else None}  # fmt: skip
+
+
+def _pair(
+    a: str,
+    b: str,
+    tables: Mapping[str, Table],
+    values: Mapping[str, Any],
+    samples: Mapping[str, Any],
+    labels: Sequence[str],
+) -> dict[str, Any]:
+    """The second run less the first; the mean is over the labels that both define."""
+    one, two = ({(v.metric, v.label): v.value for v in values[name]} for name in (a, b))
+    rows: list[dict[str, Any]] = []
+    for metric in SHOWN:
+        both = [k for k in labels if (metric, k) in one and (metric, k) in two]
+        gaps: dict[str, npt.NDArray[np.float64]] = {}
+        for label in both:
+            if samples[a]:
+                gaps[label] = samples[b][metric, label] - samples[a][metric, label]
+        if len(both) > 1 and gaps:
+            stacked = np.stack(list(gaps.values()))
+            defined = (~np.isnan(stacked)).sum(axis=0)
+            gaps[MEAN] = np.where(defined > 0, np.nansum(stacked, axis=0) / np.maximum(defined, 1), np.nan)
+        for label in [*both, *([MEAN] if len(both) > 1 else [])]:
+            among = both if label == MEAN else [label]
+            row: dict[str, Any] = {"metric": metric, "label": label}
+            row["value"] = float(np.mean([two[metric, k] - one[metric, k] for k in among]))
+            if label in gaps and (found := percentile(gaps[label])) is not None:
+                row |= {"low": found.low, "high": found.high, "p": p_value(gaps[label])}
+            if metric == "auroc" and label != MEAN:
+                row |= _delong(tables[a], tables[b], labels.index(label))
+            rows.append(row)
+    return {"first": a, "second": b, "rows": rows}
+
+
+def _delong(one: Table, two: Table, i: int) -> dict[str, float]:
+    known = one.known_NL[:, i]
+    found = delong.compare(one.true_NL[known, i], np.stack([two.prob_NL[known, i], one.prob_NL[known, i]], axis=1))
+    return {} if found is None else {"delong_p": found.p}
+
+
+def _seeds(
+    runs: Sequence[Run], names: Sequence[str], values: Mapping[str, Any], labels: Sequence[str]
+) -> list[dict[str, Any]] | None:
+    """Mean and deviation (n - 1) between runs of one config and several seeds; None where more than the seed differs."""
+    if not all(line.startswith("seed: ") for run in runs[1:] for line in _knobs(runs[0], run)):
+        return None
+    out = []
+    for metric in SHOWN:
+        for label in [*labels, *([MEAN] if len(labels) > 1 else [])]:
+            held = [v.value for name in names for v in values[name] if (v.metric, v.label) == (metric, label)]
+            if len(held) == len(runs):
+                row = {
+                    "metric": metric,
+                    "label": label,
+                    "mean": float(np.mean(held)),
+                    "deviation": float(np.std(held, ddof=1)),
+                }
+                out.append({**row, "low": min(held), "high": max(held)})
+    return out

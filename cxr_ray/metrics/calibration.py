@@ -1,0 +1,175 @@
+"""Probabilities that mean what they say: fitted on one part, applied to another; and the shift that weights put in.
+
+A calibrator is plain JSON. Labels are calibrated one by one; classes share one temperature.
+"""
+# N rows, L labels
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, log_softmax, logit, softmax
+from scipy.stats import norm
+from sklearn.isotonic import IsotonicRegression
+
+from cxr_ray.metrics.table import Bools, Table
+
+Array = npt.NDArray[np.float64]
+Method = Literal["temperature", "platt", "isotonic"]
+
+METHODS: tuple[Method, ...] = ("temperature", "platt", "isotonic")
+NEEDS = {"temperature": 10, "platt": 20, "isotonic": 50}
+"""Rows of the rarer side that each needs: ten a parameter (Peduzzi 1996, doi:10.1016/S0895-4356(96)00236-3); isotonic
+regression overfits below some hundreds of rows (Niculescu-Mizil and Caruana 2005, doi:10.1145/1102351.1102430)."""
+EDGE = 1e-6  # probabilities are kept this far from 0 and 1 where their logit is taken
+STEPS = 50
+
+
+def shift(pos_weight_L: npt.ArrayLike, truth_NL: npt.ArrayLike, drawn_N: npt.ArrayLike) -> Array:
+    """How far training moved the log odds of each label [L]: by positivity weights, and by drawing some rows more often.
+
+    A loss that weighs positives w times is least where the odds are w times the true ones (Elkan 2001, theorem 2);
+    drawing rows more often moves the odds by (positives / negatives drawn) / (positives / negatives there) (King and Zeng
+    2001, doi:10.1093/oxfordjournals.pan.a004868, equation 7). The shift is the sum of both logarithms. The second is exact
+    where drawing hangs on the label alone; label vectors are drawn by all labels, so there it is the mean effect.
+    `truth_NL` and `drawn_N` are the train part's; a label that train shows on one side only is not moved."""
+    truth = np.asarray(truth_NL, dtype=np.float64)
+    drawn = np.asarray(drawn_N, dtype=np.float64)[:, None]
+    positive, negative = truth == 1.0, truth == 0.0
+    both = positive.any(axis=0) & negative.any(axis=0)
+    out = np.log(np.asarray(pos_weight_L, dtype=np.float64))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        out = out + np.log((drawn * positive).sum(axis=0) / (drawn * negative).sum(axis=0))
+        out = out - np.log(positive.sum(axis=0) / negative.sum(axis=0))
+    return np.where(both, out, 0.0)
+
+
+def unshift(prob_NL: npt.ArrayLike, shift_L: npt.ArrayLike) -> Array:
+    """Probabilities [N, L] with the log odds of each label moved back by `shift_L` [L]; 0 and 1 stay what they are."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(expit(logit(np.asarray(prob_NL, dtype=np.float64)) - np.asarray(shift_L)), dtype=np.float64)
+
+
+def fit(table: Table, method: Method) -> dict[str, Any]:
+    """A calibrator of a table's rows, as JSON: `{"method", "task", "labels": {label: parameters}, "too_few": {label: why}}`.
+
+    temperature: logits over t > 0, t by maximum likelihood (Guo et al. 2017, arXiv:1706.04599); platt: slope and intercept
+    of the logit (Platt 1999, with its targets (n1 + 1) / (n1 + 2) and 1 / (n0 + 2)); isotonic: the rising steps nearest
+    to the truth (Zadrozny and Elkan 2002). A label with fewer rows of either side than `NEEDS` is left as it is and
+    named. Classes take a temperature alone; other methods are a `ValueError`."""
+    out: dict[str, Any] = {"method": method, "task": table.task, "labels": {}, "too_few": {}}
+    if table.task == "multiclass":
+        if method != "temperature":
+            raise ValueError("classes share one temperature: platt and isotonic are of one label")
+        known = table.known_NL[:, 0]
+        if known.sum() < NEEDS[method] * len(table.labels):
+            out["too_few"] = dict.fromkeys(table.labels, f"{int(known.sum())} rows")
+        else:
+            t = _class_temperature(table.prob_NL[known].astype(np.float64), table.true_NL[known].argmax(axis=1))
+            out["labels"] = {label: {"temperature": t} for label in table.labels}
+        return out
+    for i, label in enumerate(table.labels):
+        known = table.known_NL[:, i]
+        true, prob = table.true_NL[known, i], table.prob_NL[known, i].astype(np.float64)
+        rarer = min(int(true.sum()), int((~true).sum()))
+        if rarer < NEEDS[method]:
+            out["too_few"][label] = (
+                f"{int(true.sum())} positives and {int((~true).sum())} negatives; {NEEDS[method]} needed"
+            )
+        elif method == "temperature":
+            out["labels"][label] = {"temperature": _temperature(true, prob)}
+        elif method == "platt":
+            n1, n0 = int(true.sum()), int((~true).sum())
+            target = np.where(true, (n1 + 1) / (n1 + 2), 1 / (n0 + 2))
+            beta, _ = _logistic(target, _logit(prob))
+            out["labels"][label] = {"intercept": float(beta[0]), "slope": float(beta[1])}
+        else:
+            steps = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(prob, true.astype(float))
+            out["labels"][label] = {"x": steps.X_thresholds_.tolist(), "y": steps.y_thresholds_.tolist()}
+    return out
+
+
+def apply(calibrator: dict[str, Any], prob_NL: npt.ArrayLike, labels: Sequence[str]) -> Array:
+    """Probabilities [N, L] through a calibrator; labels that it leaves as they are come back unchanged."""
+    prob = np.asarray(prob_NL, dtype=np.float64)
+    out = prob.copy()
+    if calibrator["task"] == "multiclass":
+        if calibrator["labels"]:
+            t = next(iter(calibrator["labels"].values()))["temperature"]
+            out = softmax(np.log(np.clip(prob, EDGE, 1.0)) / t, axis=1)
+        return out
+    for i, label in enumerate(labels):
+        how = calibrator["labels"].get(label)
+        if how is None:
+            continue
+        if "temperature" in how:
+            out[:, i] = expit(_logit(prob[:, i]) / how["temperature"])
+        elif "slope" in how:
+            out[:, i] = expit(how["intercept"] + how["slope"] * _logit(prob[:, i]))
+        else:
+            out[:, i] = np.interp(prob[:, i], how["x"], how["y"])
+    return out
+
+
+def slope(true_N: Bools, prob_N: npt.ArrayLike, level: float = 0.95) -> tuple[float, float, float] | None:
+    """(slope, low, high) of the logistic regression of the truth on the logit: 1 is calibrated, below 1 too sure.
+
+    Cox 1958, doi:10.1093/biomet/45.3-4.562; Wald interval, rows taken as independent. None with fewer than `NEEDS` of a
+    Platt fit on either side, or where the two sides can be parted."""
+    true = np.asarray(true_N, dtype=bool)
+    if min(int(true.sum()), int((~true).sum())) < NEEDS["platt"]:
+        return None
+    beta, spread = _logistic(true.astype(np.float64), _logit(np.asarray(prob_N, dtype=np.float64)))
+    half = float(norm.ppf((1 + level) / 2) * spread[1, 1] ** 0.5)
+    if not np.isfinite(half) or half > 100:
+        return None
+    return float(beta[1]), float(beta[1]) - half, float(beta[1]) + half
+
+
+def _logit(prob_N: Array) -> Array:
+    return np.asarray(logit(np.clip(prob_N, EDGE, 1 - EDGE)), dtype=np.float64)
+
+
+def _temperature(true_N: Bools, prob_N: Array) -> float:
+    signed = np.where(true_N, 1.0, -1.0) * _logit(prob_N)
+    return _least(lambda t: float(np.logaddexp(0.0, -signed / t).sum()))
+
+
+def _class_temperature(prob_NL: Array, class_N: npt.NDArray[np.int64]) -> float:
+    logits, rows = np.log(np.clip(prob_NL, EDGE, 1.0)), np.arange(len(class_N))
+    return _least(lambda t: float(-log_softmax(logits / t, axis=1)[rows, class_N].sum()))
+
+
+def _least(cost: Any) -> float:
+    """The temperature between 1/20 and 20 of the least cost, searched on a log scale."""
+    found = minimize_scalar(
+        lambda x: cost(float(np.exp(x))), bounds=(-np.log(20), np.log(20)), method="bounded", options={"xatol": 1e-8}
+    )
+    return float(np.exp(found.x))
+
+
+def _logistic(target_N: Array, x_N: Array) -> tuple[Array, Array]:
+    """Unpenalised logistic regression of targets in [0, 1] on one variable: ([intercept, slope], covariance [2, 2]).
+
+    Newton's steps, halved where the likelihood would fall."""
+    design = np.stack([np.ones_like(x_N), x_N], axis=1)
+
+    def likelihood(beta: Array) -> float:
+        eta = design @ beta
+        return float((target_N * eta - np.logaddexp(0.0, eta)).sum())
+
+    beta, best = np.zeros(2), likelihood(np.zeros(2))
+    information = np.eye(2)
+    for _ in range(STEPS):
+        p = expit(design @ beta)
+        information = design.T @ (design * (p * (1 - p))[:, None])
+        step = np.linalg.lstsq(information, design.T @ (target_N - p), rcond=None)[0]
+        while likelihood(beta + step) < best - 1e-12 and np.abs(step).max() > 1e-12:
+            step = step / 2
+        beta = beta + step
+        best = likelihood(beta)
+        if np.abs(step).max() < 1e-10:
+            break
+    return beta, np.linalg.pinv(information)

@@ -1,0 +1,50 @@
+"use strict";
+// Tables sort by a column when its head is clicked; the first click puts the largest on top, averages stay below.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const body = table.tBodies[0];
+  const value = (row, at) => parseFloat(row.cells[at].textContent.replace(/,/g, "").replace("−", "-"));
+  [...table.tHead.rows[0].cells].forEach((head, at) => {
+    head.classList.add("sorts");
+    head.tabIndex = 0;
+    const sort = () => {
+      const down = head.getAttribute("aria-sort") !== "descending";
+      for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      const rows = [...body.rows].filter((row) => !row.classList.contains("mean"));
+      rows.sort((a, b) => {
+        if (at === 0) return (down ? 1 : -1) * a.cells[0].textContent.localeCompare(b.cells[0].textContent);
+        const x = value(a, at), y = value(b, at);
+        if (isNaN(x) || isNaN(y)) return isNaN(x) - isNaN(y);
+        return down ? y - x : x - y;
+      });
+      body.prepend(...rows);
+    };
+    head.addEventListener("click", sort);
+    head.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(); });
+  });
+}
+// The threshold explorer: what a label's decision gives as the threshold moves.
+const explorer = document.getElementById("explorer");
+if (explorer) {
+  const labels = JSON.parse(document.getElementById("explorer-data").textContent);
+  const [pick, slide] = [explorer.querySelector("select"), explorer.querySelector("input")];
+  const say = (name, text) => { explorer.querySelector(`[data-say=${name}]`).textContent = text; };
+  const show = () => {
+    const one = labels[pick.value], k = Number(slide.value), called = one.tp[k] + one.fp[k];
+    say("threshold", one.threshold[k]);
+    say("recall", (one.tp[k] / one.positives).toFixed(3));
+    say("precision", (one.tp[k] / called).toFixed(3));
+    say("specificity", one.rows > one.positives ? (1 - one.fp[k] / (one.rows - one.positives)).toFixed(3) : "–");
+    say("alarms", (100 * called / one.rows).toFixed(1));
+    say("missed", `${one.positives - one.tp[k]} of ${one.positives}`);
+    slide.setAttribute("aria-valuetext", `threshold ${one.threshold[k]}`);
+  };
+  const choose = () => {
+    slide.max = labels[pick.value].threshold.length - 1;
+    slide.value = labels[pick.value].at;
+    show();
+  };
+  pick.addEventListener("change", choose);
+  slide.addEventListener("input", show);
+  choose();
+}

@@ -1,0 +1,44 @@
+"""`cxr-ray runs`: the runs in a folder, a line each."""
+
+import shlex
+from pathlib import Path
+
+from cyclopts import App
+
+from cxr_ray.errors import UserError
+from cxr_ray.verbs.show import table
+
+app = App(name="runs", help_format="markdown")
+
+
+@app.default
+def runs(folder: Path = Path("runs"), /) -> None:
+    """The runs in a folder, newest last: what was trained, how far, and what the kept model reaches.
+
+    Parameters
+    ----------
+    folder
+        Folder that runs are made in.
+    """
+    from cxr_ray import runs as held
+
+    found = held.listed(folder)
+    if not found:
+        raise UserError(f"no runs in {folder.resolve()}; `cxr-ray train` makes them, --output says where")
+    rows = []
+    for run in found:
+        info, config = run.info, run.config
+        part, value = run.headline()
+        best = info.get("best") or {}
+        rows.append(
+            [
+                run.path.name, info["status"], config.model.name, info["store"]["source"], len(info["labels"]), info.get("epochs", ""),
+                best.get("metric", ""), best.get("value") if best.get("value") is not None else "", part,
+                *(value.get(k, "") for k in ("recall", "auroc", "precision")), info.get("test_looks", 0),
+            ]
+        )  # fmt: skip
+    columns = ["run", "status", "model", "data", "labels", "epochs", "chosen by", "its value", "judged on"]
+    table([*columns, "recall", "auroc", "precision", "looks at test"], rows)
+    print(f"runs: {folder.resolve()}")
+    two = " ".join(shlex.quote(str(run.path)) for run in found[-2:])
+    print(f"next: cxr-ray {'compare' if len(found) > 1 else 'show'} {two}")

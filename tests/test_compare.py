@@ -1,0 +1,161 @@
+"""Runs compared: rows matched, differences and their intervals against the judge of each, what cannot be compared said."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxr_ray import runs
+from cxr_ray.compare import compare
+from cxr_ray.errors import UserError
+from cxr_ray.metrics import judge
+from cxr_ray.report import again, html
+from tests.test_report import MANY, make_run, predictions
+
+LABELS = MANY[:3]
+
+
+def made(folder: Path, name: str, *, skill: float = 2.0, labels: list[str] | None = None, **knobs: Any) -> runs.Run:
+    labels = labels or LABELS
+    knobs = {"report": {"bootstrap": 100}, **knobs}
+    run = make_run(folder / name, labels, "multilabel", rows=120, skill=skill, **knobs)
+    # make_run gives every part its own rows; val and test must lie apart, as a store's do.
+    val = predictions(labels, "multilabel", 120, skill, 2)
+    run.write_predictions("val", val.assign(row=val["row"] + 100_000))
+    return run
+
+
+def test_a_difference_is_that_of_the_two_judges(tmp_path: Path) -> None:
+    one, two = made(tmp_path, "one", skill=1.0), made(tmp_path, "two", skill=3.0)
+    found = compare([one, two])
+    assert found["part"] == "test" and found["rows"] == 120 and found["notes"] == []
+    values = []
+    for run in (one, two):
+        table = run.predictions("test")
+        truth, prob = (table[[f"{k}/{name}" for name in LABELS]].to_numpy() for k in ("true", "prob"))
+        judged = judge(truth, prob, labels=LABELS, task="multilabel", thresholds_L=[0.5] * 3)
+        values.append({(v.metric, v.label): v.value for v in judged})
+    (pair,) = found["pairs"]
+    assert (pair["first"], pair["second"]) == ("one", "two")
+    for row in pair["rows"]:
+        key = row["metric"], row["label"]
+        assert row["value"] == pytest.approx(values[1][key] - values[0][key], abs=1e-12), key
+        assert row["low"] <= row["value"] <= row["high"] and 0 < row["p"] <= 1
+    better = next(r for r in pair["rows"] if (r["metric"], r["label"]) == ("auroc", LABELS[0]))
+    assert better["low"] > 0 and better["p"] < 0.05 and better["delong_p"] < 0.05
+    assert found["seeds"] is not None  # nothing but their names differs
+    page = tmp_path / "compare.html"
+    html.write_comparison(found, page)
+    text = page.read_text()
+    assert "two less one" in text and "Not a medical device" in text and "secret" not in text
+
+
+def test_rows_that_not_all_have_are_left_out_and_truth_that_differs_too(tmp_path: Path) -> None:
+    one, two = made(tmp_path, "one"), made(tmp_path, "two")
+    table = two.predictions("test").iloc[::-1].iloc[20:].copy()  # another order, twenty rows less
+    table.iloc[0, table.columns.get_loc(f"true/{LABELS[0]}")] = np.nan
+    two.write_predictions("test", table)
+    found = compare([one, two])
+    assert found["rows"] == 100
+    assert any("one: 20 of 120 rows of test" in note for note in found["notes"])
+    assert any("1 cells of the truth differ" in note for note in found["notes"])
+    assert all(row["value"] == 0.0 for row in found["pairs"][0]["rows"])  # the same model on the same rows
+
+
+def test_what_differs_is_listed_and_seeds_are_summed_up(tmp_path: Path) -> None:
+    three = [made(tmp_path, f"s{k}", skill=2 + 0.1 * k, seed=k) for k in range(3)]
+    found = compare(three)
+    assert [c["differs"] for c in found["config"]] == [["seed: 0 -> 1"], ["seed: 0 -> 2"]]
+    row = next(r for r in found["seeds"] if (r["metric"], r["label"]) == ("auroc", "mean"))
+    held = [
+        v["value"] for run in found["runs"] for v in run["values"] if (v["metric"], v["label"]) == ("auroc", "mean")
+    ]
+    assert row["mean"] == pytest.approx(np.mean(held)) and row["deviation"] == pytest.approx(np.std(held, ddof=1))
+    other = made(tmp_path, "lr", optim={"lr": 0.5})
+    assert compare([three[0], other])["seeds"] is None
+    assert compare([three[0], other])["config"][0]["differs"] == ["optim.lr: 0.0001 -> 0.5"]
+
+
+def test_what_cannot_be_compared_is_one_line(tmp_path: Path) -> None:
+    one = made(tmp_path, "one")
+    with pytest.raises(UserError, match="given twice"):
+        compare([one, one])
+    with pytest.raises(UserError, match="two runs or more"):
+        compare([one])
+    with pytest.raises(UserError, match="share no label"):
+        compare([one, made(tmp_path, "others", labels=["Mass", "Nodule"])])
+    with pytest.raises(UserError, match="tasks differ"):
+        compare([one, make_run(tmp_path / "bin", ["Edema"], "binary", rows=30)])
+    apart = made(tmp_path, "apart")
+    apart.write_predictions("test", apart.predictions("test").assign(row=lambda t: t["row"] + 10_000))
+    with pytest.raises(UserError, match="no rows of test in common"):
+        compare([one, apart])
+    twice = made(tmp_path, "twice")
+    twice.write_predictions("test", pd.concat([twice.predictions("test")] * 2))
+    with pytest.raises(UserError, match="hold a row twice"):
+        compare([one, twice])
+    other = made(tmp_path, "other")
+    other.update(store={**other.info["store"], "fingerprint": "ff", "source": "nih"})
+    with pytest.raises(UserError, match="no rows in common: their data are chexpert, nih"):
+        compare([one, other])
+
+
+# A run drawn again.
+
+
+def test_other_labels_and_thresholds_are_the_judge_of_those_columns(tmp_path: Path) -> None:
+    run = made(tmp_path, "one")
+    chosen = LABELS[:2]
+    drawn = again.draw(run, "test", labels=chosen, thresholds={chosen[0]: 0.2})
+    table = run.predictions("test")
+    truth, prob = (table[[f"{k}/{name}" for name in chosen]].to_numpy() for k in ("true", "prob"))
+    assert drawn.values == judge(truth, prob, labels=chosen, task="multilabel", thresholds_L=[0.2, 0.5])
+    val = run.predictions("val")
+    by_rule = again.draw(run, "test", thresholds={"recall": 0.8})
+    at = by_rule.points[LABELS[0]].threshold
+    positives = val.loc[val[f"true/{LABELS[0]}"] == 1, f"prob/{LABELS[0]}"]
+    assert (positives >= at).mean() >= 0.8  # chosen on val, applied to test
+    with pytest.raises(UserError, match="has no predictions of train"):
+        again.draw(run, "train")
+
+
+def test_groups_of_labels_are_those_the_run_has(tmp_path: Path) -> None:
+    run = made(tmp_path, "one")
+    run.update(store={**run.info["store"], "groups": {"pair": [LABELS[2], LABELS[0], "Mass"]}})
+    assert again.chosen_labels(run, "pair") == [LABELS[0], LABELS[2]]
+    assert again.chosen_labels(run, None) == LABELS
+    with pytest.raises(UserError, match="did you mean 'Cardiomegaly'"):
+        again.chosen_labels(run, ["Cardiomegally"])
+
+
+def test_epochs_are_judged_anew_where_their_predictions_were_kept(tmp_path: Path) -> None:
+    run = made(tmp_path, "one")
+    with pytest.raises(UserError, match="keep_predictions"):
+        again.progress(run, thresholds=0.2)
+    assert set(again.progress(run)["epoch"]) == set(range(5))  # as they were written
+    for epoch in range(2):
+        for part in ("train", "val"):
+            run.write_predictions(f"epochs/{epoch:04d}-{part}", predictions(LABELS, "multilabel", 60, epoch, epoch))
+    anew = again.progress(run, thresholds=0.2)
+    table = pd.read_parquet(run.path / "predictions" / "epochs" / "0001-val.parquet")
+    truth, prob = (table[[f"{k}/{name}" for name in LABELS]].to_numpy() for k in ("true", "prob"))
+    want = {
+        (v.metric, v.label): v.value
+        for v in judge(truth, prob, labels=LABELS, task="multilabel", thresholds_L=[0.2] * 3)
+    }
+    here = anew[(anew["epoch"] == 1) & (anew["part"] == "val")]
+    assert {(r.metric, r.label): r.value for r in here.itertuples()} == want
+
+
+def test_runs_are_listed_with_what_they_reach(tmp_path: Path) -> None:
+    made(tmp_path, "a")
+    part, values = runs.listed(tmp_path)[0].headline()
+    assert part == "test" and 0.5 < values["auroc"] <= 1
+    shutil.rmtree(tmp_path / "a" / "predictions")
+    (tmp_path / "a" / "evaluation-test.json").unlink()
+    assert runs.listed(tmp_path)[0].headline() == ("", {})
+    with pytest.raises(UserError, match="no folder"):
+        runs.listed(tmp_path / "none")

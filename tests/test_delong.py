@@ -1,0 +1,70 @@
+"""DeLong by midranks against the placements written out pair by pair, and against the bootstrap."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from cxr_ray.metrics.delong import compare, covariance, interval
+from cxr_ray.metrics.intervals import bootstrap, percentile
+from cxr_ray.metrics.table import decide
+
+Array = npt.NDArray[np.float64]
+
+
+def slow(true: npt.NDArray[np.bool_], scores: Array) -> tuple[Array, Array]:
+    """Every pair of a positive and a negative: 1, one half, 0; the means of each row's pairs are its placement."""
+    wins = np.array([[[1.0 if p > n else 0.5 if p == n else 0.0 for n in s[~true]] for p in s[true]] for s in scores.T])
+    by_positive, by_negative = wins.mean(axis=2), wins.mean(axis=1)
+    width = len(wins)
+    out = np.zeros((width, width))
+    for i in range(width):
+        for j in range(width):
+            for placed in (by_positive, by_negative):
+                a, b = placed[i] - placed[i].mean(), placed[j] - placed[j].mean()
+                out[i, j] += (a * b).sum() / (len(a) - 1) / len(a)
+    return wins.mean(axis=(1, 2)), out
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 5)), min_size=4, max_size=24))
+def test_midranks_give_what_pairs_give(rows: list[tuple[bool, int, int]]) -> None:
+    true, scores = np.array([r[0] for r in rows]), np.array([r[1:] for r in rows], dtype=float)
+    area, spread = covariance(true, scores)
+    if min(true.sum(), (~true).sum()) < 2:
+        assert np.isnan(area).all() and np.isnan(spread).all()
+        assert interval(true, scores[:, 0]) is None and compare(true, scores) is None
+        return
+    want_area, want = slow(true, scores)
+    np.testing.assert_allclose(area, want_area, atol=1e-12)
+    np.testing.assert_allclose(spread, want, atol=1e-12)
+    assert area[0] == pytest.approx(roc_auc_score(true, scores[:, 0]), abs=1e-12)
+
+
+def test_interval_is_near_the_bootstrap_by_row() -> None:
+    rng = np.random.default_rng(0)
+    true = rng.random(600) < 0.3
+    prob = 1 / (1 + np.exp(-(rng.normal(size=600) + true)))
+    table = decide(true[:, None].astype(float), prob[:, None], labels=["a"], task="binary", thresholds_L=[0.5])
+    sample = bootstrap({"m": table}, np.arange(600), resamples=1000, rng=rng)["m"]["auroc", "a"]
+    drawn, found = percentile(sample), interval(true, prob)
+    assert drawn is not None and found is not None
+    assert found == pytest.approx((drawn.low, drawn.high), abs=0.008)
+
+
+def test_p_is_uniform_where_nothing_differs_and_small_where_much_does() -> None:
+    rng = np.random.default_rng(1)
+    p = []
+    for _ in range(300):
+        true = rng.random(150) < 0.4
+        scores = rng.normal(size=(150, 2)) + true[:, None]
+        found = compare(true, scores)
+        assert found is not None
+        p.append(found.p)
+    assert 0.02 <= np.mean(np.array(p) < 0.05) <= 0.10
+    far = compare(true, np.c_[scores[:, 0] + 2 * true, scores[:, 1]])
+    assert far is not None and far.p < 0.001 and far.low > 0
+    same = compare(true, np.c_[scores[:, 0], 2 * scores[:, 0]])
+    assert same is not None and same.p == 1.0 and same.difference == 0.0
