@@ -119,14 +119,18 @@ def align(ours: Sequence[str], theirs: Sequence[str], mapping: Mapping[str, str]
 def seen(other: pd.DataFrame, trained: pd.DataFrame, *, same_source: bool) -> dict[str, npt.NDArray[np.bool_]]:
     """Which rows [N] of another store's index a training has seen, by reason: the same file, the same pixels, nearly the
     same picture (`SAME_PICTURE_BITS`), and, in stores of one source, the same patient."""
+
+    def same(column: str) -> npt.NDArray[np.bool_]:
+        known = set(trained[column].dropna()) - {""}  # a store written from pictures in memory knows no files
+        return np.asarray(other[column].isin(known), dtype=bool)
+
     out = {
-        "the same file": other["file_sha256"].isin(trained["file_sha256"]).to_numpy(),
-        "the same pixels": other["pixels_sha256"].isin(trained["pixels_sha256"]).to_numpy(),
+        "the same file": same("file_sha256"),
+        "the same pixels": same("pixels_sha256"),
         "a copy by its looks": _near(other["phash"].to_numpy(np.uint64), trained["phash"].to_numpy(np.uint64)),
     }
     if same_source:
-        patients = trained["patient"].dropna()
-        out["a patient trained on"] = (other["patient"].isin(patients) & other["patient"].notna()).to_numpy()
+        out["a patient trained on"] = same("patient")
     return out
 
 

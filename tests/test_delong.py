@@ -43,6 +43,10 @@ def test_midranks_give_what_pairs_give(rows: list[tuple[bool, int, int]]) -> Non
     assert area[0] == pytest.approx(roc_auc_score(true, scores[:, 0]), abs=1e-12)
 
 
+def test_no_rows_have_no_interval() -> None:
+    assert interval(np.zeros(0, dtype=bool), np.zeros(0)) is None
+
+
 def test_interval_is_near_the_bootstrap_by_row() -> None:
     rng = np.random.default_rng(0)
     true = rng.random(600) < 0.3

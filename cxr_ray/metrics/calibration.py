@@ -160,7 +160,8 @@ def _logistic(target_N: Array, x_N: Array) -> tuple[Array, Array]:
         eta = design @ beta
         return float((target_N * eta - np.logaddexp(0.0, eta)).sum())
 
-    beta, best = np.zeros(2), likelihood(np.zeros(2))
+    beta: Array = np.zeros(2)
+    best = likelihood(beta)
     information = np.eye(2)
     for _ in range(STEPS):
         p = expit(design @ beta)
@@ -172,4 +173,4 @@ def _logistic(target_N: Array, x_N: Array) -> tuple[Array, Array]:
         best = likelihood(beta)
         if np.abs(step).max() < 1e-10:
             break
-    return beta, np.linalg.pinv(information)
+    return beta, np.asarray(np.linalg.pinv(information), dtype=np.float64)

@@ -25,7 +25,8 @@ def covariance(true_N: npt.NDArray[np.bool_], score_NS: npt.ArrayLike) -> tuple[
 
     DeLong, DeLong and Clarke-Pearson 1988, doi:10.2307/2531595, by the midranks of Sun and Xu 2014,
     doi:10.1109/LSP.2014.2337313: sorting instead of every pair."""
-    score = np.asarray(score_NS, dtype=np.float64).reshape(len(true_N), -1)
+    score = np.asarray(score_NS, dtype=np.float64)
+    score = score[:, None] if score.ndim == 1 else score
     width = score.shape[1]
     positives, negatives = int(true_N.sum()), int((~true_N).sum())
     if min(positives, negatives) < 2:

@@ -46,9 +46,8 @@ def features(records: pd.DataFrame, *, unused: Sequence[str] = ()) -> dict[str, 
         found["age"] = age_bands(pd.to_numeric(records["age"], errors="coerce").to_numpy(float))
     for label in unused:
         raw = records[label].fillna(NEGATIVE).to_numpy()
-        found[label] = np.select(
-            [raw == POSITIVE, raw == NEGATIVE], np.array([f"with {label}", f"without {label}"], object), default=None
-        )
+        found[label] = np.full(len(raw), None, dtype=object)
+        found[label][raw == POSITIVE], found[label][raw == NEGATIVE] = f"with {label}", f"without {label}"
     return {name: held for name, held in found.items() if len(pd.unique(held[held != np.array(None)])) > 1}
 
 

@@ -173,19 +173,18 @@ def _by_rule(
     one_sided = true if name == "recall" else ~true
     units = cases if group is None else len(np.unique(group[one_sided]))
     misses, chance = allowed_misses(units, max(1, round(units * future)), least, assurance)
-    at = _among(right_K >= cases - np.floor(misses / units * cases + 1e-9), worth_K)
-    if at is None:
+    kept = _among(right_K >= cases - np.floor(misses / units * cases + 1e-9), worth_K)
+    if kept is None:
         return _none_reaches(name, least, score_K, true, score)
     met = chance >= assurance
     if not met:
         of = "positives" if name == "recall" else "negatives"
         said += f"; too few {of} ({units}) to promise it: its chance is {chance:.2f}"
-    point = _at(score_K, at, true, score, said, met)._replace(assurance=chance)
+    point = _at(score_K, kept, true, score, said, met)._replace(assurance=chance)
     if bare is None:
         return point
     without = _at(score_K, bare, true, score, "", True)
     assert point.precision is not None and without.precision is not None
-    assert point.recall is not None or without.recall is None
     recall = None if point.recall is None or without.recall is None else point.recall - without.recall
     return point._replace(margin_recall=recall, margin_precision=point.precision - without.precision)
 

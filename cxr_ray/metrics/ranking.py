@@ -57,7 +57,8 @@ class Resampled:
         self.scores = int(holds.sum())
         self._last = upto[holds] - 1
         self._starts = np.r_[0, ends[holds][:-1] + 1]
-        self._end = int(ends[holds][-1]) + 1 if self.scores else 0
+        self._ends = ends[holds]
+        self._end = int(self._ends[-1]) + 1 if self.scores else 0
         self._tied = np.flatnonzero(~true & holds[tie_N]) if len(score) else ends  # negatives level with a positive
         at_N = (np.cumsum(holds) - 1)[tie_N[self._tied]]
         self._tied_starts = np.flatnonzero(np.diff(at_N, prepend=-1))
@@ -78,14 +79,17 @@ class Resampled:
         taken_RK = np.cumsum(np.take(weight_RN, self._positive, axis=1, mode="clip"), axis=1)
         if self.scores < len(self._positive):
             taken_RK = taken_RK[:, self._last]
-        # Summed by run first: a running sum of every row took twice the time.
-        all_RK = np.cumsum(np.add.reduceat(weight_RN[:, : self._end], self._starts, axis=1), axis=1)
+        tied_RN = np.take(weight_RN, self._tied, axis=1, mode="clip")
+        negatives_R = weight_RN.sum(axis=1) - taken_RK[:, -1].astype(np.float64)
+        # Summed by run first where runs are long (twice as fast); many short runs cost more than a sum of every row.
+        if len(self._group) > 16 * self.scores:
+            all_RK = np.cumsum(np.add.reduceat(weight_RN[:, : self._end], self._starts, axis=1), axis=1)
+        else:
+            all_RK = np.take(np.cumsum(weight_RN, axis=1, out=weight_RN), self._ends, axis=1, mode="clip")
         positive_RK = np.diff(taken_RK, axis=1, prepend=np.float32(0.0))
         positives_R = taken_RK[:, -1].astype(np.float64)
-        negatives_R = weight_RN.sum(axis=1) - positives_R
         above_RK = all_RK - taken_RK  # negatives above, and those level, which count one half
         if len(self._tied):
-            tied_RN = np.take(weight_RN, self._tied, axis=1, mode="clip")
             above_RK[:, self._tied_at] -= 0.5 * np.add.reduceat(tied_RN, self._tied_starts, axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
             precision_RK = np.divide(taken_RK, all_RK, dtype=np.float64)

@@ -38,6 +38,7 @@ def train(config: cfg.Config, *, address: str | None = None, say: Callable[[str]
             "source": store.manifest.source,
             "rows": len(store),
             "notes": list(store.manifest.notes),
+            "groups": {name: list(labels) for name, labels in store.groups.items()},
         },
         plan=plan.table(),
         about={
