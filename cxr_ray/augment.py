@@ -1,4 +1,4 @@
-"""Random changes of train images on their own device: affine, flip, brightness, contrast, each image by itself.
+"""Random changes of train images on their own device: affine, flip, brightness, contrast, erasing, each image by itself.
 
 What an image gets hangs on (seed, epoch, position in the epoch) alone, so it is the same at any number of workers and
 however a batch is cut. Values stay gray levels 0 to 255; scaling and normalisation are the classifier's.
@@ -20,7 +20,11 @@ BoolN = npt.NDArray[np.bool_]
 
 # One column of uniform numbers a purpose; a new purpose takes a new column, so that old runs repeat.
 AFFINE, ROTATE, SHIFT_X, SHIFT_Y, SHEAR, SCALE, JITTER, BRIGHTNESS, CONTRAST, FLIP = range(10)
-COLUMNS = 10
+ERASE, AREA, ASPECT, LEFT, TOP, RING, SHARE = range(10, 17)
+COLUMNS = 17
+
+# Share of the image, and width over height, of what is erased (Zhong et al. 2020; torchvision's RandomErasing).
+ERASED_AREA, ERASED_ASPECT = (0.02, 0.33), (0.3, 1 / 0.3)
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
@@ -47,6 +51,15 @@ class Draws:
     contrast: FloatN
     """Factor of differences from the image's mean."""
     flip: BoolN
+    erase: BoolN
+    area: FloatN
+    """Share of the image that is erased."""
+    aspect: FloatN
+    """Width over height of what is erased, in pixels."""
+    left: FloatN
+    """Where it stands between the left and the right edge, 0 to 1."""
+    top: FloatN
+    """Where it stands between the upper and the lower edge, 0 to 1."""
 
 
 def augment(
@@ -54,21 +67,22 @@ def augment(
 ) -> Tensor:
     """Float32 [N, H, W] of values 0 to 255 on the device of `images_NHW`, which are uint8 or float of the same scale.
 
-    `positions` [N] are places in the epoch's order. First a flip, then the affine change, then brightness and contrast.
-    The affine change is torchvision's `RandomAffine` (rotation about the centre, horizontal shear, scale, then shift; bilinear,
-    black outside) with shifts of parts of pixels; the jitter is torchvision's `ColorJitter` with brightness before
-    contrast, values cut to 0 to 255 after each. Images that get nothing keep their values exactly; with nothing turned
-    on the images are returned as they are. Raises `ValueError` where there is not one position an image."""
+    `positions` [N] are places in the epoch's order. First a flip, then the affine change, then brightness and contrast, then
+    erasing. The affine change is torchvision's `RandomAffine` (rotation about the centre, horizontal shear, scale, then shift;
+    bilinear, black outside) with shifts of parts of pixels; the jitter is torchvision's `ColorJitter` with brightness before
+    contrast, values cut to 0 to 255 after each; erasing fills a rectangle with the mean that the image then has. Images that
+    get nothing keep their values exactly; with nothing turned on the images are returned as they are. Raises `ValueError` where there is not one position an image."""
     if images_NHW.ndim != 3 or len(positions) != len(images_NHW):
         raise ValueError(
             f"{len(positions)} positions for images of shape {list(images_NHW.shape)}, which should be [N, H, W]"
         )
-    if (config.probability == 0.0 and config.flip == 0.0) or not len(images_NHW):
+    if not (config.probability or config.flip or config.erase) or not len(images_NHW):
         return images_NHW
     draws = draw(config, seed=seed, epoch=epoch, positions=np.asarray(positions))
     out_NHW = images_NHW.to(torch.float32, copy=True)
     device = out_NHW.device
-    for chosen, change in ((draws.flip, _flip), (draws.affine, _affine), (draws.jitter, _jitter)):
+    changes = ((draws.flip, _flip), (draws.affine, _affine), (draws.jitter, _jitter), (draws.erase, _erase))
+    for chosen, change in changes:
         where = np.flatnonzero(chosen)
         if len(where):
             index = torch.from_numpy(where).to(device, non_blocking=True)
@@ -96,6 +110,11 @@ def draw(config: Augment, *, seed: int, epoch: int, positions: npt.NDArray[np.in
         brightness=around(BRIGHTNESS, config.brightness, 1.0),
         contrast=around(CONTRAST, config.contrast, 1.0),
         flip=u[:, FLIP] < config.flip,
+        erase=u[:, ERASE] < config.erase,
+        area=ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * u[:, AREA],
+        aspect=ERASED_ASPECT[0] * (ERASED_ASPECT[1] / ERASED_ASPECT[0]) ** u[:, ASPECT],
+        left=u[:, LEFT],
+        top=u[:, TOP],
     )
 
 
@@ -157,6 +176,25 @@ def _jitter(images_KHW: Tensor, draws: Draws, where: npt.NDArray[np.intp]) -> Te
         torch.from_numpy(numbers).to(images_KHW.device, non_blocking=True)[:, :, None, None].unbind(1)
     )
     lit = (images_KHW * brightness).clamp_(0.0, 255.0)
-    # Rows first, then their means: a sum within one image, whatever the number of images.
-    mean = lit.mean(dim=2, keepdim=True).mean(dim=1, keepdim=True)
+    mean = _mean(lit)
     return lit.sub_(mean).mul_(contrast).add_(mean).clamp_(0.0, 255.0)
+
+
+def _erase(images_KHW: Tensor, draws: Draws, where: npt.NDArray[np.intp]) -> Tensor:
+    """[K, H, W] with a rectangle of each filled with its mean; a rectangle that would stand out is cut to the image."""
+    height, width = images_KHW.shape[-2:]
+    pixels, aspect = draws.area[where] * height * width, draws.aspect[where]
+    tall = np.clip(np.rint(np.sqrt(pixels / aspect)), 1, height)
+    broad = np.clip(np.rint(np.sqrt(pixels * aspect)), 1, width)
+    top, left = np.rint(draws.top[where] * (height - tall)), np.rint(draws.left[where] * (width - broad))
+    edges = np.stack([top, top + tall, left, left + broad], axis=1).astype(np.int64)
+    y0, y1, x0, x1 = torch.from_numpy(edges).to(images_KHW.device, non_blocking=True)[:, :, None, None].unbind(1)
+    y = torch.arange(height, device=images_KHW.device)[None, :, None]
+    x = torch.arange(width, device=images_KHW.device)[None, None, :]
+    inside = (y >= y0) & (y < y1) & (x >= x0) & (x < x1)
+    return torch.where(inside, _mean(images_KHW), images_KHW)
+
+
+def _mean(images_KHW: Tensor) -> Tensor:
+    """[K, 1, 1]: rows first, then their means: a sum within one image, whatever the number of images."""
+    return images_KHW.mean(dim=2, keepdim=True).mean(dim=1, keepdim=True)

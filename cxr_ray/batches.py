@@ -14,6 +14,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from cxr_ray.mixup import Pairs
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -29,6 +31,18 @@ class Images(Protocol):
 
 
 @dataclass(frozen=True)
+class Mixed:
+    """What the images of a rank's slice are mixed with."""
+
+    images: Bytes
+    """The other image of each [N, H, W]."""
+    positions: Ints
+    """Its place in the epoch's order [N]."""
+    share: Floats
+    """What each image keeps of itself [N]."""
+
+
+@dataclass(frozen=True)
 class Batch:
     """A rank's slice of one global batch."""
 
@@ -41,9 +55,11 @@ class Batch:
     images: Bytes
     """Gray values [N, H, W]."""
     truth: Floats
-    """Targets [N, L], NaN where unknown."""
+    """Targets [N, L], NaN where unknown; mixed where the images are."""
     global_truth: Floats
     """Targets of the whole global batch [G, L]: every rank knows the denominator of the loss."""
+    mixed: Mixed | None = None
+    """None without mixup."""
 
 
 def epoch_order(drawn: Ints, *, seed: int, epoch: int) -> Ints:
@@ -60,21 +76,37 @@ def rank_slice(count: int, rank: int, world: int) -> slice:
 
 
 def train_batches(
-    store: Images, rows: Ints, truth: Floats, order: Ints, *, batch_size: int, rank: int, world: int, first: int = 0
+    store: Images,
+    rows: Ints,
+    truth: Floats,
+    order: Ints,
+    *,
+    batch_size: int,
+    rank: int,
+    world: int,
+    first: int = 0,
+    pair: Callable[[Ints], Pairs] | None = None,
 ) -> Iterator[Batch]:
     """This rank's slices of the global batches of one epoch, in order; pixels are gathered in a thread ahead of their use.
 
-    `rows` [M] and `truth` [M, L] are the train part, `order` the epoch's positions into them, `first` the batch to start
-    with."""
+    `rows` [M] and `truth` [M, L] are the train part, `order` the epoch's positions into them; `pair` says of a global batch, by
+    its places in the order, who is mixed with whom; `first` is the batch to start with."""
 
     def cut(start: int) -> Batch:
         chosen = order[start : start + batch_size]
         mine = rank_slice(len(chosen), rank, world)
         picked = chosen[mine]
-        positions = np.arange(start + mine.start, start + mine.stop, dtype=np.int64)
-        return Batch(
-            start // batch_size, rows[picked], positions, store.images(rows[picked]), truth[picked], truth[chosen]
-        )
+        positions = np.arange(start, start + len(chosen), dtype=np.int64)
+        targets, mixed = truth[chosen], None
+        if pair is not None:
+            pairs = pair(positions)
+            other = pairs.other[mine]
+            targets, mixed = (
+                pairs.targets(targets),
+                Mixed(store.images(rows[chosen[other]]), start + other, pairs.share[mine]),
+            )
+        images = store.images(rows[picked])
+        return Batch(start // batch_size, rows[picked], positions[mine], images, targets[mine], targets, mixed)
 
     return ahead(cut, range(first * batch_size, len(order), batch_size))
 

@@ -6,8 +6,9 @@ never imported here. One loop, three homes: a debugger, a Ray Train worker, a Tu
 import csv
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol
 
@@ -17,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cxr_ray import batches, checkpoints, distributed, judging, losses, metrics, models, optim, precision
+from cxr_ray import batches, checkpoints, distributed, judging, losses, metrics, mixup, models, optim, precision
 from cxr_ray import config as cfg
 from cxr_ray.augment import augment
 from cxr_ray.context import Context
@@ -191,9 +192,11 @@ class _Fit:
             self.context.say(f"ending after epoch {epoch}: {why[self.ended]}")
 
     def _together(self) -> nn.Module:
-        """The model, or what averages its gradients over the ranks."""
+        """The model, or what averages its gradients over the ranks: made anew whenever other weights get gradients."""
         if self.context.world == 1:
             return self.model
+        self.net = self.model
+        gc.collect()  # one made before must be gone: its hooks would wait for gradients that do not come
         ids = [self.device.index] if self.device.type == "cuda" else None
         # Each rank keeps its own running statistics while training; they are averaged before judging.
         return DistributedDataParallel(self.model, device_ids=ids, broadcast_buffers=False)
@@ -211,9 +214,6 @@ class _Fit:
         log = self._row_log()
         drops = self._drops()
         if self.model.freeze(epoch <= self.config.model.freeze_epochs):
-            # DDP asks for every weight that had a gradient when it was made: it is made anew, once the old one is gone.
-            self.net = self.model
-            gc.collect()
             self.net = self._together()
         began = said = time.perf_counter()
         self.net.train()
@@ -226,6 +226,7 @@ class _Fit:
             rank=context.rank,
             world=context.world,
             first=first,
+            pair=self._pair(epoch),
         ):
             if log is not None:
                 log.writerow([epoch, batch.step, context.rank, " ".join(map(str, batch.rows.tolist()))])
@@ -304,9 +305,7 @@ class _Fit:
         for start in range(0, max(1, count), size):
             piece = slice(start, start + size)
             last = start + size >= count
-            pixels = augment(
-                images[piece], self.config.augment, seed=self.config.seed, epoch=epoch, positions=batch.positions[piece]
-            )
+            pixels = self._changed(images[piece], batch, piece, epoch)
             quiet = nullcontext() if last or self.context.world == 1 else self.net.no_sync()  # type: ignore[operator]
             with quiet:
                 with self.precision.autocast(self.device):
@@ -318,6 +317,21 @@ class _Fit:
             summed += total.detach()
             outputs.append(logits.detach().float())
         return torch.cat(outputs), summed
+
+    def _changed(self, images: torch.Tensor, batch: batches.Batch, piece: slice, epoch: int) -> torch.Tensor:
+        """A piece of the batch, augmented and, with mixup, mixed with its others, which are augmented as their own places say."""
+        change = partial(augment, config=self.config.augment, seed=self.config.seed, epoch=epoch)
+        pixels = change(images, positions=batch.positions[piece])
+        if batch.mixed is None:
+            return pixels
+        others = torch.from_numpy(batch.mixed.images[piece]).to(self.device, non_blocking=True)
+        others = change(others, positions=batch.mixed.positions[piece])
+        return mixup.blend(pixels, others, batch.mixed.share[piece])
+
+    def _pair(self, epoch: int) -> Callable[[npt.NDArray[np.int64]], mixup.Pairs] | None:
+        """Who is mixed with whom in a global batch of the epoch, by its places; None without mixup."""
+        alpha, seed = self.config.augment.mixup, self.config.seed
+        return (lambda places: mixup.pairs(alpha, seed=seed, epoch=epoch, positions=places)) if alpha else None
 
     # -- judging ------------------------------------------------------------------------------------------------
 

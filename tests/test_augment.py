@@ -9,10 +9,12 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
-from cxr_ray.augment import Draws, augment, draw, uniforms
+from cxr_ray.augment import COLUMNS, Draws, augment, draw, uniforms
 from cxr_ray.config import Augment
 
-ALL = Augment(probability=1.0, degrees=20, translate=0.1, shear=10, scale=0.2, brightness=0.3, contrast=0.3, flip=0.5)
+ALL = Augment(
+    probability=1.0, degrees=20, translate=0.1, shear=10, scale=0.2, brightness=0.3, contrast=0.3, flip=0.5, erase=0.5
+)
 NONE = {"degrees": 0, "translate": 0, "shear": 0, "scale": 0, "brightness": 0, "contrast": 0}
 
 
@@ -60,12 +62,12 @@ def test_splitmix_gives_its_published_numbers() -> None:
 
 
 def test_numbers_are_uniform_and_apart() -> None:
-    u = uniforms(0, 0, np.arange(20_000), 10)
+    u = uniforms(0, 0, np.arange(20_000), COLUMNS)
     assert u.min() >= 0.0 and u.max() < 1.0
-    counts = np.stack([np.histogram(u[:, k], bins=20, range=(0, 1))[0] for k in range(10)])
+    counts = np.stack([np.histogram(u[:, k], bins=20, range=(0, 1))[0] for k in range(COLUMNS)])
     chi2 = ((counts - 1000) ** 2 / 1000).sum(axis=1)  # 19 degrees of freedom: 99.99% lie under 50
     assert chi2.max() < 50
-    assert np.abs(np.corrcoef(u.T) - np.eye(10)).max() < 0.04
+    assert np.abs(np.corrcoef(u.T) - np.eye(COLUMNS)).max() < 0.04
     assert abs(np.corrcoef(u[:-1, 0], u[1:, 0])[0, 1]) < 0.04
     for other in (uniforms(1, 0, np.arange(20_000), 1), uniforms(0, 1, np.arange(20_000), 1)):
         assert abs(np.corrcoef(u[:, 0], other[:, 0])[0, 1]) < 0.04
@@ -94,13 +96,17 @@ def test_the_cut_of_a_batch_changes_no_bit(size: tuple[int, int]) -> None:
 
 def test_shares_and_ranges_are_those_of_the_config() -> None:
     n = 40_000
-    config = ALL.model_copy(update={"probability": 0.2, "flip": 0.1})
+    config = ALL.model_copy(update={"probability": 0.2, "flip": 0.1, "erase": 0.3})
     got = draw(config, seed=0, epoch=0, positions=np.arange(n))
-    for chosen, share in ((got.affine, 0.2), (got.jitter, 0.2), (got.affine & got.jitter, 0.04), (got.flip, 0.1)):
+    for chosen, share in (
+        (got.affine, 0.2), (got.jitter, 0.2), (got.affine & got.jitter, 0.04), (got.flip, 0.1), (got.erase, 0.3),
+        (got.aspect < 1, 0.5),
+    ):  # fmt: skip
         assert abs(chosen.mean() - share) < 4 * np.sqrt(share * (1 - share) / n)
     ranges = {
         "angle": (-20, 20), "shift_x": (-0.1, 0.1), "shift_y": (-0.1, 0.1), "shear": (-10, 10),
-        "scale": (0.8, 1.2), "brightness": (0.7, 1.3), "contrast": (0.7, 1.3),
+        "scale": (0.8, 1.2), "brightness": (0.7, 1.3), "contrast": (0.7, 1.3), "area": (0.02, 0.33), "left": (0, 1),
+        "top": (0, 1),
     }  # fmt: skip
     for name, (low, high) in ranges.items():
         values = getattr(got, name)
@@ -117,11 +123,11 @@ def test_off_is_the_very_same_images() -> None:
 
 def test_images_that_get_nothing_keep_their_values() -> None:
     images = gray(200)
-    config = ALL.model_copy(update={"probability": 0.2, "flip": 0.2})
+    config = ALL.model_copy(update={"probability": 0.2, "flip": 0.2, "erase": 0.1})
     out = run(images, config)
     got = draw(config, seed=5, epoch=2, positions=np.arange(200))
     changed = (out != images).any(dim=2).any(dim=1).numpy()
-    assert np.array_equal(changed, got.affine | got.jitter | got.flip)
+    assert np.array_equal(changed, got.affine | got.jitter | got.flip | got.erase)
     assert 40 < changed.sum() < 160 and out.dtype == torch.float32
 
 
@@ -204,3 +210,32 @@ def test_shifts_of_whole_pixels_move_and_leave_black(size: tuple[int, int], monk
 def test_one_position_an_image() -> None:
     with pytest.raises(ValueError, match="2 positions for images"):
         run(gray(3), at=[0, 1])
+
+
+@pytest.mark.parametrize("size", [(24, 40), (41, 23)])
+def test_erasing_fills_one_rectangle_with_the_mean(size: tuple[int, int]) -> None:
+    images = gray(40, size)
+    config = Augment(probability=0.0, erase=1.0)
+    got, out = draw(config, seed=5, epoch=2, positions=np.arange(40)), run(images, config)
+    for i in range(40):
+        # where the image changes (its mean is a value that hardly any pixel has): rows and columns without a gap
+        changed = (out[i] != images[i]).nonzero()
+        (top, left), (bottom, right) = changed.amin(0).tolist(), changed.amax(0).tolist()
+        tall, broad = bottom - top + 1, right - left + 1
+        inside = out[i, top : bottom + 1, left : right + 1]
+        assert torch.allclose(inside, images[i].float().mean().expand_as(inside), atol=0.01)
+        pixels = got.area[i] * size[0] * size[1]
+        assert tall == min(size[0], round((pixels / got.aspect[i]) ** 0.5))
+        assert broad == min(size[1], round((pixels * got.aspect[i]) ** 0.5))
+        assert top == round(got.top[i] * (size[0] - tall)) and left == round(got.left[i] * (size[1] - broad))
+    assert 0.1 < (out != images).float().mean() < 0.25  # on average 17.5% of the image, less what is cut off
+
+
+def test_erasing_comes_last_and_leaves_the_other_changes_as_they_are() -> None:
+    images, without = gray(30), ALL.model_copy(update={"erase": 0.0})
+    plain, erased = run(images, without), run(images)
+    got = draw(ALL, seed=5, epoch=2, positions=np.arange(30))
+    assert torch.equal(plain[~torch.from_numpy(got.erase)], erased[~torch.from_numpy(got.erase)])
+    for i in np.flatnonzero(got.erase):
+        kept = erased[i] == plain[i]
+        assert 0.5 < kept.float().mean() < 1.0 and len(erased[i][~kept].unique()) == 1

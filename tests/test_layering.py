@@ -30,6 +30,7 @@ FLOORS = {
     "cxr_ray.plan": 1,
     "cxr_ray.batches": 1,
     "cxr_ray.augment": 1,
+    "cxr_ray.mixup": 1,
     "cxr_ray.dry_run": 1,
     "cxr_ray.describe": 1,
     "cxr_ray.models": 2,
