@@ -235,7 +235,10 @@ def test_none_and_na_are_names_where_names_stand_and_blanks_where_marks_do(bad: 
     if bad.name == "nih":
         assert bad.refusal().startswith(f"{file}: unknown finding {word!r} at row 0")
     elif bad.name == "padchest":
-        assert bad.refusal() == f"{file}: the findings {word!r} are no list such as ['normal']; is the download whole?"
+        assert (
+            bad.refusal()
+            == f"{file}: 'Labels' is {word!r} at row 0, no list such as ['normal']; is the download whole?"
+        )
     elif bad.name == "covid_chestxray":
         found = bad.load().table
         assert found[word].fillna(9).tolist() == [1, 0, 0, 0, 9, 0]
@@ -261,6 +264,8 @@ def test_a_label_value_that_is_none_is_refused_with_its_row(bad: Bad) -> None:
     elif bad.name == "nih":
         assert bad.refusal().startswith(f"{file}: unknown finding 'maybe' at row 0; known: Atelectasis, Cardiomegaly, ")
     elif bad.name == "padchest":
-        assert bad.refusal() == f"{file}: the findings 'maybe' are no list such as ['normal']; is the download whole?"
+        assert (
+            bad.refusal() == f"{file}: 'Labels' is 'maybe' at row 0, no list such as ['normal']; is the download whole?"
+        )
     else:
         assert bad.refusal() == f"{file}: {column!r} is 'maybe' at row 0, which is no label value; {meant[bad.name]}"

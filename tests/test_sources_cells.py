@@ -1,5 +1,6 @@
 """Cells of tables against one Python call a cell."""
 
+import gzip
 import re
 from pathlib import Path
 
@@ -93,9 +94,31 @@ def test_text_is_read_as_it_stands(tmp_path: Path) -> None:
         table = cells.read_text(tmp_path / name, like="a table")
         assert table.columns.tolist() == ["x", "y"]
         assert table.to_numpy().tolist() == [["007", "NA"], ["", "None"]]
-    (tmp_path / "bad.csv").write_bytes(b"x\n\xff\xfe\n")
-    with pytest.raises(UserError, match=r"cannot read .*bad\.csv as a table: .*; is the download whole\?"):
-        cells.read_text(tmp_path / "bad.csv", like="a table")
+    (tmp_path / "notes.csv.gz").write_bytes(gzip.compress(b'x,y\r\n"two\r\nlines, one cell","say ""a"""\r\n'))
+    table = cells.read_text(tmp_path / "notes.csv.gz", like="a table")
+    assert table.to_numpy().tolist() == [["two\r\nlines, one cell", 'say "a"']]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"x\n\xff\xfe\n", b"x,y\n1,2,3\n", b"x,y\n1\n", b"", b"\x1f\x8bcut"],
+    ids=["bytes", "long", "short", "empty", "gzip"],
+)
+def test_a_table_that_is_none_is_named(tmp_path: Path, body: bytes) -> None:
+    path = tmp_path / ("bad.csv.gz" if body[:2] == b"\x1f\x8b" else "bad.csv")
+    path.write_bytes(body)
+    with pytest.raises(UserError, match=r"^cannot read .*bad\.csv(\.gz)? as a table: .*; is the download whole\?$"):
+        cells.read_text(path, like="a table")
+
+
+def test_a_column_that_is_there_twice_is_named_and_blank_ones_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("x,,,y\n1,2,3,4\n")
+    assert cells.read_text(path, like="a table").columns.tolist() == ["x", "(1)", "(2)", "y"]
+    path.write_text("x,y,x\n1,2,3\n")
+    with pytest.raises(UserError) as said:
+        cells.read_text(path, like="a table")
+    assert str(said.value) == f"{path} has the column 'x' twice; rename one of them"
 
 
 def test_files_are_found_by_name_in_the_first_folder_that_has_them(tmp_path: Path) -> None:

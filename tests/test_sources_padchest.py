@@ -49,7 +49,8 @@ def test_a_list_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError) as said:
         sources.load("padchest", tmp_path)
     assert (
-        str(said.value) == f"{path}: the findings \"['normal'\" are no list such as ['normal']; is the download whole?"
+        str(said.value)
+        == f"{path}: 'Labels' is \"['normal'\" at row 2, no list such as ['normal']; is the download whole?"
     )
 
 

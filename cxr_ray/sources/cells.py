@@ -10,9 +10,10 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import csv
 
 from cxr_ray.errors import UserError, closest
-from cxr_ray.sources import PART_NAMES, need_columns, read_csv
+from cxr_ray.sources import PART_NAMES, need_columns
 
 Floats = npt.NDArray[np.float32]
 TEXT = pd.StringDtype(na_value=np.nan)
@@ -25,19 +26,35 @@ MARKS: dict[str, float | None] = {"1": 1.0, "0": 0.0, "-1": -1.0, "true": 1.0, "
 def read_text(path: Path, *, like: str) -> pd.DataFrame:
     """A CSV, TSV (either may be .gz) or Parquet with every cell as the text that stands there, blank where there is none.
 
-    Nothing is guessed: a patient may be called 007, a finding None or NA. Raises `UserError` where it cannot be read."""
-    if path.suffix.lower() != ".parquet":
-        separator = "\t" if ".tsv" in [s.lower() for s in path.suffixes] else ","
-        return read_csv(path, like=like, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    Nothing is guessed: a patient may be called 007, a finding None or NA. Raises `UserError` where it cannot be read, and for
+    a column that is there twice."""
     try:
-        table = pd.read_parquet(path)
+        table = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
     except FileNotFoundError:
         raise UserError(f"no file at {path.absolute()}; it should be {like}") from None
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise UserError(f"cannot read {path} as {like}: {' '.join(str(error).split())}") from None
-    table.columns = [str(column) for column in table.columns]
+    except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are of these
+        raise UserError(
+            f"cannot read {path} as {like}: {' '.join(str(error).split())}; is the download whole?"
+        ) from None
+    table.columns = pd.Index([str(column).strip() or f"({at})" for at, column in enumerate(table.columns)])
+    if not table.columns.is_unique:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise UserError(f"{path} has the column {twice!r} twice; rename one of them")
+    return table
+
+
+def _csv(path: Path) -> pd.DataFrame:
+    """pyarrow's reader: it takes a byte order mark and both line ends, refuses ragged rows, and is the fastest by far."""
+    parse = csv.ParseOptions(delimiter="\t" if ".tsv" in path.name.lower() else ",", newlines_in_values=True)
+    with csv.open_csv(path, parse_options=parse) as head:
+        names = head.schema.names
+    convert = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.large_string()), strings_can_be_null=False)
+    return csv.read_csv(path, parse_options=parse, convert_options=convert).to_pandas(types_mapper=lambda _: TEXT)
+
+
+def _parquet(path: Path) -> pd.DataFrame:
     # Whole numbers that pandas holds as floats, for a blank among them, are written as whole numbers.
-    return table.convert_dtypes().apply(lambda column: column.astype(TEXT).fillna(""))
+    return pd.read_parquet(path).convert_dtypes().apply(lambda column: column.astype(TEXT).fillna(""))
 
 
 def text(column: "pd.Series[str]") -> "pd.Series[str]":
@@ -106,10 +123,16 @@ def named(
 ) -> dict[str, Floats]:
     """A column a name [N]: 1 where the cell's list holds it, 0 where the list is of others, NaN where the cell is blank.
 
-    `known` are the names there are, in their order; without it, all that occur, sorted. Raises `UserError` for the first
-    name that is not known."""
+    `known` are the names there are, in their order; without it, all that occur, sorted. `split` raises `ValueError`, with
+    what is wrong, for a cell that is no list. Raises `UserError` for such a cell, and for the first name that is not known."""
     code_N, cells_D = pd.factorize(text(column), use_na_sentinel=False)
-    names_D = [[] if pd.isna(cell) else [n for n in map(str.strip, split(str(cell))) if n] for cell in cells_D]
+    names_D: list[list[str]] = []
+    for at, cell in enumerate(cells_D):
+        try:
+            names_D.append([] if pd.isna(cell) else [name for name in map(str.strip, split(str(cell))) if name])
+        except ValueError as error:
+            row = int(np.argmax(code_N == at))
+            raise UserError(f"{path}: {column.name!r} is {str(cell)[:60]!r} at row {row}, {error}") from None
     order = sorted({n for names in names_D for n in names}) if known is None else list(known)
     place = {name: at for at, name in enumerate(order)}
     held_DL = np.zeros((len(cells_D), len(order)), dtype=np.float32)

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from cxr_ray.errors import UserError
 from cxr_ray.labels import Filter, safe_name
 from cxr_ray.registry import SOURCES, Options
 from cxr_ray.sources import Records, is_unremarkable, need_columns, records_table
@@ -70,21 +69,21 @@ def padchest(root: Path, options: PadChestOptions) -> Records:
 
 
 def _findings(cells: "pd.Series[str]", path: Path) -> dict[str, np.ndarray]:
-    found = named(cells, path, split=lambda cell: _listed(cell, path))
+    found = named(cells, path, split=_listed)
     safe: dict[str, np.ndarray] = {}
     for name, values in found.items():
         safe[safe_name(name)] = np.fmax(values, safe.get(safe_name(name), values))
     return safe
 
 
-def _listed(cell: str, path: Path) -> list[str]:
+def _listed(cell: str) -> list[str]:
     """`['pulmonary fibrosis', ' chronic changes', '']` as its names."""
     try:
         names = ast.literal_eval(cell)
     except (ValueError, SyntaxError):
         names = None
     if not isinstance(names, list):
-        raise UserError(f"{path}: the findings {cell[:60]!r} are no list such as ['normal']; is the download whole?")
+        raise ValueError("no list such as ['normal']; is the download whole?")
     return [str(name) for name in names]
 
 
