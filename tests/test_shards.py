@@ -208,7 +208,7 @@ def test_every_flipped_bit_is_found_and_its_file_named(copy: Path) -> None:
     assert shards.verify(copy) == []
     rng = np.random.default_rng(0)
     files = sorted(copy.iterdir())
-    for number in range(72):
+    for number in range(200):
         file = files[number % len(files)]
         body = bytearray(file.read_bytes())
         body[rng.integers(len(body))] ^= 1 << rng.integers(8)
