@@ -45,7 +45,13 @@ PRIMARY = {"multilabel": ("auroc", MEAN), "binary": ("auroc", MEAN), "multiclass
 WHOLE = ("exact_match", "hamming", "sample_recall", "sample_precision", "sample_f1")
 EPOCHS = ("loss", "accuracy", "auroc", "ap", "recall", "precision", "f1", "exact_match", "hamming")
 RIVALS = {"thumbnail": "the 16 × 16 thumbnail", "border": "the thumbnail's border"}
-POLICIES = {"zeros": "read as negative", "ones": "read as positive", "ignore": "left out as unknown"}
+POLICIES = {
+    "zeros": "read as negative",
+    "ones": "read as positive",
+    "ignore": "left out as unknown",
+    "smooth": "drawn from 0.55 to 0.85",
+    "smooth_zeros": "drawn from 0 to 0.3",
+}
 FEW = 10  # positives under which a label's figures are said to mean little
 
 
