@@ -82,17 +82,25 @@ def test_it_learns_and_writes_the_run_folder(tmp_path):
     assert runs.load(run.path).config == run.config
 
 
-def test_smooth_targets_move_the_loss_and_not_what_judges(tmp_path):
+def test_smooth_targets_move_the_loss_and_not_what_judges(tmp_path, capsys):
     store = fake_store(120, uncertain=0.3)
-    knobs = {"report": {"keep_predictions": True, "labels": "mine"}, "optim": {"lr": 1e-9}, "train": {"epochs": 1}}
+    report = {"keep_predictions": True, "labels": "mine", "thresholds": {"mine": 0.0}}
+    knobs = {"report": report, "optim": {"lr": 1e-9}, "train": {"epochs": 1}}
     found = {}
     for policy in ("smooth", "ones"):
         data = {"uncertain": policy, "groups": {"mine": ["Edema", "Mass"]}}
-        run = fit(config(tmp_path / policy, data=data, **knobs), store)
+        run = fit(config(tmp_path / policy, data=data, **knobs), store, LocalContext(quiet=False))
         table = run.metrics.query("part == 'train'").set_index(["metric", "label"])["value"].astype(float)
         found[policy] = table[~table.index.duplicated()]
+        said = capsys.readouterr().out
+        assert "Edema " in said and "Mass " in said and "Effusion " not in said  # the group, and nothing else
+        assert found[policy]["recall", "Edema"] == found[policy]["recall", "Mass"] == 1  # its threshold, for both
     assert found["smooth"]["loss", ""] != pytest.approx(found["ones"]["loss", ""], abs=1e-3)
-    for name in [("positives", "Edema"), ("auroc", "mean"), ("recall", "Mass")]:  # at a rate of nothing the model stays
+    for name in [
+        ("positives", "Edema"),
+        ("auroc", "mean"),
+        ("recall", "Effusion"),
+    ]:  # at a rate of nothing the model stays
         assert found["smooth"][name] == pytest.approx(found["ones"][name], abs=1e-6)
 
 

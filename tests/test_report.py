@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -226,6 +226,10 @@ def test_val_is_called_what_it_is(tmp_path: Path) -> None:
     assert "val chose nothing in this run" in html._standing("val", out, run.info, "last")
     assert "the model was fitted to" in html._standing("train", out, run.info, "best")
     assert "looked at 3 times" in html._standing("test", out, {"test_looks": 3}, "best")
+
+
+def test_every_policy_for_uncertain_has_words() -> None:
+    assert set(html.POLICIES) == set(get_args(cfg.Uncertain))
 
 
 def test_equal_runs_give_equal_bytes(written: Callable[[str], runs.Run]) -> None:

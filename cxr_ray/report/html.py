@@ -65,7 +65,13 @@ WHOLE = {
 }
 EPOCHS = ("loss", "accuracy", "recall", "auroc", "precision", "f1", "ap", "exact_match", "hamming")
 RIVALS = {"thumbnail": "the 16 × 16 thumbnail", "border": "the thumbnail's border"}
-POLICIES = {"zeros": "read as negative", "ones": "read as positive", "ignore": "left out as unknown"}
+POLICIES = {
+    "zeros": "read as negative",
+    "ones": "read as positive",
+    "ignore": "left out as unknown",
+    "smooth": "drawn from 0.55 to 0.85",
+    "smooth_zeros": "drawn from 0 to 0.3",
+}
 FEW = 10  # positives under which a label's figures are said to mean little
 
 
