@@ -91,6 +91,7 @@ class _Fit:
         self.model.to(self.device, memory_format=self.precision.layout)
         self.net = self._together()
         self.optimizer = optim.build(self.model, config.optim, self.model.head_parameters())
+        self.scaler = self.precision.scaler(self.device)
         self.ema = optim.Ema(self.model, config.optim.ema) if config.optim.ema else None
         # What is judged and kept: the moving average of the weights where there is one.
         self.judged = self.model if self.ema is None else self.ema.model
@@ -213,8 +214,10 @@ class _Fit:
         scale = world / max(1, cells)
         outputs = self._forward_backward(batch, epoch, scale)
         if config.optim.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip_norm)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.step += 1
         if self.ema is not None:
             self.ema.update(self.model, self.step)
@@ -240,7 +243,7 @@ class _Fit:
                 total = self.loss.total(logits.float(), truth[piece])
                 for extra in auxiliary:
                     total = total + self.model.auxiliary_weight * self.loss.total(extra.float(), truth[piece])
-                (total * scale).backward()
+                self.scaler.scale(total * scale).backward()
             outputs.append(logits.detach().float())
         return torch.cat(outputs)
 
@@ -323,7 +326,13 @@ class _Fit:
             epoch,
             model=self._tensors(),
             optimizer=self.optimizer.state_dict(),
-            state={"epoch": epoch, "step": self.step, "best": self.best, "seconds": self.seconds},
+            state={
+                "epoch": epoch,
+                "step": self.step,
+                "best": self.best,
+                "seconds": self.seconds,
+                "scaler": self.scaler.state_dict(),
+            },
         )
         if is_best:
             checkpoints.point(self.folder, "best", place)
@@ -350,6 +359,7 @@ class _Fit:
             self.ema.load_state_dict(_average(model))
         self.optimizer.load_state_dict(optimizer)
         optim.lay_out_state(self.optimizer)
+        self.scaler.load_state_dict(state["scaler"])
         self.done_epochs, self.step, self.best = state["epoch"], state["step"], state["best"]
         self.seconds = state["seconds"]
         if self.first:
