@@ -210,8 +210,8 @@ class Train(Section):
     """What Ray reserves for a worker, such as {CPU: 4}; empty: one CPU (and one GPU)."""
     threads: int | None = Field(default=None, ge=1)
     """Torch threads of a worker; null: all cores here alone, else the worker's CPUs."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 and channels_last where the processor has AMX or the GPU bf16, else fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 and channels_last where the processor has AMX or the GPU bf16, else fp32; fp16 scales its gradients."""
     monitor: str = "val/auroc/mean"
     """Metric that chooses the best checkpoint; for classes, where not given, val/accuracy."""
     monitor_mode: Literal["max", "min"] = "max"

@@ -112,6 +112,7 @@ class _Fit:
         self.model.to(self.device, memory_format=self.precision.layout)
         self.net = self._together()
         self.optimizer = optim.build(self.model, config.optim, self.model.head_parameters())
+        self.scaler = self.precision.scaler(self.device)
         self.ema = optim.Ema(self.model, config.optim.ema) if config.optim.ema else None
         # What is judged and kept: the moving average of the weights where there is one.
         self.judged = self.model if self.ema is None else self.ema.model
@@ -284,8 +285,10 @@ class _Fit:
         scale = world / max(1, cells)
         outputs, loss = self._forward_backward(batch, epoch, scale)
         if config.optim.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip_norm)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.step += 1
         self.watch.note(self.step, loss)
         if self.ema is not None:
@@ -313,7 +316,7 @@ class _Fit:
                 total = self.loss.total(logits.float(), truth[piece])
                 for extra in auxiliary:
                     total = total + self.model.auxiliary_weight * self.loss.total(extra.float(), truth[piece])
-                (total * scale).backward()
+                self.scaler.scale(total * scale).backward()
             summed += total.detach()
             outputs.append(logits.detach().float())
         return torch.cat(outputs), summed
@@ -421,6 +424,7 @@ class _Fit:
             "step": self.step,
             "best": self.best,
             "seconds": self.seconds + time.perf_counter() - self.began,
+            "scaler": self.scaler.state_dict(),
         }
 
     def _save_within(self, epoch: int) -> None:
@@ -463,6 +467,7 @@ class _Fit:
             self.ema.load_state_dict(_average(held.model))
         self.optimizer.load_state_dict(held.optimizer)
         optim.lay_out_state(self.optimizer)
+        self.scaler.load_state_dict(state["scaler"])
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
         self.done_epochs = state["epoch"] - (1 if state["batches"] else 0)
         if state["batches"]:

@@ -27,7 +27,8 @@ def build(model: nn.Module, optim: cfg.Optim, head: Collection[nn.Parameter] = (
         groups.setdefault((factor, decay), []).append(p)
     made = [{"params": held, "factor": factor, "weight_decay": decay} for (factor, decay), held in groups.items()]
     if optim.name == "sgd":
-        return torch.optim.SGD(made, lr=optim.lr, momentum=0.9, nesterov=True, fused=True)
+        # Not fused: where fp16 leaves the first step out, torch's fused SGD goes on with momentum that was never written.
+        return torch.optim.SGD(made, lr=optim.lr, momentum=0.9, nesterov=True)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optim.name]
     return kind(made, lr=optim.lr, fused=True)
 

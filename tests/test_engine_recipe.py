@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cxr_ray import config as cfg
-from cxr_ray import models, optim, runs
+from cxr_ray import checkpoints, models, optim, runs
 from cxr_ray.context import LocalContext
 from cxr_ray.models import saved
 from tests.fakes.ranks import on_ranks
@@ -105,6 +105,22 @@ def test_the_rate_drops_as_the_history_says(tmp_path: Path, monkeypatch: pytest.
         if since == 2:
             since, drops = 0, drops + 1
     assert rates == pytest.approx(wanted) and drops >= 1
+
+
+def test_fp16_learns_and_goes_on_bit_equal(tmp_path: Path) -> None:
+    """Its scale of gradients is state: summed losses overflow at the first one, which is halved until they do not."""
+    store = fake_store(45)
+    knobs = {"loss": {"reduction": "sum"}, "optim": {"lr": 1e-3}, "train": {"epochs": 3, "precision": "fp16"}}
+    whole = fit(config(tmp_path, **knobs, name="whole"), store)
+    part = fit(config(tmp_path, **knobs, name="part"), store, StopAfter(1))
+    assert part.info["status"] == "stopped"
+    part = fit(config(tmp_path, **knobs, name="part"), store)
+    a, b = final_weights(whole), final_weights(part)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    loss = whole.metrics.query("part == 'train' and metric == 'loss' and label == ''")["value"].to_numpy(float)
+    assert loss[-1] < loss[0]
+    place = checkpoints.pointed(whole.path / "checkpoints", "last")
+    assert place is not None and checkpoints.load(place)[2]["scaler"]["scale"] < 65536.0  # where it starts
 
 
 # -- two ranks ---------------------------------------------------------------------------------------------------

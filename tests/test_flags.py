@@ -102,7 +102,7 @@ WORDS: dict[str, list[tuple[list[str], Any]]] = {
     "train.gpu": [(["auto"], "auto"), (["false"], False), (["true"], True), ([], True)],
     "train.resources_per_worker": [(["{CPU: 4, special: 0.5}"], {"CPU": 4.0, "special": 0.5})],
     "train.threads": [(["2"], 2), (["null"], None)],
-    "train.precision": [(["bf16"], "bf16")],
+    "train.precision": [(["bf16"], "bf16"), (["fp16"], "fp16")],
     "train.monitor": [(["val/f1/mean"], "val/f1/mean")],
     "train.monitor_mode": [(["min"], "min")],
     "train.select": [(["last"], "last")],

@@ -113,7 +113,7 @@ def stepped(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 3) 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_optimisers_are_torchs(name: str, layout: torch.memory_format) -> None:
-    """Fused, in groups, beside weights in either layout: the plain loop of torch gives the same."""
+    """In groups, fused where they are, beside weights in either layout: the plain loop of torch gives the same."""
     ours, theirs = network().to(memory_format=layout), network()
     config = Optim(name=name, lr=0.01, weight_decay=0.1)  # type: ignore[arg-type]
     stepped(ours, optim.build(ours, config))

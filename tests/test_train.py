@@ -1,17 +1,29 @@
 """`train` on Ray Train and in this process: the same rows, the same run folder, one clear line where the user erred."""
 
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
+from cxr_ray import checkpoints, phantom, registry, runs, shards, sources
 from cxr_ray import config as cfg
 from cxr_ray import evaluate as judging
-from cxr_ray import phantom, runs, shards, sources
 from cxr_ray.errors import UserError
 from cxr_ray.on_ray import train as on_ray
 from cxr_ray.on_ray.ingest import ingest
+from tests.fakes.ranks import on_ranks
 
 
 @pytest.fixture(scope="module")
@@ -145,5 +157,134 @@ def test_an_interrupt_says_how_to_go_on_and_the_same_name_does(store, tmp_path, 
         patch.setattr(engine, "fit", interrupted)
         with pytest.raises(KeyboardInterrupt):
             on_ray.train(config(store, tmp_path, name="cut"), say=said.append)
-    assert said[-1] == "interrupted: the same command with --name cut goes on after the last whole epoch"
+    assert said[-1] == "interrupted: the same command with --name cut goes on after the last checkpoint"
     assert on_ray.train(config(store, tmp_path, name="cut"), say=said.append).info["status"] == "finished"
+
+
+# -- hard to kill ------------------------------------------------------------------------------------------------
+
+# A model whose steps take a while, so that there is a middle of an epoch; a checkpoint at every look.
+SLOW = {
+    "plugins": ["tests.fakes.slow_model"],
+    "model": {"name": "slow"},
+    "train": {"epochs": 2, "batch_size": 4, "threads": 1, "checkpoint_minutes": 0.001},
+}
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _within_an_epoch(run: Path, epoch: int) -> bool:
+    """Whether the run's last checkpoint lies within `epoch`."""
+    place = checkpoints.pointed(run / "checkpoints", "last")
+    if place is None:
+        return False
+    try:
+        state = json.loads((place / "state.json").read_text())["state"]
+    except OSError:  # replaced meanwhile
+        return False
+    return bool(state["epoch"] == epoch and state["batches"] > 0)
+
+
+def _until(true: Callable[[], bool], seconds: float = 300.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.05)
+
+
+def _engine_alone(config: cfg.Config) -> None:
+    """The same training by the engine on this rank, without Ray and without the waits."""
+    os.environ["CXR_RAY_TEST_STEP_S"] = "0"
+    from cxr_ray import engine
+    from cxr_ray.context import LocalContext
+
+    registry.load_plugins(config.plugins)
+    opened, plan, config = on_ray.prepare(config)
+    context = LocalContext(quiet=True)
+    if context.rank == 0:
+        runs.create(config, store={"path": "", "fingerprint": ""}, plan=plan.table(), about={})
+    if context.world > 1:
+        torch.distributed.barrier()
+    engine.fit(config, plan, opened, context, runs.load(Path(config.output) / str(config.name)))
+
+
+def _same(a: runs.Run, b: runs.Run) -> None:
+    """Bit-equal weights, the same metrics, and every committed step with the same rows."""
+    one, two = load_file(a.weights), load_file(b.weights)
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    pd.testing.assert_frame_equal(a.metrics, b.metrics)
+    columns = ["epoch", "step", "rank", "rows"]
+    logs = [
+        pd.concat(
+            [
+                pd.read_csv(p, names=columns, keep_default_na=False, dtype={"rows": str})
+                for p in (r.path / "rows").iterdir()
+            ]
+        )
+        for r in (a, b)
+    ]
+    steps = [log.drop_duplicates().sort_values(columns, ignore_index=True) for log in logs]
+    pd.testing.assert_frame_equal(*steps)
+    assert not steps[0].duplicated(columns[:3]).any()  # a step that was done again saw the same rows
+
+
+def _train_workers() -> list[int]:
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if b"RayTrainWorker" in file.read_bytes():
+                found.append(int(file.parent.name))
+    return sorted(found)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_worker_killed_within_an_epoch_is_replaced_and_the_run_ends_bit_equal(store, tmp_path):
+    killed: list[int] = []
+
+    def kill() -> None:
+        _until(lambda: _within_an_epoch(tmp_path / "killed", 2))
+        killed.append(_train_workers()[-1])
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    knobs = cfg.merge(SLOW, {"train": {"workers": 2}})
+    run = on_ray.train(config(store, tmp_path, name="killed", **knobs), say=lambda line: None)
+    killer.join()
+    assert killed and run.info["status"] == "finished"
+    assert any("going on after batch" in line for line in (run.path / "log.txt").read_text().splitlines())
+    on_ranks(2, tmp_path, _engine_alone, config(store, tmp_path, name="whole", **knobs))
+    _same(run, runs.load(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+def test_a_stopped_and_a_killed_driver_go_on_and_end_bit_equal(store, tmp_path, monkeypatch):
+    """SIGTERM ends with a checkpoint and 143, SIGKILL with nothing; the command again, or --resume, goes on from either."""
+    settled = config(store, tmp_path, name="cut", **SLOW)
+    (tmp_path / "config.yaml").write_text(settled.to_yaml())
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "CXR_RAY_TEST_STEP_S": "0.15"}
+    command = [sys.executable, "-m", "cxr_ray.cli", "train"]
+    again = ["--resume", str(tmp_path / "cut")]
+
+    first = subprocess.Popen(
+        [*command, "-c", str(tmp_path / "config.yaml")], env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    _until(lambda: _within_an_epoch(tmp_path / "cut", 1))
+    with pytest.raises(UserError, match=f"is being trained now, by process {first.pid} of this machine"):
+        on_ray.train(settled, say=lambda line: None)
+    first.send_signal(signal.SIGTERM)
+    _, said = first.communicate(timeout=120)
+    assert first.returncode == 143 and "stopped after a checkpoint; cxr-ray train --resume" in said
+
+    second = subprocess.Popen([*command, *again], env=env, cwd=ROOT, stdout=subprocess.DEVNULL)
+    _until(lambda: _within_an_epoch(tmp_path / "cut", 2))
+    second.kill()
+    assert second.wait() == -signal.SIGKILL
+    assert (
+        subprocess.run([*command, *again], env={**env, "CXR_RAY_TEST_STEP_S": "0"}, cwd=ROOT, check=False).returncode
+        == 0
+    )
+
+    monkeypatch.setenv("CXR_RAY_TEST_STEP_S", "0")
+    whole = on_ray.train(config(store, tmp_path, name="whole", **SLOW), say=lambda line: None)
+    _same(whole, runs.load(tmp_path / "cut"))

@@ -21,6 +21,7 @@ IMAGENET_CLASSES = 1000
 # Families that relevance propagation has rules for, and those whose windows leave no one grid of tokens to weigh.
 WITH_RELEVANCE = re.compile("alexnet|vgg|resnet|resnext|wide_resnet|densenet|mobilenet_v2")
 WITHOUT_MAPS = re.compile("swin|maxvit")
+SCALED_BY_HALF = ("googlenet", "inception_v3")
 
 
 class ZooOptions(Family):
@@ -56,14 +57,16 @@ def _about(name: str) -> str:
     text = " ".join((get_model_builder(name).__doc__ or "").strip().split("\n\n")[0].split())
     text = re.sub(r"`+([^`<]*?)\s*(?:<[^>]*>)?`+_*", r"\1", text)
     text = re.sub(r"^Constructs? an? ", "", text).strip().rstrip(".:")
-    return f"torchvision: {text or name}"
+    # torchvision scales within these two, from ImageNet's mean and deviation to what they were trained on.
+    scaled = "; its published weights go with data.normalize: [0.5, 0.5]" if name in SCALED_BY_HALF else ""
+    return f"torchvision: {text or name}{scaled}"
 
 
 def _build(name: str, image_size: tuple[int, int], *, auxiliary: bool) -> nn.Module:
     """torchvision's network `name` for images of `image_size`, in colour, with 1,000 outputs, untrained."""
     height, width = image_size
     settings: dict[str, Any] = {}
-    if name in ("googlenet", "inception_v3"):
+    if name in SCALED_BY_HALF:  # the two that have auxiliary heads
         # Inception's auxiliary head takes images of 299 px and no smaller ones, and is left out.
         settings = {"aux_logits": auxiliary, "init_weights": True}
     elif name.startswith("vit_"):
