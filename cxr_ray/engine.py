@@ -359,7 +359,7 @@ class _Fit:
         if not parts:
             return {}
         by = parts.get("val") or parts["train"]
-        limits_L = judging.limits(self.config.report.thresholds, by.logits, by.truth, self.loss, self.plan)
+        limits_L = judging.limits(self.config.report.thresholds, by.logits, by.truth, self.plan)
         return {part: judging.judge(j.logits, j.truth, self.loss, self.plan, limits_L) for part, j in parts.items()}
 
     # -- writing ------------------------------------------------------------------------------------------------
@@ -414,7 +414,7 @@ class _Fit:
         return place
 
     def _predictions(self, judged: Judged) -> Any:
-        prob = self.loss.probabilities(judged.logits).numpy()
+        prob = losses.probabilities(judged.logits, task=self.plan.task).numpy()
         return predictions_table(self.store.index, judged.rows, self.plan.labels, judged.truth, prob)
 
     def _state(self, epoch: int) -> dict[str, Any]:

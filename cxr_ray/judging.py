@@ -29,7 +29,7 @@ def judge(
 
     Gathered first: the mean of the ranks' AUROCs is not the AUROC. The loss is of the targets as they are; metrics take a
     smooth one for its nearer side."""
-    prob_NL = loss.probabilities(logits_NL).numpy()
+    prob_NL = losses.probabilities(logits_NL, task=plan.task).numpy()
     found = metrics.judge(nearest(truth_NL), prob_NL, labels=plan.labels, task=plan.task, thresholds_L=limits_L)
     counted = _confusion(truth_NL, prob_NL, plan.labels) if plan.task == "multiclass" else []
     return [*_losses(loss, logits_NL, truth_NL, plan.labels), *found, *counted]
@@ -39,7 +39,6 @@ def limits(
     rule: operating.Rule,
     logits_NL: torch.Tensor,
     truth_NL: npt.NDArray[np.float32],
-    loss: losses.Loss,
     plan: Plan,
 ) -> npt.NDArray[np.float64]:
     """The thresholds [L] of `report.thresholds`; a rule chooses them on these rows, without a margin."""
@@ -47,7 +46,7 @@ def limits(
     asked = operating.parse(rule, plan.labels, task=plan.task)
     if isinstance(asked, np.ndarray):
         return asked
-    prob_NL = loss.probabilities(logits_NL).numpy()
+    prob_NL = losses.probabilities(logits_NL, task=plan.task).numpy()
     half_L = np.full(len(plan.labels), operating.FIXED)
     table = decide(nearest(truth_NL), prob_NL, labels=plan.labels, task=plan.task, thresholds_L=half_L)
     return operating.limits(operating.choose(rule, table))

@@ -2,7 +2,7 @@
 that compare images of a batch with each other are in pairwise.py.
 
 A loss gives `elements` (each cell's share), `total` (their sum), `cells` (how many known cells that sum is over, from
-the truth alone, so that every rank can know the whole batch's) and `probabilities` (what the logits mean).
+the truth alone, so that every rank can know the whole batch's). What logits mean hangs on the task alone: `probabilities`.
 """
 # N images, L labels or classes
 
@@ -51,10 +51,6 @@ class Loss(ABC):
     def cells(self, truth_NL: Truth) -> int:
         """How many known cells `total` sums over: what `reduction: mean` divides by. Takes numpy or torch."""
 
-    @abstractmethod
-    def probabilities(self, logits_NL: Tensor) -> Tensor:
-        """[N, L] probabilities of at least fp32."""
-
     def weight(self, like: Tensor) -> Tensor | None:
         """The weight of each label on the device and in the type of `like`; moved once."""
         if self._weight is not None and (self._weight.device, self._weight.dtype) != (like.device, like.dtype):
@@ -89,10 +85,6 @@ class BinaryCrossEntropy(Loss):
     def cells(self, truth_NL: Truth) -> int:
         """Cells that are not NaN."""
         return int(known(truth_NL).sum())
-
-    def probabilities(self, logits_NL: Tensor) -> Tensor:
-        """Sigmoid of each logit."""
-        return torch.sigmoid(at_least_fp32(logits_NL))
 
 
 class FocalOptions(Options):
@@ -188,9 +180,11 @@ class CrossEntropy(Loss):
         """Rows whose class is known."""
         return int(_class_known(truth_NL).sum())
 
-    def probabilities(self, logits_NL: Tensor) -> Tensor:
-        """Softmax over the classes."""
-        return torch.softmax(at_least_fp32(logits_NL), dim=1)
+
+def probabilities(logits_NL: Tensor, *, task: str) -> Tensor:
+    """What logits mean, [N, L] of at least fp32: softmax over the classes of multiclass, else the sigmoid of each."""
+    logits_NL = at_least_fp32(logits_NL)
+    return torch.softmax(logits_NL, dim=1) if task == "multiclass" else torch.sigmoid(logits_NL)
 
 
 def build(

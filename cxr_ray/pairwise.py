@@ -76,7 +76,3 @@ class AucMargin(Loss):
         truth = torch.as_tensor(truth_NL)
         both_L = (truth > 0.5).any(0) & (truth <= 0.5).any(0)
         return int((known(truth) & both_L).sum())
-
-    def probabilities(self, logits_NL: Tensor) -> Tensor:
-        """Sigmoid of each logit: scores to rank by, not calibrated."""
-        return torch.sigmoid(at_least_fp32(logits_NL))

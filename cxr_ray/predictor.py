@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cxr_ray import batches, precision, runs
+from cxr_ray import batches, losses, precision, runs
 from cxr_ray.context import pick_device
 from cxr_ray.engine import Data
 from cxr_ray.models import saved
@@ -28,8 +28,7 @@ class Predictor:
         """Probabilities [N, L] of gray images [N, H, W], values 0 to 255; for classes each row sums to one."""
         with torch.inference_mode(), self._precision.autocast(self._device):
             logits = self._model(torch.from_numpy(np.ascontiguousarray(images_NHW)).to(self._device)).float()
-        prob = logits.softmax(dim=1) if self.task == "multiclass" else logits.sigmoid()
-        return prob.cpu().numpy()
+        return losses.probabilities(logits, task=self.task).cpu().numpy()
 
     def rows(self, store: Data, rows: npt.NDArray[np.int64], *, batch_size: int = 64) -> npt.NDArray[np.float32]:
         """Probabilities [N, L] of store rows [N], in their order."""
