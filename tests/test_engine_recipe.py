@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 import torch
 
-from cxr_ray import config as cfg
 from cxr_ray import checkpoints, models, optim, runs
+from cxr_ray import config as cfg
 from cxr_ray.context import LocalContext
 from cxr_ray.models import saved
 from tests.fakes.ranks import on_ranks
