@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from cxr_ray import config as cfg
+from cxr_ray.errors import UserError
 
 # One-cycle's shape, as torch's OneCycleLR has it (Smith and Topin 2019): the share of steps that rise, and how far
 # under the highest rate it starts and ends. The momentum is not cycled.
@@ -18,8 +19,11 @@ def build(model: nn.Module, optim: cfg.Optim, head: Collection[nn.Parameter] = (
     """The optimiser over all parameters of `model`; one that is frozen has no gradient and stays as it is, state and all.
 
     `head` learns at `head_lr_factor` times the rate. With `decay_norms` false, parameters of one dimension (biases, the
-    weights of norms) do not decay (He et al. 2019, "Bag of tricks", section 3.1: no bias decay)."""
+    weights of norms) do not decay (He et al. 2019, "Bag of tricks", section 3.1: no bias decay). Raises `UserError` for a head
+    that is to have a rate of its own and is not known."""
     heads = {id(p) for p in head}
+    if optim.head_lr_factor != 1.0 and not heads:
+        raise UserError("optim.head_lr_factor: no layer of this model is known to be its head; set it to 1")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for p in model.parameters():
         factor = optim.head_lr_factor if id(p) in heads else 1.0

@@ -12,6 +12,7 @@ from torch import nn
 
 from cxr_ray import optim
 from cxr_ray.config import Optim
+from cxr_ray.errors import UserError
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -146,6 +147,11 @@ def test_the_head_has_its_own_rate_and_one_dimensional_weights_may_be_spared_dec
     for was, p in zip(before, model.parameters(), strict=True):
         lr, decay = seen[id(p)]
         assert torch.allclose(p, was * (1 - lr * decay * 1.9))  # Nesterov's first step: 1 + momentum
+
+
+def test_a_rate_for_a_head_that_is_not_known() -> None:
+    with pytest.raises(UserError, match="no layer of this model is known to be its head"):
+        optim.build(network(), Optim(head_lr_factor=2.0), [])
 
 
 def test_a_frozen_weight_stays_and_keeps_no_state() -> None:

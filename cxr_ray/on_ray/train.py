@@ -112,7 +112,8 @@ def prepare(config: cfg.Config) -> tuple[shards.Store, plans.Plan, cfg.Config]:
     metrics.parse(config.train.monitor, labels=plan.labels, task=plan.task)
     limits = metrics.operating.spread(config.report.thresholds, plan.labels, plan.groups)
     metrics.operating.parse(limits, plan.labels, task=plan.task)
-    losses.build(config.loss, task=plan.task, weight_L=plan.pos_weight)
+    whole, mixed = config.train.micro_batch is None, config.augment.mixup > 0.0
+    losses.build(config.loss, task=plan.task, weight_L=plan.pos_weight, whole=whole, mixed=mixed)
     size = config.data.image_size or store.size
     models.check_size(size, store.size)  # before the model is built: the image's size is what the user chose
     models.build(config.model, outputs=len(plan.labels), image_size=size, mean=0.0, deviation=1.0)
