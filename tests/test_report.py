@@ -20,7 +20,7 @@ from cxr_ray import config as cfg
 from cxr_ray import runs
 from cxr_ray.errors import UserError
 from cxr_ray.metrics import judge, prevalence, thresholds
-from cxr_ray.report import html, plots, tables
+from cxr_ray.report import html, plots, sections, tables
 
 MANY = ["Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture"]
 CLASSES = ["Covid-19", "No_findings", "Pneumonia"]
@@ -451,3 +451,24 @@ def test_the_explorer_moves_and_tables_sort(written: Callable[[str], runs.Run], 
     assert [k for k in out["down"] if k in recall] == order
     assert [k for k in out["up"] if k in recall] == order[::-1]
     assert out["down"][-3:] == ["Mean", "Micro (all cells together)", "Weighted by positives"]
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_the_worst_errors_are_those_of_the_decision(task: str) -> None:
+    labels = LABELS[task]
+    table = predictions(labels, task, 200, 1.0)
+    shown = sections.worst(
+        table,
+        judged(table, labels, task, bootstrap=0),
+        lambda rows: np.stack([np.full((20, 20), r % 251, np.uint8) for r in rows]),
+    )
+    truth, prob = (table[[f"{k}/{name}" for name in labels]].to_numpy() for k in ("true", "prob"))
+    said = prob >= 0.5 if task == "multilabel" else prob == prob.max(axis=1, keepdims=True)
+    for entry in shown:
+        i = labels.index(entry["label"])
+        missed = np.sort(prob[(truth[:, i] == 1) & ~said[:, i], i])[:4]
+        alarms = np.sort(prob[(truth[:, i] == 0) & said[:, i], i])[::-1][:4]
+        assert [one["prob"] for one in entry["missed"]] == pytest.approx(missed.tolist())
+        assert [one["prob"] for one in entry["alarms"]] == pytest.approx(alarms.tolist())
+        assert all(one["src"].startswith("data:image/jpeg;base64,") for one in entry["missed"] + entry["alarms"])
+    assert shown
