@@ -49,7 +49,7 @@ def evaluate(
     if not any(a["data"] for a in alignment):
         raise UserError(
             f"no label of the run ({', '.join(info['labels'])}) is in {store.path} ({', '.join(store.labels)}); "
-            "say which is which, such as --map 'Edema=Pulmonary edema'"
+            "say which is which, such as --mapping 'Edema=Pulmonary edema'"
         )
     own = _own_store(run)
     models.check_size(config.data.image_size or own.size, store.size)
