@@ -88,7 +88,7 @@ def evaluate(
             f"the store {store.path} is not the one that {run.path.name} was trained on: its fingerprint differs; "
             f"to judge the run on other data say --data {store.path}"
         )
-    plan = plan_of(run, store)
+    plan = runs.plan_of(run, store)
     part = split or ("test" if len(plan.rows["test"]) else "val")
     if not len(plan.rows[part]):
         has = ", ".join(p for p in plans.PARTS if len(plan.rows[p]))
@@ -169,15 +169,6 @@ def judged(
 def unused_labels(store: shards.Store, plan: Plan) -> list[str]:
     """Labels that the source's cleaning keeps out of training, such as Support Devices: features, to judge groups by."""
     return [k for k in store.labels if k not in store.default_labels and k not in plan.labels]
-
-
-def plan_of(run: runs.Run, store: shards.Store) -> Plan:
-    """The plan that the run was trained by, from its own `plan.parquet`."""
-    config, info = run.config, run.info
-    return plans.restored(
-        store, config.data, run.plan,
-        labels=info["labels"], task=info["task"], seed=config.seed, pos_weight_power=config.loss.pos_weight_power,
-    )  # fmt: skip
 
 
 def trained(path: str | Path) -> runs.Run:

@@ -49,7 +49,7 @@ def evaluate(
     if not any(a["data"] for a in alignment):
         raise UserError(
             f"no label of the run ({', '.join(info['labels'])}) is in {store.path} ({', '.join(store.labels)}); "
-            "say which is which, such as --map 'Edema=Pulmonary edema'"
+            "say which is which, such as --mapping 'Edema=Pulmonary edema'"
         )
     own = _own_store(run)
     models.check_size(config.data.image_size or own.size, store.size)
@@ -71,7 +71,7 @@ def evaluate(
     rows = fresh["row"].to_numpy(np.int64)
     name = re.sub(r"[^\w.+-]+", "_", store.path.name)
     table = _predictions(run, store, rows, truth_NL, f"external/{name}")
-    plan = judging.plan_of(run, own)
+    plan = runs.plan_of(run, own)
     val = judging.predictions_of(run, own, plan, "val") if len(plan.rows["val"]) else None
     found, table = judging.judged(
         config, plan, table, val, {}, rule,

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cxr_ray import config as cfg
+from cxr_ray import plan as plans
 from cxr_ray.durable import write_whole
 from cxr_ray.errors import UserError, closest
 from cxr_ray.labels import nearest
@@ -165,6 +166,21 @@ def create(config: cfg.Config, *, store: Mapping[str, Any], plan: pd.DataFrame, 
     _write_table(path / "plan.parquet", plan)
     run.update(status="started", name=name, store=dict(store), test_looks=0, **about)
     return run
+
+
+def plan_of(run: Run, store: plans.Described) -> plans.Plan:
+    """The plan that the run was trained by, from its own `plan.parquet`. Raises `UserError` where the store lacks one of its
+    rows or labels."""
+    config, info = run.config, run.info
+    return plans.restored(
+        store,
+        config.data,
+        run.plan,
+        labels=info["labels"],
+        task=info["task"],
+        seed=config.seed,
+        pos_weight_power=config.loss.pos_weight_power,
+    )
 
 
 def _check_same(run: Run, config: cfg.Config, store: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, get_args
@@ -19,7 +20,7 @@ from cxr_ray import config as cfg
 from cxr_ray import runs
 from cxr_ray.errors import UserError
 from cxr_ray.metrics import judge, prevalence, thresholds
-from cxr_ray.report import html, plots, tables
+from cxr_ray.report import html, plots, sections, tables
 
 MANY = ["Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture"]
 CLASSES = ["Covid-19", "No_findings", "Pneumonia"]
@@ -399,3 +400,79 @@ def test_page_fits_its_width(written: Callable[[str], runs.Run], tmp_path: Path,
     size = json.loads(found.group(1))
     assert size["broken"] == 0
     assert size["needs"] <= size["width"] <= width
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_the_explorer_moves_and_tables_sort(written: Callable[[str], runs.Run], tmp_path: Path) -> None:
+    """The slider moved, another label picked and a head clicked in headless Chromium: the page says what the judge says."""
+    run = written("multilabel")
+    probe = """<script>addEventListener("load", () => {
+      const box = document.getElementById("explorer"), pick = box.querySelector("select"), slide = box.querySelector("input");
+      const said = () => Object.fromEntries([...box.querySelectorAll("[data-say]")].map(o => [o.dataset.say, o.textContent]));
+      const first = said();
+      pick.value = "1"; pick.dispatchEvent(new Event("change"));
+      const other = said();
+      slide.value = 100; slide.dispatchEvent(new Event("input"));
+      const moved = said();
+      const table = document.querySelector("#labels table.sortable"), head = table.tHead.rows[0].cells[4];
+      head.click();
+      const names = () => [...table.tBodies[0].rows].map(r => r.cells[0].textContent);
+      const down = names(); head.click(); const up = names();
+      const out = document.createElement("pre"); out.id = "out";
+      out.textContent = JSON.stringify({first, other, moved, down, up, pick: pick.options[1].text});
+      document.body.append(out);
+    })</script>"""
+    page = tmp_path / "probe.html"
+    text = (run.path / "report.html").read_text(encoding="utf-8")
+    page.write_text(text.replace("</head>", probe + "</head>"), encoding="utf-8")
+    shown = subprocess.run(
+        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+         "--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}",
+         "--virtual-time-budget=4000", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    ).stdout  # fmt: skip
+    found = re.search(r'<pre id="out">(.*?)</pre>', shown, re.DOTALL)
+    assert found, shown[-500:]
+    out = json.loads(unescape(found.group(1)))
+    table = run.predictions("test")
+
+    def judged_at(label: str, limit: float) -> dict[str, float]:
+        truth, prob = table[[f"true/{label}"]].to_numpy(), table[[f"prob/{label}"]].to_numpy()
+        values = judge(truth, prob, labels=[label], task="binary", thresholds_L=[limit])
+        return {v.metric: v.value for v in values if v.label == label}
+
+    assert out["pick"] == MANY[1]
+    # The page starts at the operating point: the lowest score that is still called positive there.
+    for said, label, limit in ((out["first"], MANY[0], 0.5), (out["other"], MANY[1], 0.5)):
+        want = judged_at(label, limit)
+        assert said["recall"] == f"{want['recall']:.3f}" and said["precision"] == f"{want['precision']:.3f}"
+    want = judged_at(MANY[1], float(out["moved"]["threshold"]) - 1e-4)  # shown with four digits
+    assert float(out["moved"]["recall"]) == pytest.approx(want["recall"], abs=0.02)
+    assert float(out["moved"]["recall"]) > float(out["other"]["recall"])
+    recall = {v["label"]: v["value"] for v in run.evaluation("test")["values"] if v["metric"] == "recall"}
+    order = sorted((k for k in MANY if k in recall), key=recall.__getitem__, reverse=True)
+    assert [k for k in out["down"] if k in recall] == order
+    assert [k for k in out["up"] if k in recall] == order[::-1]
+    assert out["down"][-3:] == ["Mean", "Micro (all cells together)", "Weighted by positives"]
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_the_worst_errors_are_those_of_the_decision(task: str) -> None:
+    labels = LABELS[task]
+    table = predictions(labels, task, 200, 1.0)
+    shown = sections.worst(
+        table,
+        judged(table, labels, task, bootstrap=0),
+        lambda rows: np.stack([np.full((20, 20), r % 251, np.uint8) for r in rows]),
+    )
+    truth, prob = (table[[f"{k}/{name}" for name in labels]].to_numpy() for k in ("true", "prob"))
+    said = prob >= 0.5 if task == "multilabel" else prob == prob.max(axis=1, keepdims=True)
+    for entry in shown:
+        i = labels.index(entry["label"])
+        missed = np.sort(prob[(truth[:, i] == 1) & ~said[:, i], i])[:4]
+        alarms = np.sort(prob[(truth[:, i] == 0) & said[:, i], i])[::-1][:4]
+        assert [one["prob"] for one in entry["missed"]] == pytest.approx(missed.tolist())
+        assert [one["prob"] for one in entry["alarms"]] == pytest.approx(alarms.tolist())
+        assert all(one["src"].startswith("data:image/jpeg;base64,") for one in entry["missed"] + entry["alarms"])
+    assert shown

@@ -130,11 +130,18 @@ def allowed_misses(n: int, m: int, least: float, assurance: float) -> tuple[int,
     Exact for exchangeable cases without ties, whatever their distribution: of m further cases the number below the j-th
     smallest of n is beta-binomial (m, j, n - j + 1); see Wilks 1942, doi:10.1214/aoms/1177731537. Ties only help."""
     short = np.floor((1.0 - least) * m + 1e-9)
-    j = np.arange(1, int(np.ceil((1.0 - least) * n)) + 2).clip(max=n)
-    chance_J = betabinom.cdf(short, m, j, n - j + 1)
-    good = np.flatnonzero(chance_J >= assurance)
-    at = int(good[-1]) if len(good) else 0
-    return int(j[at]) - 1, float(chance_J[at])
+
+    def chance(misses: int) -> float:
+        return float(betabinom.cdf(short, m, misses + 1, n - misses))
+
+    low, high = (
+        0,
+        min(n, int(np.ceil((1.0 - least) * n)) + 2),
+    )  # the chance falls with the misses: halve what is between
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if chance(middle) >= assurance else (low, middle)
+    return low, chance(low)
 
 
 def _by_rule(

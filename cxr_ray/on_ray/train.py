@@ -230,7 +230,7 @@ def _on_workers(config: cfg.Config, run: runs.Run, address: str | None, say: Cal
 
 
 def _worker(given: dict[str, Any]) -> None:
-    """What each Ray Train worker runs: the engine, over the plan made again from the store and the run's own config."""
+    """What each Ray Train worker runs: the engine, over the run's own plan and config."""
     import torch
 
     from cxr_ray import engine
@@ -244,8 +244,7 @@ def _worker(given: dict[str, Any]) -> None:
     registry.load_plugins(config.plugins)
     try:
         store = shards.open(str(run.info["store"]["path"]), verify="none")
-        plan = plans.build(store, config.data, seed=config.seed, pos_weight_power=config.loss.pos_weight_power)
-        engine.fit(config, plan, store, TrainContext(run), run)
+        engine.fit(config, runs.plan_of(run, store), store, TrainContext(run), run)
     except UserError as error:
         # A mistake is the same on every rank and at every new start: say it once and end, rather than fail and retry.
         run.update(status="failed", error=str(error))

@@ -134,7 +134,7 @@ def write(
             mended=mended and sections.METHODS[mended[0]],
             groups=sections.group_sections(judged),
             shortcuts=aspects.shortcut_words(judged.get("groups") or [], values),
-            pictures=sections.worst(predictions, judged["labels"], judged["thresholds"], images) if images else [],
+            pictures=sections.worst(predictions, judged, images) if images else [],
             mended_colour=plots.MENDED,
             colour=plots.ACCENT,
             cautions=_cautions(judged, info, part),

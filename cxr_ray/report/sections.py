@@ -3,7 +3,7 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from PIL import Image
 from cxr_ray.metrics import MEAN
 from cxr_ray.metrics.ranking import at_each_score
 from cxr_ray.report import aspects
+from cxr_ray.report.tables import table_of
 
 STOPS = 160  # of the explorer's slider: thresholds at even steps of the rows called positive, and the operating point
 WORST = 4  # pictures of each kind and label
@@ -112,18 +113,19 @@ def group_sections(judged: Mapping[str, Any]) -> list[dict[str, Any]]:
     return out
 
 
-def worst(
-    predictions: pd.DataFrame, labels: Sequence[str], thresholds: Mapping[str, float], images: Any
-) -> list[dict[str, Any]]:
+def worst(predictions: pd.DataFrame, judged: Mapping[str, Any], images: Any) -> list[dict[str, Any]]:
     """For each label the missed positives with the lowest and the false alarms with the highest probabilities, as pictures.
 
     `images` gives uint8 [N, H, W] of store rows [N]. Nothing but the picture and its probability is told: no row, no patient."""
     out = []
-    for label in labels:
-        truth_N, prob_N = predictions[f"true/{label}"].to_numpy(), predictions[f"prob/{label}"].to_numpy()
-        said_N = prob_N >= prob_N.dtype.type(thresholds[label])
+    labels = judged["labels"]
+    limits_L = np.array([judged["thresholds"][k] for k in labels])
+    table = table_of(predictions, labels, judged["task"], limits_L)
+    for i, label in enumerate(labels):
+        prob_N, said_N = table.prob_NL[:, i], table.positive_NL[:, i]
+        known_N, true_N = table.known_NL[:, i], table.true_NL[:, i]
         kinds = {}
-        for kind, here_N, sign in (("missed", (truth_N == 1) & ~said_N, 1), ("alarms", (truth_N == 0) & said_N, -1)):
+        for kind, here_N, sign in (("missed", true_N & ~said_N, 1), ("alarms", known_N & ~true_N & said_N, -1)):
             chosen = np.flatnonzero(here_N)[np.argsort(sign * prob_N[here_N], kind="stable")[:WORST]]
             pictures = images(predictions["row"].to_numpy(np.int64)[chosen]) if len(chosen) else []
             kinds[kind] = [{"src": _jpeg(p), "prob": float(q)} for p, q in zip(pictures, prob_N[chosen], strict=True)]

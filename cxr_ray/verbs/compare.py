@@ -20,9 +20,9 @@ def compare(
     thresholds: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     out: Path | None = None,
 ) -> None:
-    """Runs beside each other: what differs in config and data, and label by label on the rows that all of them predicted.
+    """Runs beside each other on the rows they share: differences with intervals, one page.
 
-    Runs that differ in their seed alone are also summed up: mean and deviation between seeds.
+    What differs in config and data, then label by label on the rows that all of them predicted. Runs that differ in their seed alone are also summed up: mean and deviation between seeds.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ def evaluate(
     by: Literal["image", "study"] = "image",
     combine: Literal["max", "mean"] = "max",
     data: Path | None = None,
-    mapping: Annotated[list[str] | None, Parameter(name="--map", consume_multiple=True, negative="")] = None,
+    mapping: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
 ) -> None:
     """Judge a run on its test part, label by label, and write its report.
 
@@ -54,7 +54,7 @@ def evaluate(
     """
     pairs = read_mapping(mapping)
     if data is None and pairs:
-        raise UserError("--map says which label of --data is which; give --data SHARDS as well")
+        raise UserError("--mapping says which label of --data is which; give --data SHARDS as well")
     if data is not None and split is not None:
         raise UserError("--data is judged whole; leave --split out")
     show(run, split=split, thresholds=read_thresholds(thresholds), by=by, combine=combine, data=data, mapping=pairs)
@@ -66,7 +66,7 @@ def read_mapping(words: Sequence[str] | None) -> dict[str, str]:
     for label, _, other in pairs:
         if not label or not other:
             raise UserError(
-                f"cannot read --map {label or other}; say MODEL=DATA, such as --map 'Edema=Pulmonary edema'"
+                f"cannot read --mapping {label or other}; say MODEL=DATA, such as --mapping 'Edema=Pulmonary edema'"
             )
     return {label: other for label, _, other in pairs}
 

@@ -13,7 +13,9 @@ app = App(name="runs", help_format="markdown")
 
 @app.default
 def runs(folder: Path = Path("runs"), /) -> None:
-    """The runs in a folder, newest last: what was trained, how far, and what the kept model reaches.
+    """The runs in a folder, a line each.
+
+    The newest stands last: what was trained, how far, and what the kept model reaches where it was judged.
 
     Parameters
     ----------

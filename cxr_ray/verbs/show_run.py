@@ -22,8 +22,10 @@ def show(
     split: Literal["train", "val", "test", "both"] | None = None,
     thresholds: Words = None,
 ) -> None:
-    """A run's parameters and metrics, from what it kept: nothing is trained or predicted, and test is not looked at anew
-    unless it is asked for.
+    """A run's parameters and metrics, drawn again at other labels, parts and thresholds.
+
+    Everything comes from what the run kept: nothing is trained or predicted. Test drawn at other labels or thresholds is a
+    further look at test, and counted.
 
     Parameters
     ----------
