@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The constraints hold for the build of the package as well, which `pip install -c` does not reach.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: venv demo test lint format clean
+.PHONY: venv demo test test-zoo lint format clean
 .DEFAULT_GOAL := test
 
 venv: $(STAMP)
@@ -23,7 +23,11 @@ demo: $(STAMP)
 	$(BIN)/cxr-ray demo --out demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not zoo"
+
+# Every architecture with real numbers: minutes, and 16 GiB of memory for the largest.
+test-zoo: $(STAMP)
+	$(BIN)/python -m pytest -m zoo tests/test_models.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -32,6 +32,8 @@ MANIFEST = "manifest.json"
 INDEX = "index.parquet"
 REJECTED = "rejected.parquet"
 BOXES = "boxes.parquet"
+GROUP_ROWS = 8192
+"""Rows of a row group of a table: the writer's memory is that of a group, not of a table."""
 WORKSHOP = ".ingest"
 """Folder of an unfinished ingest inside the store's."""
 
@@ -359,16 +361,21 @@ def write_parquet(path: Path, frame: pd.DataFrame, *, within: Path | None = None
     fields = []
     for name in frame.columns:
         values = frame[name]
-        if values.dtype == object or isinstance(values.dtype, pd.StringDtype):
+        if isinstance(values.dtype, pd.StringDtype):
+            fields.append(pa.array(values, pa.string(), from_pandas=True))
+        elif values.dtype == object:
             fields.append(pa.array([None if pd.isna(v) else str(v) for v in values], pa.string()))
         else:
             fields.append(pa.array(values.to_numpy(), from_pandas=False))
     table = pa.table(fields, names=[str(c) for c in frame.columns])
-    return _entry(
-        write_whole(
-            path, lambda file: pq.write_table(table, pa.PythonFile(file, mode="w"), compression="zstd"), within=within
-        )
-    )
+
+    def write(file: Any) -> None:  # in pieces: the writer holds a row group, and what it held stays with the pool
+        pq.write_table(table, pa.PythonFile(file, mode="w"), compression="zstd", row_group_size=GROUP_ROWS)
+
+    try:
+        return _entry(write_whole(path, write, within=within))
+    finally:
+        pa.default_memory_pool().release_unused()
 
 
 def _entry(written: Written) -> FileEntry:

@@ -105,6 +105,7 @@ FAMILIES = [
     "mnasnet1_0", "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "shufflenet_v2_x1_0", "squeezenet1_1",
     "swin_t", "vgg11", "vit_b_16",
 ]  # fmt: skip
+SMALL = ("mobilenet_v3_small", "resnet18", "densenet121", "googlenet", "shufflenet_v2_x1_0", "squeezenet1_1")
 ALL_NAMES = [name if name in FAMILIES else pytest.param(name, marks=pytest.mark.slow) for name in ZOO]
 
 
@@ -448,7 +449,7 @@ def test_layers_hold_every_weight_once(name: str, knobs: dict[str, Any]) -> None
     assert [layer.shape for layer in found if layer.trainable][-1] == (5,)
 
 
-@pytest.mark.slow
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", ZOO)
 def test_layers_of_every_model(name: str) -> None:
     size = listing.listing(name).image_size
@@ -464,8 +465,7 @@ def small_size(name: str) -> tuple[int, int]:
     return (28, 28) if name == "vit_h_14" else (32, 32) if name.startswith("vit_") else (96, 96)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", [*SMALL, *(pytest.param(k, marks=pytest.mark.zoo) for k in ZOO if k not in SMALL)])
 def test_gradients_reach_the_stem(name: str) -> None:
     """With real numbers, from gray images to a first layer of one channel."""
     model = build(name, size=small_size(name))
