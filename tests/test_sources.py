@@ -29,7 +29,7 @@ def test_the_contract_holds_for_every_source(dataset: tuple[str, Path]) -> None:
     assert list(table.columns[: len(COLUMNS)]) == list(COLUMNS)
     assert list(table.columns[-len(records.labels) :]) == list(records.labels)
     assert isinstance(table.index, pd.RangeIndex) and table.index.name == "row" and table.index[0] == 0
-    assert table["image"].is_unique and all((root / path).is_file() for path in table["image"])
+    assert table["image"].is_unique and all((root / path).is_file() for path in records.places)
     assert table["source_row"].dtype == np.int64 and table["age"].dtype == np.float64
     assert all(
         pd.api.types.is_string_dtype(table[c])

@@ -9,6 +9,7 @@ from tests.fakes import (
     chexpert,
     covid_chestxray,
     covid_radiography,
+    dicom_folder,
     image_folder,
     mimic_cxr,
     nih,
@@ -28,6 +29,7 @@ LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "vindr": vindr.write,
     "padchest": padchest.write,
     "table": table.write,
+    "dicom_folder": dicom_folder.write,
 }
-OPTIONS: dict[str, dict[str, Any]] = {"table": table.OPTIONS}
+OPTIONS: dict[str, dict[str, Any]] = {"table": table.OPTIONS, "dicom_folder": {"labels": ["Edema", "Mass"]}}
 """What `sources.load` must be told besides the root."""

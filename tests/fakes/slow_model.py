@@ -1,4 +1,4 @@
-"""A plugin: lenet with batch norm and dropout whose every forward takes a while, so that a test can interrupt a training in mid-epoch."""
+"""A plugin: a small network whose every step takes a while, so that a test can interrupt a training within an epoch."""
 
 import os
 import time
@@ -13,7 +13,7 @@ from cxr_ray.registry import MODELS, Options
 class Slow(nn.Module):
     """A small network with everything that a resumed run must restore."""
 
-    def __init__(self, outputs: int, channels: int) -> None:
+    def __init__(self, outputs: int, channels: int, size: tuple[int, int]) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(channels, 4, 3, stride=2),
@@ -23,7 +23,7 @@ class Slow(nn.Module):
             nn.Flatten(),
             nn.LazyLinear(outputs),
         )
-        self.body(torch.zeros(2, channels, 32, 32))
+        self.body(torch.zeros(2, channels, *size))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training:
@@ -34,6 +34,6 @@ class Slow(nn.Module):
 if "slow" not in MODELS:
 
     @MODELS.register("slow", Options)
-    def slow(*, outputs: int, channels: int, image_size: Any, options: Any) -> nn.Module:
+    def slow(*, outputs: int, channels: int, image_size: tuple[int, int], options: Any) -> nn.Module:
         """For tests: see the module."""
-        return Slow(outputs, channels)
+        return Slow(outputs, channels, image_size)
