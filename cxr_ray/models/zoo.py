@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torchvision
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from torch import nn
 from torchvision.models import get_model, get_model_builder, get_model_weights, list_models
 
@@ -49,6 +49,8 @@ def _options(name: str) -> type[ZooOptions]:
         "explained_by": methods,
         "published_parameters": int(weights.meta["num_params"]),
     }
+    # Its fields and their docstrings are the base's; to look for more in the source takes seconds over eighty classes.
+    said["model_config"] = ConfigDict(use_attribute_docstrings=False)
     return type(f"{name}_options", (base,), {"__module__": __name__, "__doc__": base.__doc__, **said})
 
 

@@ -31,9 +31,7 @@ class Slow(nn.Module):
         return self.body(x)
 
 
-if "slow" not in MODELS:
-
-    @MODELS.register("slow", Options)
-    def slow(*, outputs: int, channels: int, image_size: tuple[int, int], options: Any) -> nn.Module:
-        """For tests: see the module."""
-        return Slow(outputs, channels, image_size)
+@MODELS.register("slow", Options)
+def slow(*, outputs: int, channels: int, image_size: tuple[int, int], options: Any) -> nn.Module:
+    """For tests: see the module."""
+    return Slow(outputs, channels, image_size)
