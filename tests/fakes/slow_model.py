@@ -1,5 +1,6 @@
 """A plugin: a small network whose every step takes a while, so that a test can interrupt a training within an epoch."""
 
+import math
 import os
 import time
 from typing import Any
@@ -21,9 +22,8 @@ class Slow(nn.Module):
             nn.ReLU(),
             nn.Dropout(0.2),
             nn.Flatten(),
-            nn.LazyLinear(outputs),
+            nn.Linear(4 * math.prod((side - 1) // 2 for side in size), outputs),
         )
-        self.body(torch.zeros(2, channels, *size))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training:
