@@ -95,7 +95,7 @@ def stratify(
 
     After iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011, doi:10.1007/978-3-642-23808-6_10), over
     groups: equal groups (as many rows, the same positives) are shared out at once, and the rest goes one by one, rarest
-    label first, to the part that misses most of what it brings. A label held by as many groups as there are parts reaches each."""
+    label first, to the part that is least full of what it brings. A label held by as many groups as there are parts reaches each."""
     groups_G, code_N = np.unique(group_N, return_inverse=True)
     share_P = np.asarray(shares, dtype=np.float64)
     # What a group brings [G, 1 + L]: its rows, and its positives of each label.
@@ -132,8 +132,10 @@ def _kinds(brings_GL: Rows) -> Rows:
 
 
 def _place_the_rest(part_G: Rows, brings_GL: Rows, share_P: npt.NDArray[np.float64], rng: np.random.Generator) -> None:
-    """Fill the -1 of `part_G`, the groups of the rarest label first, large before small. A group goes to the part that misses most of what it
-    brings, each label (and the rows) counted as a share of its own total, so that rare ones weigh most."""
+    """Fill the -1 of `part_G`, the groups of the rarest label first, large before small. A group goes to the part that would
+    then be least full of what the group brings: full, for each label and for the rows, is the part's share of the total,
+    and a label weighs by how much of its total the group is, so that rare ones weigh most. (To count what a part still
+    misses in rows would send whatever comes first to the largest part.)"""
     parts = [p for p in range(len(share_P)) if share_P[p] > 0]
     held_PL = np.stack([brings_GL[part_G == p].sum(axis=0) for p in range(len(share_P))])
     total_L = np.maximum(1, brings_GL.sum(axis=0))
@@ -141,7 +143,8 @@ def _place_the_rest(part_G: Rows, brings_GL: Rows, share_P: npt.NDArray[np.float
     brings_KL = brings_GL[left]  # K groups are left
     # Plain lists from here: a group brings few labels, and a numpy call on each of a hundred thousand groups takes seconds.
     empty: list[list[bool]] = (held_PL == 0).tolist()
-    misses: list[list[float]] = (share_P[:, None] - held_PL / total_L).tolist()
+    full: list[list[float]] = (held_PL / (np.maximum(share_P, 1e-12)[:, None] * total_L)).tolist()
+    each: list[float] = share_P.tolist()
     at, which = np.nonzero(brings_KL)
     first = np.searchsorted(at, np.arange(len(left) + 1)).tolist()
     labels_of, shares_of = which.tolist(), (brings_KL[at, which] / total_L[which]).tolist()
@@ -153,20 +156,20 @@ def _place_the_rest(part_G: Rows, brings_GL: Rows, share_P: npt.NDArray[np.float
         wanting = [p for p in parts if empty[p][label]] if label else []
         for done, k in enumerate(mine.tolist()):
             labels, shares = labels_of[first[k] : first[k + 1]], shares_of[first[k] : first[k + 1]]
-            part, most = -1, -np.inf
+            part, least = -1, np.inf
             for p in wanting if wanting and len(mine) - done <= len(wanting) else parts:
-                misses_L = misses[p]
+                full_L, size = full[p], each[p]
                 score = 0.0
-                for one in labels:
-                    score += misses_L[one]
-                if score > most:
-                    part, most = p, score
+                for one, share in zip(labels, shares, strict=True):
+                    score += share * (full_L[one] + share / size)
+                if score < least:
+                    part, least = p, score
             part_G[left[k]] = part
             if part in wanting:
                 wanting.remove(part)
-            misses_L, empty_L = misses[part], empty[part]
+            full_L, empty_L, size = full[part], empty[part], each[part]
             for one, share in zip(labels, shares, strict=True):
-                misses_L[one] -= share
+                full_L[one] += share / size
                 empty_L[one] = False
 
 

@@ -124,3 +124,22 @@ def test_official_val_without_test():
 def test_a_part_without_rows_is_an_error():
     with pytest.raises(UserError, match="val has no rows: 4 rows in 2 groups"):
         plans.build(fake_store(4), data(), seed=0)
+
+
+@pytest.mark.parametrize("shares", [(0.8, 0.2), (0.875, 0.125), (0.2,) * 5])
+def test_patients_of_several_images_and_labels_leave_every_label_its_share(shares):
+    """Nearly every group is of a kind of its own here, so that all are placed one by one."""
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 6, 400)
+    group = np.repeat(np.arange(400), sizes)
+    often = rng.random((400, 6)) < [0.5, 0.4, 0.35, 0.25, 0.15, 0.08]  # a finding stays with its patient
+    positive = often[group] & (rng.random((len(group), 6)) < 0.8)
+
+    def worst(part):
+        return max(np.abs(positive[part == p].mean(axis=0) - positive.mean(axis=0)).max() for p in range(len(shares)))
+
+    drawn = np.median([worst(rng.choice(len(shares), 400, p=shares)[group]) for _ in range(25)])
+    for seed in range(10):
+        part = splits.stratify(group, positive, shares, rng=np.random.default_rng(seed))
+        assert all(abs((part == p).mean() - share) < 0.01 for p, share in enumerate(shares))
+        assert worst(part) < drawn / 2, seed
