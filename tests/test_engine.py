@@ -383,7 +383,7 @@ def test_a_model_that_diverges_says_so(tmp_path):
 
 # The last batch is short, and for "sum" it has one row, so that one rank has none; masks differ between the ranks' halves.
 EXACT = {
-    "data": {"blank": "ignore", "split": {"by": "image", "val": 0.27, "test": 0}, "oversample_min_count": 3},
+    "data": {"blank": "ignore", "split": {"by": "image", "val": 0.25, "test": 0}, "oversample_min_count": 3},
     # Not Adam: it divides by the gradient's own size, so that rounding in a gradient near zero moves a weight as far as a
     # large gradient does, and the two paths part.
     "optim": {"name": "sgd", "lr": 1e-3},
