@@ -6,12 +6,13 @@ sources are resolved later, when a verb starts, so that this module needs neithe
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from cxr_ray.errors import UserError, closest
 
@@ -262,8 +263,79 @@ class Report(Section):
     """Judge the thumbnail and border regressions beside the model."""
 
 
+Mode = Literal["max", "min"]
+
+
+class Tune(Section):
+    """A sweep: many trainings over one store, judged on the same val rows by one truth."""
+
+    trials: int = Field(default=16, ge=1)
+    """How many combinations random and optuna try; grid and list try all of theirs."""
+    metric: str | list[str] = "val/auroc/mean"
+    """What a trial is judged by, at its best epoch; several: a trade-off, told as the trials that no other beats in all."""
+    mode: Mode | list[Mode] = "max"
+    """Whether more of the metric is better; one for all, or one a metric."""
+    constraint: str | list[str] | None = None
+    """What the winner must reach besides, such as "val/recall/mean >= 0.8"."""
+    search: Literal["random", "grid", "optuna", "list"] = "random"
+    """random draws, grid takes every combination of choices, optuna learns from what it tried, list takes `combinations`."""
+    scheduler: Literal["asha", "none", "pbt"] = "asha"
+    """asha ends trials that lag behind, pbt lets them take over weights and change knobs in mid-training, none."""
+    grace_epochs: int = Field(default=1, ge=1)
+    """asha: no trial is ended before; pbt: epochs between changes."""
+    reduction: float = Field(default=3.0, gt=1.0)
+    """asha: of so many trials at a rung one goes on (3, as Hyperband's authors advise: Li et al., JMLR 2018)."""
+    base: bool = True
+    """Train the config as written too, as trial 0: what the search has won is measured against it."""
+    folds: int | None = Field(default=None, ge=2)
+    """k: every trial is trained on each of k folds by patient and judged by the mean (no scheduler then)."""
+    ensemble: int = Field(default=0, ge=0)
+    """The best so many trials (with folds: the winner's folds) are also judged together, their probabilities averaged; 0: none."""
+    max_concurrent: Literal["auto"] | int = "auto"
+    """Trials at once; auto: as many as the cluster has room for."""
+    trial_gpus: float | None = Field(default=None, gt=0.0)
+    """Share of a GPU for a trial of one worker: 0.25 puts four on one; null: a whole one where there is one."""
+    max_time: float | None = Field(default=None, gt=0.0)
+    """Minutes after which no trial is started and those that run end with what they have; null: no limit."""
+    retries: int = Field(default=1, ge=0)
+    """How often a trial that died (killed, out of memory, hung) is started again from its last checkpoint."""
+    hang_minutes: float = Field(default=30.0, gt=0.0)
+    """A trial that has not said anything for so long is ended and counts as died."""
+    space: dict[str, Any] = {}
+    """Knobs by dotted name: {loguniform: [a, b]}, {uniform: [a, b]}, {integer: [a, b]} (both ends in), {choice: [...]}."""
+    combinations: list[dict[str, Any]] = []
+    """search list: each a mapping of knobs by dotted name to values."""
+
+    @field_validator("max_concurrent")
+    @classmethod
+    def _some(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("auto, or at least one trial at a time")
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Tune":
+        if isinstance(self.mode, list) and len(self.mode) != len(self.metrics):
+            raise ValueError(
+                f"mode: {len(self.mode)} modes for {len(self.metrics)} metrics; give one for all, or one a metric"
+            )
+        if not self.metrics:
+            raise ValueError("metric: an empty list; name at least one, such as val/auroc/mean")
+        return self
+
+    @property
+    def metrics(self) -> list[str]:
+        """What is judged, one or several."""
+        return [self.metric] if isinstance(self.metric, str) else list(self.metric)
+
+    @property
+    def modes(self) -> list[Mode]:
+        """The mode of each metric."""
+        return list(self.mode) if isinstance(self.mode, list) else [self.mode] * len(self.metrics)
+
+
 class Config(Section):
-    """One training, whole."""
+    """One training, whole; and the sweep around it."""
 
     name: str | None = None
     """Run name; null: date, model, short hash of the config."""
@@ -280,10 +352,12 @@ class Config(Section):
     optim: Optim = Optim()
     train: Train = Train()
     report: Report = Report()
+    tune: Tune = Tune()
 
     def digest(self) -> str:
         """Ten hex digits of everything but the run's name and place: equal digests mean the same experiment."""
-        body = json.dumps(self.model_dump(mode="json", exclude={"name", "output"}), sort_keys=True)
+        skip = {"name", "output"} | ({"tune"} if self.tune == Tune() else set())
+        body = json.dumps(self.model_dump(mode="json", exclude=skip), sort_keys=True)
         return hashlib.sha256(body.encode()).hexdigest()[:10]
 
     def for_task(self, task: str) -> "Config":
@@ -293,8 +367,24 @@ class Config(Section):
         return self
 
     def to_yaml(self) -> str:
-        """The whole resolved config, every knob written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        """The whole resolved config, every knob written out; `tune` where it is a sweep's."""
+        skip = {"tune"} if self.tune == Tune() else set()
+        return yaml.safe_dump(self.model_dump(mode="json", exclude=skip), sort_keys=False, allow_unicode=True)
+
+
+def is_section(field: FieldInfo) -> bool:
+    """Whether the field holds further knobs rather than a value."""
+    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+
+
+def knobs(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every knob of `model` by its dotted name, in the order they are written."""
+    for name, field in model.model_fields.items():
+        if is_section(field):
+            assert isinstance(field.annotation, type)
+            yield from knobs(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -363,13 +453,14 @@ def _numbers(values: Any, model: type[BaseModel]) -> Any:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             out[key] = {} if value is None else _numbers(value, kind)
         elif key == "options" and isinstance(value, Mapping):
-            out[key] = {k: _number(v) for k, v in value.items()}
+            out[key] = {k: number(v) for k, v in value.items()}
         elif isinstance(value, str) and "float" in str(kind):
-            out[key] = _number(value)
+            out[key] = number(value)
     return out
 
 
-def _number(value: Any) -> Any:
+def number(value: Any) -> Any:
+    """`1e-4` as a number where PyYAML left it a string; anything else as it is."""
     if not isinstance(value, str):
         return value
     try:

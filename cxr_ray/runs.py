@@ -150,8 +150,7 @@ def create(config: cfg.Config, *, store: Mapping[str, Any], plan: pd.DataFrame, 
     `store` is what identifies the data (path, fingerprint, source, rows, notes), `plan` the table of `Plan.table()`,
     `about` further entries of `run.json`. Raises `UserError` where the name is taken by another config, or finished."""
     name = config.name or default_name(config)
-    if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
-        raise UserError(f"name: {name!r} cannot name a folder; use letters, digits, '.', '_', '+' and '-'")
+    check_name(name)
     path = Path(config.output).resolve() / name
     settled = config.model_copy(update={"name": name, "output": str(path.parent)})
     run = Run(path)
@@ -211,9 +210,15 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") ->
     return out
 
 
-def default_name(config: cfg.Config) -> str:
+def check_name(name: str) -> None:
+    """Raises `UserError` where `name` cannot name a folder."""
+    if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
+        raise UserError(f"name: {name!r} cannot name a folder; use letters, digits, '.', '_', '+' and '-'")
+
+
+def default_name(config: cfg.Config, *, kind: str = "") -> str:
     """Date, model, short hash of the config: 20261121-resnet18-1a2b3c4d5e; a finished one of that name gets a number."""
-    base = f"{datetime.now():%Y%m%d}-{config.model.name}-{config.digest()}"
+    base = f"{datetime.now():%Y%m%d}-{kind or config.model.name}-{config.digest()}"
     name, number = base, 2
     while _finished(Path(config.output) / name):
         name, number = f"{base}-{number}", number + 1
@@ -221,10 +226,12 @@ def default_name(config: cfg.Config) -> str:
 
 
 def _finished(path: Path) -> bool:
-    try:
-        return Run(path).info["status"] == "finished"
-    except (OSError, ValueError, KeyError):
-        return False
+    for file in ("run.json", "sweep.json"):
+        try:
+            return bool(json.loads((path / file).read_text(encoding="utf-8"))["status"] == "finished")
+        except (OSError, ValueError, KeyError):
+            continue
+    return False
 
 
 def environment(store: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,31 +6,17 @@ Values are only read here by the field's type; the model itself validates them, 
 """
 
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from cxr_ray.config import is_section, knobs
 from cxr_ray.errors import UserError, closest
 
 TRUE, FALSE, NULL = ("true", "yes", "on"), ("false", "no", "off"), ("null", "none", "~")
-
-
-def is_section(field: FieldInfo) -> bool:
-    """Whether the field holds further knobs rather than a value."""
-    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-
-
-def knobs(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every knob of `model` by its dotted name, in the order they are written."""
-    for name, field in model.model_fields.items():
-        if is_section(field):
-            assert isinstance(field.annotation, type)
-            yield from knobs(field.annotation, f"{prefix}{name}.")
-        else:
-            yield prefix + name, field
 
 
 def parse(
@@ -199,9 +185,9 @@ def _yaml(word: str, flat: list[Any], flag: str) -> Any:
         body = yaml.load(word, yaml.BaseLoader)
     except yaml.YAMLError as error:
         raise UserError(f"{flag}: cannot read {word!r} as YAML: {' '.join(str(error).split())}") from None
+    if any("Any" in str(arm) for arm in flat):  # free-form: the space of a sweep, a model's options
+        return yaml.safe_load(word)
     if isinstance(body, list):
-        if Any in flat:
-            return yaml.safe_load(word)
         return [read([item], _element(flat), flag) if isinstance(item, str) else item for item in body]
     if isinstance(body, dict):
         inner = next((get_args(arm)[1] for arm in flat if get_origin(arm) is dict), Any)

@@ -1,0 +1,307 @@
+"""The sweep folder: a config, the trials' run folders under `trials/`, and what each trial came to. It knows no Ray."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from cxr_ray import config as cfg
+from cxr_ray import metrics, runs, space
+from cxr_ray.durable import write_whole
+from cxr_ray.errors import UserError, closest
+
+WAITING, RUNNING, FINISHED, STOPPED, FAILED = "waiting", "running", "finished", "stopped early", "failed"
+ENDED = (FINISHED, STOPPED, FAILED)
+"""What is not done again when a sweep goes on."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One combination of knobs (on one fold), and what it came to."""
+
+    name: str
+    """Its run folder's under `trials/`: 0007, or 0007-fold-2."""
+    number: int
+    knobs: dict[str, Any]
+    """By dotted name; empty for the config as written."""
+    fold: int | None = None
+    base: bool = False
+    """Whether this is the config as written, which the search is measured against."""
+    status: str = WAITING
+    error: str | None = None
+    """Why it failed, in one line."""
+    epochs: int = 0
+    """Done."""
+    epoch: int | None = None
+    """The one whose model is kept and whose `values` these are."""
+    seconds: float = 0.0
+    """Of training, over all its starts."""
+    values: dict[str, float] = field(default_factory=dict)
+    """Val metrics of `epoch` by name (val/auroc/Edema); absent where undefined."""
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What a trial must reach besides: `metric`, `above` (or below) `limit`."""
+
+    metric: str
+    above: bool
+    limit: float
+
+    def met(self, values: Mapping[str, float]) -> bool:
+        """Whether `values` reach it; an undefined metric does not."""
+        value = values.get(self.metric, math.nan)
+        return bool(value >= self.limit if self.above else value <= self.limit)
+
+    def __str__(self) -> str:
+        return f"{self.metric} {'>=' if self.above else '<='} {self.limit:g}"
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A combination over its folds: the mean of each objective, the deviation (n - 1) between folds."""
+
+    number: int
+    trials: tuple[Trial, ...]
+    values: tuple[float, ...]
+    """Of each of `tune.metrics`; NaN where undefined on a fold."""
+    deviation: tuple[float, ...]
+    feasible: bool
+    """Whether every constraint is met (by the mean over folds)."""
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        """The combination."""
+        return self.trials[0].knobs
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep folder, opened. Everything is read when asked for."""
+
+    path: Path
+
+    @property
+    def config(self) -> cfg.Config:
+        """The config with its `tune` block."""
+        return cfg.load(str(self.path / "config.yaml"))
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """`sweep.json`: status, name, labels, task, store, knobs, metrics (names), modes, constraints (text), planned (trials),
+        seconds, best (trial's name or null), worth (what the win is worth), warnings."""
+        return json.loads((self.path / "sweep.json").read_text(encoding="utf-8"))
+
+    def update(self, **changes: Any) -> None:
+        """Lay `changes` on `sweep.json`, whole or not at all."""
+        held = self.info if (self.path / "sweep.json").exists() else {}
+        write_whole(self.path / "sweep.json", json.dumps({**held, **changes}, indent=1, sort_keys=True))
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Every trial that was started or is to be, by number and fold, with what its own run folder says now."""
+        try:
+            held = json.loads((self.path / "trials.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return []
+        monitor = self.config.train
+        return [self._now(Trial(**one), monitor) for one in held]
+
+    def write_trials(self, trials: Sequence[Trial]) -> None:
+        """Keep `trials` as they are: status, knobs; numbers come from the run folders."""
+        kept = [
+            asdict(replace(t, values={}, epoch=None)) for t in sorted(trials, key=lambda t: (t.number, t.fold or 0))
+        ]
+        write_whole(self.path / "trials.json", json.dumps(kept, indent=1))
+
+    def run(self, trial: Trial | str) -> runs.Run:
+        """The run folder of a trial. Raises `UserError` where it was not started."""
+        return runs.load(self.path / "trials" / (trial if isinstance(trial, str) else trial.name))
+
+    def trial_config(self, trial: Trial) -> cfg.Config:
+        """The config that a trial trains."""
+        config = self.config
+        base = config.model_copy(update={"tune": cfg.Tune()})
+        made = space.apply(base, trial.knobs, self.info["labels"], where=f"trial {trial.name}")
+        if trial.fold is not None:
+            split = made.data.split.model_copy(update={"folds": config.tune.folds, "fold": trial.fold})
+            made = made.model_copy(update={"data": made.data.model_copy(update={"split": split})})
+        return made.model_copy(update={"name": trial.name, "output": str(self.path / "trials")})
+
+    def ranked(self) -> list[Ranked]:
+        """The combinations whose folds have all been judged, the best first: what meets the constraints before what does not,
+        then by the first metric; an undefined one comes last."""
+        return ranked(self.trials, self.config.tune, constraints(self.config.tune))
+
+    def table(self) -> pd.DataFrame:
+        """`trial, fold, status, epochs, epoch, seconds, KNOBS..., METRIC/LABEL...` (val, at the kept epoch), a row a trial."""
+        trials, info = self.trials, self.info
+        named = list(dict.fromkeys(name for t in trials for name in t.values))
+        folds = any(t.fold is not None for t in trials)
+        base = self.config.model_dump()
+        rows = []
+        for t in trials:
+            row: dict[str, Any] = {"trial": t.name, **({"fold": t.fold} if folds else {}), "status": t.status, "epochs": t.epochs,
+                                   "epoch": t.epoch, "seconds": round(t.seconds, 2)}  # fmt: skip
+            row |= {knob: t.knobs.get(knob, at(base, knob)) for knob in info["knobs"]}
+            rows.append(row | {name.removeprefix("val/"): t.values.get(name) for name in named})
+        return pd.DataFrame(rows)
+
+    def _now(self, trial: Trial, train: cfg.Train) -> Trial:
+        run = runs.Run(self.path / "trials" / trial.name)
+        try:
+            info = run.info
+        except (OSError, ValueError):
+            return trial
+        status = trial.status
+        if status not in ENDED and info["status"] in ("finished", "failed"):
+            status = FINISHED if info["status"] == "finished" else FAILED
+        table = run.metrics
+        table = table[(table["part"] == "val") & (table["metric"] != "confusion")]
+        epoch = kept_epoch(table, train)
+        values: dict[str, float] = {}
+        if epoch is not None:
+            here = table[table["epoch"] == epoch]
+            values = {
+                metrics.name("val", m, k): float(v)
+                for m, k, v in zip(here["metric"], here["label"], here["value"], strict=True)
+            }
+        done = int(table["epoch"].max()) if len(table) else 0
+        seconds = float(info.get("seconds") or trial.seconds)
+        return replace(trial, status=status, error=trial.error or info.get("error"), epochs=done, epoch=epoch, seconds=seconds,
+                       values=values)  # fmt: skip
+
+
+def kept_epoch(table: pd.DataFrame, train: cfg.Train) -> int | None:
+    """The epoch whose model a run keeps by `train.select` and `train.monitor`, from the val rows of its metrics.csv; None
+    before the first is judged."""
+    if not len(table):
+        return None
+    _, _, rest = train.monitor.partition("/")
+    metric, _, label = rest.partition("/")
+    held = table[(table["metric"] == metric) & (table["label"] == ("mean" if label == "macro" else label))]
+    if train.select == "last" or not len(held):
+        return int(table["epoch"].max())
+    values = held["value"].to_numpy(float)
+    return int(held["epoch"].iloc[int(np.argmax(values if train.monitor_mode == "max" else -values))])
+
+
+def constraints(tune: cfg.Tune) -> list[Constraint]:
+    """`tune.constraint`, read. Raises `UserError`."""
+    said = [] if tune.constraint is None else [tune.constraint] if isinstance(tune.constraint, str) else tune.constraint
+    out = []
+    for text in said:
+        found = re.fullmatch(r"\s*(\S.*?)\s*(>=|<=)\s*([-+0-9.eE]+)\s*", text)
+        try:
+            assert found is not None
+            out.append(Constraint(found[1], found[2] == ">=", float(found[3])))
+        except (AssertionError, ValueError):
+            raise UserError(f'tune.constraint: cannot read {text!r}; say "METRIC >= NUMBER" or "METRIC <= NUMBER", '
+                            'such as "val/recall/mean >= 0.8"') from None  # fmt: skip
+    return out
+
+
+def ranked(trials: Sequence[Trial], tune: cfg.Tune, limits: Sequence[Constraint]) -> list[Ranked]:
+    """See `Sweep.ranked`."""
+    out = []
+    for number in sorted({t.number for t in trials}):
+        here = tuple(t for t in trials if t.number == number)
+        if any(t.status == FAILED or t.epoch is None for t in here) or len(here) < (tune.folds or 1):
+            continue
+        mean = {
+            name: float(np.mean([t.values.get(name, math.nan) for t in here]))
+            for name in {n for t in here for n in t.values}
+        }
+        values = tuple(mean.get(name, math.nan) for name in tune.metrics)
+        spread = tuple(
+            float(np.std([t.values.get(name, math.nan) for t in here], ddof=1)) if len(here) > 1 else math.nan
+            for name in tune.metrics
+        )
+        out.append(Ranked(number, here, values, spread, all(c.met(mean) for c in limits)))
+    sign = 1.0 if tune.modes[0] == "max" else -1.0
+
+    def order(one: Ranked) -> tuple[bool, float]:
+        value = one.values[0]
+        return not one.feasible, math.inf if math.isnan(value) else -sign * value
+
+    return sorted(out, key=order)
+
+
+def pareto(values_NM: npt.ArrayLike, modes: Sequence[cfg.Mode]) -> npt.NDArray[np.bool_]:
+    """Which of N rows no other row matches in all M objectives and beats in one; a row with NaN is none."""
+    gain_NM = np.asarray(values_NM, float) * np.where(np.asarray(modes) == "max", 1.0, -1.0)
+    known_N = ~np.isnan(gain_NM).any(axis=1)
+    beaten_N = np.array([
+        bool(((gain_NM[known_N] >= row).all(axis=1) & (gain_NM[known_N] > row).any(axis=1)).any()) for row in gain_NM
+    ], bool)  # fmt: skip
+    return known_N & ~beaten_N
+
+
+def at(values: Mapping[str, Any], knob: str) -> Any:
+    """The value of `knob` in a config's `model_dump()`; None where it is not said. A label's policy is its own or that of all."""
+    here: Any = values
+    parts = knob.split(".")
+    for depth, part in enumerate(parts):
+        if not isinstance(here, Mapping):
+            return here
+        whole = ".".join(parts[depth:])
+        if whole in here:
+            return here[whole]
+        here = here.get(part)
+    return here
+
+
+def load(path: str | Path) -> Sweep:
+    """The sweep in the folder `path`. Raises `UserError` where it is no sweep, naming a close neighbour."""
+    folder = Path(path).resolve()
+    if not (folder / "sweep.json").is_file():
+        beside = [p.parent.name for p in folder.parent.glob("*/sweep.json")] if folder.parent.is_dir() else []
+        listed = f" Sweeps there: {', '.join(sorted(beside)[:10])}" if beside else ""
+        raise UserError(f"{folder} is not a sweep folder (it has no sweep.json){closest(folder.name, beside)}{listed}")
+    return Sweep(folder)
+
+
+def create(config: cfg.Config, *, store: Mapping[str, Any], about: Mapping[str, Any]) -> Sweep:
+    """The folder of `config`'s sweep: made new, or the unfinished one of the same name, config and store, to go on with.
+
+    Raises `UserError` where the name is taken by another sweep or a run, or this one is finished."""
+    name = config.name or runs.default_name(config, kind="sweep")
+    runs.check_name(name)
+    path = Path(config.output).resolve() / name
+    settled = config.model_copy(update={"name": name, "output": str(path.parent)})
+    sweep = Sweep(path)
+    if (path / "sweep.json").is_file():
+        _check_same(sweep, settled, store)
+        return sweep
+    if path.exists() and any(path.iterdir()):
+        raise UserError(f"{path} exists and is not a sweep folder; give another --name")
+    path.mkdir(parents=True, exist_ok=True)
+    write_whole(path / "config.yaml", settled.to_yaml())
+    sweep.update(status="started", name=name, store=dict(store), seconds=0.0, best=None, worth=None, **about)
+    return sweep
+
+
+def _check_same(sweep: Sweep, config: cfg.Config, store: Mapping[str, Any]) -> None:
+    name = sweep.path.name
+    # More trials, another pace or another end of time make no other sweep: its first trials are the same.
+    free: Any = {
+        "name": True,
+        "output": True,
+        "tune": {"trials", "max_concurrent", "max_time", "retries", "hang_minutes", "ensemble"},
+    }
+    before, now = (c.model_dump(mode="json", exclude=free) for c in (sweep.config, config))
+    changed = runs.differences(before, now)
+    if changed:
+        raise UserError(
+            f"the folder of {name} holds another sweep ({'; '.join(changed)}); give a new --name, or the same config to go on"
+        )
+    if sweep.info["store"]["fingerprint"] != store["fingerprint"]:
+        raise UserError(f"the store {store['path']} has changed since the sweep {name} was started; give a new --name")
+    write_whole(sweep.path / "config.yaml", config.to_yaml())
