@@ -10,13 +10,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from cxr_ray.errors import UserError
-from cxr_ray.metrics import MEAN, delong, judge, operating
-from cxr_ray.metrics.intervals import bootstrap, p_value, percentile
+from cxr_ray.metrics import MEAN, RATES, WHOLE_METRICS, delong, judge, operating
+from cxr_ray.metrics.intervals import Samples, bca, bootstrap, jackknife, p_value, percentile
 from cxr_ray.metrics.table import Table
 from cxr_ray.report.tables import choose, columns_of, resampled_by, table_of
 from cxr_ray.runs import Run, differences
 
 SHOWN = ("recall", "auroc", "precision", "f1", "ap")
+"""What a terminal and the page show first; the others are in the JSON and folded away on the page."""
 
 
 def compare(
@@ -30,9 +31,10 @@ def compare(
     """Runs on the rows that all of them predicted (test where all have it, else val), ready for JSON:
 
     - `runs`: each one's name, values with intervals, thresholds; `config`, `data`: what differs from the first;
-    - `pairs`: of every two runs and each of `SHOWN`, by label and as mean, the second less the first with the paired
-      interval (one set of patient resamples) and its p; of AUROCs also DeLong's p, which takes images as independent;
-    - `seeds`: where the runs differ in their seed alone, the mean and the deviation between them;
+    - `pairs`: of every two runs and every metric (`SHOWN` first), by label and as mean or of the whole table, the second less
+      the first with the paired interval (one set of patient resamples; by `report.interval` of the first run) and its p;
+      of AUROCs also DeLong's p, which takes images as independent;
+    - `seeds`: where the runs differ in their seed alone, the mean, the deviation between them and the mean's interval;
     - `notes`: what kept rows, labels or truth from being compared.
 
     Raises `UserError` where runs share no labels, part or rows, or are of different tasks."""
@@ -48,7 +50,9 @@ def compare(
     part = split or next((p for p in ("test", "val") if all(_has(run, p) for run in runs)), None)
     if part is None:
         raise UserError("these runs share no part with predictions; `cxr-ray evaluate RUN` makes those of test")
-    frames = _aligned(runs, names, [run.predictions(part) for run in runs], part, labels, notes)
+    frames = [run.predictions(part) for run in runs]
+    notes += [line for run, frame in zip(runs, frames, strict=True) for line in run.unpredicted(part, frame)]
+    frames = _aligned(runs, names, frames, part, labels, notes)
     tables: dict[str, Table] = {}
     points: dict[str, dict[str, operating.Point]] = {}
     values: dict[str, Any] = {}
@@ -69,6 +73,7 @@ def compare(
     by, group_N = resampled_by(frames[0]["patient"], first.interval_by)
     drawn = first.bootstrap if resamples is None else resamples
     samples = bootstrap(tables, group_N, resamples=drawn, rng=np.random.default_rng(seed))
+    left_out = jackknife(tables, group_N) if drawn and first.interval == "bca" else {name: {} for name in names}
     told = []
     for name, run in zip(names, runs, strict=True):
         rows = []
@@ -77,15 +82,15 @@ def compare(
             rows.append(v._asdict() | ({"low": found.low, "high": found.high} if found else {}))
         told.append(
             {"name": name, "values": rows, "thresholds": {k: p.threshold for k, p in points[name].items()},
-             "model": run.config.model.name, "rows": len(run.predictions(part))}
+             "model": run.architecture, "rows": len(run.predictions(part))}
         )  # fmt: skip
     return {
-        "task": task, "labels": labels, "part": part, "rows": len(frames[0]), "runs": told,
+        "task": task, "labels": labels, "part": part, "shown": [*SHOWN, *(["accuracy"] if task != "multilabel" else [])], "rows": len(frames[0]), "runs": told,
         "config": [{"run": n, "differs": _knobs(runs[0], r)} for n, r in zip(names[1:], runs[1:], strict=True)],
         "data": [_data(n, r, runs[0]) for n, r in zip(names, runs, strict=True)],
-        "interval": {"by": by, "resamples": drawn, "groups": len(np.unique(group_N))},
-        "pairs": [_pair(a, b, tables, values, samples, labels) for a, b in combinations(names, 2)],
-        "seeds": _seeds(runs, names, values, labels),
+        "interval": {"by": by, "resamples": drawn, "groups": len(np.unique(group_N)), "method": first.interval},
+        "pairs": [_pair(a, b, tables, values, samples, left_out, labels) for a, b in combinations(names, 2)],
+        "seeds": _seeds(runs, names, values, samples, labels),
         "notes": notes,
     }  # fmt: skip
 
@@ -171,6 +176,8 @@ def _aligned(
 def _knobs(first: Run, other: Run) -> list[str]:
     skip = ("name: ", "output: ", "data.shards: ")
     found = differences(first.config.model_dump(mode="json"), other.config.model_dump(mode="json"))
+    if (one := first.architecture) != (two := other.architecture) and (first.members or other.members):
+        found.append(f"model: was {one}, is {two}")
     return [line.replace(": was ", ": ", 1).replace(", is ", " -> ", 1) for line in found if not line.startswith(skip)]
 
 
@@ -190,32 +197,40 @@ def _pair(
     b: str,
     tables: Mapping[str, Table],
     values: Mapping[str, Any],
-    samples: Mapping[str, Any],
+    samples: Mapping[str, Samples],
+    left_out: Mapping[str, Samples],
     labels: Sequence[str],
 ) -> dict[str, Any]:
     """The second run less the first; the mean is over the labels that both define."""
     one, two = ({(v.metric, v.label): v.value for v in values[name]} for name in (a, b))
     rows: list[dict[str, Any]] = []
-    for metric in SHOWN:
-        both = [k for k in labels if (metric, k) in one and (metric, k) in two]
-        gaps: dict[str, npt.NDArray[np.float64]] = {}
-        for label in both:
-            if samples[a]:
-                gaps[label] = samples[b][metric, label] - samples[a][metric, label]
-        if len(both) > 1 and gaps:
-            stacked = np.stack(list(gaps.values()))
-            defined = (~np.isnan(stacked)).sum(axis=0)
-            gaps[MEAN] = np.where(defined > 0, np.nansum(stacked, axis=0) / np.maximum(defined, 1), np.nan)
+    for metric in [*SHOWN, *(m for m in RATES if m not in SHOWN), *WHOLE_METRICS[tables[a].task]]:
+        both = [k for k in (*labels, "") if (metric, k) in one and (metric, k) in two]
+        resampled, without = (_gaps(held, a, b, metric, both) for held in (samples, left_out))
         for label in [*both, *([MEAN] if len(both) > 1 else [])]:
             among = both if label == MEAN else [label]
             row: dict[str, Any] = {"metric": metric, "label": label}
             row["value"] = float(np.mean([two[metric, k] - one[metric, k] for k in among]))
-            if label in gaps and (found := percentile(gaps[label])) is not None:
-                row |= {"low": found.low, "high": found.high, "p": p_value(gaps[label])}
+            if label in resampled:
+                gap_R = resampled[label]
+                found = (bca(gap_R, row["value"], without[label]) if label in without else None) or percentile(gap_R)
+                row |= {"low": found.low, "high": found.high, "p": p_value(gap_R)} if found else {}
             if metric == "auroc" and label != MEAN:
                 row |= _delong(tables[a], tables[b], labels.index(label))
             rows.append(row)
     return {"first": a, "second": b, "rows": rows}
+
+
+def _gaps(
+    samples: Mapping[str, Samples], a: str, b: str, metric: str, labels: Sequence[str]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """The second run's samples of a metric less the first's, by label, and their mean over the labels defined in each."""
+    gaps = {k: samples[b][metric, k] - samples[a][metric, k] for k in labels if (metric, k) in samples[a]}
+    if len(gaps) > 1:
+        stacked = np.stack(list(gaps.values()))
+        defined = (~np.isnan(stacked)).sum(axis=0)
+        gaps[MEAN] = np.where(defined > 0, np.nansum(stacked, axis=0) / np.maximum(defined, 1), np.nan)
+    return gaps
 
 
 def _delong(one: Table, two: Table, i: int) -> dict[str, float]:
@@ -225,9 +240,16 @@ def _delong(one: Table, two: Table, i: int) -> dict[str, float]:
 
 
 def _seeds(
-    runs: Sequence[Run], names: Sequence[str], values: Mapping[str, Any], labels: Sequence[str]
+    runs: Sequence[Run],
+    names: Sequence[str],
+    values: Mapping[str, Any],
+    samples: Mapping[str, Samples],
+    labels: Sequence[str],
 ) -> list[dict[str, Any]] | None:
-    """Mean and deviation (n - 1) between runs of one config and several seeds; None where more than the seed differs."""
+    """Mean and deviation (n - 1) between runs of one config and several seeds, and `between`, the mean's interval over the
+    resampled rows: what other seeds, and what other patients might have given. None where more than the seed differs."""
+    if any(run.members for run in runs):  # their configs are their first members'
+        return None
     if not all(line.startswith("seed: ") for run in runs[1:] for line in _knobs(runs[0], run)):
         return None
     out = []
@@ -235,11 +257,15 @@ def _seeds(
         for label in [*labels, *([MEAN] if len(labels) > 1 else [])]:
             held = [v.value for name in names for v in values[name] if (v.metric, v.label) == (metric, label)]
             if len(held) == len(runs):
-                row = {
+                row: dict[str, Any] = {
                     "metric": metric,
                     "label": label,
                     "mean": float(np.mean(held)),
                     "deviation": float(np.std(held, ddof=1)),
                 }
-                out.append({**row, "low": min(held), "high": max(held)})
+                row |= {"low": min(held), "high": max(held)}
+                drawn = [samples[name][metric, label] for name in names if (metric, label) in samples[name]]
+                if drawn and (found := percentile(np.mean(drawn, axis=0))) is not None:
+                    row["between"] = [found.low, found.high]
+                out.append(row)
     return out

@@ -2,7 +2,7 @@
 # N rows, L labels
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from cxr_ray import config as cfg
+from cxr_ray import ensembles, predictor, rivals, runs, shards
 from cxr_ray import plan as plans
-from cxr_ray import predictor, rivals, runs, shards
 from cxr_ray.durable import write_whole
 from cxr_ray.errors import UserError
 from cxr_ray.metrics import COUNTS, calibration, operating, studies
@@ -73,15 +73,16 @@ def evaluate(
     thresholds: operating.Rule | None = None,
     by: By = "image",
     combine: studies.How = "max",
+    report: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> Evaluation:
     """Judge the run in the folder `path` on `split` (default: test, else val, and says which) and write its report.
 
     Who was where is read from the run's own `plan.parquet`. Predictions and rivals are made once and kept, so that other
-    `thresholds` need no model; a rule chooses them on val. `by` study judges a study's images together. Every look at test
-    is counted in the run. Raises `UserError` where the part has no rows, or the store is not the one trained on."""
+    `thresholds` need no model; a rule chooses them on val. `by` study judges a study's images together. `report` holds knobs
+    of `config.Report` to be laid over the run's own, such as `interval_by`. Every look at test is counted in the run. Raises `UserError` where the part has no rows, or the store is not the one trained on."""
     run = trained(path)
-    config = run.config
+    config = settled(run, report)
     store = shards.open(_shards_of(run), verify="manifest")
     if store.fingerprint != run.info["store"]["fingerprint"]:
         raise UserError(
@@ -101,7 +102,9 @@ def evaluate(
 
     table = predictions_of(run, store, plan, part)
     val = predictions_of(run, store, plan, "val") if len(plan.rows["val"]) else None
-    rival_probs = _rivals(run, store, plan, part) if config.report.rivals else {}
+    # An ensemble of folds has val rows that other members trained on: rivals would have learnt them too.
+    learnt = part != "train" and np.isin(plan.rows[part], plan.rows["train"]).any()
+    rival_probs = _rivals(run, store, plan, part) if config.report.rivals and not learnt else {}
     records = store.index.set_index("row", drop=False)
     found, table = judged(
         config, plan, table, val, rival_probs, rule,
@@ -153,7 +156,7 @@ def judged(
         val=val, assurance=config.report.assurance, method=config.report.interval,
     )  # fmt: skip
     shift_L = calibration.shift(plan.pos_weight, plan.truth["train"], plan.drawn)
-    found["calibration"] = aspects.calibrated(table, val, labels, task, shift_L)
+    found["calibration"] = aspects.calibrated(table, val, labels, task, shift_L, interval_by=config.report.interval_by)
     found["by"] = by if by == "image" else f"study ({combine} of its images)"
     known = [c for c in records.columns if c in train_records.columns]
     found["groups"] = aspects.grouped(
@@ -172,13 +175,21 @@ def unused_labels(store: shards.Store, plan: Plan) -> list[str]:
 
 
 def trained(path: str | Path) -> runs.Run:
-    """The run in a folder. Raises `UserError` where it has no model yet."""
+    """The run in a folder. Raises `UserError` where it, or a member of an ensemble, has no model yet."""
     run = runs.load(path)
-    if not run.weights.exists():
-        raise UserError(
-            f"the run {run.path} has no model yet (status: {run.info['status']}); train it to the end first"
-        )
+    for held in run.members or [run]:
+        if not held.weights.exists():
+            raise UserError(
+                f"the run {held.path} has no model yet (status: {held.info['status']}); train it to the end first"
+            )
     return run
+
+
+def settled(run: runs.Run, report: Mapping[str, Any] | None) -> cfg.Config:
+    """The run's config with other knobs of judging laid over it. Raises `UserError` for a wrong one."""
+    return (
+        cfg.validate(cfg.merge(run.config.model_dump(mode="json"), {"report": dict(report)})) if report else run.config
+    )
 
 
 def _write_operating(run: runs.Run, found: dict[str, Any], val: pd.DataFrame | None) -> None:
@@ -213,6 +224,10 @@ def predictions_of(run: runs.Run, store: shards.Store, plan: Plan, part: str) ->
     file = run.path / "predictions" / f"{part}.parquet"
     if file.exists() and (held := pd.read_parquet(file))["row"].tolist() == plan.rows[part].tolist():
         return held
+    if part == "val" and (members := run.members):  # members that trained on a row have no say on it
+        table = ensembles.out_of_fold(members)
+        run.write_predictions(part, table)
+        return table
     prob_NL = predictor.load(run, gpu=run.config.train.gpu).rows(
         store, plan.rows[part], batch_size=run.config.train.batch_size
     )

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import pandas as pd
 
 from cxr_ray import config as cfg
 from cxr_ray import evaluate as judging
-from cxr_ray import models, predictor, runs, shards
+from cxr_ray import leaks, models, predictor, runs, shards
 from cxr_ray import plan as plans
 from cxr_ray.durable import write_whole
 from cxr_ray.errors import UserError, unknown
@@ -33,15 +34,16 @@ def evaluate(
     thresholds: operating.Rule | None = None,
     by: judging.By = "image",
     combine: studies.How = "max",
+    report: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> judging.Evaluation:
     """Judge the run in the folder `path` on every row of the store `data` that its cleaning keeps.
 
     Labels are matched by name, or by `mapping` (the model's to the data's); what either lacks is said. Preprocessing is the
-    model's. Rows that the run has seen (see `seen`) are left out. Thresholds are those of the run, chosen on its own val.
+    model's; `report` as in `evaluate.evaluate`. Rows that the run has seen (see `seen`) are left out. Thresholds are those of the run, chosen on its own val.
     Writes `external/NAME/` in the run. Raises `UserError` where no label matches or no row is left."""
     run = judging.trained(path)
-    config, info = run.config, run.info
+    config, info = judging.settled(run, report), run.info
     store = shards.open(data, verify="manifest")
     rule = config.report.thresholds if thresholds is None else thresholds
     operating.parse(rule, info["labels"], task=info["task"])
@@ -56,11 +58,11 @@ def evaluate(
     dropped = plans.drop_by(store.index, store.filters if config.data.filters == "default" else ())
     kept = store.index[(dropped == "").to_numpy()]
     known = run.plan.loc[run.plan["part"] != "test", "row"]
-    leaks = seen(
+    leaking = seen(
         kept, own.index[own.index["row"].isin(known)], same_source=store.manifest.source == own.manifest.source
     )
-    fresh = kept[~np.logical_or.reduce(list(leaks.values()))] if len(kept) else kept
-    notes = _notes(alignment, store, leaks, len(kept), len(store))
+    fresh = kept[~np.logical_or.reduce(list(leaking.values()))] if len(kept) else kept
+    notes = _notes(alignment, store, leaking, len(kept), len(store))
     for line in notes:
         say(line)
     if not len(fresh):
@@ -135,20 +137,9 @@ def seen(other: pd.DataFrame, trained: pd.DataFrame, *, same_source: bool) -> di
 
 
 def _near(hash_N: npt.NDArray[np.uint64], known_M: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """Which hashes lie within `SAME_PICTURE_BITS` of a known one. Of as many pieces and one more, one piece must be equal."""
+    """Which hashes lie within `SAME_PICTURE_BITS` of a known one."""
     found = np.zeros(len(hash_N), dtype=bool)
-    pieces = SAME_PICTURE_BITS + 1
-    width = -(-64 // pieces)
-    known_M = np.unique(known_M)
-    for piece in range(pieces):
-        mask, at = np.uint64((1 << width) - 1), np.uint64(piece * width)
-        key_M = (known_M >> at) & mask
-        order = np.argsort(key_M)
-        key_N = (hash_N >> at) & mask
-        low, high = (np.searchsorted(key_M[order], key_N, side=side) for side in ("left", "right"))
-        for i in np.flatnonzero((high > low) & ~found):
-            near = np.bitwise_count(known_M[order[low[i] : high[i]]] ^ hash_N[i])
-            found[i] = near.min() <= SAME_PICTURE_BITS
+    found[leaks.within(hash_N, np.unique(known_M), SAME_PICTURE_BITS)[0]] = True
     return found
 
 
@@ -164,7 +155,7 @@ def _own_store(run: runs.Run) -> shards.Store:
 def _notes(
     alignment: Sequence[Mapping[str, str | None]],
     store: shards.Store,
-    leaks: Mapping[str, npt.NDArray[np.bool_]],
+    leaking: Mapping[str, npt.NDArray[np.bool_]],
     kept: int,
     rows: int,
 ) -> list[str]:
@@ -182,12 +173,14 @@ def _notes(
     spare = [k for k in store.labels if k not in {a["data"] for a in alignment}]
     if spare:
         notes.append(f"the model does not know {', '.join(spare)} of the data")
-    counted = [f"{int(held.sum()):,} {reason}" for reason, held in leaks.items() if held.any()]
-    total = int(np.logical_or.reduce(list(leaks.values())).sum()) if kept else 0
+    counted = [f"{int(held.sum()):,} {reason}" for reason, held in leaking.items() if held.any()]
+    total = int(np.logical_or.reduce(list(leaking.values())).sum()) if kept else 0
     if total:
         notes.append(f"LEAK: {total:,} rows were seen in training or in choosing ({', '.join(counted)}): left out")
     else:
-        notes.append("no row was seen in training, by file, pixels, looks" + (" or patient" if len(leaks) == 4 else ""))
+        notes.append(
+            "no row was seen in training, by file, pixels, looks" + (" or patient" if len(leaking) == 4 else "")
+        )
     return notes
 
 

@@ -1,6 +1,7 @@
 """Batches of images to probabilities: the one way that evaluate, predict and explain use a trained model."""
 # N images, L labels
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from cxr_ray import batches, losses, precision, runs
 from cxr_ray.context import pick_device
 from cxr_ray.engine import Data
+from cxr_ray.errors import UserError
 from cxr_ray.models import saved
 
 
@@ -36,8 +38,34 @@ class Predictor:
         return np.concatenate(out) if out else np.zeros((0, len(self.labels)), np.float32)
 
 
+class Ensemble(Predictor):
+    """Several predictors as one: the mean of their probabilities. Each resizes and normalises by itself."""
+
+    def __init__(self, members: Sequence[Predictor]) -> None:
+        self.labels, self.task = members[0].labels, members[0].task
+        self._members = members
+
+    def __call__(self, images_NHW: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Mean probabilities [N, L] of gray images [N, H, W]."""
+        mean = np.mean([member(images_NHW) for member in self._members], axis=0, dtype=np.float64)
+        return np.asarray(mean, dtype=np.float32)
+
+
 def load(run: runs.Run | str | Path, *, gpu: bool | str = "auto") -> Predictor:
-    """The predictor of a run (or its folder). Raises `UserError` where the run has no model yet."""
+    """The predictor of a run (or its folder); of an ensemble, of its members together.
+
+    Raises `UserError` where the run, or a member, has no model, and where members say other things than the ensemble."""
     opened = run if isinstance(run, runs.Run) else runs.load(run)
     device = pick_device(gpu)
-    return Predictor(saved.read(opened.weights), device)
+    members = opened.members
+    if not members:
+        return Predictor(saved.read(opened.weights), device)
+    held = [Predictor(saved.read(member.weights), device) for member in members]
+    wanted = tuple(opened.info["labels"]), opened.info["task"]
+    for member, each in zip(members, held, strict=True):
+        if (each.labels, each.task) != wanted:
+            raise UserError(
+                f"the ensemble {opened.path.name} is of {wanted[1]} {', '.join(wanted[0])}, and its member {member.path.name} of "
+                f"{each.task} {', '.join(each.labels)}; make the ensemble anew"
+            )
+    return Ensemble(held)

@@ -23,6 +23,7 @@ from cxr_ray import plan as plans
 from cxr_ray.durable import write_whole
 from cxr_ray.errors import UserError, closest
 from cxr_ray.labels import nearest
+from cxr_ray.metrics import prevalence as part_prevalence
 
 METRIC_COLUMNS = ["epoch", "step", "part", "metric", "label", "value", "positives", "rows"]
 
@@ -66,14 +67,52 @@ class Run:
         """`model.safetensors`; its header carries labels, architecture and preprocessing."""
         return self.path / "model.safetensors"
 
+    @property
+    def members(self) -> "list[Run]":
+        """The runs that an ensemble averages (`members` of `run.json`: folders, absolute or relative to this one); of a run
+        with a model of its own, none. Raises `UserError` where one is gone."""
+        try:
+            return [load(self.path / folder) for folder in self.info.get("members", [])]
+        except UserError as error:
+            raise UserError(f"the ensemble {self.path.name} lacks a member: {error}") from None
+
+    @property
+    def architecture(self) -> str:
+        """The model's name; of an ensemble how many of which."""
+        try:
+            names = [member.config.model.name for member in self.members]
+        except UserError:
+            return f"ensemble of {len(self.info['members'])}"
+        if not names:
+            return self.config.model.name
+        return "ensemble of " + ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
+
     def predictions(self, part: str) -> pd.DataFrame:
-        """`row, source_row, patient, study, true/LABEL..., prob/LABEL...` of a part. Raises `UserError` where there is none."""
+        """`row, source_row, patient, study, true/LABEL..., prob/LABEL...` of a part. Raises `UserError` where there is none, and
+        where a row stands in it twice."""
         file = self.path / "predictions" / f"{part}.parquet"
         if not file.exists():
             raise UserError(
                 f"{self.path} has no predictions of {part}; `cxr-ray evaluate {self.path} --split {part}` makes them"
             )
-        return pd.read_parquet(file)
+        table = pd.read_parquet(file)
+        if table["row"].duplicated().any():
+            raise UserError(
+                f"the predictions of {part} in {self.path.name} hold a row twice; "
+                f"`cxr-ray evaluate {self.path} --split {part}` writes them anew"
+            )
+        return table
+
+    def unpredicted(self, part: str, table: pd.DataFrame) -> list[str]:
+        """A line that says how many rows of a part its predictions lack; nothing where they lack none."""
+        rows = self.plan.loc[lambda plan: plan["part"] == part, "row"]
+        lacking = int((~rows.isin(table["row"])).sum())
+        if not lacking:
+            return []
+        return [
+            f"{lacking:,} of {len(rows):,} rows of {part} are missing from the predictions of {self.path.name}: left out; "
+            f"`cxr-ray evaluate {self.path} --split {part}` makes them"
+        ]
 
     def evaluation(self, part: str) -> dict[str, Any]:
         """`evaluation-PART.json`: what `evaluate` found. Raises `UserError` where it did not run."""
@@ -168,8 +207,8 @@ def create(config: cfg.Config, *, store: Mapping[str, Any], plan: pd.DataFrame, 
 
 
 def plan_of(run: Run, store: plans.Described) -> plans.Plan:
-    """The plan that the run was trained by, from its own `plan.parquet`. Raises `UserError` where the store lacks one of its
-    rows or labels."""
+    """The plan that the run was trained by, from its own `plan.parquet`; an ensemble's weighs no label, since each member had
+    weights of its own. Raises `UserError` where the store lacks one of its rows or labels."""
     config, info = run.config, run.info
     return plans.restored(
         store,
@@ -178,8 +217,17 @@ def plan_of(run: Run, store: plans.Described) -> plans.Plan:
         labels=info["labels"],
         task=info["task"],
         seed=config.seed,
-        pos_weight_power=config.loss.pos_weight_power,
+        pos_weight_power=0.0 if info.get("members") else config.loss.pos_weight_power,
     )
+
+
+def prevalence(store: plans.Described, plan: plans.Plan) -> dict[str, Any]:
+    """What each part of a plan holds of each label (see `metrics.prevalence`), as `run.json` keeps it for the report."""
+    patient = store.index.set_index("row")["patient"]
+    return {
+        part: part_prevalence(nearest(plan.truth[part]), labels=plan.labels, patients=patient.loc[rows.tolist()])
+        for part, rows in plan.rows.items()
+    }
 
 
 def _check_same(run: Run, config: cfg.Config, store: Mapping[str, Any]) -> None:

@@ -11,8 +11,12 @@ import pytest
 from cxr_ray import runs
 from cxr_ray.compare import compare
 from cxr_ray.errors import UserError
-from cxr_ray.metrics import judge
+from cxr_ray.metrics import RATES, WHOLE_METRICS, judge
+from cxr_ray.metrics.intervals import bca, bootstrap, jackknife
+from cxr_ray.metrics.table import decide
 from cxr_ray.report import again, html
+from cxr_ray.splits import groups_of
+from cxr_ray.verbs.show_run import show
 from tests.test_report import MANY, make_run, predictions
 
 LABELS = MANY[:3]
@@ -74,6 +78,7 @@ def test_what_differs_is_listed_and_seeds_are_summed_up(tmp_path: Path) -> None:
         v["value"] for run in found["runs"] for v in run["values"] if (v["metric"], v["label"]) == ("auroc", "mean")
     ]
     assert row["mean"] == pytest.approx(np.mean(held)) and row["deviation"] == pytest.approx(np.std(held, ddof=1))
+    assert row["between"][0] < row["mean"] < row["between"][1]
     other = made(tmp_path, "lr", optim={"lr": 0.5})
     assert compare([three[0], other])["seeds"] is None
     assert compare([three[0], other])["config"][0]["differs"] == ["optim.lr: 0.0001 -> 0.5"]
@@ -103,6 +108,40 @@ def test_what_cannot_be_compared_is_one_line(tmp_path: Path) -> None:
         compare([one, other])
 
 
+def test_every_metric_is_compared_and_bca_is_taken_where_it_was_asked_for(tmp_path: Path) -> None:
+    asked = {"report": {"bootstrap": 100, "interval": "bca"}}
+    one, two = made(tmp_path, "one", skill=1.0, **asked), made(tmp_path, "two", skill=3.0, **asked)
+    found = compare([one, two])
+    (pair,) = found["pairs"]
+    held = {(r["metric"], r["label"]): r for r in pair["rows"]}
+    assert {m for m, _ in held} == {*RATES, *WHOLE_METRICS["multilabel"]}
+    tables = []
+    for run in (one, two):
+        frame = run.predictions("test")
+        truth, prob = (frame[[f"{k}/{name}" for name in LABELS]].to_numpy() for k in ("true", "prob"))
+        tables.append(decide(truth, prob, labels=LABELS, task="multilabel", thresholds_L=[0.5] * 3))
+    group = groups_of(one.predictions("test")["patient"], 120)
+    both = dict(zip(("a", "b"), tables, strict=True))
+    drawn, left = bootstrap(both, group, resamples=100, rng=np.random.default_rng(0)), jackknife(both, group)
+    for key in (("brier", LABELS[1]), ("npv", "mean"), ("hamming", "")):
+        gap_R, gap_J = drawn["b"][key] - drawn["a"][key], left["b"][key] - left["a"][key]
+        want = bca(gap_R, held[key]["value"], gap_J)
+        assert want is not None and (held[key]["low"], held[key]["high"]) == pytest.approx((want.low, want.high)), key
+
+
+def test_rows_that_no_run_predicted_are_said(tmp_path: Path) -> None:
+    """Both lack the same rows: no row is in one alone, and still the table is smaller than the part."""
+    one, two = made(tmp_path, "one"), made(tmp_path, "two")
+    for run in (one, two):
+        run.write_predictions("test", run.predictions("test").iloc[:90])
+    said = "30 of 120 rows of test are missing from the predictions of one"
+    assert compare([one, two])["notes"][0].startswith(said)
+    assert again.draw(one, "test").notes[0].startswith(said) and again.draw(one, "val").notes == ()
+    one.write_predictions("test", pd.concat([one.predictions("test")] * 2))
+    with pytest.raises(UserError, match="test in one hold a row twice"):
+        again.draw(one, "test")
+
+
 # A run drawn again.
 
 
@@ -120,6 +159,17 @@ def test_other_labels_and_thresholds_are_the_judge_of_those_columns(tmp_path: Pa
     assert (positives >= at).mean() >= 0.8  # chosen on val, applied to test
     with pytest.raises(UserError, match="has no predictions of train"):
         again.draw(run, "train")
+
+
+def test_both_is_train_and_val_and_says_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = made(tmp_path, "one")
+    show(run.path, split="both", thresholds=["0.2"])
+    said = capsys.readouterr().out
+    assert "val of one" in said and "test of one" not in said and "--split train makes them" in said
+    assert run.info["test_looks"] == 1  # test was not looked at
+    run.write_predictions("train", predictions(LABELS, "multilabel", 60, 2.0, 1))
+    show(run.path, split="both", thresholds=["0.2"])
+    assert "train of one" in capsys.readouterr().out
 
 
 def test_groups_of_labels_are_those_the_run_has(tmp_path: Path) -> None:

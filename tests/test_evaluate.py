@@ -118,8 +118,28 @@ def test_groups_and_the_weights_shift_are_found(run: runs.Run) -> None:
     assert methods["weights taken out"]["ece"]["Mass"] != methods["as trained"]["ece"]["Mass"]
     page = (run.path / "report.html").read_text()
     assert "Weights and draws taken out" in page and "with Tubes" in page
+    assert "Share of positives in each part" in page  # which the training wrote down
+    held = run.info["prevalence"]["train"]
+    assert held["rows"] == (run.plan["part"] == "train").sum() and held["patients"] == held["rows"] // 4
     assert (run.path / "figures" / "roc-Edema.png").read_bytes().startswith(b"\x89PNG")
     assert not any(f"p{k}/s" in page for k in range(40))  # no patient and no study is named
+
+
+def test_how_intervals_are_made_can_be_chosen_anew(run: runs.Run) -> None:
+    mine = evaluate.evaluate(run.path, say=quiet).found["interval"]
+    assert (mine["by"], mine["resamples"], mine["method"]) == ("patient", 60, "percentile")
+    other = evaluate.evaluate(
+        run.path, report={"interval_by": "image", "bootstrap": 20, "interval": "bca"}, say=quiet
+    ).found
+    assert (other["interval"]["by"], other["interval"]["resamples"], other["interval"]["method"]) == (
+        "image",
+        20,
+        "bca",
+    )
+    assert {v["method"] for v in other["values"] if "low" in v} >= {"bca"}
+    assert other["interval"]["groups"] == other["rows"] > mine["groups"]
+    with pytest.raises(UserError, match=r"report\.interval_by"):
+        evaluate.evaluate(run.path, report={"interval_by": "study"}, say=quiet)
 
 
 # Other data.

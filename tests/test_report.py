@@ -72,9 +72,8 @@ def make_run(
 ) -> runs.Run:
     """A finished run's folder with everything that a report reads, as `runs.create` and `evaluate` leave it."""
     config = cfg.validate({"name": folder.name, "output": str(folder.parent), "data": {"shards": "shards/x"}, **knobs})
-    plan = pd.DataFrame(
-        {"row": np.arange(rows * 5), "part": np.repeat(["train", "train", "train", "val", "test"], rows), "drawn": 1}
-    )
+    of_part = {"train": np.arange(rows * 3) + 200_000, "val": np.arange(rows) + 107_000, "test": np.arange(rows) + 7000}
+    plan = pd.concat([pd.DataFrame({"row": held, "part": p, "drawn": 1}) for p, held in of_part.items()])
     store = {
         "path": "shards/x",
         "fingerprint": "ab12cd34ef56ab12",

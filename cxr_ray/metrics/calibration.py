@@ -2,7 +2,7 @@
 
 A calibrator is plain JSON. Labels are calibrated one by one; classes share one temperature.
 """
-# N rows, L labels
+# N rows, L labels, P coefficients, G groups of rows (patients)
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from sklearn.isotonic import IsotonicRegression
 from cxr_ray.metrics.table import Bools, Table
 
 Array = npt.NDArray[np.float64]
+Groups = npt.NDArray[np.int64]
 Method = Literal["temperature", "platt", "isotonic"]
 
 METHODS: tuple[Method, ...] = ("temperature", "platt", "isotonic")
@@ -52,13 +53,16 @@ def unshift(prob_NL: npt.ArrayLike, shift_L: npt.ArrayLike) -> Array:
         return np.asarray(expit(logit(np.asarray(prob_NL, dtype=np.float64)) - np.asarray(shift_L)), dtype=np.float64)
 
 
-def fit(table: Table, method: Method) -> dict[str, Any]:
+def fit(table: Table, method: Method, group_N: Groups | None = None) -> dict[str, Any]:
     """A calibrator of a table's rows, as JSON: `{"method", "task", "labels": {label: parameters}, "too_few": {label: why}}`.
 
     temperature: logits over t > 0, t by maximum likelihood (Guo et al. 2017, arXiv:1706.04599); platt: slope and intercept
     of the logit (Platt 1999, with its targets (n1 + 1) / (n1 + 2) and 1 / (n0 + 2)); isotonic: the rising steps nearest
     to the truth (Zadrozny and Elkan 2002). A label with fewer rows of either side than `NEEDS` is left as it is and
-    named. Classes take a temperature alone; other methods are a `ValueError`."""
+    named. Classes take a temperature alone; other methods are a `ValueError`.
+
+    `slope_error`, of all but isotonic: the standard error of the fitted slope (of a temperature, 1 / t) over the slope, rows
+    of one group (patient) counted together: what chance in these rows does to any slope measured elsewhere (see `slope`)."""
     out: dict[str, Any] = {"method": method, "task": table.task, "labels": {}, "too_few": {}}
     if table.task == "multiclass":
         if method != "temperature":
@@ -67,24 +71,28 @@ def fit(table: Table, method: Method) -> dict[str, Any]:
         if known.sum() < NEEDS[method] * len(table.labels):
             out["too_few"] = dict.fromkeys(table.labels, f"{int(known.sum())} rows")
         else:
-            t = _class_temperature(table.prob_NL[known].astype(np.float64), table.true_NL[known].argmax(axis=1))
-            out["labels"] = {label: {"temperature": t} for label in table.labels}
+            found = _class_temperature(
+                table.prob_NL[known].astype(np.float64), table.true_NL[known].argmax(axis=1), _among(group_N, known)
+            )
+            out["labels"] = {label: dict(found) for label in table.labels}
         return out
     for i, label in enumerate(table.labels):
         known = table.known_NL[:, i]
         true, prob = table.true_NL[known, i], table.prob_NL[known, i].astype(np.float64)
+        group = _among(group_N, known)
         rarer = min(int(true.sum()), int((~true).sum()))
         if rarer < NEEDS[method]:
             out["too_few"][label] = (
                 f"{int(true.sum())} positives and {int((~true).sum())} negatives; {NEEDS[method]} needed"
             )
         elif method == "temperature":
-            out["labels"][label] = {"temperature": _temperature(true, prob)}
+            out["labels"][label] = _temperature(true, prob, group)
         elif method == "platt":
             n1, n0 = int(true.sum()), int((~true).sum())
             target = np.where(true, (n1 + 1) / (n1 + 2), 1 / (n0 + 2))
-            beta, _ = _logistic(target, _logit(prob))
-            out["labels"][label] = {"intercept": float(beta[0]), "slope": float(beta[1])}
+            beta, spread = _logistic(target, _line(prob), group)
+            error = float(spread[1, 1] ** 0.5 / abs(beta[1]))
+            out["labels"][label] = {"intercept": float(beta[0]), "slope": float(beta[1]), "slope_error": error}
         else:
             steps = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(prob, true.astype(float))
             out["labels"][label] = {"x": steps.X_thresholds_.tolist(), "y": steps.y_thresholds_.tolist()}
@@ -113,33 +121,60 @@ def apply(calibrator: dict[str, Any], prob_NL: npt.ArrayLike, labels: Sequence[s
     return out
 
 
-def slope(true_N: Bools, prob_N: npt.ArrayLike, level: float = 0.95) -> tuple[float, float, float] | None:
+def slope(
+    true_N: Bools, prob_N: npt.ArrayLike, group_N: Groups | None = None, *, fit_error: float = 0.0, level: float = 0.95
+) -> tuple[float, float, float] | None:
     """(slope, low, high) of the logistic regression of the truth on the logit: 1 is calibrated, below 1 too sure.
 
-    Cox 1958, doi:10.1093/biomet/45.3-4.562; Wald interval, rows taken as independent. None with fewer than `NEEDS` of a
-    Platt fit on either side, or where the two sides can be parted."""
+    Cox 1958, doi:10.1093/biomet/45.3-4.562. Wald interval; rows of one group are not taken as independent (Liang and Zeger
+    1986, doi:10.1093/biomet/73.1.13). Probabilities that a calibrator made have the chance of its own fit in them: a slope of
+    them is the slope of what it was given, over the slope that it fitted, so that their relative variances add up.
+    `fit_error` is the calibrator's `slope_error`. None with fewer than `NEEDS` of a Platt fit on either side, or where the
+    two sides can be parted."""
     true = np.asarray(true_N, dtype=bool)
     if min(int(true.sum()), int((~true).sum())) < NEEDS["platt"]:
         return None
-    beta, spread = _logistic(true.astype(np.float64), _logit(np.asarray(prob_N, dtype=np.float64)))
-    half = float(norm.ppf((1 + level) / 2) * spread[1, 1] ** 0.5)
+    beta, spread = _logistic(true.astype(np.float64), _line(np.asarray(prob_N, dtype=np.float64)), group_N)
+    found = float(beta[1])
+    half = float(norm.ppf((1 + level) / 2) * (spread[1, 1] + (fit_error * found) ** 2) ** 0.5)
     if not np.isfinite(half) or half > 100:
         return None
-    return float(beta[1]), float(beta[1]) - half, float(beta[1]) + half
+    return found, found - half, found + half
 
 
 def _logit(prob_N: Array) -> Array:
     return np.asarray(logit(np.clip(prob_N, EDGE, 1 - EDGE)), dtype=np.float64)
 
 
-def _temperature(true_N: Bools, prob_N: Array) -> float:
-    signed = np.where(true_N, 1.0, -1.0) * _logit(prob_N)
-    return _least(lambda t: float(np.logaddexp(0.0, -signed / t).sum()))
+def _line(prob_N: Array) -> Array:
+    """The design [N, 2] of an intercept and a slope of the logit."""
+    return np.stack([np.ones(len(prob_N)), _logit(prob_N)], axis=1)
 
 
-def _class_temperature(prob_NL: Array, class_N: npt.NDArray[np.int64]) -> float:
+def _among(group_N: Groups | None, known_N: Bools) -> Groups | None:
+    return None if group_N is None else group_N[known_N]
+
+
+def _temperature(true_N: Bools, prob_N: Array, group_N: Groups | None) -> dict[str, float]:
+    logit_N = _logit(prob_N)
+    signed = np.where(true_N, 1.0, -1.0) * logit_N
+    t = _least(lambda t: float(np.logaddexp(0.0, -signed / t).sum()))
+    p = expit(logit_N / t)
+    return _told(t, ((true_N - p) * logit_N)[:, None], np.array([[(p * (1 - p) * logit_N**2).sum()]]), group_N)
+
+
+def _class_temperature(prob_NL: Array, class_N: npt.NDArray[np.int64], group_N: Groups | None) -> dict[str, float]:
     logits, rows = np.log(np.clip(prob_NL, EDGE, 1.0)), np.arange(len(class_N))
-    return _least(lambda t: float(-log_softmax(logits / t, axis=1)[rows, class_N].sum()))
+    t = _least(lambda t: float(-log_softmax(logits / t, axis=1)[rows, class_N].sum()))
+    p = softmax(logits / t, axis=1)
+    mean_N = (p * logits).sum(axis=1)
+    information = (p * logits**2).sum(axis=1) - mean_N**2
+    return _told(t, (logits[rows, class_N] - mean_N)[:, None], np.array([[information.sum()]]), group_N)
+
+
+def _told(t: float, score_N1: Array, information: Array, group_N: Groups | None) -> dict[str, float]:
+    """A temperature with the relative standard error of 1 / t, the slope."""
+    return {"temperature": t, "slope_error": t * float(_spread(score_N1, information, group_N)[0, 0]) ** 0.5}
 
 
 def _least(cost: Any) -> float:
@@ -150,27 +185,40 @@ def _least(cost: Any) -> float:
     return float(np.exp(found.x))
 
 
-def _logistic(target_N: Array, x_N: Array) -> tuple[Array, Array]:
-    """Unpenalised logistic regression of targets in [0, 1] on one variable: ([intercept, slope], covariance [2, 2]).
+def _logistic(target_N: Array, design_NP: Array, group_N: Groups | None) -> tuple[Array, Array]:
+    """Unpenalised logistic regression of targets in [0, 1]: (coefficients [P], their covariance [P, P]).
 
     Newton's steps, halved where the likelihood would fall."""
-    design = np.stack([np.ones_like(x_N), x_N], axis=1)
 
     def likelihood(beta: Array) -> float:
-        eta = design @ beta
+        eta = design_NP @ beta
         return float((target_N * eta - np.logaddexp(0.0, eta)).sum())
 
-    beta: Array = np.zeros(2)
+    beta: Array = np.zeros(design_NP.shape[1])
     best = likelihood(beta)
-    information = np.eye(2)
     for _ in range(STEPS):
-        p = expit(design @ beta)
-        information = design.T @ (design * (p * (1 - p))[:, None])
-        step = np.linalg.lstsq(information, design.T @ (target_N - p), rcond=None)[0]
+        p = expit(design_NP @ beta)
+        information = design_NP.T @ (design_NP * (p * (1 - p))[:, None])
+        step = np.linalg.lstsq(information, design_NP.T @ (target_N - p), rcond=None)[0]
         while likelihood(beta + step) < best - 1e-12 and np.abs(step).max() > 1e-12:
             step = step / 2
         beta = beta + step
         best = likelihood(beta)
         if np.abs(step).max() < 1e-10:
             break
-    return beta, np.asarray(np.linalg.pinv(information), dtype=np.float64)
+    p = expit(design_NP @ beta)
+    information = design_NP.T @ (design_NP * (p * (1 - p))[:, None])
+    return beta, _spread(design_NP * (target_N - p)[:, None], information, group_N)
+
+
+def _spread(score_NP: Array, information: Array, group_N: Groups | None) -> Array:
+    """Covariance [P, P] of maximum-likelihood estimates: by the information, or with groups of rows (patients) by the
+    sandwich of their summed scores, G / (G - 1) times (Liang and Zeger 1986, doi:10.1093/biomet/73.1.13)."""
+    bread = np.asarray(np.linalg.pinv(information), dtype=np.float64)
+    if group_N is None:
+        return bread
+    _, at = np.unique(group_N, return_inverse=True)
+    summed_GP = np.stack([np.bincount(at, weights=column) for column in score_NP.T], axis=1)
+    groups = len(summed_GP)
+    meat = summed_GP.T @ summed_GP * (groups / max(groups - 1, 1))
+    return np.asarray(bread @ meat @ bread, dtype=np.float64)

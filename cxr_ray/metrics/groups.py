@@ -76,7 +76,7 @@ def by_group(
       pair is the one that differs most, so that p is too small the more categories there are."""
     names = sorted(pd.unique(category_N[category_N != np.array(None)]).tolist())
     tables = {name: _only(table, category_N == name) for name in names}
-    samples = bootstrap(tables, group_N, resamples=resamples, rng=rng)
+    samples = bootstrap(tables, group_N, resamples=resamples, rng=rng, micro=False)
     groups, points = [], {}
     for name, part in tables.items():
         values = [*label_values(part), *table_values(part)]

@@ -19,7 +19,6 @@ from cxr_ray import leaks, registry, runs, shards
 from cxr_ray import plan as plans
 from cxr_ray.errors import Stopped, UserError, unknown
 from cxr_ray.lease import Lease
-from cxr_ray.metrics import prevalence
 
 
 def train(config: cfg.Config, *, address: str | None = None, say: Callable[[str], None] = print) -> runs.Run:
@@ -47,6 +46,7 @@ def train(config: cfg.Config, *, address: str | None = None, say: Callable[[str]
             "groups": plan.groups,
             "warnings": list(plan.warnings),
             "dropped": plan.dropped,
+            "prevalence": runs.prevalence(store, plan),
         },
     )
     config = run.config
@@ -85,15 +85,6 @@ def _sigterm(run: runs.Run) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _prevalence(store: shards.Store, plan: plans.Plan) -> dict[str, Any]:
-    """What each part holds of each label, for the report."""
-    patient = store.index.set_index("row")["patient"]
-    return {
-        part: prevalence(label_space.nearest(plan.truth[part]), labels=plan.labels, patients=patient.loc[rows.tolist()])
-        for part, rows in plan.rows.items()
-    }
 
 
 def prepare(config: cfg.Config) -> tuple[shards.Store, plans.Plan, cfg.Config]:

@@ -20,12 +20,13 @@ PROGRESS = ("loss", "accuracy", "exact_match", "recall", "auroc", "precision", "
 
 @dataclass(frozen=True)
 class Drawn:
-    """One part judged again: its values, the labels shown and each one's operating point."""
+    """One part judged again: its values, the labels shown, each one's operating point, and what must be known of the rows."""
 
     part: str
     labels: tuple[str, ...]
     values: list[Value]
     points: dict[str, operating.Point]
+    notes: tuple[str, ...] = ()
 
 
 def chosen_labels(run: Run, wanted: str | Sequence[str] | None) -> list[str]:
@@ -75,7 +76,8 @@ def draw(
         rule, within, task, val,
         interval_by=run.config.report.interval_by, assurance=run.config.report.assurance, rows=len(table),
     )  # fmt: skip
-    return Drawn(part, tuple(shown), _judge(table, within, task, operating.limits(points)), points)
+    values = _judge(table, within, task, operating.limits(points))
+    return Drawn(part, tuple(shown), values, points, tuple(run.unpredicted(part, table)))
 
 
 def progress(

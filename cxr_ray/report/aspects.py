@@ -22,30 +22,39 @@ Array = npt.NDArray[np.float64]
 
 
 def calibrated(
-    predictions: pd.DataFrame, val: pd.DataFrame | None, labels: Sequence[str], task: str, shift_L: npt.ArrayLike
+    predictions: pd.DataFrame,
+    val: pd.DataFrame | None,
+    labels: Sequence[str],
+    task: str,
+    shift_L: npt.ArrayLike,
+    *,
+    interval_by: str = "patient",
 ) -> dict[str, Any]:
     """Calibration of a part as the model gives it, with the weights' shift taken out, and by each method fitted on `val`.
 
     `methods`: name to `{"ece": {label, mean}, "brier": {label, mean}, "slope": {label: [slope, low, high]}}`; `shift`: log
-    odds of each label where it is not 0; `fitted`: the calibrators; `too_few`: method to labels left as they are."""
+    odds of each label where it is not 0; `fitted`: the calibrators; `too_few`: method to labels left as they are. Intervals
+    of slopes take images of a patient together and, but for isotonic, hold the chance of the fit on val (`calibration.slope`)."""
     table, shift = table_of(predictions, labels, task), np.asarray(shift_L, dtype=np.float64)
     out: dict[str, Any] = {"shift": {}, "methods": {}, "fitted": {}, "too_few": {}}
     if not len(table.prob_NL):
         return out
-    out["methods"][AS_TRAINED] = _measured(table, table.prob_NL)
+    group_N = resampled_by(predictions["patient"], interval_by)[1]
+    out["methods"][AS_TRAINED] = _measured(table, table.prob_NL, group_N)
     if task != "multiclass" and np.abs(shift).max() > 1e-9:
         out["shift"] = {k: float(s) for k, s in zip(labels, shift, strict=True)}
-        out["methods"][UNSHIFTED] = _measured(table, calibration.unshift(table.prob_NL, shift))
+        out["methods"][UNSHIFTED] = _measured(table, calibration.unshift(table.prob_NL, shift), group_N)
     if val is None or not len(val):
         return out
-    fitted_on = table_of(val, labels, task)
+    fitted_on, by_N = table_of(val, labels, task), resampled_by(val["patient"], interval_by)[1]
     for method in ("temperature",) if task == "multiclass" else calibration.METHODS:
-        calibrator = calibration.fit(fitted_on, method)
+        calibrator = calibration.fit(fitted_on, method, by_N)
         if calibrator["too_few"]:
             out["too_few"][method] = calibrator["too_few"]
         if calibrator["labels"]:
             out["fitted"][method] = calibrator
-            out["methods"][method] = _measured(table, calibration.apply(calibrator, table.prob_NL, labels))
+            mended = calibration.apply(calibrator, table.prob_NL, labels)
+            out["methods"][method] = _measured(table, mended, group_N, calibrator["labels"])
     return out
 
 
@@ -61,7 +70,9 @@ def after(found: Mapping[str, Any], prob_NL: npt.ArrayLike, labels: Sequence[str
     return None
 
 
-def _measured(table: Table, prob_NL: npt.ArrayLike) -> dict[str, Any]:
+def _measured(
+    table: Table, prob_NL: npt.ArrayLike, group_N: npt.NDArray[np.int64], fitted: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     prob = np.asarray(prob_NL, dtype=np.float64)
     half_L = np.full(len(table.labels), 0.5)
     truth = np.where(table.known_NL, table.true_NL, np.nan)
@@ -72,7 +83,8 @@ def _measured(table: Table, prob_NL: npt.ArrayLike) -> dict[str, Any]:
             out[value.metric][value.label] = value.value
     for i, label in enumerate(table.labels):
         known = table.known_NL[:, i]
-        found = calibration.slope(table.true_NL[known, i], prob[known, i])
+        error = (fitted or {}).get(label, {}).get("slope_error", 0.0)
+        found = calibration.slope(table.true_NL[known, i], prob[known, i], group_N[known], fit_error=error)
         if found is not None:
             out["slope"][label] = list(found)
     return out

@@ -115,6 +115,7 @@ def write(
         .get_template("template.html")
         .render(
             name=run.path.name,
+            architecture=run.architecture,
             part=part,
             info=info,
             config=config,
@@ -256,7 +257,8 @@ AVERAGED = {
 
 
 def _details(judged: dict[str, Any], values: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
-    """The second table: misses and false alarms of each label, and the metrics that the first leaves out."""
+    """The second table: misses, false alarms and true negatives of each label (beside the true positives of the first table, its
+    confusion matrix), and the metrics that the first leaves out."""
     out: list[dict[str, Any]] = []
     for label in judged["labels"]:
         if ("positives", label) not in values:
@@ -266,7 +268,8 @@ def _details(judged: dict[str, Any], values: dict[tuple[str, str], dict[str, Any
         )
         cells = [values.get((m, label)) for m in DETAIL_COLUMNS]
         delong = judged["delong"].get(label)
-        counts = [int(positives - hit), int(said - hit)]
+        rows = values["positives", label]["rows"]
+        counts = [int(positives - hit), int(said - hit), int(rows - positives - said + hit)]
         out.append({"label": label, "counts": counts, "cells": cells, "delong": delong})
     return out
 

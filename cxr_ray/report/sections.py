@@ -74,7 +74,8 @@ def explorer(predictions: pd.DataFrame, judged: Mapping[str, Any]) -> list[dict[
 
 
 def calibration_rows(judged: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row a way of calibrating: mean calibration error and Brier score, and the slope of the label furthest from 1."""
+    """A row a way of calibrating: mean calibration error and Brier score, of how many labels the interval of the slope holds
+    1, and the slope that is furthest from it."""
     found = judged.get("calibration") or {"methods": {}}
     rows = []
     for name, held in found["methods"].items():
@@ -84,6 +85,8 @@ def calibration_rows(judged: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "name": METHODS[name],
                 "ece": held["ece"].get(MEAN),
                 "brier": held["brier"].get(MEAN),
+                "holds": sum(low <= 1.0 <= high for _, low, high in held["slope"].values()),
+                "of": len(held["slope"]),
                 "slope": None
                 if off is None
                 else {"label": off[0], "value": off[1][0], "low": off[1][1], "high": off[1][2]},

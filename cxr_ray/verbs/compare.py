@@ -64,6 +64,7 @@ def show(found: dict[str, Any]) -> None:
         rows = [
             [r["label"], r["metric"], r["value"], f"{r['low']:.3f} to {r['high']:.3f}" if "low" in r else "", r.get("p"), r.get("delong_p")]
             for r in sorted(pair["rows"], key=lambda r: (r["label"] == "mean",))
+            if r["metric"] in found["shown"]
         ]  # fmt: skip
         table(
             ["label", "metric", "difference", "95% interval", "p", "p (DeLong)"],
@@ -71,5 +72,10 @@ def show(found: dict[str, Any]) -> None:
             title=f"{pair['second']} less {pair['first']}",
         )
     if found["seeds"]:
-        rows = [[r["label"], r["metric"], r["mean"], r["deviation"], r["low"], r["high"]] for r in found["seeds"]]
-        table(["label", "metric", "mean", "deviation between seeds", "least", "most"], rows, title="seeds together")
+        rows = [
+            [r["label"], r["metric"], r["mean"], "{:.3f} to {:.3f}".format(*r["between"]) if "between" in r else "",
+             r["deviation"], r["low"], r["high"]]
+            for r in found["seeds"]
+        ]  # fmt: skip
+        columns = ["label", "metric", "mean", "95% interval", "deviation between seeds", "least", "most"]
+        table(columns, rows, title="seeds together")

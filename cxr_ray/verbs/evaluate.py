@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, validators
 
 from cxr_ray.errors import UserError
 from cxr_ray.verbs.show import table
@@ -29,6 +29,9 @@ def evaluate(
     combine: Literal["max", "mean"] = "max",
     data: Path | None = None,
     mapping: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
+    bootstrap: Annotated[int | None, Parameter(validator=validators.Number(gte=0))] = None,
+    interval: Literal["percentile", "bca"] | None = None,
+    interval_by: Literal["patient", "image"] | None = None,
 ) -> None:
     """Judge a run on its test part, label by label, and write its report.
 
@@ -51,13 +54,22 @@ def evaluate(
         Another store to judge the run on (external validation); rows that the run has seen are left out, and said.
     mapping
         MODEL=DATA: which label of --data a label of the model is judged by, where their names differ.
+    bootstrap
+        Resamples for the intervals; 0 turns them off. This and the next two are the run's own where they are left out.
+    interval
+        How an interval is read off the resamples: percentile, or bias-corrected and accelerated.
+    interval_by
+        What is resampled: patients whole, or images as if each stood for itself.
     """
     pairs = read_mapping(mapping)
     if data is None and pairs:
         raise UserError("--mapping says which label of --data is which; give --data SHARDS as well")
     if data is not None and split is not None:
         raise UserError("--data is judged whole; leave --split out")
-    show(run, split=split, thresholds=read_thresholds(thresholds), by=by, combine=combine, data=data, mapping=pairs)
+    knobs = {"bootstrap": bootstrap, "interval": interval, "interval_by": interval_by}
+    report = {name: value for name, value in knobs.items() if value is not None}
+    chosen = read_thresholds(thresholds)
+    show(run, split=split, thresholds=chosen, by=by, combine=combine, data=data, mapping=pairs, report=report)
 
 
 def read_mapping(words: Sequence[str] | None) -> dict[str, str]:
@@ -99,6 +111,7 @@ def show(
     combine: Literal["max", "mean"] = "max",
     data: Path | None = None,
     mapping: dict[str, str] | None = None,
+    report: dict[str, Any] | None = None,
 ) -> Any:
     """Judge, print the table and where the report is, and return the evaluation."""
     from cxr_ray import runs
@@ -107,11 +120,13 @@ def show(
     from cxr_ray import evaluate as judging
 
     if data is None:
-        judged = judging.evaluate(run, split=split, thresholds=thresholds, by=by, combine=combine)
+        judged = judging.evaluate(run, split=split, thresholds=thresholds, by=by, combine=combine, report=report)
     else:
         from cxr_ray import external
 
-        judged = external.evaluate(run, data, mapping=mapping, thresholds=thresholds, by=by, combine=combine)
+        judged = external.evaluate(
+            run, data, mapping=mapping, thresholds=thresholds, by=by, combine=combine, report=report
+        )
     head, *rows = judged.table
     of = f"{judged.part} of {Path(judged.run.path).name}" + (f", by {judged.found['by']}" if by == "study" else "")
     table(head, rows, title=of)

@@ -29,12 +29,12 @@ def runs(folder: Path = Path("runs"), /) -> None:
         raise UserError(f"no runs in {folder.resolve()}; `cxr-ray train` makes them, --output says where")
     rows = []
     for run in found:
-        info, config = run.info, run.config
+        info = run.info
         part, value = run.headline()
         best = info.get("best") or {}
         rows.append(
             [
-                run.path.name, info["status"], config.model.name, info["store"]["source"], len(info["labels"]), info.get("epochs", ""),
+                run.path.name, info["status"], run.architecture, info["store"]["source"], len(info["labels"]), info.get("epochs", ""),
                 best.get("metric", ""), best.get("value") if best.get("value") is not None else "", part,
                 *(value.get(k, "") for k in ("recall", "auroc", "precision")), info.get("test_looks", 0),
             ]

@@ -34,7 +34,7 @@ def show(
     labels
         Labels, or a group of them such as competition5, to judge and to show; averages are over these alone.
     split
-        Part to show; both: val and test; without it, every part whose predictions are kept.
+        Part to show; both: train and val; without it, every part whose predictions are kept.
     thresholds
         One number, LABEL=NUMBER ..., or a rule that val decides: youden, f1, recall=0.9, specificity=0.9.
     """
@@ -46,7 +46,13 @@ def show(
     chosen = again.chosen_labels(held, labels) if labels else None
     _parameters(held)
     kept = again.parts_held(held)
-    parts = kept if split is None else [p for p in ("val", "test") if p in kept] if split == "both" else [split]
+    parts = kept if split is None else ["train", "val"] if split == "both" else [split]
+    if split == "both":  # train is predicted when it is asked for, not by every training
+        for part in [p for p in parts if p not in kept]:
+            print(
+                f"{part}: no predictions of the kept model; cxr-ray evaluate {shlex.quote(str(run))} --split {part} makes them"
+            )
+        parts = [p for p in parts if p in kept]
     for part in parts:
         drawn = again.draw(held, part, labels=chosen, thresholds=rule)
         _metrics(drawn, held.info["task"], held.path.name)
@@ -75,6 +81,10 @@ def _parameters(run: Any) -> None:
             rows.append([name, flags.plain(here), flags.plain(there)])
     table(["parameter", "value", "default"], rows, title=f"{run.path.name}: what differs from the defaults")
     info = run.info
+    if run.members:
+        print(
+            f"{run.architecture}: {', '.join(member.path.name for member in run.members)}; the parameters are the first's"
+        )
     best = info.get("best") or {}
     said = f"{info['status']}, {info.get('epochs', 0)} epochs, {info['task']}, {len(info['labels'])} labels, store {info['store']['path']}"
     print(said + (f", best {best['metric']} {best['value']:.3f} at epoch {best['epoch']}" if best.get("value") else ""))
@@ -90,6 +100,8 @@ def _metrics(drawn: Any, task: str, name: str) -> None:
             point = drawn.points.get(row[0])
             row.insert(1, f"{point.threshold:.3f}" if point else "")
     table(head, rows, title=f"{drawn.part} of {name}")
+    for line in drawn.notes:
+        print(f"  note: {line}")
     for label, point in drawn.points.items():
         if not point.met and label in drawn.labels:
             print(f"  {label}: {point.chosen}")

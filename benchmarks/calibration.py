@@ -1,0 +1,97 @@
+"""Whether probabilities of a model trained with weights and oversampling can be mended, and whether the slope's interval is honest.
+
+    python benchmarks/calibration.py phantom --folder FOLDER [--patients 8000] [--threads 2]
+    python benchmarks/calibration.py coverage
+
+phantom: a LeNet on synthetic X-rays of 64 px with `pos_weight_power: 1` and `oversample_min_count: 150`; a quarter of the
+patients is val, which the calibrators are fitted on, a quarter test. coverage: how often the 95% interval of the slope holds 1
+where the calibrator was fitted on a val part of the given size, with and without the chance of that fit in it.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import expit, logit
+
+from cxr_ray import config as cfg
+from cxr_ray import evaluate, phantom, runs, sources
+from cxr_ray.metrics import calibration
+from cxr_ray.metrics.table import decide
+from cxr_ray.on_ray import cluster
+from cxr_ray.on_ray import train as on_ray
+from cxr_ray.on_ray.ingest import ingest
+
+
+def on_phantom(folder: Path, patients: int, threads: int | None) -> None:
+    store = folder / "shards"
+    if not (store / "manifest.json").exists():
+        phantom.write(folder / "phantom", patients=patients, size=64)
+        with cluster.session():
+            ingest(
+                sources.load("phantom", folder / "phantom"), folder / "phantom", store, source="phantom", size=(64, 64)
+            )
+    values: dict[str, Any] = {
+        "name": "weighed", "output": str(folder / "runs"),
+        "data": {"shards": str(store), "oversample_min_count": 150, "split": {"val": 0.25, "test": 0.25}},
+        "model": {"name": "lenet"}, "optim": {"lr": 1e-3}, "loss": {"pos_weight_power": 1.0},
+        "train": {"epochs": 10, "batch_size": 64, "threads": threads},
+        "report": {"bootstrap": 0, "rivals": False, "trackers": [], "thresholds": "youden"},
+    }  # fmt: skip
+    place = folder / "runs" / "weighed"
+    done = (place / "run.json").exists() and runs.load(place).info["status"] == "finished"
+    run = runs.load(place) if done else on_ray.train(cfg.validate(values))
+    found = evaluate.evaluate(run.path, say=lambda _: None).found
+    plan = run.plan["part"].value_counts()
+    print(f"{patients} patients; train {plan['train']}, val {plan['val']}, test {plan['test']} images")
+    for name, held in found["calibration"]["methods"].items():
+        ece = held["ece"]
+        holds = sum(low <= 1 <= high for _, low, high in held["slope"].values())
+        each = ", ".join(f"{k} {v:.3f}" for k, v in ece.items() if k != "mean")
+        slopes = ", ".join(f"{k} {s:.3f} ({low:.3f} to {high:.3f})" for k, (s, low, high) in held["slope"].items())
+        print(
+            f"{name}: ECE mean {ece['mean']:.3f} ({each}); slope holds 1 for {holds} of {len(held['slope'])}: {slopes}"
+        )
+
+
+def coverage(simulations: int = 1000) -> None:
+    """Scores too sure and shifted; one to four images of a patient share their truth and nearly their score."""
+
+    def drawn(patients: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        of = np.repeat(np.arange(patients), rng.integers(1, 5, patients))
+        score = rng.normal(-1.5, 1.2, patients)
+        true = (rng.random(patients) < expit(score))[of]
+        return true, expit(2 * score[of] + 1 + 0.2 * rng.normal(size=len(of))), of
+
+    rng = np.random.default_rng(0)
+    for val, test in ((250, 500), (500, 500), (1000, 1000), (4000, 1000)):
+        held = {method: np.zeros(2) for method in ("platt", "temperature")}
+        for _ in range(simulations):
+            (true, prob, of), (true_t, prob_t, of_t) = drawn(val, rng), drawn(test, rng)
+            for method in ("platt", "temperature"):
+                # A temperature has no intercept: it is asked of scores whose odds are not shifted.
+                a, b = (prob, prob_t) if method == "platt" else (expit(logit(prob) - 1), expit(logit(prob_t) - 1))
+                table = decide(true[:, None], a[:, None], labels=["a"], task="binary", thresholds_L=[0.5])
+                fitted = calibration.fit(table, method, of)  # type: ignore[arg-type]
+                mended = calibration.apply(fitted, b[:, None], ["a"])[:, 0]
+                for k, error in enumerate((fitted["labels"]["a"]["slope_error"], 0.0)):
+                    found = calibration.slope(true_t, mended, of_t if k == 0 else None, fit_error=error)
+                    assert found is not None
+                    held[method][k] += found[1] <= 1 <= found[2]
+        for method, (ours, bare) in held.items():
+            print(f"val {val}, test {test} patients, {method}: holds 1 in {ours / simulations:.1%} of {simulations}; without the fit's chance, "
+                  f"images taken as independent: {bare / simulations:.1%}", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["phantom", "coverage"])
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/calibration_bench"))
+    parser.add_argument("--patients", type=int, default=8000)
+    parser.add_argument("--threads", type=int)
+    given = parser.parse_args()
+    if given.what == "phantom":
+        on_phantom(given.folder, given.patients, given.threads)
+    else:
+        coverage()
