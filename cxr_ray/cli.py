@@ -24,6 +24,7 @@ VERBS = {
     "describe": "Label frequency, label vectors, split balance of a store; one image of it in the terminal.",
     "verify": "Check every byte of a store against its checksums.",
     "train": "Train a model on a store, in this process or on Ray.",
+    "tune": "Sweep knobs over one store: many trainings, judged label by label on the same rows.",
     "evaluate": "Judge a run on its test part, label by label, and write its report.",
     "show": "A run's parameters and metrics, drawn again at other labels, parts and thresholds.",
     "runs": "The runs in a folder, a line each.",

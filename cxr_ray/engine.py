@@ -157,7 +157,9 @@ class _Fit:
             distributed.first_alone(lambda: self._end_epoch(epoch, values, parts, tracker, speed))  # noqa: B023 - called now
             self.done_epochs, self.seen = epoch, _Seen()
             self.seconds += time.perf_counter() - self.began
-            self.context.report(latest, checkpoints.pointed(self.folder, "last") if self.first else None)
+            self.context.report(
+                {"epoch": epoch, **latest}, checkpoints.pointed(self.folder, "last") if self.first else None
+            )
             self._end_early(epoch, self.watch.look_up())
             if self.ended is not None:
                 break
@@ -465,10 +467,12 @@ class _Fit:
         self.model.load_state_dict({name: value for name, value in held.model.items() if not name.startswith(EMA)})
         if self.ema is not None:
             self.ema.load_state_dict(_average(held.model))
-        self.optimizer.load_state_dict(held.optimizer)
-        optim.lay_out_state(self.optimizer)
+        optim.load_state(self.optimizer, held.optimizer)
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+        own = checkpoints.pointed(self.folder, "last")
+        if own is not None and own.resolve() != place.resolve():  # taken over from another run: its best is not ours
+            self.best = checkpoints.load(own).state["best"]
         self.done_epochs = state["epoch"] - (1 if state["batches"] else 0)
         if state["batches"]:
             # Rank 0 takes what was gathered; as many ranks as before take their own statistics, others the mean.
@@ -489,20 +493,7 @@ class _Fit:
             self.context.say(f"going on after {where}epoch {state['epoch']} of {self.train.epochs} ({place.name})")
 
     def _finish(self, status: str) -> None:
-        place = checkpoints.pointed(self.folder, self.train.select)
-        if place is not None:
-            model, _, state, _ = checkpoints.load(place)
-            saved.write(
-                self.run.weights,
-                self.model,
-                _average(model) or model,
-                labels=self.plan.labels,
-                task=self.plan.task,
-                precision=self.precision.name,
-            )
-            kept = {"epoch": state["epoch"], "step": state["step"]}
-        else:
-            kept = None
+        kept = keep(self.run, self.model, self.plan, select=self.train.select, precision=self.precision.name)
         self.run.update(
             status=status,
             ended=self.ended,
@@ -523,6 +514,19 @@ class _Fit:
         folder.mkdir(exist_ok=True)
         handle = (folder / f"rank-{self.context.rank}.csv").open("a", newline="", buffering=1)
         return csv.writer(handle)
+
+
+def keep(run: Run, model: models.Classifier, plan: Plan, *, select: str, precision: str) -> dict[str, int] | None:
+    """Write the run's `model.safetensors` from the checkpoint that `select` (best, last) says; its epoch and step, or None
+    where there is no checkpoint yet. `model` is the run's architecture; its own weights are not read."""
+    place = checkpoints.pointed(run.path / "checkpoints", select)
+    if place is None:
+        return None
+    tensors, _, state, _ = checkpoints.load(place)
+    saved.write(
+        run.weights, model, _average(tensors) or tensors, labels=plan.labels, task=plan.task, precision=precision
+    )
+    return {"epoch": state["epoch"], "step": state["step"]}
 
 
 def forward(

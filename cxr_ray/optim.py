@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -41,6 +42,16 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Let every group of parameters move at `rate` times its own factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
+
+
+def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take up moments that another optimiser of the same shape gave; the knobs (decay, factors) stay this one's own, so that
+    a search may change them in mid-training."""
+    own = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, knobs in zip(optimizer.param_groups, own, strict=True):
+        group.update(knobs)
+    lay_out_state(optimizer)
 
 
 def lay_out_state(optimizer: torch.optim.Optimizer) -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 from cxr_ray import config as cfg
 from cxr_ray import metrics, runs, space
 from cxr_ray.durable import write_whole
-from cxr_ray.errors import UserError, closest
+from cxr_ray.errors import UserError, closest, unknown
 
 WAITING, RUNNING, FINISHED, STOPPED, FAILED = "waiting", "running", "finished", "stopped early", "failed"
 ENDED = (FINISHED, STOPPED, FAILED)
@@ -121,6 +121,13 @@ class Sweep:
         ]
         write_whole(self.path / "trials.json", json.dumps(kept, indent=1))
 
+    def trial(self, name: str) -> Trial:
+        """The trial of that name. Raises `UserError` naming the closest one."""
+        held = {t.name: t for t in self.trials}
+        if name not in held:
+            raise unknown("trial", name, held, where=f" of {self.path.name}")
+        return held[name]
+
     def run(self, trial: Trial | str) -> runs.Run:
         """The run folder of a trial. Raises `UserError` where it was not started."""
         return runs.load(self.path / "trials" / (trial if isinstance(trial, str) else trial.name))
@@ -161,7 +168,7 @@ class Sweep:
         except (OSError, ValueError):
             return trial
         status = trial.status
-        if status not in ENDED and info["status"] in ("finished", "failed"):
+        if info["status"] == "finished" or (status not in ENDED and info["status"] == "failed"):
             status = FINISHED if info["status"] == "finished" else FAILED
         table = run.metrics
         table = table[(table["part"] == "val") & (table["metric"] != "confusion")]

@@ -54,6 +54,7 @@ FLOORS = {
     "cxr_ray.evaluate": 3,
     "cxr_ray.compare": 3,
     "cxr_ray.external": 3,
+    "cxr_ray.winner": 3,
     "cxr_ray.report": 3,
     "cxr_ray.on_ray": 4,
     "cxr_ray.verbs": 5,

@@ -7,7 +7,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,27 +28,8 @@ def train(config: cfg.Config, *, address: str | None = None, say: Callable[[str]
     Ray job: its own), else on a Ray of this machine alone. Raises `UserError` for what the user can mend, before any
     worker starts where that can be known."""
     registry.load_plugins(config.plugins)
-    store, plan, config = prepare(config)
-    run = runs.create(
-        config,
-        store={
-            "path": str(store.path),
-            "fingerprint": store.fingerprint,
-            "source": store.manifest.source,
-            "rows": len(store),
-            "notes": list(store.manifest.notes),
-            "groups": {name: list(labels) for name, labels in store.groups.items()},
-        },
-        plan=plan.table(),
-        about={
-            "labels": list(plan.labels),
-            "task": plan.task,
-            "groups": plan.groups,
-            "warnings": list(plan.warnings),
-            "dropped": plan.dropped,
-            "prevalence": runs.prevalence(store, plan),
-        },
-    )
+    store, plan, config = prepare(config.model_copy(update={"tune": cfg.Tune()}))
+    run = open_run(config, store, plan)
     config = run.config
     say(f"run: {run.path}")
     say(f"plan: {plan.summary()}; labels: {', '.join(plan.labels)}")
@@ -74,6 +55,36 @@ def train(config: cfg.Config, *, address: str | None = None, say: Callable[[str]
     return run
 
 
+def open_run(config: cfg.Config, store: shards.Store, plan: plans.Plan, **about: Any) -> runs.Run:
+    """The run folder of a settled config: new, or the unfinished one to go on with; `about` are further entries of run.json."""
+    return runs.create(
+        config,
+        store=identity(store),
+        plan=plan.table(),
+        about={
+            "labels": list(plan.labels),
+            "task": plan.task,
+            "groups": plan.groups,
+            "warnings": list(plan.warnings),
+            "dropped": plan.dropped,
+            "prevalence": runs.prevalence(store, plan),
+            **about,
+        },
+    )
+
+
+def identity(store: shards.Store) -> dict[str, Any]:
+    """What a run keeps of its store."""
+    return {
+        "path": str(store.path),
+        "fingerprint": store.fingerprint,
+        "source": store.manifest.source,
+        "rows": len(store),
+        "notes": list(store.manifest.notes),
+        "groups": {name: list(labels) for name, labels in store.groups.items()},
+    }
+
+
 @contextmanager
 def _sigterm(run: runs.Run) -> Iterator[None]:
     """SIGTERM (of a scheduler, of `ray job stop`) asks for a checkpoint and an end instead of killing the process."""
@@ -95,6 +106,12 @@ def prepare(config: cfg.Config) -> tuple[shards.Store, plans.Plan, cfg.Config]:
     plan = plans.build(store, config.data, seed=config.seed, pos_weight_power=config.loss.pos_weight_power)
     plan = replace(plan, warnings=(*plan.warnings, *_near_duplicates(store, plan, config.data.split.near_duplicates)))
     config = _settle_paths(config.for_task(plan.task), store)
+    check(config, plan, store)
+    return store, plan, config
+
+
+def check(config: cfg.Config, plan: plans.Plan, store: shards.Store) -> None:
+    """Resolve every name of a config and build its model and loss once. Raises `UserError`."""
     if config.report.labels != "all":
         label_space.resolve(config.report.labels, plan.labels, plan.groups)
 
@@ -108,7 +125,6 @@ def prepare(config: cfg.Config) -> tuple[shards.Store, plans.Plan, cfg.Config]:
     size = config.data.image_size or store.size
     models.check_size(size, store.size)  # before the model is built: the image's size is what the user chose
     models.build(config.model, outputs=len(plan.labels), image_size=size, mean=0.0, deviation=1.0)
-    return store, plan, config
 
 
 def _near_duplicates(store: shards.Store, plan: plans.Plan, distance: int | None) -> list[str]:
@@ -160,64 +176,84 @@ def _here(config: cfg.Config, plan: plans.Plan, store: shards.Store, run: runs.R
 
 
 def _on_workers(config: cfg.Config, run: runs.Run, address: str | None, say: Callable[[str], None]) -> None:
-    # Read when Ray Train's controller starts: a reported epoch is known within half a second, a lost rank ends the wait.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "600")
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
 
     from cxr_ray.on_ray import cluster
 
     workers, fewest = config.train.workers, config.train.min_workers or config.train.workers
     local = address in (None, "local") and "RAY_ADDRESS" not in os.environ and not ray.is_initialized()
     cores = max(os.cpu_count() or 1, workers)
+    _environment()
     with cluster.session(address, num_cpus=cores if local else None, dashboard=True):
         resources = dict(config.train.resources_per_worker)
         if "CPU" not in resources:
             resources["CPU"] = max(1, cores // workers) if local else 1
-        use_gpu = _use_gpu(config.train.gpu, fewest, ray.cluster_resources().get("GPU", 0))
-        _check_room(resources, fewest, ray.cluster_resources(), use_gpu)
-        scratch = run.path / "ray"
-        loop = {"run": str(run.path), "threads": config.train.threads or int(resources["CPU"])}
-
-        def launch() -> None:
-            # One name a launch: Ray must not take an earlier launch's state for this one's. Ours is in the run folder.
-            TorchTrainer(
-                _worker,
-                train_loop_config=loop,
-                scaling_config=ScalingConfig(
-                    num_workers=workers if fewest == workers else (fewest, workers),  # type: ignore[arg-type]
-                    use_gpu=use_gpu,
-                    resources_per_worker=resources,
-                ),
-                run_config=RunConfig(
-                    name=f"launch-{time.time_ns()}",
-                    storage_path=str(scratch),
-                    failure_config=FailureConfig(
-                        max_failures=config.train.max_failures,
-                        controller_failure_limit=3,  # type: ignore[call-arg]
-                        max_preemption_failures=100,
-                    ),
-                ),
-                torch_config=TorchConfig(timeout_s=600),
-            ).fit()
-
+        use_gpu = use_gpus(config.train.gpu, fewest, ray.cluster_resources().get("GPU", 0))
+        check_room(resources, fewest, ray.cluster_resources(), use_gpu)
         with _read_out(run, say), _sigterm(run):
-            for left in reversed(range(config.train.max_failures + 1)):
-                try:
-                    launch()
-                    break
-                except SystemExit:  # Ray Train's answer to an interrupt: it aborts the workers and would end with 0
-                    raise KeyboardInterrupt from None
-                except ray.train.TrainingFailedError as error:
-                    # Ray gives up at once on a node that is lost while workers start: the run folder says where to go on.
-                    if not left:
-                        raise RuntimeError(
-                            f"training on Ray failed after {config.train.max_failures} new starts: {error}"
-                        ) from error
-                    say(f"the workers failed; starting again from the last checkpoint ({left} starts left)")
-        shutil.rmtree(scratch, ignore_errors=True)
+            on_workers(run, resources, use_gpu=use_gpu, say=say)
+
+
+def on_workers(
+    run: runs.Run,
+    resources: dict[str, float],
+    *,
+    use_gpu: bool,
+    callbacks: Sequence[Any] = (),
+    say: Callable[[str], None],
+) -> None:
+    """Train the run on Ray Train's workers, in the Ray session that there is; `resources` are a worker's."""
+    _environment()
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    train = run.config.train
+    fewest = train.min_workers or train.workers
+    scratch = run.path / "ray"
+    loop = {"run": str(run.path), "threads": train.threads or max(1, int(resources["CPU"]))}
+
+    def launch() -> None:
+        # One name a launch: Ray must not take an earlier launch's state for this one's. Ours is in the run folder.
+        TorchTrainer(
+            _worker,
+            train_loop_config=loop,
+            scaling_config=ScalingConfig(
+                num_workers=train.workers if fewest == train.workers else (fewest, train.workers),  # type: ignore[arg-type]
+                use_gpu=use_gpu,
+                resources_per_worker=resources,
+            ),
+            run_config=RunConfig(
+                name=f"launch-{time.time_ns()}",
+                storage_path=str(scratch),
+                failure_config=FailureConfig(
+                    max_failures=train.max_failures,
+                    controller_failure_limit=3,  # type: ignore[call-arg]
+                    max_preemption_failures=100,
+                ),
+                callbacks=list(callbacks),
+            ),
+            torch_config=TorchConfig(timeout_s=600),
+        ).fit()
+
+    for left in reversed(range(train.max_failures + 1)):
+        try:
+            launch()
+            break
+        except SystemExit:  # Ray Train's answer to an interrupt: it aborts the workers and would end with 0
+            raise KeyboardInterrupt from None
+        except ray.train.TrainingFailedError as error:
+            # Ray gives up at once on a node that is lost while workers start: the run folder says where to go on.
+            if not left:
+                raise RuntimeError(f"training on Ray failed after {train.max_failures} new starts: {error}") from error
+            say(f"the workers failed; starting again from the last checkpoint ({left} starts left)")
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _environment() -> None:
+    # Read when Ray Train's controller starts: a reported epoch is known within half a second, a lost rank ends the wait.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "600")
 
 
 def _worker(given: dict[str, Any]) -> None:
@@ -241,12 +277,13 @@ def _worker(given: dict[str, Any]) -> None:
         run.update(status="failed", error=str(error))
 
 
-def _use_gpu(wanted: bool | str, workers: int, gpus: float) -> bool:
+def use_gpus(wanted: bool | str, workers: int, gpus: float) -> bool:
+    """Whether `workers` take a GPU each of a cluster's `gpus`, for `train.gpu`."""
     return gpus >= workers if wanted == "auto" else bool(wanted)
 
 
-def _check_room(resources: dict[str, float], workers: int, cluster: dict[str, float], use_gpu: bool) -> None:
-    """Impossible is an error, not a wait."""
+def check_room(resources: dict[str, float], workers: int, cluster: dict[str, float], use_gpu: bool) -> None:
+    """Impossible is an error, not a wait: raises `UserError` where the cluster could never hold so many workers."""
     wanted = {**resources, **({"GPU": resources.get("GPU", 1)} if use_gpu else {})}
     for name, each in wanted.items():
         if name not in cluster and name not in ("CPU", "GPU"):

@@ -1,0 +1,658 @@
+"""`tune`: many trainings over one store, as trials of Ray Tune. Ray places and stops them; what they are and what they came to
+stands in the sweep folder, so that a killed sweep goes on without anything of Ray's state.
+"""
+
+import faulthandler
+import logging
+import math
+import os
+import shlex
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune as ray_tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.search import Searcher
+
+from cxr_ray import config as cfg
+from cxr_ray import metrics, registry, runs, shards, space, sweeps
+from cxr_ray import plan as plans
+from cxr_ray.errors import Stopped, UserError
+from cxr_ray.lease import LASTS_S, Lease
+from cxr_ray.on_ray import cluster
+from cxr_ray.on_ray import train as training
+from cxr_ray.on_ray.proposals import Listed, Proposals, Study
+from cxr_ray.sweeps import FAILED, FINISHED, RUNNING, STOPPED, WAITING, Sweep, Trial
+
+OBJECTIVE = "objective"
+"""What Ray's schedulers compare: the first metric, more is better; far below all others where it is undefined."""
+UNDEFINED = -1e9
+MUTABLE = ("optim.lr", "optim.weight_decay", "optim.clip_norm", "optim.head_lr_factor", "optim.drop_factor", "loss.pos_weight_power",
+           "loss.label_smoothing", "data.oversample_min_count", "augment.")  # fmt: skip
+"""Knobs that pbt may change in mid-training: none that the weights or their moments hang on."""
+HALT_S = 60
+"""What a trial that its scheduler ends may take to write its model; Ray then kills it."""
+
+
+def tune(
+    config: cfg.Config,
+    *,
+    address: str | None = None,
+    say: Callable[[str], None] = print,
+    watch: Callable[[Sweep], None] = lambda sweep: None,
+) -> Sweep:
+    """Run the sweep that `config.tune` says and return it, or go on with the unfinished one of the same name.
+
+    `watch` is called with the sweep as its trials report. Raises `UserError` for what the user can mend, before the first trial
+    where that can be known."""
+    registry.load_plugins(config.plugins)
+    store, plan, base, notes = _checked(config)
+    settled = base.model_copy(update={"tune": config.tune})
+    searched = space.parse(config.tune, base, plan.labels)
+    sweep = sweeps.create(
+        settled,
+        store=training.identity(store),
+        about={
+            "labels": list(plan.labels),
+            "task": plan.task,
+            "knobs": _knobs(config.tune, searched),
+            "metrics": config.tune.metrics,
+            "modes": config.tune.modes,
+            "constraints": [str(c) for c in sweeps.constraints(config.tune)],
+            "rows": {part: len(rows) for part, rows in plan.rows.items()},
+            "warnings": [*plan.warnings, *notes],
+        },
+    )
+    say(f"sweep: {sweep.path}")
+    say(f"plan: {plan.summary()}; labels: {', '.join(plan.labels)}")
+    for warning in [*plan.warnings, *notes]:
+        say(f"warning: {warning}")
+    with Lease(sweep.path):
+        proposals = _proposals(sweep, searched, plan, store)
+        sweep.update(status="started", planned=proposals.planned)
+        if proposals.left:
+            _run(sweep, proposals, address, say, watch)
+        if sweep.info["status"] == "stopped":
+            raise Stopped(f"stopped; cxr-ray tune --resume {shlex.quote(str(sweep.path))} goes on with what is left")
+        sweep.update(status="finished")
+    return sweep
+
+
+def _checked(config: cfg.Config) -> tuple[shards.Store, plans.Plan, cfg.Config, list[str]]:
+    """Store, plan and settled config of the trials, and what the user should know of folds."""
+    knobs = config.tune
+    base = config.model_copy(update={"tune": cfg.Tune()})
+    if "monitor" not in base.train.model_fields_set:
+        monitor = {"monitor": knobs.metrics[0], "monitor_mode": knobs.modes[0]}
+        base = cfg.validate(cfg.merge(base.model_dump(), {"train": monitor}))
+    store, plan, base = training.prepare(base)
+    for name in [*knobs.metrics, *(c.metric for c in sweeps.constraints(knobs))]:
+        part, _, _ = metrics.parse(name, labels=plan.labels, task=plan.task)
+        if part != "val":
+            raise UserError(f"tune: {name} is of {part}; a sweep is judged by val, so say val/{name.partition('/')[2]}")
+    if not len(plan.rows["val"]):
+        raise UserError("a sweep chooses by val, and val has no rows; set data.split.val above 0")
+    if knobs.folds and knobs.scheduler != "none":
+        raise UserError(
+            f"tune.folds trains every trial to its end: set tune.scheduler to none instead of {knobs.scheduler}"
+        )
+    if knobs.scheduler == "pbt" and knobs.search not in ("random", "list"):
+        raise UserError(
+            f"tune.scheduler: pbt changes knobs by itself; set tune.search to random instead of {knobs.search}"
+        )
+    if knobs.scheduler == "pbt" and base.train.workers > 1:
+        raise UserError("tune.scheduler: pbt needs trials of one worker: set train.workers to 1")
+    if knobs.folds and base.data.split.folds:
+        raise UserError("tune.folds and data.split.folds both say what val is: leave data.split.folds out")
+    if knobs.folds and knobs.search == "optuna":
+        raise UserError(
+            "tune.search: optuna learns from single trials: set tune.folds to null, or tune.search to random"
+        )
+    return store, plan, base, _folds_without(store, plan, base, knobs.folds) if knobs.folds else []
+
+
+def _folds_without(store: shards.Store, plan: plans.Plan, base: cfg.Config, folds: int) -> list[str]:
+    """A warning of each label that has no positive in the val rows of a fold."""
+    found: dict[str, list[str]] = {}
+    for fold in range(folds):
+        split = base.data.split.model_copy(update={"folds": folds, "fold": fold})
+        held = plans.build(store, base.data.model_copy(update={"split": split}), seed=base.seed)
+        for label, positives in zip(held.labels, (held.truth["val"] == 1).sum(axis=0), strict=True):
+            if not positives:
+                found.setdefault(label, []).append(str(fold))
+    return [
+        f"{label} has no positive in val of fold {', '.join(at)}: what needs one is undefined there, and so is the mean over folds"
+        for label, at in found.items()
+    ]
+
+
+def _knobs(knobs: cfg.Tune, searched: space.Space) -> list[str]:
+    """The names of what differs between trials."""
+    if knobs.search == "list":
+        return list(dict.fromkeys(name for one in knobs.combinations for name in one))
+    return [d.knob for d in searched.dimensions]
+
+
+def _proposals(sweep: Sweep, searched: space.Space, plan: plans.Plan, store: shards.Store) -> Proposals:
+    """What is still to be trained, every config of it checked now where it is known now."""
+    config = sweep.config
+    knobs = config.tune
+    held = sweep.trials
+    first: list[dict[str, Any]] = [{}] if knobs.base else []
+    if knobs.search == "optuna":
+        return Study(sweep, searched, held)
+    if knobs.search == "list":
+        drawn = [space.numbers(one) for one in knobs.combinations]
+    elif knobs.search == "grid":
+        drawn = searched.grid()
+    else:
+        drawn = [searched.drawn(number, seed=config.seed) for number in range(1, knobs.trials + 1)]
+    written = config.model_dump()
+    as_written = [one for one in drawn if all(sweeps.at(written, k) == v for k, v in one.items())]
+    drawn = [one for one in drawn if one not in as_written] if first else drawn
+    trials = []
+    for number, one in enumerate([*first, *drawn], start=0 if first else 1):
+        for fold in range(knobs.folds) if knobs.folds else [None]:
+            name = f"{number:04d}" + ("" if fold is None else f"-fold-{fold}")
+            trials.append(Trial(name, number, one, fold, base=not one))
+    known = {t.name: t for t in held}
+    trials = [known.get(t.name, t) for t in trials]
+    sweep.write_trials(trials)
+    checked: set[str] = set()
+    for trial in trials:
+        made = sweep.trial_config(trial)
+        # A model takes a second to build: each architecture, head and loss once.
+        key = repr(
+            (
+                made.model,
+                made.loss.name,
+                made.loss.options,
+                made.data.image_size,
+                made.augment.mixup > 0,
+                made.train.micro_batch,
+            )
+        )
+        if trial.status not in sweeps.ENDED and key not in checked:
+            checked.add(key)
+            training.check(made, plan, store)
+    return Listed(sweep, trials)
+
+
+# -- the trials on Ray ---------------------------------------------------------------------------------------------
+
+
+def _run(
+    sweep: Sweep, proposals: Proposals, address: str | None, say: Callable[[str], None], watch: Callable[[Sweep], None]
+) -> None:
+    # A trial that its scheduler ends writes its model first; read by the trial's own process.
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(HALT_S)
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # each trial's run folder has its own
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # an interrupt is answered by the verb
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # no table of its own beside ours
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # it misses those loggers
+    config = sweep.config
+    knobs = config.tune
+    local = address in (None, "local") and "RAY_ADDRESS" not in os.environ and not ray.is_initialized()
+    cores = max(os.cpu_count() or 1, config.train.workers)
+    with cluster.session(address, num_cpus=cores if local else None, dashboard=True):
+        room = Room.of(config, ray.cluster_resources())
+        at_once = room.at_once(knobs.max_concurrent)
+        left = proposals.left
+        say(f"trials: {left:,} to train, {at_once} at a time, each on {room.said()}")
+        for line in _places(sweep):
+            say(line)
+        seen = _Seen(sweep, proposals, say, watch)
+        scratch = sweep.path / "ray"
+        pbt = knobs.scheduler == "pbt"
+        trainable: Any = ray_tune.with_resources(_trial, ray_tune.PlacementGroupFactory(room.bundles()))
+        with _ending(seen):
+            ray_tune.Tuner(
+                trainable,
+                # pbt takes no searcher: all its trials are known and start at once.
+                param_space={"given": ray_tune.grid_search([_given(sweep, t)["given"] for t in _all(proposals)])}
+                if pbt
+                else None,
+                tune_config=ray_tune.TuneConfig(
+                    num_samples=1 if pbt else left,
+                    search_alg=None if pbt else _Feed(proposals, seen),
+                    scheduler=_scheduler(config),
+                    max_concurrent_trials=at_once,
+                    # A trial of several workers leaves nothing in its own process that would be worth keeping.
+                    reuse_actors=config.train.workers == 1,
+                ),
+                run_config=ray_tune.RunConfig(
+                    name=f"launch-{time.time_ns()}",
+                    storage_path=str(scratch),
+                    callbacks=[seen],
+                    failure_config=ray_tune.FailureConfig(max_failures=knobs.retries),
+                    checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=4) if pbt else None,
+                    verbose=0,
+                ),
+            ).fit()
+        seen.flush()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _all(proposals: Proposals) -> Iterator[Trial]:
+    while (trial := proposals.next()) is not None:
+        yield trial
+
+
+def _places(sweep: Sweep) -> Iterator[str]:
+    """Where to look while it runs."""
+    yield f"page: {sweep.path / 'sweep.html'} (written anew as trials report)"
+    if "tensorboard" in sweep.config.report.trackers:
+        yield f"TensorBoard: tensorboard --logdir {shlex.quote(str(sweep.path / 'trials'))}"
+    url = getattr(ray._private.worker._global_node, "webui_url", None)
+    if url:
+        yield f"Ray dashboard: http://{url}"
+
+
+class Room:
+    """What a trial takes of the cluster."""
+
+    def __init__(
+        self, workers: int, cpus: float, gpus: float, other: Mapping[str, float], cluster: Mapping[str, float]
+    ) -> None:
+        self.workers, self.cpus, self.gpus, self.other, self._cluster = workers, cpus, gpus, dict(other), cluster
+
+    @classmethod
+    def of(cls, config: cfg.Config, resources: Mapping[str, float]) -> "Room":
+        """The room of `config`'s trials. Raises `UserError` where the cluster could never hold one."""
+        train = config.train
+        each = dict(train.resources_per_worker)
+        cpus, there = each.pop("CPU", 1.0), resources.get("GPU", 0.0)
+        share = config.tune.trial_gpus
+        if share is not None and train.workers > 1:
+            raise UserError("tune.trial_gpus shares a GPU between trials of one worker: set train.workers to 1")
+        if share is not None and share > there:
+            raise UserError(
+                f"tune.trial_gpus: {share:g}, and the cluster has {there:g} GPUs; set it to null, or start a node with one"
+            )
+        wanted = training.use_gpus(train.gpu, train.workers, there)
+        gpus = share if share is not None else each.pop("GPU", 1.0) if wanted else 0.0
+        each.pop("GPU", None)
+        taken = {"CPU": cpus, **({"GPU": gpus} if gpus else {}), **each}
+        training.check_room(taken, train.workers, dict(resources), bool(gpus))
+        return cls(train.workers, cpus, gpus, each, resources)
+
+    @property
+    def each(self) -> dict[str, float]:
+        """What a worker takes."""
+        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {}), **self.other}
+
+    def at_once(self, asked: int | str) -> int:
+        """How many trials fit side by side, at most `asked`: a trial that waited for room that another holds would never end."""
+        fits = min(
+            int(self._cluster[name] / (each * self.workers) + 1e-6) for name, each in self.each.items() if each > 0
+        )
+        return max(1, fits if asked == "auto" else min(int(asked), fits))
+
+    def bundles(self) -> list[dict[str, float]]:
+        """Of the trial's own process: its one worker's, or, where Ray Train places the workers, next to nothing."""
+        return [self.each] if self.workers == 1 else [{"node:__internal_head__": 0.0001}]
+
+    def said(self) -> str:
+        """In words."""
+        one = " and ".join(f"{value:g} {name}" for name, value in self.each.items())
+        return one if self.workers == 1 else f"{self.workers} workers of {one}"
+
+
+def _scheduler(config: cfg.Config) -> TrialScheduler:
+    knobs = config.tune
+    if knobs.scheduler == "asha":
+        longest = max([config.train.epochs, *_choices(knobs, "train.epochs")])
+        return AsyncHyperBandScheduler(
+            # One more than the longest: a trial that comes to its end ends by itself.
+            time_attr="epoch", metric=OBJECTIVE, mode="max", max_t=longest + 1,
+            grace_period=min(knobs.grace_epochs, max(1, longest)), reduction_factor=knobs.reduction,
+        )  # fmt: skip
+    if knobs.scheduler == "pbt":
+        flat = space.flat(knobs.space)
+        for knob in flat:
+            if not knob.startswith(MUTABLE):
+                raise UserError(
+                    f"tune.scheduler: pbt cannot change {knob} in mid-training; give it outside tune.space. It can: {', '.join(MUTABLE)}*"
+                )
+        return PopulationBasedTraining(
+            time_attr="epoch", metric=OBJECTIVE, mode="max", perturbation_interval=knobs.grace_epochs,
+            hyperparam_mutations={"given": {"knobs": {knob: _domain(said) for knob, said in flat.items()}}},
+            synch=False,
+        )  # fmt: skip
+    return FIFOScheduler()
+
+
+def _choices(knobs: cfg.Tune, knob: str) -> list[Any]:
+    said = space.flat(knobs.space).get(knob, {})
+    return [v for values in said.values() for v in values] + [one[knob] for one in knobs.combinations if knob in one]
+
+
+def _domain(said: Mapping[str, Any]) -> Any:
+    kind, values = next(iter(said.items()))
+    given = list(space.numbers(dict(enumerate(values))).values())
+    if kind == "choice":
+        return given
+    made = {"uniform": ray_tune.uniform, "loguniform": ray_tune.loguniform}.get(kind)
+    return made(*given) if made else ray_tune.randint(given[0], given[1] + 1)
+
+
+def _given(sweep: Sweep, trial: Trial) -> dict[str, Any]:
+    """What Ray is given as a trial's config; what is below `knobs` pbt may change."""
+    return {"given": {"sweep": str(sweep.path), "trial": trial.name, "knobs": dict(trial.knobs)}}
+
+
+class _Feed(Searcher):
+    """Hands Ray the sweep's own proposals, one a trial."""
+
+    def __init__(self, proposals: Proposals, seen: "_Seen") -> None:
+        super().__init__(metric=OBJECTIVE, mode="max")
+        self._proposals, self._seen = proposals, seen
+
+    def suggest(self, trial_id: str) -> Any:
+        if self._seen.ending:
+            return Searcher.FINISHED
+        trial = self._proposals.next()
+        if trial is None:
+            return Searcher.FINISHED
+        self._seen.sweep.write_trials(self._proposals.trials)  # before its process looks for it there
+        return _given(self._seen.sweep, trial)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Told by `_Seen`, which knows the run folder."""
+
+    # What Ray saves of a searcher is not what a sweep goes on from.
+    def save(self, checkpoint_path: str) -> None:
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError
+
+
+class _Seen(ray_tune.Callback):
+    """What the driver sees of the trials: keeps the ledger, tells the user, ends the sweep when asked or out of time."""
+
+    EVERY_S = 2.0
+
+    def __init__(
+        self, sweep: Sweep, proposals: Proposals, say: Callable[[str], None], watch: Callable[[Sweep], None]
+    ) -> None:
+        self.sweep, self.ending, self._why = sweep, False, ""
+        self._proposals, self._say, self._watch = proposals, say, watch
+        self._epochs: dict[str, int] = {}
+        self._drawn = 0.0
+        self._began = time.monotonic()
+        self._before = float(sweep.info.get("seconds") or 0.0)
+        minutes = sweep.config.tune.max_time
+        self._ends = math.inf if minutes is None else self._began + minutes * 60 - self._before
+        self._metric = sweep.config.tune.metrics[0]
+
+    def end(self, why: str) -> None:
+        """Let no further trial start, and those that run write a checkpoint and end."""
+        self.ending, self._why = True, why
+        for trial in self._proposals.trials:
+            if trial.status == RUNNING and (self.sweep.path / "trials" / trial.name / "run.json").exists():
+                self.sweep.run(trial).ask_to_stop()
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if not self.ending and time.monotonic() > self._ends:
+            self._say(
+                f"tune.max_time: {self.sweep.config.tune.max_time:g} minutes are over; ending the trials that run"
+            )
+            self.end("time")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        name = _name(trial)
+        if result.get("error"):
+            self._set(name, error=str(result["error"]))
+            return
+        self._epochs[name] = int(result["epoch"])
+        value = result.get(self._metric)
+        self._say(f"trial {name}  epoch {result['epoch']}  {self._metric} {'--' if value is None else f'{value:.4f}'}")
+        if self.ending:  # one that was just starting when the end was called
+            self.end(self._why)
+        self._draw()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        name = _name(trial)
+        held = self._proposals.trial(name)
+        status, error, seconds = self._outcome(held)
+        self._set(name, status=status, error=error, seconds=seconds)
+        self._proposals.told(self._proposals.trial(name))
+        if status != WAITING:
+            knobs = ", ".join(f"{k} {_short(v)}" for k, v in held.knobs.items()) or "the config as written"
+            self._say(f"trial {name}  {status}{': ' + error if error else ''} ({knobs})")
+        self._draw(now=True)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        name = _name(trial)
+        told = (
+            str(getattr(trial, "error_file", "") and Path(trial.error_file).read_text()[-400:])
+            if trial.error_file
+            else ""
+        )
+        lines = [line for line in told.splitlines() if line.strip()]
+        error = " ".join((lines[-1] if lines else "its process died").split())[:300]
+        tries = self.sweep.config.tune.retries
+        self._set(name, status=FAILED, error=f"died {tries + 1} times: {error}")
+        self._proposals.told(self._proposals.trial(name))
+        self._say(f"trial {name}  failed: {error}")
+        self._draw(now=True)
+
+    def _outcome(self, trial: Trial) -> tuple[str, str | None, float]:
+        if trial.error:
+            return FAILED, trial.error, trial.seconds
+        try:
+            info = self.sweep.run(trial).info
+        except UserError:
+            return FAILED, "it ended before its run began", trial.seconds
+        seconds = float(info.get("seconds") or 0.0)
+        if info["status"] == "failed":
+            return FAILED, info.get("error"), seconds
+        # Its scheduler may have ended it at its last epoch, before it could say that it is finished.
+        if info["status"] == "finished" or self._epochs.get(trial.name) == self.sweep.run(trial).config.train.epochs:
+            return FINISHED, None, seconds
+        return (WAITING if self.ending and self._why == "asked" else STOPPED), None, seconds
+
+    def _set(self, name: str, **changes: Any) -> None:
+        self._proposals.set(replace(self._proposals.trial(name), **changes))
+        self.sweep.write_trials(self._proposals.trials)
+
+    def _draw(self, *, now: bool = False) -> None:
+        if now or time.monotonic() - self._drawn > self.EVERY_S:
+            self._watch(self.sweep)
+            self._drawn = time.monotonic()
+
+    def flush(self) -> None:
+        """The sweep's last word of this launch."""
+        changes: dict[str, Any] = {"seconds": round(self._before + time.monotonic() - self._began, 2)}
+        if self.ending and self._why == "asked":
+            changes["status"] = "stopped"
+        self.sweep.update(**changes)
+        self._draw(now=True)
+
+
+def _name(trial: Any) -> str:
+    """The sweep's name of Ray's trial."""
+    return str(trial.config["given"]["trial"])
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+@contextmanager
+def _ending(seen: _Seen) -> Iterator[None]:
+    """SIGTERM asks the running trials for a checkpoint and ends the sweep, to be gone on with."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.end("asked"))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# -- in a trial's process -----------------------------------------------------------------------------------------
+
+
+class TuneContext:
+    """The engine's `Context` in a trial of one worker: this process, Ray Tune told after every epoch."""
+
+    def __init__(
+        self,
+        run: runs.Run,
+        objective: Callable[[Mapping[str, float]], float],
+        *,
+        hang_s: float,
+        restored: Path | None,
+        share: bool,
+    ) -> None:
+        from cxr_ray.context import pick_device
+
+        self.rank, self.world = 0, 1
+        self.device = pick_device(run.config.train.gpu)
+        self.halted = self.reported = False
+        self._run, self._objective, self._hang_s, self._restored, self._share = run, objective, hang_s, restored, share
+        self._alive()
+
+    def _alive(self) -> None:
+        # A thread of its own in C: it ends a process that hangs even where Python's lock is held.
+        faulthandler.dump_traceback_later(self._hang_s, exit=True)
+
+    def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
+        self._alive()
+        told = {**metrics, OBJECTIVE: self._objective(metrics)}
+        shared = ray_tune.Checkpoint.from_directory(str(checkpoint)) if self._share and checkpoint is not None else None
+        self.reported = True
+        try:
+            ray_tune.report(told, checkpoint=shared)
+        except SystemExit:  # the scheduler ends the trial: the engine writes the model and returns
+            self.halted = True
+
+    def restore(self) -> Path | None:
+        return self._restored
+
+    def should_stop(self) -> bool:
+        self._alive()
+        return self.halted or self._run.asked_to_stop
+
+    def should_save(self) -> bool:
+        return False
+
+    def say(self, line: str) -> None:
+        self._run.log(line)
+
+
+def _trial(config: dict[str, Any]) -> None:
+    """One trial, in its process: the engine itself, or Ray Train around it. What the user can mend is told, not raised: a new
+    start would find it again."""
+    given = config["given"]
+    sweep = sweeps.load(given["sweep"])
+    try:
+        halted = _train(sweep, given)
+    except UserError as error:
+        folder = sweep.path / "trials" / given["trial"]
+        if (folder / "run.json").exists():
+            runs.Run(folder).update(status="failed", error=str(error))
+        ray_tune.report({"epoch": 0, OBJECTIVE: UNDEFINED, "error": str(error)})
+        return
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    if halted:
+        sys.exit(0)  # as Ray's own report would have
+
+
+def _train(sweep: Sweep, given: dict[str, Any]) -> bool:
+    trial = sweep.trial(given["trial"])
+    knobs = sweep.config.tune
+    written = sweep.trial_config(trial)
+    config = sweep.trial_config(replace(trial, knobs=given["knobs"]))  # pbt may have changed them
+    registry.load_plugins(config.plugins)
+    store = shards.open(str(config.data.shards), verify=config.data.verify)
+    if store.fingerprint != sweep.info["store"]["fingerprint"]:
+        raise UserError(f"the store {store.path} has changed since the sweep was started; start a new sweep on it")
+    plan = plans.build(store, config.data, seed=config.seed, pos_weight_power=config.loss.pos_weight_power)
+    about = {
+        "knobs": trial.knobs,
+        "sweep": {"name": sweep.path.name, "metrics": knobs.metrics, "trial": trial.name, "number": trial.number},
+    }
+    run = training.open_run(written, store, plan, **about)
+    objective = _objective(knobs)
+    with _lease(run.path):
+        (run.path / "stop").unlink(missing_ok=True)
+        run.update(status="started", error=None)
+        if config.train.workers > 1:
+            room = Room.of(sweep.config, ray.cluster_resources())
+            faulthandler.dump_traceback_later(10 * 365 * 86400, exit=False)
+            training.on_workers(run, room.each, use_gpu=bool(room.gpus), callbacks=[_reporter(objective)], say=run.log)
+            info = run.info
+            if info.get("error"):
+                raise UserError(info["error"])
+            return False
+        import torch
+
+        from cxr_ray import engine
+
+        torch.set_num_threads(config.train.threads or max(1, int(config.train.resources_per_worker.get("CPU", 1))))
+        context = TuneContext(
+            run, objective, hang_s=knobs.hang_minutes * 60, restored=_shared(), share=knobs.scheduler == "pbt"
+        )
+        latest = engine.fit(config, plan, store, context, run)
+        if not context.reported:  # it died after its last epoch, before it could say that it is finished
+            context.report({"epoch": config.train.epochs, **latest}, None)
+        return context.halted
+
+
+def _objective(knobs: cfg.Tune) -> Callable[[Mapping[str, float]], float]:
+    sign = 1.0 if knobs.modes[0] == "max" else -1.0
+    metric = knobs.metrics[0]
+    return lambda values: sign * values[metric] if metric in values else UNDEFINED
+
+
+def _shared() -> Path | None:
+    """The checkpoint that pbt hands over, as a folder that stays."""
+    held = ray_tune.get_checkpoint()
+    return None if held is None else Path(held.path)
+
+
+@contextmanager
+def _lease(folder: Path) -> Iterator[None]:
+    """The run's lease; that of a trial which died on another machine is waited out."""
+    ends = time.monotonic() + LASTS_S + 10
+    while True:
+        lease = Lease(folder)
+        try:
+            lease.__enter__()
+            break
+        except UserError:
+            if time.monotonic() > ends:
+                raise
+            time.sleep(1.0)
+    try:
+        yield
+    finally:
+        lease.__exit__(None, None, None)
+
+
+def _reporter(objective: Callable[[Mapping[str, float]], float]) -> Any:
+    """Ray Train's reports, handed on to Ray Tune with the objective."""
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    class Reporter(TuneReportCallback):
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            super().after_report(run_context, [{**metrics[0], OBJECTIVE: objective(metrics[0])}], checkpoint)
+
+    return Reporter()

@@ -1,0 +1,203 @@
+"""`cxr-ray tune`: a config file with a `tune:` block, its trials shown as they come, what the winner is worth."""
+
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from cxr_ray import config as configs
+from cxr_ray.errors import UserError
+from cxr_ray.verbs import flags
+from cxr_ray.verbs.show import console
+from cxr_ray.verbs.train import FileFlag, Words
+
+app = App(
+    name="tune",
+    usage="Usage: cxr-ray tune -c FILE|preset:NAME [--KNOB VALUE ...] [--address ADDRESS] | --resume SWEEP",
+    help_format="markdown",
+    help_epilogue="Knobs of the sweep, each a flag over the file (those of the trials: `cxr-ray train --help`):\n\n"
+    + "\n".join(line.replace("`--", "`--tune.", 1) for line in flags.help_lines(configs.Tune)),
+)
+
+
+@app.default
+def tune(
+    *words: Words,
+    config: FileFlag = None,
+    address: str | None = None,
+    resume: str | None = None,
+    refit: Annotated[Literal["none", "best"], Parameter()] = "none",
+) -> None:
+    """Sweep knobs: many trainings over one store, judged label by label on the same rows.
+
+    The file's `tune:` block says the space, how it is searched and what a trial is judged by; the rest of the file is what all
+    trials share. The trials run on a Ray of this machine, or on the cluster at --address.
+
+    Parameters
+    ----------
+    config
+        YAML file of knobs with a tune block, or preset:NAME for one that comes with cxr-ray.
+    address
+        Ray cluster to run on, such as auto; without it, this machine.
+    resume
+        Folder of a sweep that was stopped or killed: finishes what is left and repeats nothing that ended. Knobs of the tune
+        block that change no trial (--tune.trials 32, --tune.max_concurrent 4) may be given besides.
+    refit
+        best: after the sweep, train the winner's knobs on all rows (without data.limit) as the run `refit` of the sweep.
+    """
+    if resume is None:
+        wanted = read_config(config, words)
+    else:
+        wanted = read_sweep(resume, config, words)
+    run(wanted, address=address, refit=refit)
+
+
+def read_config(file: str | None, words: tuple[str, ...]) -> configs.Config:
+    """The config of a file with the knobs among `words` laid over it. Raises `UserError` naming the closest knob."""
+    also = ["--config", "--address", "--resume", "--refit", "--help"]
+    rest, values = flags.parse(words, configs.Config, also=also)
+    if rest:
+        raise UserError(f"unexpected {shlex.join(rest)}; a sweep is given by a file: cxr-ray tune -c FILE")
+    return configs.load(file, values)
+
+
+def read_sweep(folder: str, file: str | None, words: tuple[str, ...]) -> configs.Config:
+    """The config of the sweep in `folder`, to go on with. Raises `UserError` where a file is given besides."""
+    from cxr_ray import sweeps
+
+    if file is not None:
+        raise UserError(
+            "--resume goes on with the sweep's own config, so -c cannot change it; for another give a new --name"
+        )
+    found = sweeps.load(folder)
+    rest, values = flags.parse(words, configs.Config, also=["--address", "--refit", "--help"])
+    if rest:
+        raise UserError(f"unexpected {shlex.join(rest)} beside --resume")
+    config = configs.validate(configs.merge(found.config.model_dump(), values), where="the flags")
+    return config.model_copy(update={"name": found.path.name, "output": str(found.path.parent)})
+
+
+def run(config: configs.Config, *, address: str | None = None, refit: str = "none") -> Any:
+    """Sweep as `config` says, tell what came of it, and return the sweep."""
+    from cxr_ray.on_ray import train as training
+    from cxr_ray.on_ray import tune as on_ray
+
+    with shown() as (say, watch):
+        sweep = on_ray.tune(config, address=address, say=say, watch=watch)
+    from cxr_ray import winner
+    from cxr_ray.report import sweep_page
+
+    worth = winner.conclude(sweep)
+    page = sweep_page.write(sweep)
+    say_trials(sweep)
+    say_worth(sweep, worth)
+    best = sweep.path / "best"
+    if refit == "best":
+        made = training.train(winner.refit(sweep), address=address)
+        print(f"refit: {made.path}")
+        best = made.path
+    print(f"page: {page}")
+    print(f"sweep: {sweep.path}")
+    print(f"next: open the page in a browser, or: cxr-ray evaluate {shlex.quote(str(best))}")
+    return sweep
+
+
+@contextmanager
+def shown() -> Iterator[tuple[Any, Any]]:
+    """How progress is told: a live table on a terminal, lines without one; the page is written as trials report."""
+    from cxr_ray.report import sweep_page
+
+    last = [0.0, 0.0]
+
+    def page(sweep: Any) -> None:
+        # Drawing may take no more than a tenth of the driver's time: trials wait for it.
+        if time.monotonic() - last[0] > 10 * last[1]:
+            began = time.monotonic()
+            sweep_page.write(sweep)
+            last[:] = [time.monotonic(), time.monotonic() - began]
+
+    if not sys.stdout.isatty():
+        yield (lambda line: print(line, flush=True)), page
+        return
+    from rich.live import Live
+
+    with Live(console=console(), refresh_per_second=2) as live:
+
+        def watch(sweep: Any) -> None:
+            live.update(trial_table(sweep))
+            page(sweep)
+
+        yield live.console.print, watch
+
+
+def trial_table(sweep: Any) -> Any:
+    """The trials as they stand: knobs, epochs, objective, seconds; the best so far first, then those that run."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    info, config = sweep.info, sweep.config
+    trials = sweep.trials
+    ended = [t for t in trials if t.status in ("finished", "stopped early", "failed")]
+    left = max(0, int(info.get("planned") or 0) - len(ended))
+    times = [t.seconds for t in ended if t.seconds]
+    running = max(1, sum(t.status == "running" for t in trials))
+    eta = f", about {left * sum(times) / len(times) / running:,.0f} s left" if times and left else ""
+    shown = Table(title=f"{sweep.path.name}: {len(ended)} of {info.get('planned', '?')} trials ended{eta}", box=box.SIMPLE_HEAD,
+                  title_justify="left", title_style="bold")  # fmt: skip
+    for name in ("trial", "status", "epoch", *info["knobs"], *info["metrics"], "seconds"):
+        shown.add_column(name, overflow="fold")
+    sign = 1.0 if config.tune.modes[0] == "max" else -1.0
+    for t in sorted(trials, key=lambda t: -sign * t.values.get(config.tune.metrics[0], -sign * 1e9))[:30]:
+        cells = [t.name + (" (as written)" if t.base else ""), t.status, f"{t.epochs}/{config.train.epochs}",
+                 *(_short(t.knobs.get(k, "")) for k in info["knobs"]),
+                 *(_short(t.values.get(m, "-")) for m in info["metrics"]), f"{t.seconds:.0f}"]  # fmt: skip
+        shown.add_row(*(Text(c) for c in cells))
+    return shown
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def say_trials(sweep: Any) -> None:
+    """The table once more, for good, and the failed trials with their reasons."""
+    console().print(trial_table(sweep))
+    for t in sweep.trials:
+        if t.error:
+            print(f"failed: trial {t.name}: {t.error}")
+
+
+def say_worth(sweep: Any, worth: dict[str, Any]) -> None:
+    """The winner, what it reaches on test, and what its lead is worth."""
+    best = sweep.ranked()[0]
+    knobs = ", ".join(f"{k} {_short(v)}" for k, v in best.knobs.items()) or "the config as written"
+    print(f"winner: trial {', '.join(t.name for t in best.trials)}: {knobs}")
+    for name, value, deviation in zip(sweep.info["metrics"], best.values, best.deviation, strict=True):
+        spread = f" (deviation between folds {deviation:.4f})" if deviation == deviation else ""
+        print(f"  {name} {value:.4f}{spread}")
+    for what, test in (
+        ("on test", worth.get("test")),
+        ("the ensemble on test", (worth.get("ensemble") or {}).get("test")),
+    ):
+        if test:
+            said = ", ".join(
+                f"{m} {v['value']:.3f}" + (f" ({v['low']:.3f} to {v['high']:.3f})" if "low" in v else "")
+                for m, v in test.items()
+            )
+            print(f"  {what}: {said}")
+    for row in worth["against"]:
+        if "folds" in row:
+            print(
+                f"  less {row['what']} ({row['trial']}): {row['metric']} {row['value']:+.4f}, better on {row['folds_better']} of {row['folds']} folds"
+            )
+            continue
+        interval = f" ({row['low']:+.3f} to {row['high']:+.3f}), p {row['p']:.2g}" if "low" in row else ""
+        noise = "; within noise" if "low" in row and row["low"] <= 0 <= row["high"] else ""
+        print(f"  less {row['what']} ({row['trial']}) on val: {row['metric']} {row['value']:+.4f}{interval}{noise}")
+    if worth.get("note"):
+        print(f"  note: {worth['note']}")

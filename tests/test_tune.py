@@ -1,0 +1,346 @@
+"""Sweeps on Ray Tune: one truth for all trials, what fails is told and the rest goes on, what was done is not done again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cxr_ray import config as cfg
+from cxr_ray import phantom, runs, shards, sources, sweeps, winner
+from cxr_ray.errors import UserError
+from cxr_ray.on_ray import tune as on_ray
+from cxr_ray.on_ray.ingest import ingest
+from cxr_ray.sweeps import FAILED, FINISHED, STOPPED, Sweep
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def store(ray_local, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("phantom")
+    root = phantom.write(folder / "raw", patients=60, size=64, seed=1)
+    records = sources.load("phantom", root)
+    return ingest(records, root, folder / "shards", source="phantom", size=(32, 32)).path
+
+
+def config(store: Path, output: Path, **sections) -> cfg.Config:
+    base = {
+        "name": "sweep",
+        "output": str(output),
+        "data": {"shards": str(store)},
+        "model": {"name": "lenet"},
+        "optim": {"lr": 1e-3},
+        "train": {"epochs": 2, "batch_size": 32, "precision": "fp32"},
+        "report": {"bootstrap": 50, "rivals": False, "trackers": []},
+        "tune": {"trials": 2, "scheduler": "none", "space": {"optim.lr": {"loguniform": [1e-4, 1e-2]}}},
+    }
+    return cfg.validate(cfg.merge(base, sections))
+
+
+def quiet(config: cfg.Config) -> Sweep:
+    return on_ray.tune(config, say=lambda line: None)
+
+
+# -- one truth ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def policies(store, ray_local, tmp_path_factory) -> tuple[Sweep, list[str]]:
+    """A sweep over what uncertain means in training, and what was said."""
+    said: list[str] = []
+    space = {
+        "data.uncertain.Cardiomegaly": {"choice": ["ones", "ignore"]},
+        "data.oversample_min_count": {"choice": [0, 40]},
+    }
+    # replaces the space of the base config whole
+    made = config(store, tmp_path_factory.mktemp("sweeps"))
+    made = made.model_copy(update={"tune": cfg.Tune(search="grid", scheduler="none", space=space)})
+    return on_ray.tune(made, say=said.append), said
+
+
+@pytest.mark.ray
+def test_every_trial_is_judged_on_the_same_rows_by_the_same_truth(policies, store):
+    sweep, _ = policies
+    held = [sweep.run(t) for t in sweep.trials]
+    assert len(held) == 5 and {t.status for t in sweep.trials} == {FINISHED}
+    tables = [run.predictions("val").filter(regex="^(row$|true/)") for run in held]
+    for table in tables[1:]:
+        pd.testing.assert_frame_equal(table, tables[0])
+    opened = shards.open(store)
+    trained = [runs.plan_of(run, opened).truth["train"] for run in held]
+    label = held[0].info["labels"].index("Cardiomegaly")
+    # Else the sameness above would prove nothing: what they train on does differ.
+    assert len({bytes(t[:, label].tobytes()) for t in trained}) == 3
+    assert {bool(run.plan["drawn"].sum() > len(run.plan)) for run in held} == {False, True}
+
+
+@pytest.mark.ray
+def test_the_table_has_knobs_and_every_metric_of_every_label(policies):
+    sweep, said = policies
+    table = sweep.table()
+    assert table["data.uncertain.Cardiomegaly"].tolist() == ["zeros", "ones", "ones", "ignore", "ignore"]
+    assert table["data.oversample_min_count"].tolist() == [0, 0, 40, 0, 40]
+    labels = sweep.info["labels"]
+    assert {"auroc/mean", *(f"recall/{label}" for label in labels)} <= set(table.columns)
+    trial = sweep.trials[1]
+    kept = sweep.run(trial).info["kept"]["epoch"]
+    assert trial.epoch == kept
+    long = sweep.run(trial).metrics.query("part == 'val' and metric == 'auroc' and label == 'mean' and epoch == @kept")
+    assert table["auroc/mean"][1] == pytest.approx(long["value"].item())
+    assert any(line.startswith("trials: 5 to train, 2 at a time") for line in said)
+
+
+@pytest.mark.ray
+def test_the_winner_is_a_run_folder_judged_once_on_test(policies):
+    sweep, _ = policies
+    worth = winner.conclude(sweep, say=lambda line: None)
+    best = runs.load(sweep.path / "best")
+    assert best.info["test_looks"] == 1 and best.info["knobs"] == sweep.ranked()[0].knobs
+    assert winner.conclude(sweep, say=lambda line: None) == worth  # once more is no second look
+    assert runs.load(sweep.path / "best").info["test_looks"] == 1
+    assert all(sweep.run(t).info["test_looks"] == 0 for t in sweep.trials)
+    assert {"recall", "auroc", "precision"} == set(worth["test"])
+    second = next(row for row in worth["against"] if row["what"] == "the second" and row["metric"] == "auroc")
+    assert second["low"] <= second["value"] <= second["high"] and 0 < second["p"] <= 1
+
+
+@pytest.mark.ray
+def test_a_finished_sweep_is_not_done_again_and_more_trials_keep_the_first(store, tmp_path):
+    made = config(store, tmp_path)
+    sweep = quiet(made)
+    before = {t.name: (t.knobs, (sweep.run(t).path / "metrics.csv").stat().st_mtime_ns) for t in sweep.trials}
+    quiet(made)
+    more = quiet(made.model_copy(update={"tune": made.tune.model_copy(update={"trials": 3})}))
+    after = {t.name: (t.knobs, (more.run(t).path / "metrics.csv").stat().st_mtime_ns) for t in more.trials}
+    assert len(after) == 4 and {name: after[name] for name in before} == before
+
+
+# -- what goes wrong ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.ray
+def test_trials_that_die_hang_or_diverge_are_told_and_the_others_go_on(store, tmp_path):
+    combinations = [
+        {"model.name": "dying"},
+        {"model.name": "hanging"},
+        {"optim.name": "sgd", "optim.lr": 1e30},
+        {"optim.lr": 2e-3},
+    ]
+    knobs = {
+        "search": "list",
+        "combinations": combinations,
+        "space": {},
+        "base": False,
+        "hang_minutes": 0.12,
+        "retries": 1,
+    }
+    made = config(store, tmp_path, plugins=["tests.fakes.bad_models"], train={"batch_size": 16}, tune=knobs)
+    sweep = quiet(made.model_copy(update={"tune": made.tune.model_copy(update={"space": {}})}))
+    dying, hanging, diverging, good = sweep.trials
+    assert good.status == FINISHED and good.epochs == 2
+    assert dying.status == FAILED and dying.error.startswith("died 2 times")
+    assert hanging.status == FAILED and hanging.error.startswith("died 2 times")
+    assert diverging.status == FAILED and "lower optim.lr" in diverging.error
+    assert [r.number for r in sweep.ranked()] == [4]
+    starts = (sweep.run(dying).path / "log.txt").read_text().count("epoch 0/2")
+    assert starts == 1  # the second start went on after its checkpoint and died again
+
+
+@pytest.mark.ray
+def test_a_store_that_changed_during_the_sweep_fails_its_trials(store, tmp_path, monkeypatch):
+    made = config(store, tmp_path)
+    sweep = sweeps.create(
+        made, store={"path": str(store), "fingerprint": "another"},
+        about={"labels": list(shards.open(store).labels), "metrics": made.tune.metrics},
+    )  # fmt: skip
+    sweep.write_trials([sweeps.Trial("0001", 1, {})])
+    with pytest.raises(UserError, match="has changed since the sweep was started"):
+        on_ray._train(sweep, {"trial": "0001", "knobs": {}})
+    with pytest.raises(UserError, match="has changed since the sweep sweep was started"):
+        quiet(made)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "said"),
+    [
+        ({"space": {"optim.lrr": {"choice": [1]}}}, "did you mean 'optim.lr'"),
+        ({"space": {"optim.lr": {"uniform": [-1, 1]}}}, "tune.space.optim.lr: optim.lr: .*greater than 0"),
+        ({"space": {"model.name": {"choice": ["lenet", "resnet19"]}}, "search": "grid"}, "did you mean 'resnet18'"),
+        ({"space": {}}, "tune.space is empty"),
+        ({"metric": "val/aurc/mean"}, "did you mean 'auroc'"),
+        ({"metric": "test/auroc/mean"}, "a sweep is judged by val, so say val/auroc/mean"),
+        ({"constraint": "val/recall/mean > 0.8"}, 'say "METRIC >= NUMBER"'),
+        ({"constraint": "val/recal/mean >= 0.8"}, "did you mean 'recall'"),
+        ({"search": "grid"}, "a grid takes choices, not loguniform"),
+        ({"search": "list"}, "tune.combinations is empty"),
+        ({"folds": 3, "scheduler": "asha"}, "set tune.scheduler to none instead of asha"),
+        ({"scheduler": "pbt", "search": "grid"}, "set tune.search to random"),
+        ({"trial_gpus": 0.5}, "the cluster has 0 GPUs"),
+    ],
+)
+@pytest.mark.ray
+def test_a_mistake_is_one_line_before_the_first_trial(store, tmp_path, knobs, said):
+    made = config(store, tmp_path)
+    made = made.model_copy(update={"tune": cfg.validate({"tune": made.tune.model_dump() | knobs}).tune})
+    with pytest.raises(UserError, match=said) as caught:
+        quiet(made)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*/trials/*"))
+
+
+@pytest.mark.ray
+def test_more_workers_than_the_cluster_holds_is_an_error_and_not_a_wait(store, tmp_path):
+    with pytest.raises(UserError, match="9 workers want 9 CPU, and the cluster has 2"):
+        quiet(config(store, tmp_path, train={"workers": 9}))
+
+
+@pytest.mark.ray
+def test_the_folder_of_another_sweep_is_refused(policies, store):
+    sweep, _ = policies
+    with pytest.raises(UserError, match=r"holds another sweep .*tune\.space"):
+        quiet(config(store, sweep.path.parent))
+    with pytest.raises(UserError, match="is not a sweep folder"):
+        quiet(config(store, sweep.path, name="trials"))
+
+
+# -- how it is searched -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.ray
+def test_asha_ends_what_lags_and_leaves_each_a_whole_run(store, tmp_path):
+    space = {"optim.lr": {"choice": [3e-3, 1e-9, 1e-8]}}
+    made = config(
+        store,
+        tmp_path,
+        train={"epochs": 4},
+        tune={"search": "grid", "scheduler": "asha", "reduction": 2.0, "base": False},
+    )
+    sweep = quiet(made.model_copy(update={"tune": made.tune.model_copy(update={"space": space})}))
+    lost = [t for t in sweep.trials if t.status == STOPPED]
+    assert lost and all(1 <= t.epochs < 4 for t in lost)
+    assert sweep.ranked()[0].knobs == {"optim.lr": 3e-3}
+    for trial in lost:
+        winner.whole(sweep.run(trial))
+        assert sweep.run(trial).weights.exists() and len(sweep.run(trial).predictions("val"))
+
+
+@pytest.mark.ray
+def test_folds_are_judged_by_their_mean_and_the_winner_is_their_ensemble(store, tmp_path):
+    made = config(store, tmp_path, train={"epochs": 1}, tune={"folds": 2, "trials": 1, "base": False})
+    sweep = quiet(made)
+    one, two = (sweep.run(t) for t in sweep.trials)
+    test = [set(run.plan.query("part == 'test'")["row"]) for run in (one, two)]
+    val = [set(run.plan.query("part == 'val'")["row"]) for run in (one, two)]
+    assert test[0] == test[1] and not val[0] & val[1]
+    (ranked,) = sweep.ranked()
+    each = [t.values["val/auroc/mean"] for t in sweep.trials]
+    assert ranked.values[0] == pytest.approx(sum(each) / 2) and ranked.deviation[0] > 0
+    worth = winner.conclude(sweep, say=lambda line: None)
+    assert worth["best"] == ["0001-fold-0", "0001-fold-1"]
+    assert runs.load(sweep.path / "best").info["test_looks"] == 1
+
+
+@pytest.mark.ray
+def test_optuna_proposes_and_a_sweep_that_goes_on_proposes_the_rest(store, tmp_path):
+    pytest.importorskip("optuna")
+    knobs = {"search": "optuna", "trials": 2, "constraint": "val/recall/mean >= 0.1", "max_concurrent": 1}
+    made = config(store, tmp_path, train={"epochs": 1}, tune=knobs)
+    sweep = quiet(made)
+    assert [t.number for t in sweep.trials] == [0, 1, 2] and {t.status for t in sweep.trials} == {FINISHED}
+    more = quiet(made.model_copy(update={"tune": made.tune.model_copy(update={"trials": 3})}))
+    assert [t.knobs for t in more.trials[:3]] == [t.knobs for t in sweep.trials[:3]]
+    assert len({t.knobs.get("optim.lr") for t in more.trials}) == 4
+
+
+@pytest.mark.ray
+def test_pbt_hands_weights_over_and_keeps_each_trial_s_own_record(store, tmp_path):
+    knobs = {"scheduler": "pbt", "trials": 2, "base": False}
+    made = config(store, tmp_path, train={"epochs": 3}, tune=knobs)
+    sweep = quiet(made)
+    assert {t.status for t in sweep.trials} == {FINISHED} and {t.epochs for t in sweep.trials} == {3}
+    for trial in sweep.trials:
+        table = sweep.run(trial).metrics.query("part == 'val' and metric == 'auroc' and label == 'mean'")
+        assert table["epoch"].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.ray
+def test_trials_of_two_workers_leave_no_placement_group(store, ray_local, tmp_path):
+    from ray.util import placement_group_table
+
+    made = config(
+        store, tmp_path, train={"workers": 2, "epochs": 1}, tune={"trials": 1, "base": False, "scheduler": "asha"}
+    )
+    sweep = quiet(made)
+    assert [t.status for t in sweep.trials] == [FINISHED] and sweep.run("0001").info["workers"] == 2
+    _until(lambda: all(g["state"] == "REMOVED" for g in placement_group_table().values()), 30)
+
+
+# -- interrupted --------------------------------------------------------------------------------------------------
+
+
+def _until(true: Callable[[], bool], seconds: float = 200.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.1)
+
+
+def _driver(sweep: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "cxr_ray.cli", "tune", *words],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env={**os.environ, "CXR_RAY_TEST_STEP_S": "0.1"},
+    )  # fmt: skip
+
+
+def _ended(sweep: Path) -> set[str]:
+    found = set()
+    for file in sweep.glob("trials/*/run.json"):
+        try:
+            if json.loads(file.read_text())["status"] == "finished":
+                found.add(file.parent.name)
+        except ValueError:
+            continue
+    return found
+
+
+@pytest.mark.cluster
+@pytest.mark.ray
+def test_a_killed_sweep_goes_on_repeats_nothing_and_comes_to_the_same(store, tmp_path):
+    """SIGKILL for the driver in the middle, then the rest: the same numbers as the sweep that was left alone."""
+    made = config(
+        store,
+        tmp_path,
+        plugins=["tests.fakes.slow_model"],
+        model={"name": "slow"},
+        train={"batch_size": 16},
+        tune={"trials": 3},
+    )
+    file = tmp_path / "sweep.yaml"
+    file.write_text(made.to_yaml())
+    place = tmp_path / "sweep"
+    first = _driver(place, "-c", str(file))
+    try:
+        _until(lambda: len(_ended(place)) >= 1)
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    done = {name: (place / "trials" / name / "metrics.csv").stat().st_mtime_ns for name in _ended(place)}
+    assert 1 <= len(done) < 4
+    rest = _driver(place, "--resume", str(place))
+    out, _ = rest.communicate(timeout=280)
+    assert rest.returncode == 0, out
+    sweep = sweeps.load(place)
+    assert {t.status for t in sweep.trials} == {FINISHED} and sweep.info["status"] == "finished"
+    assert {name: (place / "trials" / name / "metrics.csv").stat().st_mtime_ns for name in done} == done
+    alone = quiet(made.model_copy(update={"name": "alone"}))
+    for one, other in zip(sweep.trials, alone.trials, strict=True):
+        assert one.knobs == other.knobs and one.values == other.values
+    assert sweep.ranked()[0].number == alone.ranked()[0].number
