@@ -32,7 +32,7 @@ def tune(
     resume: str | None = None,
     refit: Annotated[Literal["none", "best"], Parameter()] = "none",
 ) -> None:
-    """Sweep knobs: many trainings over one store, judged label by label on the same rows.
+    """Sweep knobs over one store: many trainings, judged label by label on the same rows.
 
     The file's `tune:` block says the space, how it is searched and what a trial is judged by; the rest of the file is what all
     trials share. The trials run on a Ray of this machine, or on the cluster at --address.
