@@ -257,8 +257,8 @@ class Report(Section):
     """Show the worst misses and false alarms as pictures in the report; false: no picture of a patient leaves the store."""
     keep_predictions: bool = False
     """Keep every epoch's predictions of train and val."""
-    trackers: list[Literal["tensorboard"]] = ["tensorboard"]
-    """Where metrics go besides the run folder's tables."""
+    trackers: list[Literal["tensorboard", "mlflow"]] = ["tensorboard"]
+    """Where metrics go besides the run folder's tables; mlflow: to MLFLOW_TRACKING_URI, else to mlflow.db beside the runs."""
     rivals: bool = True
     """Judge the thumbnail and border regressions beside the model."""
 
@@ -325,8 +325,9 @@ class Tune(Section):
 
     @property
     def metrics(self) -> list[str]:
-        """What is judged, one or several."""
-        return [self.metric] if isinstance(self.metric, str) else list(self.metric)
+        """What is judged, one or several; the mean over labels by its one name, as metrics are written."""
+        named = [self.metric] if isinstance(self.metric, str) else self.metric
+        return [f"{m.removesuffix('/macro')}/mean" if m.endswith("/macro") else m for m in named]
 
     @property
     def modes(self) -> list[Mode]:

@@ -6,7 +6,7 @@ never imported here. One loop, three homes: a debugger, a Ray Train worker, a Tu
 import csv
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,19 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cxr_ray import batches, checkpoints, distributed, judging, losses, metrics, mixup, models, optim, precision
+from cxr_ray import (
+    batches,
+    checkpoints,
+    distributed,
+    judging,
+    losses,
+    metrics,
+    mixup,
+    models,
+    optim,
+    precision,
+    trackers,
+)
 from cxr_ray import config as cfg
 from cxr_ray.augment import augment
 from cxr_ray.context import Context
@@ -131,8 +143,25 @@ class _Fit:
         train = self.train
         left = None if train.max_time is None else max(0.0, train.max_time * 60 - self.seconds)
         self.watch = Watch(self.context, minutes=train.checkpoint_minutes, left_s=left)
+        first = self.done_epochs + 1
+        tracker = trackers.open(self.run, self.config, say=self.context.say, epoch=first) if self.first else None
+        status: trackers.Status = "failed"
+        try:
+            latest = self._epochs(tracker)
+            distributed.first_alone(lambda: self._finish("stopped" if self.ended == "stop" else "finished"))
+            status = "stopped" if self.ended == "stop" else "finished"
+        except (KeyboardInterrupt, SystemExit):
+            status = "stopped"
+            raise
+        finally:
+            if tracker is not None:
+                tracker.close(status)
+        return latest
+
+    def _epochs(self, tracker: trackers.Trackers | None) -> dict[str, float]:
+        """Every epoch that is left; the last one's metrics by name."""
+        train = self.train
         latest: dict[str, float] = {}
-        tracker = _tracker(self.run.path, self.config.report.trackers) if self.first else None
         for epoch in range(self.done_epochs + 1, train.epochs + 1):
             self.began = time.perf_counter()
             parts: dict[str, Judged] = {}
@@ -154,7 +183,9 @@ class _Fit:
                 for v in held
                 if v.metric != judging.CONFUSION
             }
-            distributed.first_alone(lambda: self._end_epoch(epoch, values, parts, tracker, speed))  # noqa: B023 - called now
+            distributed.first_alone(lambda: self._end_epoch(epoch, values, parts, speed))  # noqa: B023 - called now
+            if tracker is not None:
+                tracker.log(epoch, latest)
             self.done_epochs, self.seen = epoch, _Seen()
             self.seconds += time.perf_counter() - self.began
             self.context.report(
@@ -163,15 +194,10 @@ class _Fit:
             self._end_early(epoch, self.watch.look_up())
             if self.ended is not None:
                 break
-        if tracker is not None:
-            tracker.close()
-        distributed.first_alone(lambda: self._finish("stopped" if self.ended == "stop" else "finished"))
         return latest
 
-    def _end_epoch(
-        self, epoch: int, values: dict[str, list[Value]], parts: dict[str, Judged], tracker: Any, speed: float
-    ) -> None:
-        self._record(epoch, values, tracker)
+    def _end_epoch(self, epoch: int, values: dict[str, list[Value]], parts: dict[str, Judged], speed: float) -> None:
+        self._record(epoch, values)
         self._save(epoch, values, parts)
         for line in judging.epoch_lines(self.config, self.plan, epoch, values, speed, time.perf_counter() - self.began):
             self.context.say(line)
@@ -366,7 +392,7 @@ class _Fit:
 
     # -- writing ------------------------------------------------------------------------------------------------
 
-    def _record(self, epoch: int, values: dict[str, list[Value]], tracker: Any) -> None:
+    def _record(self, epoch: int, values: dict[str, list[Value]]) -> None:
         for part, held in values.items():
             for v in held:
                 self.history.append(
@@ -378,8 +404,6 @@ class _Fit:
                         )
                     )
                 )
-                if tracker is not None and v.metric != judging.CONFUSION:
-                    tracker.add_scalar(metrics.name(part, v.metric, v.label).replace(" ", "_"), v.value, epoch)
         lines = [",".join(METRIC_COLUMNS)]
         lines += [",".join(_cell(row[c]) for c in METRIC_COLUMNS) for row in self.history]
         write_whole(self.run.path / "metrics.csv", "\n".join(lines) + "\n")
@@ -570,14 +594,6 @@ def gray_statistics(store: Data, plan: Plan, normalize: str | tuple[float, float
 def _average(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The moving average among a checkpoint's tensors; empty where none was kept."""
     return {name.removeprefix(EMA): value for name, value in tensors.items() if name.startswith(EMA)}
-
-
-def _tracker(folder: Path, names: Sequence[str]) -> Any:
-    if "tensorboard" not in names:
-        return None
-    from tensorboardX import SummaryWriter
-
-    return SummaryWriter(str(folder))
 
 
 def _mix(seed: int, step: int, rank: int) -> int:

@@ -147,9 +147,10 @@ class Sweep:
         then by the first metric; an undefined one comes last."""
         return ranked(self.trials, self.config.tune, constraints(self.config.tune))
 
-    def table(self) -> pd.DataFrame:
-        """`trial, fold, status, epochs, epoch, seconds, KNOBS..., METRIC/LABEL...` (val, at the kept epoch), a row a trial."""
-        trials, info = self.trials, self.info
+    def table(self, trials: Sequence[Trial] | None = None) -> pd.DataFrame:
+        """`trial, fold, status, epochs, epoch, seconds, KNOBS..., METRIC/LABEL...` (val, at the kept epoch), a row a trial;
+        of `trials` where they are read already."""
+        trials, info = self.trials if trials is None else trials, self.info
         named = list(dict.fromkeys(name for t in trials for name in t.values))
         folds = any(t.fold is not None for t in trials)
         base = self.config.model_dump()
@@ -208,7 +209,7 @@ def constraints(tune: cfg.Tune) -> list[Constraint]:
         found = re.fullmatch(r"\s*(\S.*?)\s*(>=|<=)\s*([-+0-9.eE]+)\s*", text)
         try:
             assert found is not None
-            out.append(Constraint(found[1], found[2] == ">=", float(found[3])))
+            out.append(Constraint(re.sub("/macro$", "/mean", found[1]), found[2] == ">=", float(found[3])))
         except (AssertionError, ValueError):
             raise UserError(f'tune.constraint: cannot read {text!r}; say "METRIC >= NUMBER" or "METRIC <= NUMBER", '
                             'such as "val/recall/mean >= 0.8"') from None  # fmt: skip

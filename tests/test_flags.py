@@ -138,7 +138,7 @@ WORDS: dict[str, list[tuple[list[str], Any]]] = {
         ),
     ],
     "tune.combinations": [(["[{model.name: lenet, seed: 3}]"], [{"model.name": "lenet", "seed": 3}])],
-    "report.trackers": [(["[]"], []), (["tensorboard"], ["tensorboard"])],
+    "report.trackers": [(["[]"], []), (["tensorboard", "mlflow"], ["tensorboard", "mlflow"])],
     "report.labels": [(["Edema"], "Edema"), (["Edema", "Mass"], ["Edema", "Mass"])],
     "report.thresholds": [
         (["0.3"], 0.3),

@@ -49,6 +49,7 @@ FLOORS = {
     "cxr_ray.runs": 2,
     "cxr_ray.sweeps": 2,
     "cxr_ray.ensembles": 2,
+    "cxr_ray.trackers": 2,
     "cxr_ray.predictor": 3,
     "cxr_ray.rivals": 3,
     "cxr_ray.evaluate": 3,

@@ -15,7 +15,7 @@ from typing import Any
 
 from cxr_ray import config as cfg
 from cxr_ray import labels as label_space
-from cxr_ray import leaks, registry, runs, shards
+from cxr_ray import leaks, registry, runs, shards, trackers
 from cxr_ray import plan as plans
 from cxr_ray.errors import Stopped, UserError, unknown
 from cxr_ray.lease import Lease
@@ -100,6 +100,7 @@ def _sigterm(run: runs.Run) -> Iterator[None]:
 
 def prepare(config: cfg.Config) -> tuple[shards.Store, plans.Plan, cfg.Config]:
     """The store, the plan and the settled config; every name is resolved here, so that no worker starts on a typo."""
+    trackers.check(config.report.trackers)
     if config.data.shards is None:
         raise UserError("data.shards is not set: give the folder that `cxr-ray ingest` wrote, as --data.shards FOLDER")
     store = shards.open(config.data.shards, verify=config.data.verify)

@@ -111,7 +111,7 @@ def write(
     path = path or run.path / "report.html"
     recalls, at_recall = sections.at_recall_rows(judged)
     page = (
-        _environment()
+        jinja()
         .get_template("template.html")
         .render(
             name=run.path.name,
@@ -162,11 +162,12 @@ def write(
 
 def write_comparison(found: dict[str, Any], path: Path) -> None:
     """Write the page of a comparison (`compare.compare`): one file that loads nothing."""
-    page = _environment().get_template("comparison.html").render(found=found, names=NAMES)
+    page = jinja().get_template("comparison.html").render(found=found, names=NAMES)
     write_whole(path, page)
 
 
-def _environment() -> Environment:
+def jinja() -> Environment:
+    """What every page is made from its template with."""
     environment = Environment(
         loader=PackageLoader("cxr_ray.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -176,6 +177,7 @@ def _environment() -> Environment:
         "signed": signed,
         "figure": lambda figure: data_uri(plots.svg(figure)),
         "thousands": thousands,
+        "lasting": lasting,
     }
     return environment
 
@@ -186,7 +188,12 @@ def _write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
     for old in folder.glob("*.png"):
         old.unlink()
     for name, figure in figures.items():
-        (folder / f"{re.sub(r'[^A-Za-z0-9_-]+', '_', name)}.png").write_bytes(plots.png(figure))
+        (folder / file_name(name)).write_bytes(plots.png(figure))
+
+
+def file_name(figure: str) -> str:
+    """The name of a figure's PNG."""
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', figure)}.png"
 
 
 def number(value: float | None) -> str:
@@ -209,6 +216,14 @@ def interval(row: dict[str, Any] | None) -> str:
 def thousands(value: float) -> str:
     """`131,748`."""
     return f"{int(value):,}"
+
+
+def lasting(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def data_uri(svg: str) -> str:

@@ -11,8 +11,9 @@ for (const table of document.querySelectorAll("table.sortable")) {
       for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
       const rows = [...body.rows].filter((row) => !row.classList.contains("mean"));
+      const words = at === 0 || rows.every((row) => isNaN(value(row, at)));
       rows.sort((a, b) => {
-        if (at === 0) return (down ? 1 : -1) * a.cells[0].textContent.localeCompare(b.cells[0].textContent);
+        if (words) return (down ? 1 : -1) * a.cells[at].textContent.localeCompare(b.cells[at].textContent);
         const x = value(a, at), y = value(b, at);
         if (isNaN(x) || isNaN(y)) return isNaN(x) - isNaN(y);
         return down ? y - x : x - y;

@@ -21,6 +21,13 @@ GIB = 1024**3
 DASHBOARD = ("aiohttp", "aiohttp_cors", "prometheus_client", "opencensus")
 """Modules that the extra `default` of ray brings: without them there is no dashboard and no job submission."""
 
+OPTIONAL = {
+    "tensorboard": "TensorBoard's program, to look at runs: pip install tensorboard",
+    "mlflow-skinny": "report.trackers: [mlflow] needs it: pip install -c constraints.txt 'cxr_ray[mlflow]'",
+    "optuna": "tune.search: optuna needs it: pip install -c constraints.txt 'cxr_ray[optuna]'",
+}
+"""Distributions that a training does without, and what each is for."""
+
 
 class Finding(NamedTuple):
     """One thing looked at; `mend` is empty where nothing is wrong."""
@@ -73,6 +80,9 @@ def software() -> Iterator[Finding]:
         if missing
         else "",
     )
+    for name, use in OPTIONAL.items():
+        found = version(name)
+        yield found._replace(found=f"not installed. {use}", mend="") if found.mend else found
 
 
 def version(name: str) -> Finding:
