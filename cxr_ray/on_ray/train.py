@@ -29,11 +29,11 @@ def train(config: cfg.Config, *, address: str | None = None, say: Callable[[str]
     Ray job: its own), else on a Ray of this machine alone. Raises `UserError` for what the user can mend, before any
     worker starts where that can be known."""
     registry.load_plugins(config.plugins)
-    store, plan, config = prepare(config)
+    store, plan, config = prepare(config, say=say)
     run = runs.create(
         config,
         store={
-            "path": str(store.path),
+            "path": store.origin,
             "fingerprint": store.fingerprint,
             "source": store.manifest.source,
             "rows": len(store),
@@ -96,11 +96,13 @@ def _prevalence(store: shards.Store, plan: plans.Plan) -> dict[str, Any]:
     }
 
 
-def prepare(config: cfg.Config) -> tuple[shards.Store, plans.Plan, cfg.Config]:
+def prepare(
+    config: cfg.Config, *, say: Callable[[str], None] | None = None
+) -> tuple[shards.Store, plans.Plan, cfg.Config]:
     """The store, the plan and the settled config; every name is resolved here, so that no worker starts on a typo."""
     if config.data.shards is None:
         raise UserError("data.shards is not set: give the folder that `cxr-ray ingest` wrote, as --data.shards FOLDER")
-    store = shards.open(config.data.shards, verify=config.data.verify)
+    store = shards.open(config.data.shards, verify=config.data.verify, cache=config.data.cache, say=say)
     plan = plans.build(store, config.data, seed=config.seed, pos_weight_power=config.loss.pos_weight_power)
     plan = replace(plan, warnings=(*plan.warnings, *_near_duplicates(store, plan, config.data.split.near_duplicates)))
     config = _settle_paths(config.for_task(plan.task), store)
@@ -124,7 +126,7 @@ def _near_duplicates(store: shards.Store, plan: plans.Plan, distance: int | None
     """A warning of pictures in two parts that look like one; here and not in the plan, which touches no image."""
     if distance is None:
         return []
-    found = leaks.near(store.index, plan.rows, distance=distance, images=store.images)
+    found = leaks.near(store.index, plan.rows, distance=distance, images=store.pictures)
     if found.empty:
         return []
     pairs = "pair of pictures stands" if len(found) == 1 else "pairs of pictures stand"
@@ -139,9 +141,12 @@ def _settle_paths(config: cfg.Config, store: shards.Store) -> cfg.Config:
     weights = config.model.weights
     if weights not in ("none", "imagenet"):
         weights = str(Path(weights).absolute())
+    cache = config.data.cache
+    if cache not in ("auto", "none"):
+        cache = str(Path(cache).absolute())
     return config.model_copy(
         update={
-            "data": config.data.model_copy(update={"shards": str(store.path.absolute())}),
+            "data": config.data.model_copy(update={"shards": store.origin, "cache": cache}),
             "model": config.model.model_copy(update={"weights": weights}),
         }
     )
@@ -243,7 +248,7 @@ def _worker(given: dict[str, Any]) -> None:
     config = run.config
     registry.load_plugins(config.plugins)
     try:
-        store = shards.open(str(run.info["store"]["path"]), verify="none")
+        store = shards.open(run.info["store"]["path"], verify="none", cache=config.data.cache, say=run.log)
         engine.fit(config, runs.plan_of(run, store), store, TrainContext(run), run)
     except UserError as error:
         # A mistake is the same on every rank and at every new start: say it once and end, rather than fail and retry.

@@ -27,7 +27,7 @@ def evaluate(
     thresholds: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     by: Literal["image", "study"] = "image",
     combine: Literal["max", "mean"] = "max",
-    data: Path | None = None,
+    data: str | None = None,
     mapping: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
 ) -> None:
     """Judge a run on its test part, label by label, and write its report.
@@ -48,7 +48,7 @@ def evaluate(
     combine
         How the probabilities of a study's images become one.
     data
-        Another store to judge the run on (external validation); rows that the run has seen are left out, and said.
+        Another store, a folder or a URL, to judge the run on (external validation); rows that the run has seen are left out, and said.
     mapping
         MODEL=DATA: which label of --data a label of the model is judged by, where their names differ.
     """
@@ -97,7 +97,7 @@ def show(
     thresholds: float | str | dict[str, float] | None = None,
     by: Literal["image", "study"] = "image",
     combine: Literal["max", "mean"] = "max",
-    data: Path | None = None,
+    data: str | None = None,
     mapping: dict[str, str] | None = None,
 ) -> Any:
     """Judge, print the table and where the report is, and return the evaluation."""
