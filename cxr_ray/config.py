@@ -66,7 +66,7 @@ class Data(Section):
     """Which rows of which store, with which labels, and what their raw values mean."""
 
     shards: str | None = None
-    """Folder of the store that `cxr-ray ingest` wrote; the one knob without a default that works."""
+    """Folder or URL (s3://, gs://, abfs://) of the store that `cxr-ray ingest` wrote; the one knob without a default that works."""
     filters: Literal["default", "none"] | list[str] = "default"
     """default: the cleaning that the source declares; none; or a list of pandas query strings over the records."""
     labels: str | list[str] = "all"
@@ -93,6 +93,9 @@ class Data(Section):
     """[height, width] in pixels on the device, at most the store's; null: the store's."""
     normalize: Literal["dataset", "imagenet", "none"] | tuple[float, float] = "dataset"
     """dataset (mean and deviation of the train rows), imagenet, none, or [mean, deviation], all of gray values in 0 to 1."""
+    cache: str = "auto"
+    """Where each node keeps its one copy of a remote store: auto ($XDG_CACHE_HOME or ~/.cache, in cxr_ray/stores), a folder, or
+    none (a copy of each process's own, removed when it ends)."""
     verify: Literal["manifest", "full", "none"] = "manifest"
     """manifest: the store's manifest and every file's size; full: every byte; none."""
 

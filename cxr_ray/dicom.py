@@ -1,4 +1,4 @@
-"""DICOM by an allow-list of tags: what a header says, and its picture as one gray uint8 plane. Needs the extra `dicom`.
+"""DICOM by an allow-list of tags: what a header says, and its picture as one gray plane. Needs the extra `dicom`.
 
 Names, dates and every tag that is not listed here are never read. Identifiers are read to join and to split alone; who
 calls `header` hashes them (`sources/dicom_folder.py`).
@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +23,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from cxr_ray.errors import UserError
-from cxr_ray.images import ImageError
+from cxr_ray.images import Depth, ImageError, deepened
+from cxr_ray.places import Place
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -57,7 +57,7 @@ def need() -> None:
         raise UserError("reading DICOM needs the extra dicom: pip install 'cxr_ray[dicom]'") from None
 
 
-def header(path: Path) -> dict[str, str]:
+def header(path: Place) -> dict[str, str]:
     """The tags of `ABOUT` and `IDENTITY` of the file, as text; absent and empty ones are left out. Pixels are not read.
 
     Several values are joined by a backslash, as in the file. Raises `ImageError`: not a DICOM, damaged."""
@@ -66,20 +66,24 @@ def header(path: Path) -> dict[str, str]:
 
     with _quiet():
         try:
-            held = dcmread(path, stop_before_pixels=True, specific_tags=[*ABOUT, *IDENTITY])
-            found = {name: held[name].value for name in (*ABOUT, *IDENTITY) if name in held}
+            with path.open("rb") as file:
+                held = dcmread(file, stop_before_pixels=True, specific_tags=[*ABOUT, *IDENTITY])
+                found = {name: held[name].value for name in (*ABOUT, *IDENTITY) if name in held}
         except InvalidDicomError:
             raise ImageError("not a DICOM") from None
         except OSError:
             raise ImageError("file unreadable") from None
+        except UserError:  # of a remote place
+            raise
         except Exception:  # pydicom's readers raise what they like on damaged bytes
             raise ImageError("damaged") from None
     texts = {name: "\\".join(map(str, v)) if _several(v) else str(v or "") for name, v in found.items()}
     return {name: text.strip() for name, text in texts.items() if text.strip()}
 
 
-def gray(data: bytes, *, max_pixels: int) -> tuple[Image.Image, tuple[float, float] | None]:
-    """The picture in the bytes of a DICOM file, and the stored values that became 0 and 255 (None for colour).
+def gray(data: bytes, *, max_pixels: int, depth: Depth = 8) -> tuple[Image.Image, tuple[float, float] | None]:
+    """The picture in the bytes of a DICOM file, and the stored values that became black and white (None for colour). It is of
+    mode L, at a depth of 16 of mode F from 0 to 65535.
 
     Raises `ImageError`: several frames, no pixels, over the pixel cap (by header and by codestream, before decoding),
     unsupported pixel kind, unsupported transfer syntax, truncated, damaged; and `EXTRA` where the extra is not installed."""
@@ -97,8 +101,11 @@ def gray(data: bytes, *, max_pixels: int) -> tuple[Image.Image, tuple[float, flo
         _check(held, max_pixels)
         raw = _decoded(held, max_pixels)
     if raw.ndim == 3:
-        return Image.fromarray(raw).convert("L"), None
-    return _grays(raw, held)
+        luma = Image.fromarray(raw).convert("L")
+        return (luma if depth == 8 else deepened(luma)), None
+    shade_V, pattern_HW, window = _grays(raw, held)
+    table = np.rint(255 * shade_V).astype(np.uint8) if depth == 8 else (65535 * shade_V).astype(np.float32)
+    return Image.fromarray(table[pattern_HW]), window
 
 
 @contextmanager
@@ -189,8 +196,11 @@ def coded_size(frame: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _grays(raw_HW: npt.NDArray[Any], held: "Dataset") -> tuple[Image.Image, tuple[float, float]]:
-    """By a table over all that the pixels' bits can hold: exact, and far faster than arithmetic on each pixel."""
+def _grays(
+    raw_HW: npt.NDArray[Any], held: "Dataset"
+) -> tuple[Values, npt.NDArray[np.unsignedinteger[Any]], tuple[float, float]]:
+    """The gray (0 black, 1 white) of all that the pixels' bits can hold, those bits [H, W], and the window: a table is exact,
+    and far faster than arithmetic on each pixel."""
     bits = np.dtype(f"u{raw_HW.dtype.itemsize}")
     value_V: Values = np.arange(2 ** (8 * bits.itemsize), dtype=bits).view(raw_HW.dtype).astype(np.float64)
     pattern_HW = np.ascontiguousarray(raw_HW).view(bits)
@@ -207,7 +217,7 @@ def _grays(raw_HW: npt.NDArray[Any], held: "Dataset") -> tuple[Image.Image, tupl
         shade_V = 1 - shade_V
     window = _window(value_V, shade_V)
     shade_V[padding_V] = 0
-    return Image.fromarray(np.rint(255 * shade_V).astype(np.uint8)[pattern_HW]), window
+    return shade_V, pattern_HW, window
 
 
 def _padding(value_V: Values, held: "Dataset") -> npt.NDArray[np.bool_]:

@@ -13,8 +13,9 @@ import pandas as pd
 
 from cxr_ray.durable import write_whole
 from cxr_ray.errors import UserError
-from cxr_ray.images import Aspect, ImageError, decode, read
+from cxr_ray.images import Aspect, Depth, ImageError, decode, read
 from cxr_ray.labels import NEGATIVE, POSITIVE, UNCERTAIN, Filter, apply_policy
+from cxr_ray.places import Place, place, present
 from cxr_ray.plan import drop_by
 from cxr_ray.shards import write_parquet
 from cxr_ray.sources import Records
@@ -126,7 +127,13 @@ class DryRun:
 
 
 def dry_run(
-    records: Records, root: str | Path, *, size: tuple[int, int], aspect: Aspect = "squash", cores: int | None = None
+    records: Records,
+    root: str | Place,
+    *,
+    size: tuple[int, int],
+    aspect: Aspect = "squash",
+    depth: Depth = 8,
+    cores: int | None = None,
 ) -> DryRun:
     """Count what `records` would give: rows dropped by each filter, label vectors, missing files below `root`, and the
     size and time of an ingest to pictures of `size` (H, W).
@@ -137,10 +144,10 @@ def dry_run(
     kept = table[dropped_by == ""]
     counts = dropped_by.value_counts()
     ingested = records.places[dropped_by != NARROWING].tolist()
-    there = [os.path.isfile(os.path.join(root, image)) for image in ingested]  # noqa: PTH113, PTH118 (a million of them)
+    there = present(place(root), ingested)
     missing = [image for image, is_there in zip(ingested, there, strict=True) if not is_there]
-    present = [image for image, is_there in zip(ingested, there, strict=True) if is_there]
-    sample = [present[i] for i in np.unique(np.linspace(0, len(present) - 1, SAMPLED).astype(int))] if present else []
+    held = [image for image, is_there in zip(ingested, there, strict=True) if is_there]
+    sample = [held[i] for i in np.unique(np.linspace(0, len(held) - 1, SAMPLED).astype(int))] if held else []
     each_s, unusable = _try(sample, root, size, aspect)
     cores = cores or len(os.sched_getaffinity(0))
     return DryRun(
@@ -154,10 +161,8 @@ def dry_run(
         ingested=len(ingested),
         missing=len(missing),
         first_missing=missing[0] if missing else None,
-        store_bytes=(len(ingested) - len(missing)) * size[0] * size[1]
-        if present
-        else len(ingested) * size[0] * size[1],
-        seconds=each_s * len(present) / cores if each_s is not None else None,
+        store_bytes=(len(held) or len(ingested)) * size[0] * size[1] * depth // 8,
+        seconds=each_s * len(held) / cores if each_s is not None else None,
         cores=cores,
         unusable=unusable,
         sampled=len(sample),
@@ -193,7 +198,7 @@ def _vectors(kept: pd.DataFrame, labels: tuple[str, ...]) -> pd.DataFrame:
 
 
 def _try(
-    sample: list[str], root: str | Path, size: tuple[int, int], aspect: Aspect
+    sample: list[str], root: str | Place, size: tuple[int, int], aspect: Aspect
 ) -> tuple[float | None, dict[str, int]]:
     """Mean seconds an image, and why some could not be used."""
     unusable: dict[str, int] = {}

@@ -1,7 +1,8 @@
-"""Files that are whole or absent: temporary name, fsync, rename; and their checksums."""
+"""Files that are whole or absent: temporary name, fsync, rename (of a remote one: one upload); and their checksums."""
 
 import errno
 import hashlib
+import io
 import os
 import uuid
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cxr_ray.errors import UserError
+from cxr_ray.places import PIECE, Place, Remote
 
 
 class Written(NamedTuple):
@@ -19,12 +21,19 @@ class Written(NamedTuple):
     """Hexadecimal, taken on the way out: no second read of a large file."""
 
 
-def write_whole(path: Path, body: str | bytes | Callable[[Any], object], *, within: Path | None = None) -> Written:
+def write_whole(path: Place, body: str | bytes | Callable[[Any], object], *, within: Place | None = None) -> Written:
     """Write `body`, or what `body(file)` writes, so that `path` is as it was or whole, also after a kill or a full disk.
 
-    The temporary file lies in the folder `within`, or beside. Raises `UserError` on a full disk or a folder that cannot be
-    written; then `path` is as it was, and nothing is left beside it."""
+    The temporary file lies in the folder `within`, or beside; what goes to a remote place is held in memory instead. Raises
+    `UserError` on a full disk or a folder that cannot be written; then `path` is as it was, and nothing is left beside it."""
     write = body if callable(body) else _writer(body)
+    if isinstance(path, Remote):
+        held = io.BytesIO()
+        hashed = _Hashed(held)
+        write(hashed)
+        path.write_bytes(held.getbuffer())
+        return Written(hashed.bytes, hashed.sha256.hexdigest())
+    assert within is None or isinstance(within, Path)
     temporary = (within or path.parent) / f".{path.name}.{uuid.uuid4().hex}.tmp"
     try:
         with temporary.open("wb") as file:
@@ -60,10 +69,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def sha256(path: Path) -> str:
+def sha256(path: Place) -> str:
     """Hex digest of a file's bytes, read in pieces."""
+    digest = hashlib.sha256()
     with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+        while piece := handle.read(PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _writer(body: str | bytes) -> Callable[[Any], object]:

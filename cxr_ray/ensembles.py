@@ -30,7 +30,7 @@ def make(folder: str | Path, members: Sequence[runs.Run | str | Path]) -> runs.R
     _check(held)
     table = out_of_fold(held)
     plan = _plan(held, table)
-    first, store = held[0], shards.open(held[0].info["store"]["path"], verify="none")
+    first, store = held[0], shards.open(held[0].info["store"]["path"], verify="none", cache=held[0].config.data.cache)
     of_store, known = first.info["store"], ("labels", "task", "groups", "dropped")
     said = [str(member.path) for member in held]
     said = [os.path.relpath(path, place) if Path(path).is_relative_to(place.parent) else path for path in said]

@@ -83,11 +83,11 @@ def evaluate(
     of `config.Report` to be laid over the run's own, such as `interval_by`. Every look at test is counted in the run. Raises `UserError` where the part has no rows, or the store is not the one trained on."""
     run = trained(path)
     config = settled(run, report)
-    store = shards.open(_shards_of(run), verify="manifest")
+    store = shards.open(_shards_of(run), verify="manifest", cache=config.data.cache)
     if store.fingerprint != run.info["store"]["fingerprint"]:
         raise UserError(
-            f"the store {store.path} is not the one that {run.path.name} was trained on: its fingerprint differs; "
-            f"to judge the run on other data say --data {store.path}"
+            f"the store {store.origin} is not the one that {run.path.name} was trained on: its fingerprint differs; "
+            f"to judge the run on other data say --data {store.origin}"
         )
     plan = runs.plan_of(run, store)
     part = split or ("test" if len(plan.rows["test"]) else "val")
@@ -118,7 +118,7 @@ def evaluate(
     if part == "test":
         run.update(test_looks=int(run.info.get("test_looks", 0)) + 1)
     page = run.path / ("report.html" if by == "image" else "report-by-study.html")
-    images = store.images if config.report.images and by == "image" else None
+    images = store.pictures if config.report.images and by == "image" else None
     return Evaluation(
         run, part, found, html.write(run, part, judged=found, predictions=table, path=page, images=images)
     )

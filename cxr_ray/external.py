@@ -44,13 +44,13 @@ def evaluate(
     Writes `external/NAME/` in the run. Raises `UserError` where no label matches or no row is left."""
     run = judging.trained(path)
     config, info = judging.settled(run, report), run.info
-    store = shards.open(data, verify="manifest")
+    store = shards.open(data, verify="manifest", cache=config.data.cache)
     rule = config.report.thresholds if thresholds is None else thresholds
     operating.parse(rule, info["labels"], task=info["task"])
     alignment = align(info["labels"], store.labels, mapping or {})
     if not any(a["data"] for a in alignment):
         raise UserError(
-            f"no label of the run ({', '.join(info['labels'])}) is in {store.path} ({', '.join(store.labels)}); "
+            f"no label of the run ({', '.join(info['labels'])}) is in {store.origin} ({', '.join(store.labels)}); "
             "say which is which, such as --mapping 'Edema=Pulmonary edema'"
         )
     own = _own_store(run)
@@ -66,12 +66,12 @@ def evaluate(
     for line in notes:
         say(line)
     if not len(fresh):
-        raise UserError(f"no row of {store.path} is left to judge {run.path.name} on: {'; '.join(notes)}")
+        raise UserError(f"no row of {store.origin} is left to judge {run.path.name} on: {'; '.join(notes)}")
 
     truth_NL = _truth(fresh, alignment, config, info["task"])
-    say(f"judging {len(fresh):,} rows of {store.path.name}")
+    say(f"judging {len(fresh):,} rows of {store.name}")
     rows = fresh["row"].to_numpy(np.int64)
-    name = re.sub(r"[^\w.+-]+", "_", store.path.name)
+    name = re.sub(r"[^\w.+-]+", "_", store.name)
     table = _predictions(run, store, rows, truth_NL, f"external/{name}")
     plan = runs.plan_of(run, own)
     val = judging.predictions_of(run, own, plan, "val") if len(plan.rows["val"]) else None
@@ -80,18 +80,18 @@ def evaluate(
         records=store.index.set_index("row", drop=False), train_records=own.index.set_index("row", drop=False),
         unused=[k for k in judging.unused_labels(store, plan) if k in own.labels], by=by, combine=combine,
     )  # fmt: skip
-    found = {"part": store.path.name, **found}
+    found = {"part": store.name, **found}
     found["external"] = {
-        "store": store.path.name, "fingerprint": store.fingerprint, "source": store.manifest.source,
+        "store": store.name, "fingerprint": store.fingerprint, "source": store.manifest.source,
         "notes": [*store.notes, *notes], "alignment": alignment,
         "unmatched": [k for k in store.labels if k not in {a["data"] for a in alignment}],
     }  # fmt: skip
     folder = run.path / "external" / (name if by == "image" else f"{name}-by-study")
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "evaluation.json", json.dumps(found, indent=1, sort_keys=True))
-    images = store.images if config.report.images and by == "image" else None
-    page = html.write(run, store.path.name, judged=found, predictions=table, path=folder / "report.html", images=images)
-    return judging.Evaluation(run, store.path.name, found, page)
+    images = store.pictures if config.report.images and by == "image" else None
+    page = html.write(run, store.name, judged=found, predictions=table, path=folder / "report.html", images=images)
+    return judging.Evaluation(run, store.name, found, page)
 
 
 def align(ours: Sequence[str], theirs: Sequence[str], mapping: Mapping[str, str]) -> list[dict[str, str | None]]:
@@ -149,7 +149,7 @@ def _letters(name: str) -> str:
 
 def _own_store(run: runs.Run) -> shards.Store:
     """The store trained on; without it there is no saying what was seen."""
-    return shards.open(str(run.info["store"]["path"]), verify="manifest")
+    return shards.open(run.info["store"]["path"], verify="manifest", cache=run.config.data.cache)
 
 
 def _notes(

@@ -1,10 +1,11 @@
-"""Bytes of an image file to one gray uint8 plane, resized once. Which files are read, and when, is decided elsewhere.
+"""Bytes of an image file to one gray plane of 8 or 16 bits, resized once. Which files are read, and when, is decided elsewhere.
 
 Rules, the same for every format: one frame; turned by EXIF; colour to gray by ITU-R 601 luma; see-through pixels lie on
 black; more than 8 bits a pixel are windowed from the picture's own minimum (0) to its own maximum (255), because
 Pillow's `convert("L")` saturates them; big JPEGs are decoded at 1/2, 1/4 or 1/8 where that is still at least twice the
 size asked for (within 2 gray values of a full decode); resampling is Pillow's bilinear, which widens its support when it
-shrinks (antialiased). The grays of a DICOM are `dicom.py`'s.
+shrinks (antialiased). The grays of a DICOM are `dicom.py`'s. At a depth of 16 all that is between windowing and storing is
+done in float32 on a scale of 0 to 65535, so that the steps of a picture of more than 8 bits live on.
 """
 # H, W height and width of the stored picture; N images
 
@@ -13,14 +14,27 @@ import io
 import os
 import stat
 import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from cxr_ray import places
+
 Aspect = Literal["squash", "pad", "center_crop"]
+Depth = Literal[8, 16]
+"""Bits of a stored gray value."""
+Pixels = npt.NDArray[np.uint8 | np.uint16]
+
+KINDS: dict[int, type[np.uint8] | type[np.uint16]] = {8: np.uint8, 16: np.uint16}
+"""How a gray value of so many bits is stored."""
+WHITE = {8: 255.0, 16: 65535.0}
+STEPS = 257
+"""Steps of a gray value of 16 bits in one of 8: 65535 / 255."""
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP")
 """What is tried on a file; its name and extension are never trusted."""
@@ -65,14 +79,14 @@ class Transform(NamedTuple):
 class Picture:
     """One decoded image."""
 
-    pixels: npt.NDArray[np.uint8]
-    """[H, W] gray."""
+    pixels: Pixels
+    """[H, W] gray: uint8, or uint16 where 65535 is white."""
     height: int
     """Of the original, after its EXIF turn."""
     width: int
     transform: Transform
     window: tuple[float, float] | None = None
-    """Raw values that became 0 and 255, for DICOM and for pictures of more than 8 bits."""
+    """Raw values that became black and white, for DICOM and for pictures of more than 8 bits."""
 
 
 def is_dicom(data: bytes) -> bool:
@@ -81,17 +95,28 @@ def is_dicom(data: bytes) -> bool:
 
 
 class Root:
-    """A folder that images are read from, and never from outside it. Remembers which of its folders were looked at."""
+    """A folder, here or remote, that images are read from, and never from outside it. Remembers which of its folders were
+    looked at."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = os.path.realpath(path)
+    def __init__(self, path: str | os.PathLike[str] | places.Place) -> None:
+        place = places.place(path)
+        self._remote = place if isinstance(place, places.Remote) else None
+        self._path = "" if isinstance(place, places.Remote) else os.path.realpath(place)
         self._folders: dict[str, str] = {}  # as named, to where they are once links are followed
 
     def read(self, image: str) -> bytes:
         """The bytes of the file `image`, a path relative to this root. Raises `ImageError`: outside the root (absolute,
-        `..`, or a link that leaves it), file missing, not a regular file, file unreadable."""
+        `..`, or a link that leaves it), file missing, not a regular file, file unreadable; and `UserError` where the server of
+        a remote root does not answer, since that is no fault of the image."""
         if "\0" in image:
             raise ImageError("file missing")
+        if self._remote is not None:
+            if image.startswith("/") or ".." in PurePosixPath(image).parts:
+                raise ImageError("outside the root")
+            try:
+                return (self._remote / image).read_bytes()
+            except FileNotFoundError:
+                raise ImageError("file missing") from None
         folder, name = os.path.split(os.path.join(self._path, image))  # noqa: PTH118 (pathlib costs more than a small read)
         if folder not in self._folders:
             self._folders[folder] = os.path.realpath(folder)
@@ -109,6 +134,16 @@ class Root:
             absent = error.errno in (errno.ENOENT, errno.ENOTDIR)
             raise ImageError("file missing" if absent else "file unreadable") from None
 
+    def each(self, images: Sequence[str]) -> Iterator[bytes | ImageError]:
+        """The bytes of each image in order, or why it cannot be read; a remote root is asked for many at a time."""
+        return places.ahead(self._tried, images) if self._remote is not None else map(self._tried, images)
+
+    def _tried(self, image: str) -> bytes | ImageError:
+        try:
+            return self.read(image)
+        except ImageError as error:
+            return error
+
     def _read(self, path: str) -> bytes:
         if not path.startswith(self._path.rstrip(os.sep) + os.sep):
             raise ImageError("outside the root")
@@ -123,13 +158,15 @@ class Root:
             os.close(descriptor)
 
 
-def read(root: str | os.PathLike[str], image: str) -> bytes:
+def read(root: str | os.PathLike[str] | places.Place, image: str) -> bytes:
     """The bytes of one image below `root`; see `Root.read`."""
     return Root(root).read(image)
 
 
-def decode(data: bytes, size: tuple[int, int], *, aspect: Aspect = "squash", max_pixels: int = MAX_PIXELS) -> Picture:
-    """One gray picture of `size` (H, W) from the bytes of a file.
+def decode(
+    data: bytes, size: tuple[int, int], *, aspect: Aspect = "squash", depth: Depth = 8, max_pixels: int = MAX_PIXELS
+) -> Picture:
+    """One gray picture of `size` (H, W) from the bytes of a file, of `depth` bits a pixel.
 
     `aspect`: squash (both sides to size), pad (whole picture, black bars), center_crop (as torchvision's Resize of the
     short side, then CenterCrop). Raises `ImageError`: empty file, not an image, truncated, damaged, several frames,
@@ -140,7 +177,7 @@ def decode(data: bytes, size: tuple[int, int], *, aspect: Aspect = "squash", max
     try:
         with warnings.catch_warnings():  # Pillow warns from 89 megapixels and of damaged metadata; the cap is ours
             warnings.simplefilter("ignore")
-            return _decode(data, size, aspect, min(max_pixels, MAX_PIXELS))
+            return _decode(data, size, aspect, depth, min(max_pixels, MAX_PIXELS))
     except ImageError:
         raise
     except Image.DecompressionBombError:
@@ -156,11 +193,11 @@ def decode(data: bytes, size: tuple[int, int], *, aspect: Aspect = "squash", max
         raise ImageError("truncated" if cut else "damaged") from None
 
 
-def _decode(data: bytes, size: tuple[int, int], aspect: Aspect, max_pixels: int) -> Picture:
+def _decode(data: bytes, size: tuple[int, int], aspect: Aspect, depth: Depth, max_pixels: int) -> Picture:
     if is_dicom(data):
         from cxr_ray import dicom  # which needs its extra
 
-        gray, window = dicom.gray(data, max_pixels=max_pixels)
+        gray, window = dicom.gray(data, max_pixels=max_pixels, depth=depth)
         pixels, transform = _fit(
             gray, (0.0, 0.0, float(gray.width), float(gray.height)), gray.height, gray.width, size, aspect
         )
@@ -182,7 +219,7 @@ def _decode(data: bytes, size: tuple[int, int], aspect: Aspect, max_pixels: int)
                 box = drafted[1]  # the true extent: a fraction of a pixel less than the drafted picture at odd sizes
         image.load()
         orientation = image.getexif().get(ORIENTATION, 1)
-        gray, window = _gray(image)
+        gray, window = _gray(image, depth)
     if box is None or (gray.width, gray.height) == (true_width, true_height):
         box = (0.0, 0.0, float(gray.width), float(gray.height))
     if orientation in TURNS:
@@ -196,34 +233,54 @@ def _decode(data: bytes, size: tuple[int, int], aspect: Aspect, max_pixels: int)
     return Picture(pixels, true_height, true_width, transform, window)
 
 
-def _gray(image: Image.Image) -> tuple[Image.Image, tuple[float, float] | None]:
+def _gray(image: Image.Image, depth: Depth) -> tuple[Image.Image, tuple[float, float] | None]:
+    """Mode L, or F of 0 to 65535, and the window."""
     if image.mode in DEEP_MODES:
-        return _window(image)
+        return _window(image, depth)
+    gray = _luma(image)
+    return (gray if depth == 8 else deepened(gray)), None
+
+
+def _luma(image: Image.Image) -> Image.Image:
     try:
         if image.has_transparency_data:
             over = image.convert("RGBA")
             black = Image.new("RGBA", over.size, (0, 0, 0, 255))
-            return Image.alpha_composite(black, over).convert("L"), None
+            return Image.alpha_composite(black, over).convert("L")
         if image.mode == "L":
-            return image, None
+            return image
         if image.mode in ("1", "RGB", "YCbCr"):
-            return image.convert("L"), None
-        return image.convert("RGB").convert("L"), None
+            return image.convert("L")
+        return image.convert("RGB").convert("L")
     except ValueError:
         raise ImageError("unsupported pixel kind") from None
 
 
-def _window(image: Image.Image) -> tuple[Image.Image, tuple[float, float]]:
+def deepened(gray: Image.Image) -> Image.Image:
+    """A picture of 0 to 255 as one of 0 to 65535 in float32."""
+    return Image.fromarray(np.asarray(gray, np.float32) * STEPS)
+
+
+def eight_bit(grays_NHW: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Gray values 0 to 255, of whatever kind, as whole ones."""
+    return grays_NHW if grays_NHW.dtype == np.uint8 else np.rint(grays_NHW).astype(np.uint8)
+
+
+def _window(image: Image.Image, depth: Depth) -> tuple[Image.Image, tuple[float, float]]:
     raw_HW: npt.NDArray[Any] = np.asarray(image)
     low, high = float(raw_HW.min()), float(raw_HW.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ImageError("values not finite")
     if raw_HW.dtype.kind in "ui" and low >= 0 and high <= 65535:  # a table of 65,536 entries is exact and the fastest
         values = np.arange(65536, dtype=np.float64)
-        table = np.rint(np.clip((values - low) * (255.0 / max(high - low, 1.0)), 0, 255)).astype(np.uint8)
-        return Image.fromarray(table[raw_HW]), (low, high)
-    scale = 255.0 / (high - low) if high > low else 0.0
-    return Image.fromarray(np.rint((raw_HW.astype(np.float64) - low) * scale).astype(np.uint8)), (low, high)
+        table = np.clip((values - low) * (WHITE[depth] / max(high - low, 1.0)), 0, WHITE[depth])
+        return Image.fromarray(_stepped(table, depth)[raw_HW]), (low, high)
+    scale = WHITE[depth] / (high - low) if high > low else 0.0
+    return Image.fromarray(_stepped((raw_HW.astype(np.float64) - low) * scale, depth)), (low, high)
+
+
+def _stepped(grays: npt.NDArray[np.float64], depth: Depth) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
+    return np.rint(grays).astype(np.uint8) if depth == 8 else grays.astype(np.float32)
 
 
 def _turn_box(
@@ -256,20 +313,23 @@ def _fit(
     true_width: int,
     size: tuple[int, int],
     aspect: Aspect,
-) -> tuple[npt.NDArray[np.uint8], Transform]:
+) -> tuple[Pixels, Transform]:
     height, width = _resized(true_height, true_width, size, aspect)
     whole = gray.resize((width, height), Image.Resampling.BILINEAR, box=box)
-    pixels: npt.NDArray[np.uint8] = np.asarray(whole)
+    pixels: Pixels = np.asarray(whole)
+    if gray.mode == "F":
+        pixels = np.rint(np.clip(pixels, 0, 65535)).astype(np.uint16)
     top, left = (size[0] - height) / 2, (size[1] - width) / 2
     if aspect == "pad":
         top, left = int(top), int(left)
-        canvas = np.zeros(size, np.uint8)
+        canvas = np.zeros(size, pixels.dtype)
         canvas[top : top + height, left : left + width] = pixels
         pixels = canvas
     elif aspect == "center_crop":
         top, left = -round(-top), -round(-left)  # torchvision rounds the distance cut off
         pixels = pixels[-top : size[0] - top, -left : size[1] - left]
-    return np.ascontiguousarray(pixels), Transform(height / true_height, width / true_width, float(top), float(left))
+    stored: Pixels = np.ascontiguousarray(pixels)
+    return stored, Transform(height / true_height, width / true_width, float(top), float(left))
 
 
 def perceptual_hash(images_NHW: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:

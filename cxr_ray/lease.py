@@ -1,12 +1,14 @@
-"""One live training a run folder: a lease file, renewed while its holder lives.
+"""One live writer a folder, of a run or of an ingest: a lease file, renewed while its holder lives.
 
 The file's age is measured against a file written now on the same disk, so that clocks of two machines need not agree. On the
-holder's own machine a dead process is known at once; elsewhere its lease runs out.
+holder's own machine a dead process is known at once; elsewhere its lease runs out. Object stores let nobody write only where
+nothing is: there each waits `SETTLE_S` and looks again, so two are told apart unless one was slower than that.
 """
 
 import json
 import os
 import threading
+import time
 import uuid
 from pathlib import Path
 from types import TracebackType
@@ -14,18 +16,23 @@ from typing import Any
 
 from cxr_ray.durable import write_whole
 from cxr_ray.errors import UserError
+from cxr_ray.places import Place, Remote
 
 NAME = "lease.json"
 RENEW_S = 5.0
 LASTS_S = 30.0
 """A holder elsewhere that was silent for so long is taken for dead: six renewals missed."""
+SETTLE_S = 1.0
+"""Wait of a holder on an object store before it believes its own lease; a request takes a tenth of that."""
 
 
 class Lease:
-    """The right to write to the run in `folder`, as a context manager. Raises `UserError` where another training holds it."""
+    """The right to write to `folder`, as a context manager. Raises `UserError`, which begins with `busy`, where another
+    process holds it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place, *, busy: str | None = None, instead: str = "give another --name") -> None:
         self._file = folder / NAME
+        self._busy, self._instead = busy or f"the run {folder} is being trained now", instead
         self._holder = uuid.uuid4().hex
         self._ended = threading.Event()
 
@@ -36,7 +43,10 @@ class Lease:
         body = json.dumps(
             {"holder": self._holder, "pid": os.getpid(), "started": _started(os.getpid()), "on": _machine()}
         )
+        self._body = body
         write_whole(self._file, body)
+        if isinstance(self._file, Remote):
+            time.sleep(SETTLE_S)
         after = self._read()
         if after is None or after["holder"] != self._holder:  # two started at once: the later one has it
             raise self._taken(after or {"pid": "?"})
@@ -56,8 +66,8 @@ class Lease:
     def _renew(self) -> None:
         while not self._ended.wait(RENEW_S):
             try:
-                os.utime(self._file)
-            except OSError:  # a folder that cannot be reached now may be there again in five seconds
+                self._file.write_bytes(self._body.encode()) if isinstance(self._file, Remote) else os.utime(self._file)
+            except (OSError, UserError):  # a folder that cannot be reached now may be there again in five seconds
                 continue
 
     def _read(self) -> dict[str, Any] | None:
@@ -73,9 +83,9 @@ class Lease:
         return self._age() < LASTS_S
 
     def _age(self) -> float:
-        now = self._file.with_name(f".{NAME}.{self._holder}.now")
+        now = self._file.parent / f".{NAME}.{self._holder}.now"
         try:
-            now.touch()
+            now.write_bytes(b"")
             return now.stat().st_mtime - self._file.stat().st_mtime
         except OSError:
             return 0.0
@@ -85,7 +95,7 @@ class Lease:
     def _taken(self, held: dict[str, Any]) -> UserError:
         where = f"process {held['pid']} of this machine" if held.get("on") == _machine() else "another machine"
         return UserError(
-            f"the run {self._file.parent} is being trained now, by {where}; wait for it, stop it, or give another --name"
+            f"{self._busy}, by {where}; wait for it, stop it, or {self._instead}"
             + ("" if held.get("on") == _machine() else f" (a dead one's lease runs out after {LASTS_S:.0f} s)")
         )
 

@@ -28,8 +28,8 @@ STEPS = 500
 class Images(Protocol):
     """What is needed of a store."""
 
-    def images(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """uint8 [N, H, W] of global row numbers."""
+    def images(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Gray values 0 to 255 [N, H, W] of global row numbers."""
         ...
 
 
@@ -52,13 +52,14 @@ class Parts(Protocol):
         ...
 
 
-def thumbnails(images_NHW: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def thumbnails(images_NHW: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Block means [N, 16, 16] of gray images; where a side does not divide by 16, blocks differ by one row or column."""
     _, height, width = images_NHW.shape
     if min(height, width) < SIDE:
         raise ValueError(f"images of {height} x {width} pixels have no {SIDE} x {SIDE} thumbnail")
     tops, lefts = (np.arange(SIDE) * side // SIDE for side in (height, width))
-    sums = np.add.reduceat(np.add.reduceat(images_NHW, tops, axis=1, dtype=np.uint32), lefts, axis=2)
+    kind = np.uint32 if images_NHW.dtype == np.uint8 else np.float64
+    sums = np.add.reduceat(np.add.reduceat(images_NHW, tops, axis=1, dtype=kind), lefts, axis=2)
     sizes = np.outer(np.diff(np.r_[tops, height]), np.diff(np.r_[lefts, width]))
     return (sums / sizes).astype(np.float32)
 

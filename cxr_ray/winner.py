@@ -62,9 +62,9 @@ def whole(run: runs.Run) -> None:
     """Write the model of a run whose scheduler ended it before it could; Ray may have taken its process first."""
     if run.weights.exists():
         return
-    store = shards.open(str(run.info["store"]["path"]), verify="manifest")
-    plan = runs.plan_of(run, store)
     config = run.config
+    store = shards.open(run.info["store"]["path"], verify="manifest", cache=config.data.cache)
+    plan = runs.plan_of(run, store)
     mean, deviation = engine.gray_statistics(store, plan, config.data.normalize)
     size = config.data.image_size or store.size
     model = models.build(config.model, outputs=len(plan.labels), image_size=size, mean=mean, deviation=deviation)

@@ -1,6 +1,11 @@
-"""What every test shares: the environment of Ray and torch, the folder of real data, one Ray cluster a session."""
+"""What every test shares: the environment of Ray and torch, the folder of real data, one Ray cluster and one S3 server a
+session."""
 
 import os
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +21,17 @@ os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 os.environ["RAY_DEDUP_LOGS"] = "0"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as Ray sets it in its workers: with and without Ray must compare
-for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "CXR_RAY_DEBUG"):
+for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "CXR_RAY_DEBUG", "NANIO_OPTIONS_FILE"):
     os.environ.pop(name, None)
+for name in [name for name in os.environ if name.startswith("AWS_")]:
+    del os.environ[name]
+# Of the S3 server below, and of nobody else; Ray's workers have them from here.
+os.environ |= {
+    "AWS_ACCESS_KEY_ID": "cxr-ray-tests",
+    "AWS_SECRET_ACCESS_KEY": "no-secret",
+    "AWS_EC2_METADATA_DISABLED": "1",
+}
+os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] = "when_required"  # nanio takes no checksum in a trailer
 
 _NO_REAL_DATA = (
     "no real data: set CXR_RAY_SHARED to the folder that holds data/, or put it at ../shared beside the checkout"
@@ -43,6 +57,7 @@ def shared_data() -> Path:
 def _no_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept for the user, such as the key of hashes, stays out of the home of whoever runs the tests."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +69,67 @@ def ray_local() -> Iterator[None]:
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     yield
     ray.shutdown()
+
+
+class S3:
+    """An S3 server on loopback, nanio: a process of its own that checks signatures and keeps objects as files."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        keys = {
+            f"NANIO_{name}": os.environ[f"AWS_{of}"]
+            for name, of in (("ACCESS_KEY", "ACCESS_KEY_ID"), ("SECRET_KEY", "SECRET_ACCESS_KEY"))
+        }
+        (folder / "bucket").mkdir(parents=True)
+        self.folder = folder
+        words = [
+            "serve",
+            "--data-dir",
+            str(folder),
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--log-level",
+            "error",
+        ]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "nanio", *words, "--no-access-log"], env={**os.environ, **keys}
+        )
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except OSError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError("the S3 server did not start") from None
+                time.sleep(0.05)
+
+    def url(self, path: str = "", *, bucket: str = "bucket") -> str:
+        """Of a folder or file in the bucket, with all that says where the server is."""
+        return f"s3://{bucket}/{path}?endpoint_override=127.0.0.1:{self.port}&scheme=http"
+
+    def upload(self, folder: Path, path: str) -> str:
+        """Copy a local folder into the bucket; returns its URL."""
+        from cxr_ray.places import place
+
+        for file in folder.rglob("*"):
+            if file.is_file():
+                (place(self.url(path)) / file.relative_to(folder).as_posix()).write_bytes(file.read_bytes())
+        return self.url(path)
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """One S3 server for the whole session; each test takes a folder of its own in the bucket."""
+    pytest.importorskip("nanio", reason="no S3 server: pip install '.[dev]'")
+    server = S3(tmp_path_factory.mktemp("s3"))
+    yield server
+    server.process.terminate()
+    server.process.wait(10)
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ WORDS: dict[str, list[tuple[list[str], Any]]] = {
     "seed": [(["3"], 3), (["-3"], -3)],
     "plugins": [(["mine"], ["mine"]), (["a", "b.c"], ["a", "b.c"]), (["[a, b]"], ["a", "b"]), (["[]"], [])],
     "data.shards": [(["shards/x"], "shards/x"), (["null"], None)],
+    "data.cache": [(["none"], "none"), (["/nvme/stores"], "/nvme/stores")],
     "data.filters": [
         (["none"], "none"),
         (["default"], "default"),

@@ -148,6 +148,17 @@ def test_the_store_holds_each_image_as_decode_gives_it(good: tuple[Records, Path
     assert boxes is not None and boxes["row"].tolist() == [3, 5]
 
 
+def test_a_depth_of_16_keeps_the_steps_and_is_a_setting(good: tuple[Records, Path, Path], tmp_path: Path) -> None:
+    run(good[0], good[1], tmp_path / "s", depth=16)
+    store = shards.open(tmp_path / "s", verify="full")
+    assert store.depth == 16 and store.index["window_high"][10] == 6000
+    for i in (0, 10, 11, 13):
+        picture = decode(read(good[1], f"{i:03d}.png"), SIZE, depth=16).pixels
+        np.testing.assert_array_equal(store.images([i])[0], picture.astype(np.float32) / np.float32(257))
+    with pytest.raises(UserError, match="other records or settings"):
+        run(good[0], good[1], tmp_path / "s")
+
+
 def test_progress_counts_every_image_once(good: tuple[Records, Path, Path], tmp_path: Path) -> None:
     said: list[tuple[int, int, int]] = []
     result = run(good[0], good[1], tmp_path / "s", progress=lambda *a: said.append(a))

@@ -15,6 +15,7 @@ PACKAGE = ROOT / "cxr_ray"
 FLOORS = {
     "cxr_ray": 0,
     "cxr_ray.errors": 0,
+    "cxr_ray.places": 0,
     "cxr_ray.durable": 0,
     "cxr_ray.lease": 0,
     "cxr_ray.registry": 0,
@@ -24,6 +25,7 @@ FLOORS = {
     "cxr_ray.dicom": 0,
     "cxr_ray.sources": 1,
     "cxr_ray.phantom": 1,
+    "cxr_ray.copies": 1,
     "cxr_ray.shards": 1,
     "cxr_ray.splits": 1,
     "cxr_ray.leaks": 1,

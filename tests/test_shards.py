@@ -278,8 +278,10 @@ def test_what_is_no_store_is_told_apart(path: Path, copy: Path, tmp_path: Path) 
         shards.open(copy)
     with pytest.raises(UserError, match="unfinished ingest"):
         shards.verify(copy)
-    (copy / "manifest.json").write_text(json.dumps({**json.loads(manifest), "format_version": 2}))
-    with pytest.raises(UserError, match=r"format 2.*newer cxr_ray"):
+    (copy / "manifest.json").write_text(
+        json.dumps({**json.loads(manifest), "format_version": shards.FORMAT_VERSION + 1})
+    )
+    with pytest.raises(UserError, match=r"format 3.*newer cxr_ray"):
         shards.open(copy)
     (copy / "manifest.json").write_text("{}")
     with pytest.raises(UserError, match="damaged"):

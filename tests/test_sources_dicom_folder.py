@@ -98,9 +98,9 @@ def test_labels_come_in_columns_lists_or_classes(root: Path, tmp_path: Path) -> 
     assert found.labels == ("Edema", "Mass", "No Finding") and found.default_labels == ("Edema", "Mass")
     assert found.table[list(found.labels)].head(3).fillna(-9).to_numpy().tolist() == [[1, 1, 0], [0, 0, 1], [-9] * 3]
     assert found.table["split"].tolist() == ["val", "train"] * 9
-    with pytest.raises(UserError, match="which columns are the labels"):
+    with pytest.raises(UserError, match="which columns hold the labels"):
         load(root, labels=[])
-    with pytest.raises(UserError, match="too many kinds of labels"):
+    with pytest.raises(UserError, match="the labels stand in one of them"):
         load(root, classes="kind")
     with pytest.raises(UserError, match="no label value"):
         load(root, labels=["kind"])

@@ -70,6 +70,30 @@ def test_tables_beside_the_pictures_and_no_boxes(tmp_path: Path) -> None:
     assert len(records.table) == 5 and records.boxes is None
 
 
+@pytest.mark.parametrize("how", ["majority", "any", "all", "uncertain"])
+def test_kaggle_s_table_of_boxes_says_the_labels_too(tmp_path: Path, how: str) -> None:
+    records = sources.load("vindr", vindr.write_kaggle(tmp_path), {"readers": how})
+    table = records.table
+    assert len(records.labels) == 15 and table["image"].tolist() == [f"train/{image}.dicom" for image in vindr.KAGGLE]
+    for row, readers in zip(table.to_dict("records"), vindr.KAGGLE.values(), strict=True):
+        for name in ("Nodule/Mass", "ILD", "Cardiomegaly", "No finding", "Atelectasis"):
+            votes = [name in seen for seen in readers.values()]
+            assert row[name.replace("/", "_")] == slow(votes, how), (name, row)
+    assert table["readers"].tolist() == [3, 3, 3] and table["source_row"].tolist() == [0, 3, 10]
+    assert table["split"].isna().all()  # its test part has no labels: no official list
+    boxes = records.boxes
+    assert boxes is not None and (boxes[list("xywh")].to_numpy() == [10, 20, 50, 30]).all()
+    wanted = {"majority": 6, "any": 8, "all": 0, "uncertain": 0}[how]  # 4 nodules, 2 ILD, 2 hearts drawn
+    assert len(boxes) == wanted
+
+
+def test_a_class_that_kaggle_s_table_does_not_have(tmp_path: Path) -> None:
+    file = vindr.write_kaggle(tmp_path) / "train.csv"
+    file.write_text(file.read_text().replace("ILD", "IDL"))
+    with pytest.raises(UserError, match=r"unknown finding 'IDL' in .*train.csv; did you mean 'ILD'\?"):
+        sources.load("vindr", tmp_path)
+
+
 def test_a_finding_and_a_value_that_are_not_known(tmp_path: Path) -> None:
     notes = vindr.write(tmp_path) / "annotations"
     boxes, text = notes / "annotations_train.csv", (notes / "annotations_train.csv").read_text()

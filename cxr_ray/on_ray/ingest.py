@@ -10,12 +10,10 @@ The same ingest started again goes on with the shards that have no part file, or
 import hashlib
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,8 +28,10 @@ from ray.data.context import DataContext
 from cxr_ray import shards
 from cxr_ray.durable import write_whole
 from cxr_ray.errors import UserError
-from cxr_ray.images import Aspect, ImageError, Root, decode
+from cxr_ray.images import KINDS, Aspect, Depth, ImageError, Root, decode
 from cxr_ray.labels import Filter
+from cxr_ray.lease import Lease
+from cxr_ray.places import Place, place, remove_tree
 from cxr_ray.plan import drop_by
 from cxr_ray.shards import WORKSHOP, FileEntry
 from cxr_ray.sources import Records
@@ -40,6 +40,8 @@ SHARDS_AT_LEAST = 16
 """So that a small dataset, too, keeps some processors busy, and the last shard keeps few of them waiting."""
 ROWS_AT_LEAST = 64
 """Rows of a shard, where there are as many."""
+SETTINGS = "settings.json"
+"""Of the workshop: what is ingested, and how."""
 PART = pa.schema(
     {
         "row": pa.int64(), "offset": pa.int64(), "reason": pa.string(), "height": pa.int64(), "width": pa.int64(),
@@ -57,7 +59,7 @@ Say = Callable[[int, int, int], None]
 class IngestResult:
     """What an ingest made."""
 
-    path: Path
+    path: Place
     rows: int
     """Images in the store."""
     rejected: int
@@ -78,62 +80,73 @@ class _Job:
     count: int
     size: tuple[int, int]
     aspect: Aspect
+    depth: Depth = 8
 
 
-def rows_per_shard(count: int, size: tuple[int, int], shard_mib: int) -> int:
-    """Rows a shard for `count` records of `size` (H, W): 16 shards or more where that leaves 64 rows in each, none larger
-    than `shard_mib`."""
-    most = max(1, shard_mib * 2**20 // (size[0] * size[1]))
+def rows_per_shard(count: int, size: tuple[int, int], shard_mib: int, depth: Depth = 8) -> int:
+    """Rows a shard for `count` records of `size` (H, W) and `depth` bits: 16 shards or more where that leaves 64 rows in each,
+    none larger than `shard_mib`."""
+    most = max(1, shard_mib * 2**20 // (size[0] * size[1] * depth // 8))
     return min(max(-(-count // SHARDS_AT_LEAST), ROWS_AT_LEAST), most)
 
 
 def ingest(
     records: Records,
-    root: str | Path,
-    out: str | Path,
+    root: str | Place,
+    out: str | Place,
     *,
     source: str,
     size: tuple[int, int] = (224, 224),
     aspect: Aspect = "squash",
+    depth: Depth = 8,
     max_rejected: float = 0.01,
     shard_mib: int = 32,
     where: str | None = None,
     progress: Say | None = None,
 ) -> IngestResult:
-    """Decode the images of `records` below `root` and write them as a store in the folder `out`. Ray must be running.
+    """Decode the images of `records` below `root` and write them as a store in the folder `out`, each here or remote. Ray must
+    be running; its workers read the environment of their own nodes for credentials.
 
-    `size`: (H, W) of the stored pictures. `max_rejected`: largest share of images that may be refused. `where`: pandas
+    `size`: (H, W) of the stored pictures, `depth` the bits of their gray values. `max_rejected`: largest share of images that may be refused. `where`: pandas
     query over the records; the others are left out, and the row numbers of those kept stay. `progress(done, total,
     refused)` is called at the start and as shards complete, in images.
 
     An ingest that was killed goes on where it stopped, and ends in the same bytes as one that was not. Raises `UserError`
-    where `out` holds something else, where too many images are refused, and where no image is left."""
+    where `out` holds something else or is being written by another, where too many images are refused, and where no image is
+    left."""
     started = time.perf_counter()
-    root, out = Path(root).absolute(), Path(out).absolute()
+    root, out = place(root).absolute(), place(out).absolute()
     columns = shards.index_columns(records.table.columns, records.labels)
     table = _narrow(records.table, where)
-    step = rows_per_shard(len(table), size, shard_mib)
-    settings = _settings(records, table, source=source, size=size, aspect=aspect, step=step)
+    step = rows_per_shard(len(table), size, shard_mib, depth)
+    deep = {} if depth == 8 else {"depth": depth}
+    settings = _settings(records, table, source=source, size=size, aspect=aspect, step=step, **deep)
     digest = shards.digest_of(settings)
 
     if (out / shards.MANIFEST).exists():
         return _complete(out, digest, started)
-    _open_workshop(out, table, settings)
-    job = _Job(str(root), str(out), -(-len(table) // step), size, aspect)
+    job = _Job(str(root), str(out), -(-len(table) // step), size, aspect, depth)
     cuts = [(n, n * step, min((n + 1) * step, len(table))) for n in range(job.count)]
-    todo = [cut for cut in cuts if not _is_done(out, cut[0], job.count)]
-    resumed = sum(stop - start for _, start, stop in cuts) - sum(stop - start for _, start, stop in todo)
-    done, refused = resumed, 0
-    if progress is not None:
-        progress(done, len(table), refused)
-    for finished in _run(todo, job, table.assign(image=records.places.loc[table.index])):
-        done, refused = done + finished["rows"], refused + finished["refused"]
+    _make_workshop(out)
+    with Lease(out / WORKSHOP, busy=f"{out} is being written by another ingest", instead="give a fresh folder"):
+        if (out / shards.MANIFEST).exists():  # finished by another just now
+            return _complete(out, digest, started)
+        _settle(out, table, settings)
+        todo = [cut for cut in cuts if not _is_done(out, cut[0], job.count)]
+        resumed = sum(stop - start for _, start, stop in cuts) - sum(stop - start for _, start, stop in todo)
+        done, refused = resumed, 0
         if progress is not None:
             progress(done, len(table), refused)
-    return _finish(
-        out, records, table, columns, job, source=source, digest=digest, max_rejected=max_rejected,
-        started=started, resumed=resumed,
-    )  # fmt: skip
+        for finished in _run(todo, job, table.assign(image=records.places.loc[table.index])):
+            done, refused = done + finished["rows"], refused + finished["refused"]
+            if progress is not None:
+                progress(done, len(table), refused)
+        made = _finish(
+            out, records, table, columns, job, source=source, digest=digest, max_rejected=max_rejected,
+            started=started, resumed=resumed,
+        )  # fmt: skip
+    remove_tree(out / WORKSHOP)
+    return made
 
 
 def _narrow(table: pd.DataFrame, where: str | None) -> pd.DataFrame:
@@ -152,7 +165,7 @@ def _settings(records: Records, table: pd.DataFrame, **knobs: Any) -> dict[str, 
     return {
         **knobs,
         "size": list(knobs["size"]),
-        "format_version": shards.FORMAT_VERSION,
+        "format_version": shards.format_version(knobs.get("depth", 8)),
         "records": _digest_of_table(table),
         "boxes": None if records.boxes is None else _digest_of_table(records.boxes),
         "task": records.task,
@@ -178,22 +191,35 @@ def _digest_of_table(table: pd.DataFrame) -> str:
     return body.hexdigest()
 
 
-def _complete(out: Path, digest: str, started: float) -> IngestResult:
-    store = shards.open(out)
-    if store.manifest.settings != digest:
+def _complete(out: Place, digest: str, started: float) -> IngestResult:
+    manifest = shards.check(out)
+    if manifest.settings != digest:
         raise UserError(
             f"{out} already holds a store of other records or settings; give a fresh folder, or delete that one"
         )
-    shutil.rmtree(out / WORKSHOP, ignore_errors=True)  # of an ingest killed after its last write
+    remove_tree(out / WORKSHOP)  # of an ingest killed after its last write
     seconds = time.perf_counter() - started
-    return IngestResult(out, len(store), store.manifest.rejected, seconds, already=True, resumed=len(store))
+    return IngestResult(out, manifest.rows, manifest.rejected, seconds, already=True, resumed=manifest.rows)
 
 
-def _open_workshop(out: Path, table: pd.DataFrame, settings: dict[str, Any]) -> None:
-    """Make or enter `out`/.ingest. Raises `UserError` where `out` holds something else."""
-    workshop, note = out / WORKSHOP, out / WORKSHOP / "settings.json"
+def _make_workshop(out: Place) -> None:
+    """Make `out`/.ingest where it is not there. Raises `UserError` where `out` holds something else."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; give a folder to write the store in")
+    strange = sorted({here.name for here in out.iterdir()} - {WORKSHOP}) if out.exists() else []
+    if strange and not (out / WORKSHOP / SETTINGS).exists():
+        raise UserError(f"{out} is not empty (it holds {strange[0]}) and no ingest of ours; give a fresh folder")
+    try:
+        (out / WORKSHOP).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make {out / WORKSHOP} ({error.strerror}); choose a folder that you may write to"
+        ) from None
+
+
+def _settle(out: Place, table: pd.DataFrame, settings: dict[str, Any]) -> None:
+    """Write down what is ingested, or find it written. Raises `UserError` where it is something else."""
+    workshop, note = out / WORKSHOP, out / WORKSHOP / SETTINGS
     if note.exists():
         try:
             held = json.loads(note.read_text(encoding="utf-8"))
@@ -206,17 +232,6 @@ def _open_workshop(out: Path, table: pd.DataFrame, settings: dict[str, Any]) -> 
                 "run that one again to finish it, give a fresh folder, or delete this one"
             )
     else:
-        strange = [p.name for p in out.iterdir() if p.name != WORKSHOP] if out.exists() else []
-        if strange:
-            raise UserError(
-                f"{out} is not empty (it holds {sorted(strange)[0]}) and no ingest of ours; give a fresh folder"
-            )
-        try:
-            workshop.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"cannot make {workshop} ({error.strerror}); choose a folder that you may write to"
-            ) from None
         shards.write_parquet(workshop / "records.parquet", table.reset_index(names="row"))
         text = json.dumps(settings, indent=1, ensure_ascii=False)
         write_whole(note, text)
@@ -224,13 +239,13 @@ def _open_workshop(out: Path, table: pd.DataFrame, settings: dict[str, Any]) -> 
         stale.unlink(missing_ok=True)
 
 
-def _part_path(out: Path, number: int) -> Path:
+def _part_path(out: Place, number: int) -> Place:
     return out / WORKSHOP / f"part-{number:05d}.parquet"
 
 
-def _read_part(out: Path, number: int) -> tuple[pd.DataFrame, pd.DataFrame, FileEntry]:
+def _read_part(out: Place, number: int) -> tuple[pd.DataFrame, pd.DataFrame, FileEntry]:
     """Of a finished shard: the images in it, those refused (row, reason), and its file's entry."""
-    table = pq.read_table(_part_path(out, number))
+    table = pq.read_table(pa.BufferReader(_part_path(out, number).read_bytes()))
     entry = FileEntry.model_validate_json(table.schema.metadata[b"entry"])
     used = pc.greater_equal(table["offset"], 0)
     stored = (
@@ -239,7 +254,7 @@ def _read_part(out: Path, number: int) -> tuple[pd.DataFrame, pd.DataFrame, File
     return stored, table.filter(pc.invert(used)).select(["row", "reason"]).to_pandas(), entry
 
 
-def _is_done(out: Path, number: int, count: int) -> bool:
+def _is_done(out: Place, number: int, count: int) -> bool:
     """Whether a shard is finished and without refused images, which may have been mended meanwhile."""
     try:
         _, refused, entry = _read_part(out, number)
@@ -284,16 +299,16 @@ def _shard(job: _Job, images: list[Any], cut: dict[str, int]) -> dict[str, int]:
     number, start, stop = cut["number"], cut["start"], cut["stop"]
     here = ray.get(images[0]).slice(start, stop - start)
     rows, paths = here["row"].to_numpy(), here["image"].to_pylist()
-    pictures = np.empty((len(rows), *job.size), np.uint8)
-    root = Root(job.root)
+    pictures = np.empty((len(rows), *job.size), KINDS[job.depth])
     notes: list[dict[str, Any]] = []
     used: list[dict[str, Any]] = []
-    for row, path in zip(rows.tolist(), paths, strict=True):
+    for row, data in zip(rows.tolist(), Root(job.root).each(paths), strict=True):
         note: dict[str, Any] = {"row": row, "offset": -1}
         notes.append(note)
         try:
-            data = root.read(path)
-            picture = decode(data, job.size, aspect=job.aspect)
+            if isinstance(data, ImageError):
+                raise data
+            picture = decode(data, job.size, aspect=job.aspect, depth=job.depth)
         except ImageError as error:
             note["reason"] = error.reason
             continue
@@ -306,7 +321,7 @@ def _shard(job: _Job, images: list[Any], cut: dict[str, int]) -> dict[str, int]:
     pictures = pictures[: len(used)]
     for note, statistics in zip(used, shards.picture_statistics(pictures).to_dict("records"), strict=True):
         note |= {str(name): value for name, value in statistics.items()}
-    out = Path(job.out)
+    out = place(job.out)
     kept = np.array([note["row"] for note in used], np.int64)
     _, entry = shards.write_shard(out, number, job.count, kept, pictures, within=out / WORKSHOP)
     part = pa.Table.from_pylist(notes, schema=PART.with_metadata({"entry": entry.model_dump_json()}))
@@ -340,7 +355,7 @@ def _run(
 
 
 def _finish(
-    out: Path,
+    out: Place,
     records: Records,
     table: pd.DataFrame,
     columns: list[str],
@@ -365,15 +380,14 @@ def _finish(
     if boxes is not None:
         boxes = boxes[boxes["row"].isin(index["row"])]
     manifest = shards.finish(
-        out, index, source=source, labels=records.labels, task=records.task, size=job.size, aspect=job.aspect,
+        out, index, source=source, labels=records.labels, task=records.task, size=job.size, aspect=job.aspect, depth=job.depth,
         groups=records.groups, filters=records.filters, default_labels=records.default_labels, features=records.features,
         notes=records.notes, rejected=rejected, boxes=boxes, settings=digest, files=files,
     )  # fmt: skip
-    shutil.rmtree(out / WORKSHOP)
     return IngestResult(out, manifest.rows, manifest.rejected, time.perf_counter() - started, resumed=resumed)
 
 
-def _check_share(out: Path, rejected: pd.DataFrame, listed: int, max_rejected: float) -> None:
+def _check_share(out: Place, rejected: pd.DataFrame, listed: int, max_rejected: float) -> None:
     """Raises `UserError` where too many images were refused, or all."""
     if len(rejected) <= max_rejected * listed and len(rejected) < listed:
         return

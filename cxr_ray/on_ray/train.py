@@ -28,7 +28,7 @@ def train(config: cfg.Config, *, address: str | None = None, say: Callable[[str]
     Ray job: its own), else on a Ray of this machine alone. Raises `UserError` for what the user can mend, before any
     worker starts where that can be known."""
     registry.load_plugins(config.plugins)
-    store, plan, config = prepare(config.model_copy(update={"tune": cfg.Tune()}))
+    store, plan, config = prepare(config.model_copy(update={"tune": cfg.Tune()}), say=say)
     run = open_run(config, store, plan)
     config = run.config
     say(f"run: {run.path}")
@@ -76,7 +76,7 @@ def open_run(config: cfg.Config, store: shards.Store, plan: plans.Plan, **about:
 def identity(store: shards.Store) -> dict[str, Any]:
     """What a run keeps of its store."""
     return {
-        "path": str(store.path),
+        "path": store.origin,
         "fingerprint": store.fingerprint,
         "source": store.manifest.source,
         "rows": len(store),
@@ -98,12 +98,14 @@ def _sigterm(run: runs.Run) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def prepare(config: cfg.Config) -> tuple[shards.Store, plans.Plan, cfg.Config]:
+def prepare(
+    config: cfg.Config, *, say: Callable[[str], None] | None = None
+) -> tuple[shards.Store, plans.Plan, cfg.Config]:
     """The store, the plan and the settled config; every name is resolved here, so that no worker starts on a typo."""
     trackers.check(config.report.trackers)
     if config.data.shards is None:
         raise UserError("data.shards is not set: give the folder that `cxr-ray ingest` wrote, as --data.shards FOLDER")
-    store = shards.open(config.data.shards, verify=config.data.verify)
+    store = shards.open(config.data.shards, verify=config.data.verify, cache=config.data.cache, say=say)
     plan = plans.build(store, config.data, seed=config.seed, pos_weight_power=config.loss.pos_weight_power)
     plan = replace(plan, warnings=(*plan.warnings, *_near_duplicates(store, plan, config.data.split.near_duplicates)))
     config = _settle_paths(config.for_task(plan.task), store)
@@ -132,7 +134,7 @@ def _near_duplicates(store: shards.Store, plan: plans.Plan, distance: int | None
     """A warning of pictures in two parts that look like one; here and not in the plan, which touches no image."""
     if distance is None:
         return []
-    found = leaks.near(store.index, plan.rows, distance=distance, images=store.images)
+    found = leaks.near(store.index, plan.rows, distance=distance, images=store.pictures)
     if found.empty:
         return []
     pairs = "pair of pictures stands" if len(found) == 1 else "pairs of pictures stand"
@@ -147,9 +149,12 @@ def _settle_paths(config: cfg.Config, store: shards.Store) -> cfg.Config:
     weights = config.model.weights
     if weights not in ("none", "imagenet"):
         weights = str(Path(weights).absolute())
+    cache = config.data.cache
+    if cache not in ("auto", "none"):
+        cache = str(Path(cache).absolute())
     return config.model_copy(
         update={
-            "data": config.data.model_copy(update={"shards": str(store.path.absolute())}),
+            "data": config.data.model_copy(update={"shards": store.origin, "cache": cache}),
             "model": config.model.model_copy(update={"weights": weights}),
         }
     )
@@ -271,7 +276,7 @@ def _worker(given: dict[str, Any]) -> None:
     config = run.config
     registry.load_plugins(config.plugins)
     try:
-        store = shards.open(str(run.info["store"]["path"]), verify="none")
+        store = shards.open(run.info["store"]["path"], verify="none", cache=config.data.cache, say=run.log)
         engine.fit(config, runs.plan_of(run, store), store, TrainContext(run), run)
     except UserError as error:
         # A mistake is the same on every rank and at every new start: say it once and end, rather than fail and retry.

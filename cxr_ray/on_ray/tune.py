@@ -581,9 +581,9 @@ def _train(sweep: Sweep, given: dict[str, Any]) -> bool:
     written = sweep.trial_config(trial)
     config = sweep.trial_config(replace(trial, knobs=given["knobs"]))  # pbt may have changed them
     registry.load_plugins(config.plugins)
-    store = shards.open(str(config.data.shards), verify=config.data.verify)
+    store = shards.open(str(config.data.shards), verify=config.data.verify, cache=config.data.cache)
     if store.fingerprint != sweep.info["store"]["fingerprint"]:
-        raise UserError(f"the store {store.path} has changed since the sweep was started; start a new sweep on it")
+        raise UserError(f"the store {store.origin} has changed since the sweep was started; start a new sweep on it")
     plan = plans.build(store, config.data, seed=config.seed, pos_weight_power=config.loss.pos_weight_power)
     about = {
         "knobs": trial.knobs,

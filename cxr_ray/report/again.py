@@ -50,7 +50,7 @@ def _groups(run: Run) -> dict[str, Sequence[str]]:
     from cxr_ray import shards
 
     try:
-        return dict(shards.open(run.info["store"]["path"], verify="none").groups)
+        return dict(shards.open(run.info["store"]["path"], verify="none", cache=run.config.data.cache).groups)
     except UserError:
         return {}
 

@@ -50,7 +50,7 @@ def write(store: Store, out: Path, *, pictures: bool = True, top: int = 30) -> P
                 drawn["co_occurrence"] = plots.co_occurrence(describe.together(index, labels))
         if parts:
             drawn["split_balance"] = plots.split_balance(parts, list(next(iter(parts.values()))["labels"]))
-        drawn["pixels"] = plots.pixels(index, store.images(sampled))
+        drawn["pixels"] = plots.pixels(index, store.pictures(sampled))
         drawn["sizes"] = plots.sizes(sizes)
         if pictures:
             drawn |= _grids(store)
@@ -114,7 +114,7 @@ def _leaks(store: Store) -> str:
     part_N = listed["split"].to_numpy(object)
     found = leaks.between(listed, part_N, by_patient=True)
     rows = {part: listed["row"].to_numpy(np.int64)[part_N == part] for part in plans.PARTS}
-    near = leaks.near(listed, rows, distance=cfg.Split().near_duplicates or 0, images=store.images)
+    near = leaks.near(listed, rows, distance=cfg.Split().near_duplicates or 0, images=store.pictures)
     said = [
         f"{len(pairs):,} {what} ({leaks.told(pairs)})"
         for what, pairs in (
@@ -133,8 +133,8 @@ def _grids(store: Store) -> dict[str, Figure]:
     out = {}
     if chosen:
         titles = [f"{plots.shorten(label, 24)}\nrow {row}" for label, row in chosen.items()]
-        out["one_a_label"] = plots.grid(store.images(list(chosen.values())), titles)
+        out["one_a_label"] = plots.grid(store.pictures(list(chosen.values())), titles)
     rows = describe.sample(store.index, GRID)
     if rows:
-        out["samples"] = plots.grid(store.images(rows), [f"row {row}" for row in rows])
+        out["samples"] = plots.grid(store.pictures(rows), [f"row {row}" for row in rows])
     return out

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from cxr_ray.errors import UserError, closest, unknown
 from cxr_ray.labels import NEGATIVE, POSITIVE, UNCERTAIN, Filter, Task, safe_name
+from cxr_ray.places import Place, local, place
 from cxr_ray.registry import SOURCES
 
 __all__ = [
@@ -75,13 +76,14 @@ class Records:
         return self.table["image"] if self.files is None else self.files
 
 
-def load(name: str, root: str | Path, options: Mapping[str, Any] | None = None) -> Records:
-    """The records of the dataset at `root`, read by the source `name` under its `options` and checked.
+def load(name: str, root: str | Place, options: Mapping[str, Any] | None = None) -> Records:
+    """The records of the dataset at `root` (a folder, here or remote), read by the source `name` under its `options` and
+    checked.
 
     Raises `UserError` for an unknown source or option, a missing root, or a layout that is not the source's."""
     entry = SOURCES[name]
     settings = entry.parse(dict(options or {}), where="options")
-    folder = Path(root)
+    folder = place(root)
     if not folder.exists():
         raise UserError(f"no folder at {folder.absolute()}; give the folder that holds the {name} dataset")
     if not folder.is_dir():
@@ -89,7 +91,7 @@ def load(name: str, root: str | Path, options: Mapping[str, Any] | None = None) 
     return _checked(entry.make(folder, settings), folder, name)
 
 
-def read(name: str, root: str | Path, **options: Any) -> pd.DataFrame:
+def read(name: str, root: str | Place, **options: Any) -> pd.DataFrame:
     """The table of `load(name, root, options)` alone; see `Records.table` for its columns."""
     return load(name, root, options).table
 
@@ -150,10 +152,11 @@ def class_columns(
     return task, {c: np.where(names_N == folded[c], np.float32(POSITIVE), np.float32(NEGATIVE)) for c in columns}
 
 
-def read_csv(path: Path, *, like: str, **kwargs: Any) -> pd.DataFrame:
+def read_csv(path: Place, *, like: str, **kwargs: Any) -> pd.DataFrame:
     """A CSV of a dataset. `like` says what it is in the error. Raises `UserError` where it cannot be read."""
     try:
-        return pd.read_csv(path, **kwargs)
+        with local(path) as file:
+            return pd.read_csv(file, **kwargs)
     except FileNotFoundError:
         raise UserError(f"no file at {path.absolute()}; it should be {like}") from None
     except (OSError, ValueError, pd.errors.ParserError) as error:  # an empty file and bad UTF-8 are ValueErrors
@@ -162,7 +165,7 @@ def read_csv(path: Path, *, like: str, **kwargs: Any) -> pd.DataFrame:
         ) from None
 
 
-def need_columns(table: pd.DataFrame, wanted: Sequence[str], path: Path) -> None:
+def need_columns(table: pd.DataFrame, wanted: Sequence[str], path: Place) -> None:
     """Raises `UserError` for the first column that `table`, read from `path`, lacks; names the closest one it has."""
     for column in wanted:
         if column not in table.columns:
@@ -176,7 +179,7 @@ def is_unremarkable(name: str) -> bool:
     return re.sub(r"[\s_.-]+", " ", name).strip().casefold() in UNREMARKABLE
 
 
-def _checked(records: Records, root: Path, name: str) -> Records:
+def _checked(records: Records, root: Place, name: str) -> Records:
     """`records` with its index named; a source's own mistake is an assertion, the dataset's a `UserError`."""
     table = records.table
     labels = list(records.labels)
@@ -212,7 +215,7 @@ def _checked(records: Records, root: Path, name: str) -> Records:
     return replace(records, table=table)
 
 
-def _check_paths(image: pd.Series, root: Path, name: str) -> None:
+def _check_paths(image: pd.Series, root: Place, name: str) -> None:
     """Paths are there, unique, and stay below `root`; of links, the first folder of each path is looked at."""
     blank = image.isna() | (image == "")
     if blank.any():
@@ -233,6 +236,8 @@ def _check_paths(image: pd.Series, root: Path, name: str) -> None:
             f"{name}: {image.iloc[int(np.argmax(leaves))]!r} leaves {root.absolute()}; paths in the table must stay below it"
         )
     top = pc.unique(pc.struct_field(pc.extract_regex(paths, r"^(?P<top>[^/]*)"), "top")).to_pylist()
+    if not isinstance(root, Path):
+        return  # an object store has no links
     inside = root.resolve()
     for first in top if len(top) < 1000 else ():  # more: a flat folder of images, whose reader looks at each
         if (root / first).is_symlink() and not (root / first).resolve().is_relative_to(inside):

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from cxr_ray.errors import UserError, closest
+from cxr_ray.places import Place, local
 from cxr_ray.sources import PART_NAMES, need_columns
 
 Floats = npt.NDArray[np.float32]
@@ -23,13 +24,14 @@ MARKS: dict[str, float | None] = {"1": 1.0, "0": 0.0, "-1": -1.0, "true": 1.0, "
 """What a mark says where nobody says otherwise: positive, negative, uncertain."""
 
 
-def read_text(path: Path, *, like: str) -> pd.DataFrame:
+def read_text(path: Place, *, like: str) -> pd.DataFrame:
     """A CSV, TSV (either may be .gz) or Parquet with every cell as the text that stands there, blank where there is none.
 
     Nothing is guessed: a patient may be called 007, a finding None or NA. Raises `UserError` where it cannot be read, and for
     a column that is there twice."""
     try:
-        table = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
+        with local(path) as file:
+            table = _parquet(file) if file.suffix.lower() == ".parquet" else _csv(file)
     except FileNotFoundError:
         raise UserError(f"no file at {path.absolute()}; it should be {like}") from None
     except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are of these
@@ -70,7 +72,7 @@ def matched(column: "pd.Series[str]", pattern: str) -> pd.DataFrame:
     return pd.DataFrame({name: pd.array(pc.struct_field(found, name), dtype=TEXT) for name in names})
 
 
-def numbers(table: pd.DataFrame, column: str, path: Path) -> npt.NDArray[np.float64]:
+def numbers(table: pd.DataFrame, column: str, path: Place) -> npt.NDArray[np.float64]:
     """The numbers [N] of a column, NaN where blank. Raises `UserError` for the first cell that is neither."""
     held = table[column]
     if pd.api.types.is_numeric_dtype(held):
@@ -88,7 +90,7 @@ def numbers(table: pd.DataFrame, column: str, path: Path) -> npt.NDArray[np.floa
 def marks(
     table: pd.DataFrame,
     column: str,
-    path: Path,
+    path: Place,
     values: Mapping[str, float | None] = MARKS,
     *,
     mend: str = "is the download whole?",
@@ -116,7 +118,7 @@ def marks(
 
 def named(
     column: "pd.Series[str]",
-    path: Path,
+    path: Place,
     *,
     split: Callable[[str], Sequence[str]],
     known: Sequence[str] | None = None,
@@ -148,7 +150,7 @@ def named(
     return {name: held_DL[code_N, at] for name, at in place.items()}
 
 
-def parts(column: "pd.Series[str]", path: Path) -> "pd.Series[str]":
+def parts(column: "pd.Series[str]", path: Place) -> "pd.Series[str]":
     """train, val or test for each cell, whatever the dataset calls them; NaN where blank. Raises `UserError` for others."""
     said = text(column)
     part = said.str.casefold().map(PART_NAMES)
@@ -159,7 +161,7 @@ def parts(column: "pd.Series[str]", path: Path) -> "pd.Series[str]":
     return part
 
 
-def rows_of(keys: "pd.Series[str]", table_keys: "pd.Series[str]", path: Path, *, like: str) -> npt.NDArray[np.int64]:
+def rows_of(keys: "pd.Series[str]", table_keys: "pd.Series[str]", path: Place, *, like: str) -> npt.NDArray[np.int64]:
     """Row of a table, read from `path`, for each of `keys` [N]; -1 where it has none. `like` says what a key names.
 
     Raises `UserError` for a key that the table has twice."""
@@ -169,7 +171,7 @@ def rows_of(keys: "pd.Series[str]", table_keys: "pd.Series[str]", path: Path, *,
     return index.get_indexer(pd.Index(keys)).astype(np.int64)
 
 
-def either(table: pd.DataFrame, names: Sequence[str], path: Path) -> str:
+def either(table: pd.DataFrame, names: Sequence[str], path: Place) -> str:
     """The first of `names` that is a column: headers drift between releases. Raises `UserError` where none is."""
     here = [name for name in names if name in table.columns]
     need_columns(table, here[:1] or names[:1], path)

@@ -1,13 +1,13 @@
 """CheXpert (Irvin et al. 2019, arXiv:1901.07031): its tables, the codes in them, and the cleaning it needs."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from cxr_ray.errors import UserError
 from cxr_ray.labels import Filter
+from cxr_ray.places import Place
 from cxr_ray.registry import SOURCES, Options
 from cxr_ray.sources import Records, need_columns, read_csv, records_table
 from cxr_ray.sources.cells import matched, numbers
@@ -32,7 +32,7 @@ BATCH = re.compile(r"CheXpert-v1\.0 batch \d+ \(.*\)")
 
 
 @SOURCES.register("chexpert")
-def chexpert(root: Path, options: Options) -> Records:
+def chexpert(root: Place, options: Options) -> Records:
     """CheXpert and CheXpert-small: the folder that holds train.csv (and valid.csv, whose rows are the official val list).
 
     `view` is AP, PA, LL or RL, `lateral` for every lateral row; `study` is patientNNNNN/studyN, and its number stands in
@@ -63,7 +63,7 @@ def chexpert(root: Path, options: Options) -> Records:
     )
 
 
-def _table(path: Path, part: str) -> pd.DataFrame:
+def _table(path: Place, part: str) -> pd.DataFrame:
     """The records of one of the dataset's tables."""
     raw = read_csv(path, like="CheXpert's table")
     need_columns(raw, ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *LABELS), path)
@@ -98,7 +98,7 @@ def _table(path: Path, part: str) -> pd.DataFrame:
     return records_table(columns, values, rows=len(raw))
 
 
-def _in_batches(image: pd.Series, root: Path, batches: list[str]) -> pd.Series:
+def _in_batches(image: pd.Series, root: Place, batches: list[str]) -> pd.Series:
     """Paths of the full release as it unpacks: train patients lie right in a batch's folder, valid/ keeps its level."""
     home = {
         patient: batch for batch in batches for patient in subfolders(root / batch) if patient.startswith("patient")

@@ -1,12 +1,12 @@
 """The covid-chestxray-dataset of ieee8023 (Cohen et al. 2020, arXiv:2006.11988): pictures from publications, one table."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from cxr_ray.labels import Filter, safe_name
+from cxr_ray.places import Place
 from cxr_ray.registry import SOURCES, Options
 from cxr_ray.sources import Records, is_unremarkable, need_columns, records_table
 from cxr_ray.sources.cells import host, named, numbers, read_text, text
@@ -27,7 +27,7 @@ NOTE = (
 
 
 @SOURCES.register("covid_chestxray")
-def covid_chestxray(root: Path, options: Options) -> Records:
+def covid_chestxray(root: Place, options: Options) -> Records:
     """The covid-chestxray-dataset of ieee8023: metadata.csv beside images/ (early and late releases of the table).
 
     A finding such as Pneumonia/Viral/COVID-19 is positive for each of its three labels and negative for all others of the

@@ -1,12 +1,13 @@
 """COVID-19 Radiography Database (Chowdhury et al. 2020, Rahman et al. 2021): its folders, masks and metadata sheets."""
 
 import warnings
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from zipfile import BadZipFile
 
 import pandas as pd
 
 from cxr_ray.errors import UserError
+from cxr_ray.places import Place, local
 from cxr_ray.registry import SOURCES, Options
 from cxr_ray.sources import Records, class_columns, need_columns, records_table
 from cxr_ray.sources.cells import host
@@ -22,7 +23,7 @@ NOTES = (
 
 
 @SOURCES.register("covid_radiography")
-def covid_radiography(root: Path, options: Options) -> Records:
+def covid_radiography(root: Place, options: Options) -> Records:
     """COVID-19 Radiography Database: CLASS/images, CLASS/masks and CLASS.metadata.xlsx; older releases without images/.
 
     `mask` holds the path of an image's lung mask, `source` the host that the metadata sheet says it came from (NaN
@@ -63,12 +64,13 @@ def covid_radiography(root: Path, options: Options) -> Records:
     )  # fmt: skip
 
 
-def _hosts(sheet: Path) -> dict[str, str]:
+def _hosts(sheet: Place) -> dict[str, str]:
     """File stem, in lower case (the sheet says NORMAL-1, the file is Normal-1.png), to the host of its URL."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # openpyxl, of styles that the sheet lacks
-            table = pd.read_excel(sheet, engine="openpyxl", dtype=str, keep_default_na=False)
+            with local(sheet) as file:
+                table = pd.read_excel(file, engine="openpyxl", dtype=str, keep_default_na=False)
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise UserError(
             f"cannot read {sheet} as a sheet: {' '.join(str(error).split())}; download it again or remove it"

@@ -7,19 +7,20 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from cxr_ray import dicom
 from cxr_ray.errors import UserError
 from cxr_ray.images import ImageError
-from cxr_ray.labels import Filter, Task, safe_name
-from cxr_ray.registry import SOURCES, Options
-from cxr_ray.sources import Records, class_columns, is_unremarkable, need_columns, records_table
-from cxr_ray.sources.cells import MARKS, Floats, marks, named, numbers, parts, read_text, text
+from cxr_ray.labels import Filter
+from cxr_ray.places import Place
+from cxr_ray.registry import SOURCES
+from cxr_ray.sources import Records, is_unremarkable, need_columns, records_table
+from cxr_ray.sources.cells import numbers, parts, read_text, text
 from cxr_ray.sources.folders import given_file, images
 from cxr_ray.sources.hashed import hashed, key
+from cxr_ray.sources.labelled import LabelOptions, label_columns, one_kind, only_table
 
-TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 JOINS = {
     "SOPInstanceUID": ("sopinstanceuid", "sopuid", "instanceuid", "imageuid"),
     "file": ("file", "filename", "image", "imagepath", "path", "dicomid", "imageid"),
@@ -33,7 +34,7 @@ VIEWS = {"LL": "lateral", "RL": "lateral", "LLO": "oblique", "RLO": "oblique", "
 FRONTAL = Filter(name="frontal", query="view != 'lateral' and view != 'oblique'", about="no lateral and oblique views")
 
 
-class DicomFolderOptions(Options):
+class DicomFolderOptions(LabelOptions):
     """Which table, how it is joined, what its columns mean, and which DICOMs are chest X-rays."""
 
     table: str | None = None
@@ -43,18 +44,6 @@ class DicomFolderOptions(Options):
     study's row counts for all its images. auto: the first of these that has a column."""
     column: str | None = None
     """Column of the table that holds what joins; null: the one that is called so."""
-    labels: list[str] = Field(default=[])
-    """Columns that are a label each; of labels, findings and classes, give one."""
-    findings: str | None = None
-    """Column that lists the findings, joined by the separator."""
-    separator: str = "|"
-    """What joins the findings."""
-    classes: str | None = None
-    """Column of the one class that each image belongs to."""
-    positive: str | None = None
-    """Of two classes, the one whose label is 1; null: the one not called normal, no finding, negative or healthy."""
-    values: dict[str, int | None] = Field(default={})
-    """What the cells of label columns mean, such as {Y: 1, N: 0}: 1, 0, -1 (uncertain) or null (not mentioned)."""
     sex: str | None = None
     """Column of the table; it is not read from the DICOMs. null, here and below: the column of that name, if there is one."""
     age: str | None = None
@@ -70,17 +59,9 @@ class DicomFolderOptions(Options):
     key: str | None = None
     """File of the secret that hashes are keyed with, made where it is not there; null: ~/.config/cxr_ray/hash.key."""
 
-    @field_validator("values")
-    @classmethod
-    def _means_something(cls, values: dict[str, int | None]) -> dict[str, int | None]:
-        for name, value in values.items():
-            if value not in (1, 0, -1, None):
-                raise ValueError(f"{name!r} means 1, 0, -1 or null")
-        return values
-
 
 @SOURCES.register("dicom_folder", DicomFolderOptions)
-def dicom_folder(root: Path, options: DicomFolderOptions) -> Records:
+def dicom_folder(root: Place, options: DicomFolderOptions) -> Records:
     """A folder of DICOMs at any depth, joined to a table of labels by SOPInstanceUID, StudyInstanceUID, accession or file name.
 
     Localisers, other modalities and body parts, several frames, objects without pixels, copies of one SOPInstanceUID and
@@ -88,8 +69,9 @@ def dicom_folder(root: Path, options: DicomFolderOptions) -> Records:
     hashes; `image` is one, too, unless names are kept. `source_row` is the row of the table. Raises `UserError` for a
     missing table or column, a key that the table has twice, and where nothing is left."""
     dicom.need()
-    path = given_file(options.table, root) if options.table else _only_table(root)
+    path = given_file(options.table, root) if options.table else only_table(root, like="table of labels")
     raw = read_text(path, like="a table of labels")
+    one_kind(options, raw, path)
     join, column = _join(raw, path, options)
     row_of = _rows_of(raw, column, join, path)
     secret = key(None if options.key is None else Path(options.key), away_from=root)
@@ -117,7 +99,7 @@ def dicom_folder(root: Path, options: DicomFolderOptions) -> Records:
         "view": view.replace(VIEWS),
         **_about(raw, path, options, row_N),
     }
-    task, labels = _labels(raw, path, options, row_N)
+    task, labels = label_columns(raw, path, options, row_N)
     unused = len(raw) - len(np.unique(row_N))
     notes = [f"of {listed:,} DICOMs {len(held):,} are kept, dropped by rule: {_told(dropped)}"] if dropped else []
     notes += [f"{unused:,} of {len(raw):,} rows of the table have no DICOM here"] if unused else []
@@ -140,7 +122,7 @@ Held = tuple[str, dict[str, str], int]
 
 
 def _kept(
-    root: Path, table: Path, options: DicomFolderOptions, row_of: dict[str, int], join: str
+    root: Place, table: Place, options: DicomFolderOptions, row_of: dict[str, int], join: str
 ) -> tuple[list[Held], Counter[str], int]:
     """The DICOMs that count, in the order of their paths; how many each rule dropped; and how many there are."""
     found, _ = images(root, root, None)
@@ -195,7 +177,7 @@ def _keys(file: str, header: dict[str, str], join: str) -> tuple[str, ...]:
     return file, path.name, path.stem
 
 
-def _join(raw: pd.DataFrame, path: Path, options: DicomFolderOptions) -> tuple[str, str]:
+def _join(raw: pd.DataFrame, path: Place, options: DicomFolderOptions) -> tuple[str, str]:
     """What joins, and its column."""
     if options.column is not None:
         need_columns(raw, [options.column], path)
@@ -214,7 +196,7 @@ def _join(raw: pd.DataFrame, path: Path, options: DicomFolderOptions) -> tuple[s
     )
 
 
-def _rows_of(raw: pd.DataFrame, column: str, join: str, path: Path) -> dict[str, int]:
+def _rows_of(raw: pd.DataFrame, column: str, join: str, path: Place) -> dict[str, int]:
     """Row of the table by its key. No key is named in an error: it may be a patient's."""
     keys = text(raw[column])
     if join == "file":
@@ -227,7 +209,7 @@ def _rows_of(raw: pd.DataFrame, column: str, join: str, path: Path) -> dict[str,
     return {name: row for row, name in enumerate(keys) if isinstance(name, str)}
 
 
-def _about(raw: pd.DataFrame, path: Path, options: DicomFolderOptions, row_N: np.ndarray) -> dict[str, Any]:
+def _about(raw: pd.DataFrame, path: Place, options: DicomFolderOptions, row_N: np.ndarray) -> dict[str, Any]:
     """Sex, age and official part of the images, as the table says."""
     asked = {name: getattr(options, name) for name in ("sex", "age", "split")}
     need_columns(raw, [column for column in asked.values() if column is not None], path)
@@ -240,50 +222,6 @@ def _about(raw: pd.DataFrame, path: Path, options: DicomFolderOptions, row_N: np
     if "split" in held:
         out["split"] = parts(raw[held["split"]], path).iloc[row_N].reset_index(drop=True)
     return out
-
-
-def _labels(
-    raw: pd.DataFrame, path: Path, options: DicomFolderOptions, row_N: np.ndarray
-) -> tuple[Task, dict[str, Floats]]:
-    """The task, and the label columns of the images."""
-    given = [bool(options.labels), options.findings is not None, options.classes is not None]
-    if sum(given) != 1:
-        raise UserError(
-            f"{'which columns are the labels?' if not any(given) else 'too many kinds of labels:'} give one of --labels "
-            f"(a column each), --findings (a list a cell) and --classes. Columns of {path}: {', '.join(map(str, raw.columns))}"
-        )
-    need_columns(raw, [*options.labels, *filter(None, (options.findings, options.classes))], path)
-    held = raw.iloc[row_N].reset_index(drop=True)
-    task: Task = "multilabel"
-    if options.findings is not None:
-        found = named(raw[options.findings], path, split=lambda cell: cell.split(options.separator))
-        found = {name: values[row_N] for name, values in found.items()}
-    elif options.classes is not None:
-        cells = text(held[options.classes])
-        if cells.isna().any():
-            raise UserError(
-                f"{path}: no {options.classes} at row {row_N[int(np.argmax(cells.isna()))]}; every image has one class"
-            )
-        task, found = class_columns(cells.tolist(), sorted(cells.unique()), positive=options.positive)
-    else:
-        mend = "say what it means with --values.'{}' 1 (or 0, -1, null)"
-        found = {k: marks(raw, k, path, options.values or MARKS, mend=mend)[row_N] for k in options.labels}
-    labels = {safe_name(name): values for name, values in found.items()}
-    if len(labels) < len(found):
-        raise UserError(
-            f"{path}: two labels share one name once slashes and dots become _: {', '.join(found)}; rename one"
-        )
-    return task, labels
-
-
-def _only_table(root: Path) -> Path:
-    found = sorted(
-        p for p in root.iterdir() if p.is_file() and p.name.lower().endswith(TABLES) and not p.name.startswith(".")
-    )
-    if len(found) != 1:
-        there = f"{len(found)} tables ({', '.join(p.name for p in found)})" if found else "no table of labels"
-        raise UserError(f"{root.absolute()} holds {there}; say which with --table FILE")
-    return found[0]
 
 
 def _told(dropped: Counter[str]) -> str:

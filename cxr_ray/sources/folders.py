@@ -2,30 +2,53 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 from PIL import Image
 
+from cxr_ray import places
 from cxr_ray.errors import UserError
+from cxr_ray.places import Place, Remote
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".dcm", ".dicom")
 
 
-def subfolders(folder: Path) -> list[str]:
+def subfolders(folder: Place) -> list[str]:
     """Names of the folders in `folder`, sorted, without hidden ones."""
+    if isinstance(folder, Remote):
+        return sorted(place.name for place in folder.iterdir() if place.is_dir() and not _hidden(place.name))
     with os.scandir(folder) as entries:
         return sorted(e.name for e in entries if e.is_dir() and not _hidden(e.name))
 
 
-def images(folder: Path, root: Path, extensions: tuple[str, ...] | None = EXTENSIONS) -> tuple[list[str], Counter[str]]:
+def images(
+    folder: Place, root: Place, extensions: tuple[str, ...] | None = EXTENSIONS
+) -> tuple[list[str], Counter[str]]:
     """Images at any depth of `folder` as posix paths below `root`, sorted, and the other files counted by extension; with
     `extensions` None every file is among the first.
 
     Hidden files (.DS_Store, ._copy.png) are neither. Raises `UserError` for a link that leaves `root`."""
     found: list[str] = []
     others: Counter[str] = Counter()
+    for path in _files(folder, root):
+        suffix = PurePosixPath(path).suffix.lower()
+        if extensions is None or suffix in extensions:
+            found.append(path)
+        else:
+            others[suffix or "(none)"] += 1
+    return sorted(found), others
+
+
+def _files(folder: Place, root: Place) -> Iterator[str]:
+    """Posix paths below `root` of the files at any depth of `folder`, in any order, without hidden ones."""
+    if isinstance(folder, Remote):
+        assert isinstance(root, Remote)
+        above = folder.relative_to(root)
+        yield from ((above / name).as_posix() for name in folder.files() if not any(map(_hidden, name.split("/"))))
+        return
+    assert isinstance(root, Path)
     inside = root.resolve()
     waiting = [folder]
     while waiting:
@@ -45,14 +68,11 @@ def images(folder: Path, root: Path, extensions: tuple[str, ...] | None = EXTENS
                             f"{path} is a link to another folder of the dataset: its images would count twice; remove it"
                         )
                     waiting.append(path)
-                elif extensions is None or path.suffix.lower() in extensions:
-                    found.append(path.relative_to(root).as_posix())
                 else:
-                    others[path.suffix.lower() or "(none)"] += 1
-    return sorted(found), others
+                    yield path.relative_to(root).as_posix()
 
 
-def file_like(root: Path, pattern: str) -> Path:
+def file_like(root: Place, pattern: str) -> Place:
     """The file in `root` that fits `pattern`, the last by name where several do (a later version is called so).
 
     Raises `UserError` where there is none; it names the folder inside `root` that has one."""
@@ -64,12 +84,13 @@ def file_like(root: Path, pattern: str) -> Path:
     raise UserError(f"no {pattern} in {root.absolute()}; {hint}")
 
 
-def given_file(name: str, root: Path) -> Path:
-    """A file that an option names: as the user stands, else below `root`."""
-    return Path(name) if Path(name).is_file() else root / name
+def given_file(name: str, root: Place) -> Place:
+    """A file that an option names: a URL, or a path as the user stands, else below `root`."""
+    place = places.place(name)
+    return place if isinstance(place, Remote) or place.is_file() else root / name
 
 
-def by_name(root: Path, homes: Iterable[str], *, stem: bool = False) -> dict[str, str]:
+def by_name(root: Place, homes: Iterable[str], *, stem: bool = False) -> dict[str, str]:
     """File name (without its extension: `stem`) to posix path below `root`, of all images at any depth of `homes`, folders
     below `root`; a name that several hold is the first one's."""
     there: dict[str, str] = {}
@@ -93,10 +114,10 @@ def placed(name: "pd.Series[str]", there: Mapping[str, str], missing: "pd.Series
     return name.map(there).astype(missing.dtype).fillna(missing)
 
 
-def picture_size(root: Path, image: str) -> tuple[int, int] | None:
+def picture_size(root: Place, image: str) -> tuple[int, int] | None:
     """Width and height in pixels by the file's header; None where it is not there or is no picture that Pillow reads."""
     try:
-        with Image.open(root / image) as picture:
+        with (root / image).open("rb") as file, Image.open(file) as picture:
             return picture.size
     except (OSError, ValueError, Image.DecompressionBombError):
         return None

@@ -4,9 +4,15 @@ import hashlib
 import hmac
 import os
 import secrets
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
 
 from cxr_ray.errors import UserError
+from cxr_ray.places import Place
+from cxr_ray.sources import Records
 
 BITS = 80
 """Of a hash: two of 10^6 identifiers meet with a chance of 4 in 10^13."""
@@ -17,13 +23,13 @@ def default_key() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "cxr_ray" / "hash.key"
 
 
-def key(path: Path | None, *, away_from: Path) -> bytes:
+def key(path: Path | None, *, away_from: Place) -> bytes:
     """The secret in the file `path` (None: `default_key`), made at random, readable by its owner alone, where there is none.
 
     Whoever has the key can try identifiers against the hashes: raises `UserError` where it lies in `away_from`, the data;
     and where it cannot be read or made, or holds less than 16 bytes."""
     path = path or default_key()
-    if path.resolve().is_relative_to(away_from.resolve()):
+    if isinstance(away_from, Path) and path.resolve().is_relative_to(away_from.resolve()):
         raise UserError(f"the key {path} lies with the data, whose hashes it undoes; keep it elsewhere")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,3 +51,28 @@ def key(path: Path | None, *, away_from: Path) -> bytes:
 def hashed(kind: str, identifier: str, secret: bytes) -> str:
     """HMAC-SHA256 of an identifier, its first 80 bits in hexadecimal. `kind` keeps a patient 7 apart from a study 7."""
     return hmac.new(secret, f"{kind}\0{identifier}".encode(), hashlib.sha256).hexdigest()[: BITS // 4]
+
+
+def hide(records: Records, secret: bytes) -> Records:
+    """`records` whose patients, studies and file names are hashes; `places` still says where each image lies.
+
+    A file name tells who somebody is in most datasets (patient00001/study1/...). Paths of masks are left out for that. The
+    records of a source that hashes by itself come back as they are."""
+    if records.files is not None:
+        return records
+    table = records.table.copy()
+    for kind in ("patient", "study"):
+        table[kind] = _hashed(table[kind], kind, secret)
+    image = table["image"]
+    suffix = image.map(lambda name: PurePosixPath(name).suffix.lower())
+    table["image"] = _hashed(image, "image", secret) + suffix.astype(image.dtype)
+    notes = list(records.notes)
+    if table["mask"].notna().any():
+        notes.append("paths of masks were left out: with hashed file names nothing would find them")
+        table["mask"] = pd.Series(np.nan, index=table.index, dtype=image.dtype)
+    return replace(records, table=table, files=image, notes=tuple(notes))
+
+
+def _hashed(column: "pd.Series[str]", kind: str, secret: bytes) -> "pd.Series[str]":
+    known = column.dropna().unique()
+    return column.map({name: hashed(kind, name, secret) for name in known}).astype(column.dtype)

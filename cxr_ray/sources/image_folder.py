@@ -2,12 +2,13 @@
 
 import re
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import pandas as pd
 from pydantic import field_validator
 
 from cxr_ray.errors import UserError
+from cxr_ray.places import Place
 from cxr_ray.registry import SOURCES, Options
 from cxr_ray.sources import PART_NAMES, Records, class_columns, need_columns, records_table
 from cxr_ray.sources.cells import read_text
@@ -40,7 +41,7 @@ class ImageFolderOptions(Options):
 
 
 @SOURCES.register("image_folder", ImageFolderOptions)
-def image_folder(root: Path, options: ImageFolderOptions) -> Records:
+def image_folder(root: Place, options: ImageFolderOptions) -> Records:
     """Folders named after classes (CLASS/image.png), or after splits and classes (Train/CLASS/image.png).
 
     Raises `UserError` where there are no class folders, one of them is empty, or the splits disagree on the classes."""
@@ -87,7 +88,7 @@ def image_folder(root: Path, options: ImageFolderOptions) -> Records:
     )  # fmt: skip
 
 
-def _splits(root: Path) -> list[tuple[str | None, Path]]:
+def _splits(root: Place) -> list[tuple[str | None, Place]]:
     """(part, folder) of each split folder, train first; one (None, root) where the root holds the classes."""
     names = subfolders(root)
     parts = {name: PART_NAMES[name.casefold()] for name in names if name.casefold() in PART_NAMES}
@@ -106,7 +107,7 @@ def _splits(root: Path) -> list[tuple[str | None, Path]]:
     return sorted(((part, root / name) for name, part in parts.items()), key=lambda pair: order.index(str(pair[0])))
 
 
-def _refuse_masks(folder: Path) -> None:
+def _refuse_masks(folder: Place) -> None:
     if "masks" in [name.casefold() for name in subfolders(folder)]:
         raise UserError(
             f"{folder.absolute()} holds a folder of masks, which would be read as X-rays; is it the source covid_radiography? "
@@ -114,7 +115,7 @@ def _refuse_masks(folder: Path) -> None:
         )
 
 
-def _patients(root: Path, paths: list[str], options: ImageFolderOptions) -> tuple[list[str | None], list[str]]:
+def _patients(root: Place, paths: list[str], options: ImageFolderOptions) -> tuple[list[str | None], list[str]]:
     """The patient of each image, None where unknown, and notes."""
     if options.patient_regex is not None and options.patients is not None:
         raise UserError("give --patient-regex or --patients, not both")
@@ -138,7 +139,7 @@ def _patients(root: Path, paths: list[str], options: ImageFolderOptions) -> tupl
     return patient, [f"{missing} of {len(paths)} images have no patient in {told}"] if missing else []
 
 
-def _patients_table(path: Path) -> dict[str, str]:
+def _patients_table(path: Place) -> dict[str, str]:
     """File (posix, below the root) to patient."""
     if not path.is_file():
         raise UserError(

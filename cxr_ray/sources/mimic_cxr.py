@@ -1,12 +1,12 @@
 """MIMIC-CXR-JPG (Johnson et al. 2019, arXiv:1901.07042): images of studies, and one row of labels a study."""
 
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from cxr_ray.labels import Filter
+from cxr_ray.places import Place
 from cxr_ray.registry import SOURCES, Options
 from cxr_ray.sources import Records, need_columns, records_table
 from cxr_ray.sources.cells import marks, parts, read_text, rows_of, text
@@ -30,7 +30,7 @@ class MimicOptions(Options):
 
 
 @SOURCES.register("mimic_cxr", MimicOptions)
-def mimic_cxr(root: Path, options: MimicOptions) -> Records:
+def mimic_cxr(root: Place, options: MimicOptions) -> Records:
     """MIMIC-CXR-JPG: the folder with files/ and mimic-cxr-*-metadata, -split, -chexpert and -negbio (.csv or .csv.gz).
 
     One row an image of the metadata; a study's labels are those of all its images. `labelled` is False for studies that

@@ -1,12 +1,12 @@
 """NIH ChestX-ray14 (Wang et al. 2017, arXiv:1705.02315): its table, the official lists, and the radiologists' boxes."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cxr_ray.errors import UserError
+from cxr_ray.places import Place
 from cxr_ray.registry import SOURCES, Options
 from cxr_ray.sources import BOX_COLUMNS, Records, need_columns, records_table
 from cxr_ray.sources.cells import either, matched, named, numbers, read_text, text
@@ -26,7 +26,7 @@ OLDEST = 120
 
 
 @SOURCES.register("nih")
-def nih(root: Path, options: Options) -> Records:
+def nih(root: Place, options: Options) -> Records:
     """NIH ChestX-ray14: Data_Entry_2017*.csv, the official lists, BBox_List_2017.csv, and images/ or images_001/images/ ...
 
     A finding that is not listed is negative: the table lists all that the reports name. `split` is the official list:
@@ -65,7 +65,7 @@ def nih(root: Path, options: Options) -> Records:
     )
 
 
-def _findings(cells: "pd.Series[str]", path: Path) -> dict[str, np.ndarray]:
+def _findings(cells: "pd.Series[str]", path: Place) -> dict[str, np.ndarray]:
     blank = text(cells).isna().to_numpy()
     if blank.any():
         raise UserError(
@@ -79,7 +79,7 @@ def _findings(cells: "pd.Series[str]", path: Path) -> dict[str, np.ndarray]:
     return labels
 
 
-def _ages(raw: pd.DataFrame, path: Path) -> np.ndarray:
+def _ages(raw: pd.DataFrame, path: Place) -> np.ndarray:
     """Years; the first release writes 058Y, 013M or 002D."""
     parts = matched(raw["Patient Age"].str.strip(), r"^(?P<number>\d+)(?P<unit>[YMWD])$")
     if parts["unit"].isna().all():
@@ -90,7 +90,7 @@ def _ages(raw: pd.DataFrame, path: Path) -> np.ndarray:
     return np.where(years <= OLDEST, years, np.nan)
 
 
-def _split(root: Path, name: "pd.Series[str]") -> tuple["pd.Series[str]", list[str]]:
+def _split(root: Place, name: "pd.Series[str]") -> tuple["pd.Series[str]", list[str]]:
     """The part that the official lists give each image, and what to say of images that no list has."""
     lists = {
         part: (root / file).read_text(encoding="utf-8-sig").split()
@@ -107,7 +107,7 @@ def _split(root: Path, name: "pd.Series[str]") -> tuple["pd.Series[str]", list[s
     return split, [f"{absent} of {len(name)} images stand in no official list"] if absent else []
 
 
-def _boxes(root: Path, name: "pd.Series[str]", there: dict[str, str]) -> tuple[pd.DataFrame | None, list[str]]:
+def _boxes(root: Place, name: "pd.Series[str]", there: dict[str, str]) -> tuple[pd.DataFrame | None, list[str]]:
     """The boxes of listed images, and what to say of the others."""
     path = root / "BBox_List_2017.csv"
     if not path.is_file():

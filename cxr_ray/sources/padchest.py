@@ -1,13 +1,13 @@
 """PadChest (Bustos et al. 2020, arXiv:1901.07441): one table with a list of findings in each row, and 16-bit PNGs."""
 
 import ast
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from pydantic import Field
 
 from cxr_ray.labels import Filter, safe_name
+from cxr_ray.places import Place
 from cxr_ray.registry import SOURCES, Options
 from cxr_ray.sources import Records, is_unremarkable, need_columns, records_table
 from cxr_ray.sources.cells import TEXT, matched, named, numbers, read_text, text
@@ -30,7 +30,7 @@ class PadChestOptions(Options):
 
 
 @SOURCES.register("padchest", PadChestOptions)
-def padchest(root: Path, options: PadChestOptions) -> Records:
+def padchest(root: Place, options: PadChestOptions) -> Records:
     """PadChest: PADCHEST_chest_x_ray_images_labels_160K*.csv (or .csv.gz) beside the images, in folders 0 to 54 or in one.
 
     A row's `Labels` is a list as text; what it names is positive, every other finding of the table negative. A row without a
@@ -68,7 +68,7 @@ def padchest(root: Path, options: PadChestOptions) -> Records:
     )
 
 
-def _findings(cells: "pd.Series[str]", path: Path) -> dict[str, np.ndarray]:
+def _findings(cells: "pd.Series[str]", path: Place) -> dict[str, np.ndarray]:
     found = named(cells, path, split=_listed)
     safe: dict[str, np.ndarray] = {}
     for name, values in found.items():
@@ -87,7 +87,7 @@ def _listed(cell: str) -> list[str]:
     return [str(name) for name in names]
 
 
-def _ages(raw: pd.DataFrame, path: Path) -> np.ndarray | None:
+def _ages(raw: pd.DataFrame, path: Place) -> np.ndarray | None:
     if not {"StudyDate_DICOM", "PatientBirth"} <= set(raw.columns):
         return None
     year = matched(raw["StudyDate_DICOM"].str.strip(), r"^(?P<year>\d{4})\d{4}$")["year"]

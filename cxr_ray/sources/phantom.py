@@ -1,11 +1,10 @@
 """The layout that cxr_ray/phantom.py writes, read like any other dataset. Draws nothing."""
 
-from pathlib import Path
-
 import pandas as pd
 
 from cxr_ray.errors import UserError
 from cxr_ray.phantom import BOX_COLUMNS, FINDINGS, RECORD_COLUMNS
+from cxr_ray.places import Place
 from cxr_ray.registry import SOURCES, Options
 from cxr_ray.sources import Records, need_columns, read_csv, records_table
 
@@ -13,7 +12,7 @@ NOTE = "synthetic X-rays: what a model reaches here says that the machinery work
 
 
 @SOURCES.register("phantom")
-def phantom(root: Path, options: Options) -> Records:
+def phantom(root: Place, options: Options) -> Records:
     """Synthetic chest X-rays that `cxr-ray phantom` wrote: phantom.csv, boxes.csv and images/.
 
     Raises `UserError` where phantom.csv is not there (an unfinished folder) or lacks a column."""
@@ -38,7 +37,7 @@ def phantom(root: Path, options: Options) -> Records:
     )
 
 
-def _boxes(path: Path, image: pd.Series) -> pd.DataFrame:
+def _boxes(path: Place, image: pd.Series) -> pd.DataFrame:
     raw = read_csv(path, like="the phantom's boxes")
     need_columns(raw, BOX_COLUMNS, path)
     row = raw["image"].map(pd.Series(image.index, index=image))

@@ -19,7 +19,7 @@ app = App(name="describe", help_format="markdown")
 
 @app.default
 def describe(
-    shards: Path,
+    shards: str,
     /,
     *,
     row: int | None = None,
@@ -36,7 +36,7 @@ def describe(
     Parameters
     ----------
     shards
-        Folder that ingest wrote.
+        Folder or URL that ingest wrote.
     row
         Show this image (a number of the column `row`) with its labels.
     save
@@ -54,7 +54,7 @@ def describe(
         raise UserError("--save writes one image: say which by --row N")
     if row is not None and out is not None:
         raise UserError("--out draws the whole store, --row shows one image: give one of them")
-    store = stores.open(shards)
+    store = stores.open(shards, say=print)
     if row is not None:
         show_row(store, row, save)
     else:
@@ -63,7 +63,7 @@ def describe(
         from cxr_ray.report import data_page
 
         print(f"page: {data_page.write(store, out, pictures=images, top=max(top, 30)).resolve()}")
-    print(f"shards: {shards.resolve()}")
+    print(f"shards: {store.origin}")
     print(f"next: cxr-ray train --data.shards {shlex.quote(str(shards))}")
 
 
@@ -123,9 +123,11 @@ def show_row(store: Any, row: int, save: Path | None) -> None:
     )
     if found.empty:
         low, high = int(store.index["row"].min()), int(store.index["row"].max())
-        raise UserError(f"no row {row} in {store.path}: it was refused, or never listed; rows go from {low} to {high}")
+        raise UserError(
+            f"no row {row} in {store.origin}: it was refused, or never listed; rows go from {low} to {high}"
+        )
     one = found.iloc[0]
-    pixels = store.images(np.array([row]))[0]
+    pixels = store.pictures([row])[0]
     print(drawing(pixels))
     said = {
         name: one[name] for name in ("view", "sex", "age", "source", "split", "height", "width") if name in one.index

@@ -27,7 +27,7 @@ def evaluate(
     thresholds: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     by: Literal["image", "study"] = "image",
     combine: Literal["max", "mean"] = "max",
-    data: Path | None = None,
+    data: str | None = None,
     mapping: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     bootstrap: Annotated[int | None, Parameter(validator=validators.Number(gte=0))] = None,
     interval: Literal["percentile", "bca"] | None = None,
@@ -51,7 +51,7 @@ def evaluate(
     combine
         How the probabilities of a study's images become one.
     data
-        Another store to judge the run on (external validation); rows that the run has seen are left out, and said.
+        Another store, a folder or a URL, to judge the run on (external validation); rows that the run has seen are left out, and said.
     mapping
         MODEL=DATA: which label of --data a label of the model is judged by, where their names differ.
     bootstrap
@@ -109,7 +109,7 @@ def show(
     thresholds: float | str | dict[str, float] | None = None,
     by: Literal["image", "study"] = "image",
     combine: Literal["max", "mean"] = "max",
-    data: Path | None = None,
+    data: str | None = None,
     mapping: dict[str, str] | None = None,
     report: dict[str, Any] | None = None,
 ) -> Any:

@@ -10,12 +10,14 @@ from cyclopts import App, Parameter, validators
 
 from cxr_ray.errors import UserError
 from cxr_ray.labels import Filter
+from cxr_ray.places import Place, place
 from cxr_ray.verbs import flags
 from cxr_ray.verbs.progress import Progress
 
 USAGE = "cxr-ray ingest SOURCE ROOT OUT [--size 224] [--dry-run] [--SOURCE-OPTION VALUE ...]"
 
 Aspect = Literal["squash", "pad", "center_crop"]
+Depth = Literal[8, 16]
 Words = Annotated[str, Parameter(name="word", show=False, allow_leading_hyphen=True)]
 
 app = App(
@@ -28,6 +30,7 @@ app = App(
 OWN_FLAGS = [
     "--size",
     "--aspect",
+    "--depth",
     "--address",
     "--where",
     "--max-rejected",
@@ -35,6 +38,8 @@ OWN_FLAGS = [
     "--dry-run",
     "--report",
     "--cpus",
+    "--hash-patients",
+    "--hash-key",
     "--help",
 ]
 
@@ -44,6 +49,7 @@ def ingest(
     *words: Words,
     size: str = "224",
     aspect: Aspect = "squash",
+    depth: Depth = 8,
     address: str | None = None,
     where: str | None = None,
     max_rejected: Annotated[float, Parameter(validator=validators.Number(gte=0, lte=1))] = 0.01,
@@ -51,10 +57,13 @@ def ingest(
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     report: Path | None = None,
     cpus: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
+    hash_patients: Annotated[bool, Parameter(negative="")] = False,
+    hash_key: Path | None = None,
 ) -> None:
     """Decode and resize a dataset once, in parallel, into Arrow shards.
 
-    SOURCE is a name that `cxr-ray sources` lists, ROOT the dataset's folder, OUT the store to make. An ingest that was
+    SOURCE is a name that `cxr-ray sources` lists, ROOT the dataset's folder, OUT the store to make; either may be a URL below
+    s3://, gs:// or abfs://. An ingest that was
     killed goes on where it stopped when the same command is given again. An image that cannot be used is written to
     rejected.parquet with its reason.
 
@@ -64,6 +73,8 @@ def ingest(
         Pixels of the stored images: 224, or HEIGHTxWIDTH such as 320x320.
     aspect
         squash to the size, pad to it with black, or center_crop.
+    depth
+        Bits of a stored gray value: 8, or 16, which keeps the steps of 16-bit PNGs and DICOMs and takes twice the space.
     address
         Ray cluster to work on, such as auto; without it, this machine.
     where
@@ -78,13 +89,30 @@ def ingest(
         With --dry-run: folder for records.parquet and cleaning.json.
     cpus
         Cores to use on this machine; without it, all.
+    hash_patients
+        Patients, studies and file names leave as hashes keyed with a secret (dicom_folder does so by itself).
+    hash_key
+        File of that secret, made where it is not there; without it, ~/.config/cxr_ray/hash.key.
     """
     source, root, out, options = split_words(words, dry_run=dry_run)
     if report is not None and not dry_run:
         raise UserError("--report is of --dry-run; give both, or neither")
+    if hash_key is not None and not hash_patients:
+        raise UserError("--hash-key is of --hash-patients; give both, or neither")
     size_HW = read_size(size)
     if dry_run:
-        plan(source, root, size=size_HW, where=where, options=options, report=report, out=out)
+        plan(
+            source,
+            root,
+            size=size_HW,
+            depth=depth,
+            where=where,
+            options=options,
+            report=report,
+            out=out,
+            hash_patients=hash_patients,
+            hash_key=hash_key,
+        )
         return
     assert out is not None
     run(
@@ -93,16 +121,30 @@ def ingest(
         out,
         size=size_HW,
         aspect=aspect,
+        depth=depth,
         address=address,
         where=where,
         max_rejected=max_rejected,
         shard_mib=shard_mib,
         cpus=cpus,
         options=options,
+        hash_patients=hash_patients,
+        hash_key=hash_key,
     )
 
 
-def split_words(words: tuple[str, ...], *, dry_run: bool) -> tuple[str, Path, Path | None, dict[str, Any]]:
+def _records(source: str, root: Place, options: dict[str, Any], *, hash_patients: bool, hash_key: Path | None) -> Any:
+    from cxr_ray import sources
+
+    records = sources.load(source, root, options)
+    if hash_patients:
+        from cxr_ray.sources import hashed
+
+        records = hashed.hide(records, hashed.key(hash_key, away_from=root))
+    return records
+
+
+def split_words(words: tuple[str, ...], *, dry_run: bool) -> tuple[str, Place, Place | None, dict[str, Any]]:
     """SOURCE, ROOT, OUT and the source's own options, wherever the flags stand. Raises `UserError`."""
     from cxr_ray.registry import SOURCES
 
@@ -115,7 +157,7 @@ def split_words(words: tuple[str, ...], *, dry_run: bool) -> tuple[str, Path, Pa
     wanted = (2, 3) if dry_run else (3,)
     if len(rest) not in wanted:
         raise UserError(f"ingest takes SOURCE ROOT OUT, got {len(rest)} of them: {shlex.join(rest)}; {USAGE}")
-    return rest[0], Path(rest[1]), Path(rest[2]) if len(rest) == 3 else None, options
+    return rest[0], place(rest[1]), place(rest[2]) if len(rest) == 3 else None, options
 
 
 def read_size(text: str) -> tuple[int, int]:
@@ -129,27 +171,31 @@ def read_size(text: str) -> tuple[int, int]:
 
 def plan(
     source: str,
-    root: Path,
+    root: Place,
     *,
     size: tuple[int, int],
+    depth: Depth = 8,
     where: str | None,
     options: dict[str, Any],
     report: Path | None,
-    out: Path | None,
+    out: Place | None,
+    hash_patients: bool = False,
+    hash_key: Path | None = None,
 ) -> Any:
     """Tell what an ingest would do, without reading a pixel."""
-    from cxr_ray import sources
     from cxr_ray.dry_run import dry_run
 
-    records = sources.load(source, root, options)
+    records = _records(source, root, options, hash_patients=hash_patients, hash_key=hash_key)
     if where is not None:  # the narrowing of the ingest is shown as one more rule, before the declared ones
         records = dataclasses.replace(records, filters=(Filter(name="--where", query=where), *records.filters))
-    found = dry_run(records, root, size=size)
+    found = dry_run(records, root, size=size, depth=depth)
     print(found.to_text())
     if report is not None:
         found.save(report)
         print(f"report: {report.resolve()}")
-    flags_too = spelled(options | ({"where": where} if where else {}))
+    own = ({"where": where} if where else {}) | ({} if depth == 8 else {"depth": depth})
+    flags_too = spelled(options | own | ({"hash_key": str(hash_key)} if hash_key else {}))
+    flags_too += " --hash-patients" if hash_patients else ""
     print(
         f"next: cxr-ray ingest {source} {shlex.quote(str(root))} {shlex.quote(str(out or 'OUT'))} --size {size[0]}x{size[1]}{flags_too}"
     )
@@ -168,22 +214,25 @@ def spelled(options: dict[str, Any]) -> str:
 
 def run(
     source: str,
-    root: Path,
-    out: Path,
+    root: Place,
+    out: Place,
     *,
     size: tuple[int, int] = (224, 224),
     aspect: Aspect = "squash",
+    depth: Depth = 8,
     address: str | None = None,
     where: str | None = None,
     max_rejected: float = 0.01,
     shard_mib: int = 32,
     cpus: int | None = None,
     options: dict[str, Any] | None = None,
+    hash_patients: bool = False,
+    hash_key: Path | None = None,
 ) -> Any:
     """Ingest, tell where the store is, and return the result."""
-    from cxr_ray import sources
-
-    records = sources.load(source, root, options or {})  # before Ray starts: a wrong path is told at once
+    records = _records(
+        source, root, options or {}, hash_patients=hash_patients, hash_key=hash_key
+    )  # before Ray starts: a wrong path is told at once
     from cxr_ray.on_ray import cluster
     from cxr_ray.on_ray.ingest import ingest as on_ray
 
@@ -195,6 +244,7 @@ def run(
             source=source,
             size=size,
             aspect=aspect,
+            depth=depth,
             max_rejected=max_rejected,
             shard_mib=shard_mib,
             where=where,

@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from pathlib import Path
 
 from cyclopts import App
 
@@ -10,7 +9,7 @@ app = App(name="verify", help_format="markdown")
 
 
 @app.default
-def verify(shards: Path, /) -> int:
+def verify(shards: str, /) -> int:
     """Check every byte of a store against its checksums.
 
     Ends with 2 where a file is missing, cut, changed or does not belong; each is named.
@@ -18,19 +17,21 @@ def verify(shards: Path, /) -> int:
     Parameters
     ----------
     shards
-        Folder that ingest wrote.
+        Folder or URL that ingest wrote; a remote store is read where it lies.
     """
     from cxr_ray import shards as stores
+    from cxr_ray.places import place
 
+    where = place(shards).resolve()
     problems = stores.verify(shards)
     for problem in problems:
         print(f"cxr-ray: {problem}", file=sys.stderr)
     if problems:
         print(
-            f"cxr-ray: error: {shards.resolve()}: {len(problems)} problems; ingest the dataset again into a new folder",
+            f"cxr-ray: error: {where}: {len(problems)} problems; ingest the dataset again into a new folder",
             file=sys.stderr,
         )
         return 2
-    print(f"every checksum holds: {shards.resolve()}")
+    print(f"every checksum holds: {where}")
     print(f"next: cxr-ray describe {shlex.quote(str(shards))}")
     return 0

@@ -18,6 +18,11 @@ TRAIN = {
     "0005e8e3701dfb1dd93d53e2ff537b6e": {"R10": ["Nodule/Mass", "Pneumonia"], "R8": ["Nodule/Mass"], "R9": ["Other diseases"]},
     "0007d316f756b3fa0baea2ff514ce945": {"R5": ["Edema"], "R8": ["No finding"], "R10": ["No finding"]},
 }  # fmt: skip
+KAGGLE = {  # a reader draws several boxes of one finding
+    "50a418190bc3fb1ef1633bf9678929b3": {"R11": ["No finding"], "R15": ["No finding"], "R7": ["No finding"]},
+    "21a10246a5ec7af151081d0cd6d65dc9": {"R7": ["Nodule/Mass"] * 3, "R8": ["Nodule/Mass", "ILD"], "R9": ["ILD", "Cardiomegaly"]},
+    "9a5094b2563a1ef3ff50dc5c7ff71345": {"R9": ["Cardiomegaly"], "R10": ["No finding"], "R8": ["No finding"]},
+}  # fmt: skip
 TEST = {
     "002a34c58c5b758217ed1f584ccbcfe9": ["Cardiomegaly", "Other diseases"],
     "004f33259ee4aef671c2b95d54e4be68": ["No finding"],
@@ -31,6 +36,23 @@ TRAIN_BOXES = [
     ("0007d316f756b3fa0baea2ff514ce945", "R5", "Edema", 1.0, 2.0, 3.0, 4.0),
 ]
 TEST_BOXES = [("002a34c58c5b758217ed1f584ccbcfe9", "Cardiomegaly", 40.0, 80.0, 240.0, 380.0)]
+
+
+def write_kaggle(root: Path) -> Path:
+    """As Kaggle lays the train part out: train.csv with a row a box or a reader who found nothing, train/ of DICOMs."""
+    box = {"x_min": 10.0, "y_min": 20.0, "x_max": 60.0, "y_max": 50.0}
+    rows = [
+        {"image_id": image, "class_name": finding, "class_id": 14 if finding == "No finding" else 3, "rad_id": reader}
+        | ({} if finding == "No finding" else box)
+        for image, readers in KAGGLE.items()
+        for reader, seen in readers.items()
+        for finding in seen
+    ]
+    (root / "train").mkdir(parents=True)
+    pd.DataFrame(rows).to_csv(root / "train.csv", index=False)
+    for image in KAGGLE:
+        (root / "train" / f"{image}.dicom").write_bytes(bytes(128) + b"DICM")
+    return root
 
 
 def write(root: Path, *, kind: str = "png", scale: int = 1, meta: bool = False) -> Path:
