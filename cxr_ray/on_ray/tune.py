@@ -31,7 +31,7 @@ from cxr_ray.lease import LASTS_S, Lease
 from cxr_ray.on_ray import cluster
 from cxr_ray.on_ray import train as training
 from cxr_ray.on_ray.proposals import Listed, Proposals, Study
-from cxr_ray.sweeps import FAILED, FINISHED, RUNNING, STOPPED, WAITING, Sweep, Trial
+from cxr_ray.sweeps import ENDED, FAILED, FINISHED, RUNNING, STOPPED, WAITING, Sweep, Trial
 
 OBJECTIVE = "objective"
 """What Ray's schedulers compare: the first metric, more is better; far below all others where it is undefined."""
@@ -364,7 +364,7 @@ class _Feed(Searcher):
         trial = self._proposals.next()
         if trial is None:
             return Searcher.FINISHED
-        self._seen.sweep.write_trials(self._proposals.trials)  # before its process looks for it there
+        self._seen.started(trial.name)  # written before its process looks for it there
         return _given(self._seen.sweep, trial)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -400,7 +400,7 @@ class _Seen(ray_tune.Callback):
         """Let no further trial start, and those that run write a checkpoint and end."""
         self.ending, self._why = True, why
         for trial in self._proposals.trials:
-            if trial.status == RUNNING and (self.sweep.path / "trials" / trial.name / "run.json").exists():
+            if trial.status not in ENDED and (self.sweep.path / "trials" / trial.name / "run.json").exists():
                 self.sweep.run(trial).ask_to_stop()
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:

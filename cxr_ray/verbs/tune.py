@@ -1,7 +1,9 @@
 """`cxr-ray tune`: a config file with a `tune:` block, its trials shown as they come, what the winner is worth."""
 
+import queue
 import shlex
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,29 +111,50 @@ def run(config: configs.Config, *, address: str | None = None, refit: str = "non
 @contextmanager
 def shown() -> Iterator[tuple[Any, Any]]:
     """How progress is told: a live table on a terminal, lines without one; the page is written as trials report."""
+    with _pages() as page:
+        if not sys.stdout.isatty():
+            yield (lambda line: print(line, flush=True)), page
+            return
+        from rich.live import Live
+
+        with Live(console=console(), refresh_per_second=2) as live:
+
+            def watch(sweep: Any) -> None:
+                live.update(trial_table(sweep))
+                page(sweep)
+
+            yield live.console.print, watch
+
+
+@contextmanager
+def _pages() -> Iterator[Any]:
+    """Write the page of a sweep in a thread of its own, the newest state alone: the trials wait for whoever hears of them."""
     from cxr_ray.report import sweep_page
 
-    last = [0.0, 0.0]
+    waiting: queue.Queue[Any] = queue.Queue(maxsize=1)
+    ended = threading.Event()
+
+    def write() -> None:
+        while (sweep := waiting.get()) is not None:
+            began = time.monotonic()
+            try:
+                sweep_page.write(sweep)
+            except OSError as error:
+                print(f"warning: the page could not be written: {error}", file=sys.stderr)
+            ended.wait(9 * (time.monotonic() - began))  # a tenth of a core at most
 
     def page(sweep: Any) -> None:
-        # Drawing may take no more than a tenth of the driver's time: trials wait for it.
-        if time.monotonic() - last[0] > 10 * last[1]:
-            began = time.monotonic()
-            sweep_page.write(sweep)
-            last[:] = [time.monotonic(), time.monotonic() - began]
+        if waiting.empty():
+            waiting.put(sweep)
 
-    if not sys.stdout.isatty():
-        yield (lambda line: print(line, flush=True)), page
-        return
-    from rich.live import Live
-
-    with Live(console=console(), refresh_per_second=2) as live:
-
-        def watch(sweep: Any) -> None:
-            live.update(trial_table(sweep))
-            page(sweep)
-
-        yield live.console.print, watch
+    thread = threading.Thread(target=write, name="cxr-sweep-page", daemon=True)
+    thread.start()
+    try:
+        yield page
+    finally:
+        ended.set()
+        waiting.put(None)
+        thread.join()
 
 
 def trial_table(sweep: Any) -> Any:
