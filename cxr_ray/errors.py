@@ -24,6 +24,5 @@ def unknown(kind: str, name: str, known: Iterable[str], *, where: str = "") -> U
     """The error for a name that is not known: names the closest one and lists those there are."""
     names = sorted(str(k) for k in known)
     shown = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
-    return UserError(
-        f"unknown {kind} {name!r}{where}{closest(name, names)} Known: {shown}".replace("' Known", "'. Known")
-    )
+    hint = closest(name, names) or "."
+    return UserError(f"unknown {kind} {name!r}{where}{hint} Known: {shown}")

@@ -48,7 +48,7 @@ class Dimension:
         if self.kind == "integer":
             return int(rng.integers(low, high + 1))
         if self.kind == "loguniform":
-            return float(math.exp(rng.uniform(math.log(low), math.log(high))))
+            return min(high, max(low, math.exp(rng.uniform(math.log(low), math.log(high)))))
         return float(rng.uniform(low, high))
 
 

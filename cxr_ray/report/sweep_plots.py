@@ -267,7 +267,8 @@ def _shades() -> list[str]:
 def marked(figure: Figure) -> str:
     """The figure as an `<svg>` for the page's own text, every trial's marks in a group of class `trial`; ids that nothing refers
     to are dropped, so that several figures may stand on one page."""
-    page = re.sub(rf'<g id="{MARK}([^"]+)">', lambda found: f'<g class="trial" data-trial="{found[1]}">', svg(figure))
+    page = re.sub(r"<metadata>.*?</metadata>\s*", "", svg(figure), flags=re.DOTALL)
+    page = re.sub(rf'<g id="{MARK}([^"]+)">', lambda found: f'<g class="trial" data-trial="{found[1]}">', page)
     used = set(re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', page))
     return re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", page)
 
