@@ -410,6 +410,13 @@ class _Seen(ray_tune.Callback):
             )
             self.end("time")
 
+    def started(self, name: str) -> None:
+        """A trial is handed to Ray."""
+        self._set(name, status=RUNNING, error=None)
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.started(_name(trial))  # pbt's; Ray does not call it for a trial that starts in a used process
+
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
