@@ -35,6 +35,7 @@ FLOORS = {
     "cxr_ray.mixup": 1,
     "cxr_ray.dry_run": 1,
     "cxr_ray.describe": 1,
+    "cxr_ray.burnt": 1,
     "cxr_ray.models": 2,
     "cxr_ray.losses": 2,
     "cxr_ray.pairwise": 2,
