@@ -36,6 +36,7 @@ FLOORS = {
     "cxr_ray.dry_run": 1,
     "cxr_ray.space": 1,
     "cxr_ray.describe": 1,
+    "cxr_ray.burnt": 1,
     "cxr_ray.models": 2,
     "cxr_ray.losses": 2,
     "cxr_ray.pairwise": 2,

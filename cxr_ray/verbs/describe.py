@@ -69,6 +69,7 @@ def describe(
 
 def show_tables(store: Any, top: int) -> None:
     """Print what the store holds."""
+    from cxr_ray import burnt
     from cxr_ray import describe as counting
     from cxr_ray.plan import drop_by
 
@@ -88,6 +89,8 @@ def show_tables(store: Any, top: int) -> None:
         )
     for note in store.notes:
         print(f"note: {note}")
+    if told := burnt.look(store).told():
+        print(f"warning: {told}")
 
     frequency = counting.label_frequency(index, labels)
     table(["label", "positive", "uncertain", "negative", "blank", "% positive"], _rows(frequency), title="labels")

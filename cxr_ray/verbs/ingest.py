@@ -144,6 +144,16 @@ def _records(source: str, root: Place, options: dict[str, Any], *, hash_patients
     return records
 
 
+def _warn_of_letters(made: Any) -> None:
+    """A look at the pictures that were just written; of a remote store `describe` does it, which copies it anyway."""
+    if made.already or not isinstance(made.path, Path):
+        return
+    from cxr_ray import burnt, shards
+
+    if told := burnt.look(shards.open(made.path)).told():
+        print(f"warning: {told}")
+
+
 def split_words(words: tuple[str, ...], *, dry_run: bool) -> tuple[str, Place, Place | None, dict[str, Any]]:
     """SOURCE, ROOT, OUT and the source's own options, wherever the flags stand. Raises `UserError`."""
     from cxr_ray.registry import SOURCES
@@ -261,6 +271,7 @@ def run(
         )
     if made.rejected:
         print(f"refused: {(made.path / 'rejected.parquet').resolve()}")
+    _warn_of_letters(made)
     print(f"shards: {made.path.resolve()}")
     print(f"next: cxr-ray describe {shlex.quote(str(out))}; cxr-ray train --data.shards {shlex.quote(str(out))}")
     return made
