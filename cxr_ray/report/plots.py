@@ -123,7 +123,7 @@ def confusion(matrix_LL: Sequence[Sequence[int]], names: Sequence[str]) -> Figur
 @matplotlib.rc_context(STYLE)
 def progress(table: pd.DataFrame, *, chosen: int | None) -> Figure:
     """One metric over the epochs, a line a part. `table`: epoch, part, value; `chosen` is the epoch kept, marked."""
-    figure, axes = _axes((2.5, 1.75), (0.16, 0.2, 0.8, 0.74))
+    figure, axes = _axes((2.5, 1.75), (0.16, 0.23, 0.8, 0.71))
     for part in ("train", "val"):
         rows = table[table["part"] == part].sort_values("epoch")
         if len(rows):
@@ -137,6 +137,8 @@ def progress(table: pd.DataFrame, *, chosen: int | None) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.margins(x=0.04, y=0.12)
+    if not (table["value"] > 1.0).any():  # shares end at 1, and so does their axis
+        axes.set_ylim(top=min(axes.get_ylim()[1], 1.02))
     return figure
 
 
@@ -217,6 +219,7 @@ def _mark(axes: Axes, point: tuple[float, float] | None) -> None:
             markeredgecolor=INK,
             markeredgewidth=1.2,
             zorder=4,
+            clip_on=False,
         )
 
 
