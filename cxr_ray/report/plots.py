@@ -14,9 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from sklearn.metrics import precision_recall_curve, roc_curve
 
 from cxr_ray.metrics.per_label import bin_of
+from cxr_ray.metrics.ranking import at_each_score
 
 Array = npt.NDArray[Any]
 
@@ -47,10 +47,10 @@ STYLE: Any = {
 @matplotlib.rc_context(STYLE)
 def roc(true_N: Array, score_N: Array, point: tuple[float, float] | None) -> Figure:
     """ROC curve of one label, with the operating point (1 - specificity, recall) marked. Needs both classes."""
-    away, recall, _ = roc_curve(true_N, score_N)
+    _, tp_K, fp_K = at_each_score(true_N, score_N)
     figure, axes = _square("1 − specificity", "Recall")
     axes.plot([0, 1], [0, 1], color=RULE, linewidth=0.8, zorder=1)
-    axes.plot(*_thin(away, recall), color=ACCENT, linewidth=1.4, zorder=2)
+    axes.plot(*_thin(np.r_[0.0, fp_K] / fp_K[-1], np.r_[0.0, tp_K] / tp_K[-1]), color=ACCENT, linewidth=1.4, zorder=2)
     _mark(axes, point)
     return figure
 
@@ -58,11 +58,10 @@ def roc(true_N: Array, score_N: Array, point: tuple[float, float] | None) -> Fig
 @matplotlib.rc_context(STYLE)
 def precision_recall(true_N: Array, score_N: Array, point: tuple[float, float] | None) -> Figure:
     """Precision over recall of one label, with the operating point (recall, precision) and the prevalence marked."""
-    precision, recall, _ = precision_recall_curve(true_N, score_N)
+    _, tp_K, fp_K = at_each_score(true_N, score_N)
     figure, axes = _square("Recall", "Precision")
     axes.axhline(float(np.mean(true_N)), color=RULE, linewidth=0.8, zorder=1)
-    # The last point of the curve (recall 0, precision 1) is a convention, no threshold reaches it.
-    x, y = _thin(recall[-2::-1], precision[-2::-1])
+    x, y = _thin(tp_K / tp_K[-1], tp_K / (tp_K + fp_K))  # without (0, 1), which no threshold reaches
     axes.plot(x, y, color=ACCENT, linewidth=1.4, zorder=2, drawstyle="steps-pre")
     _mark(axes, point)
     return figure
