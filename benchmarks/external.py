@@ -9,7 +9,6 @@ first half: pictures that were trained on, saved again, and other pictures of th
 """
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,14 +64,15 @@ def main() -> None:
     ours, theirs = table[table["patient"].isin(first)], table[~table["patient"].isin(first)]
     # Of patients with several images the last is put aside: a picture not trained on, of a patient who was.
     aside = ours[ours.duplicated("patient", keep="first") & ~ours.duplicated("patient", keep="last")]
-    used = ours.drop(aside.index).reset_index(drop=True)
+    used = ours.drop(aside.index)
     again = used.groupby("patient").head(1).head(40)
     stores = {name: asked.out / name for name in ("nih-half", "chexpert-half", "chexpert-overlap")}
     if not all((place / "manifest.json").exists() for place in stores.values()):
         other = lay_out(theirs, asked.root, asked.out / "other")
         mixed = lay_out(pd.concat([theirs, again, aside]), asked.root, asked.out / "mixed")
         with cluster.session():
-            ingest(replace(records, table=used, boxes=None), asked.root, stores["nih-half"], source="nih")
+            kept = f"source_row in {used['source_row'].tolist()}"
+            ingest(records, asked.root, stores["nih-half"], source="nih", where=kept)
             for place, name in ((other, "chexpert-half"), (mixed, "chexpert-overlap")):
                 ingest(sources.load("chexpert", place), place, stores[name], source="chexpert")
     values = cfg.merge(RECIPE, {
