@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.special import expit, logit
 
 from cxr_ray import config as cfg
 from cxr_ray import evaluate, phantom, runs, sources
 from cxr_ray.metrics import calibration
+from cxr_ray.metrics.per_label import calibration_error
 from cxr_ray.metrics.table import decide
 from cxr_ray.on_ray import cluster
 from cxr_ray.on_ray import train as on_ray
 from cxr_ray.on_ray.ingest import ingest
+from cxr_ray.report.tables import resampled_by, table_of
 
 
 def on_phantom(folder: Path, patients: int, threads: int | None) -> None:
@@ -53,6 +56,34 @@ def on_phantom(folder: Path, patients: int, threads: int | None) -> None:
         print(
             f"{name}: ECE mean {ece['mean']:.3f} ({each}); slope holds 1 for {holds} of {len(held['slope'])}: {slopes}"
         )
+
+    split_again(pd.concat([run.predictions("val"), run.predictions("test")], ignore_index=True), found["labels"])
+
+
+def split_again(table: pd.DataFrame, labels: list[str], times: int = 200) -> None:
+    """The same model on other halves: the held-out patients cut anew into those that Platt is fitted on and those it is judged on."""
+    held, errors = np.zeros(len(labels)), []
+    rng = np.random.default_rng(0)
+    patients = table["patient"].unique()
+    for _ in range(times):
+        fits = table["patient"].isin(rng.permutation(patients)[: len(patients) // 2])
+        val, test = table[fits], table[~fits]
+        fitted = calibration.fit(
+            table_of(val, labels, "multilabel"), "platt", resampled_by(val["patient"], "patient")[1]
+        )
+        there, by = table_of(test, labels, "multilabel"), resampled_by(test["patient"], "patient")[1]
+        mended = calibration.apply(fitted, there.prob_NL, labels)
+        errors.append([calibration_error(there.true_NL[k, i], mended[k, i]) for i, k in enumerate(there.known_NL.T)])
+        for i, (label, known) in enumerate(zip(labels, there.known_NL.T, strict=True)):
+            error = fitted["labels"][label]["slope_error"]
+            found = calibration.slope(there.true_NL[known, i], mended[known, i], by[known], fit_error=error)
+            assert found is not None
+            held[i] += found[1] <= 1 <= found[2]
+    shares = ", ".join(f"{k} {h:.1%}" for k, h in zip(labels, held / times, strict=True))
+    means = ", ".join(f"{k} {e:.3f}" for k, e in zip(labels, np.mean(errors, axis=0), strict=True))
+    print(
+        f"{times} other halves of val and test: slope holds 1 in {held.mean() / times:.1%} ({shares}); ECE mean {np.mean(errors):.3f} ({means})"
+    )
 
 
 def coverage(simulations: int = 1000) -> None:

@@ -112,7 +112,7 @@ def evaluate(
     )  # fmt: skip
     found = {"part": part, **found}
     name = part if by == "image" else f"{part}-by-study"
-    write_whole(run.path / f"evaluation-{name}.json", json.dumps(found, indent=1, sort_keys=True))
+    write_whole(run.path / f"evaluation-{name}.json", json.dumps(found, indent=1))
     if by == "image":
         _write_operating(run, found, val)
     if part == "test":

@@ -88,7 +88,7 @@ def evaluate(
     }  # fmt: skip
     folder = run.path / "external" / (name if by == "image" else f"{name}-by-study")
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "evaluation.json", json.dumps(found, indent=1, sort_keys=True))
+    write_whole(folder / "evaluation.json", json.dumps(found, indent=1))
     images = store.pictures if config.report.images and by == "image" else None
     page = html.write(run, store.name, judged=found, predictions=table, path=folder / "report.html", images=images)
     return judging.Evaluation(run, store.name, found, page)

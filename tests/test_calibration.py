@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pytest
 from scipy.special import expit, logit, softmax
 from sklearn.linear_model import LogisticRegression
@@ -12,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from cxr_ray.metrics import calibration, judge
 from cxr_ray.metrics.calibration import apply, fit, shift, slope, unshift
 from cxr_ray.metrics.table import Table, decide
+from cxr_ray.report import aspects
 
 Array = npt.NDArray[Any]
 
@@ -169,3 +171,22 @@ def test_a_shift_of_nothing_and_of_one_sided_labels_is_nothing() -> None:
     assert shift([1, 1, 1], truth, [1, 1, 1]).tolist() == [0.0, 0.0, 0.0]
     assert shift([3, 3, 3], truth, [2, 1, 1]).tolist() == pytest.approx([np.log(3 * 3 / 2), 0.0, 0.0])
     np.testing.assert_allclose(unshift([[0.0, 0.5, 1.0]], [1.0, 0.0, -2.0]), [[0.0, 0.5, 1.0]])
+
+
+def test_the_mend_that_is_drawn_follows_val() -> None:
+    """Platt where val can fit it; else the formula of the weights, but not where val says that their shift does not show."""
+    rng = np.random.default_rng(9)
+
+    def frame(rows: int, moved: float) -> pd.DataFrame:
+        truth, prob = drawn_from(rng, rows, 1)
+        spoilt = expit(logit(prob) + moved)
+        return pd.DataFrame({"patient": np.arange(rows).astype(str), "true/l0": truth[:, 0], "prob/l0": spoilt[:, 0]})
+
+    few = pd.DataFrame({"true/l0": [1.0] * 5 + [0.0] * 25, "patient": np.arange(30).astype(str)})  # for no fit enough
+    for moved, shows, of_few in ((2.0, True, aspects.UNSHIFTED), (0.0, False, None)):
+        test = frame(500, moved)
+        val = few.assign(**{"prob/l0": expit(np.where(few["true/l0"] == 1, 1.0, -1.5) + moved)})
+        for held, drawn in ((frame(4000, moved), "platt"), (val, of_few)):
+            found = aspects.calibrated(test, held, ["l0"], "binary", [2.0])
+            mended = aspects.after(found, test[["prob/l0"]].to_numpy(), ["l0"])
+            assert found["shift_shows"] is shows and (mended and mended[0]) == drawn

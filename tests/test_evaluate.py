@@ -138,6 +138,9 @@ def test_how_intervals_are_made_can_be_chosen_anew(run: runs.Run) -> None:
     )
     assert {v["method"] for v in other["values"] if "low" in v} >= {"bca"}
     assert other["interval"]["groups"] == other["rows"] > mine["groups"]
+    none = evaluate.evaluate(run.path, split="train", report={"bootstrap": 0, "rivals": False}, say=quiet)
+    assert not any("low" in v for v in none.found["values"]) and none.found["rivals"] == {}
+    assert any(g["gaps"] for g in none.found["groups"]) and "Largest gap" in none.report.read_text()
     with pytest.raises(UserError, match=r"report\.interval_by"):
         evaluate.evaluate(run.path, report={"interval_by": "study"}, say=quiet)
 

@@ -61,7 +61,7 @@ def test_a_group_of_three_images_enters_no_gap() -> None:
 
 def test_features_are_bands_columns_and_unused_labels() -> None:
     assert age_bands(np.array([0, 17, 18, 39.5, 60, 95, math.nan])).tolist() == [
-        None, "under 18", "18 to 39", "18 to 39", "60 to 79", "80 and over", None,
+        None, "0 to 17", "18 to 39", "18 to 39", "60 to 79", "80 and over", None,
     ]  # fmt: skip
     records = pd.DataFrame(
         {"sex": ["F", "M", None], "view": ["AP"] * 3, "age": [3, 50, 0], "Tube": [1.0, math.nan, -1.0]}
@@ -69,7 +69,7 @@ def test_features_are_bands_columns_and_unused_labels() -> None:
     found = features(records, unused=["Tube"])
     assert {k: v.tolist() for k, v in found.items()} == {
         "sex": ["F", "M", None],
-        "age": ["under 18", "40 to 59", None],
+        "age": ["0 to 17", "40 to 59", None],
         "Tube": ["with Tube", "without Tube", None],
     }
     many = features(pd.DataFrame({"source": [f"s{i // (20 - i)}" for i in range(20)] + ["z"]}))["source"]

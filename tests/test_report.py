@@ -15,6 +15,7 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import precision_recall_curve, roc_curve
 
 from cxr_ray import config as cfg
 from cxr_ray import runs
@@ -342,6 +343,17 @@ def test_bad_tables_are_refused() -> None:
 
 
 # Figures.
+
+
+def test_curves_are_scikit_learns() -> None:
+    rng = np.random.default_rng(1)
+    true, score = rng.random(60) < 0.4, rng.integers(0, 12, 60) / 11
+    away, recall, _ = roc_curve(true, score, drop_intermediate=False)
+    drawn = plots.roc(true, score, None).axes[0].lines[1].get_xydata()
+    np.testing.assert_allclose(drawn, np.stack([away, recall], axis=1))
+    precision, recall, _ = precision_recall_curve(true, score)
+    drawn = plots.precision_recall(true, score, None).axes[0].lines[1].get_xydata()
+    np.testing.assert_allclose(drawn, np.stack([recall, precision], axis=1)[-2::-1])
 
 
 def test_thinned_curves_keep_their_shape() -> None:

@@ -52,8 +52,8 @@ def features(records: pd.DataFrame, *, unused: Sequence[str] = ()) -> dict[str, 
 
 
 def age_bands(age_N: npt.NDArray[np.float64]) -> Categories:
-    """`under 18`, `18 to 39`, ..., `80 and over`; None where the age is unknown or not above 0 (CheXpert writes 0 for it)."""
-    names = [f"under {AGE_EDGES[0]}", *(f"{a} to {b - 1}" for a, b in pairwise(AGE_EDGES))]
+    """`0 to 17`, `18 to 39`, ..., `80 and over`, so named that they sort; None where the age is unknown or not above 0 (CheXpert writes 0 for it)."""
+    names = [f"{a} to {b - 1}" for a, b in pairwise((0, *AGE_EDGES))]
     names.append(f"{AGE_EDGES[-1]} and over")
     known = age_N > 0
     out = np.full(len(age_N), None, dtype=object)

@@ -33,10 +33,12 @@ def calibrated(
     """Calibration of a part as the model gives it, with the weights' shift taken out, and by each method fitted on `val`.
 
     `methods`: name to `{"ece": {label, mean}, "brier": {label, mean}, "slope": {label: [slope, low, high]}}`; `shift`: log
-    odds of each label where it is not 0; `fitted`: the calibrators; `too_few`: method to labels left as they are. Intervals
+    odds of each label where it is not 0; `shift_shows`: whether taking it out lowers the Brier score of val, None without val (a
+    network that fits its train rows closely shows little of their weights: Byrd and Lipton 2019, arXiv:1812.03372); `fitted`: the
+    calibrators; `too_few`: method to labels left as they are. Intervals
     of slopes take images of a patient together and, but for isotonic, hold the chance of the fit on val (`calibration.slope`)."""
     table, shift = table_of(predictions, labels, task), np.asarray(shift_L, dtype=np.float64)
-    out: dict[str, Any] = {"shift": {}, "methods": {}, "fitted": {}, "too_few": {}}
+    out: dict[str, Any] = {"shift": {}, "shift_shows": None, "methods": {}, "fitted": {}, "too_few": {}}
     if not len(table.prob_NL):
         return out
     group_N = resampled_by(predictions["patient"], interval_by)[1]
@@ -46,6 +48,10 @@ def calibrated(
         out["methods"][UNSHIFTED] = _measured(table, calibration.unshift(table.prob_NL, shift), group_N)
     if val is None or not len(val):
         return out
+    if out["shift"]:
+        before = table_of(val, labels, task)
+        unshifted = calibration.unshift(before.prob_NL, shift)
+        out["shift_shows"] = _squares(before, unshifted) < _squares(before, before.prob_NL)
     fitted_on, by_N = table_of(val, labels, task), resampled_by(val["patient"], interval_by)[1]
     for method in ("temperature",) if task == "multiclass" else calibration.METHODS:
         calibrator = calibration.fit(fitted_on, method, by_N)
@@ -59,15 +65,21 @@ def calibrated(
 
 
 def after(found: Mapping[str, Any], prob_NL: npt.ArrayLike, labels: Sequence[str]) -> tuple[str, Array] | None:
-    """(name, probabilities [N, L]) of the mend that a page draws: the shift taken out, which needs no fit, where there is one,
-    else Platt, else the temperature; None where none could be fitted. Not the best on the rows shown: that would be a choice
-    made on test."""
-    if found["shift"]:
+    """(name, probabilities [N, L]) of the mend that a page draws: Platt where val can fit it for every label, else the shift taken
+    out, which needs no fit, where there is one that shows, else what could be fitted; None where nothing could. Not the best on
+    the rows shown: that would be a choice made on test."""
+    fitted, few = found["fitted"], found["too_few"]
+    if found["shift"] and found["shift_shows"] is not False and ("platt" not in fitted or "platt" in few):
         return UNSHIFTED, calibration.unshift(prob_NL, [found["shift"][k] for k in labels])
     for method in ("platt", "temperature"):
-        if method in found["fitted"]:
-            return method, calibration.apply(found["fitted"][method], prob_NL, labels)
+        if method in fitted:
+            return method, calibration.apply(fitted[method], prob_NL, labels)
     return None
+
+
+def _squares(table: Table, prob_NL: npt.ArrayLike) -> float:
+    """Mean squared distance of probability and truth over all known cells."""
+    return float(np.square(np.asarray(prob_NL) - table.true_NL)[table.known_NL].mean())
 
 
 def _measured(

@@ -14,9 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from sklearn.metrics import precision_recall_curve, roc_curve
 
 from cxr_ray.metrics.per_label import bin_of
+from cxr_ray.metrics.ranking import at_each_score
 
 Array = npt.NDArray[Any]
 
@@ -47,10 +47,10 @@ STYLE: Any = {
 @matplotlib.rc_context(STYLE)
 def roc(true_N: Array, score_N: Array, point: tuple[float, float] | None) -> Figure:
     """ROC curve of one label, with the operating point (1 - specificity, recall) marked. Needs both classes."""
-    away, recall, _ = roc_curve(true_N, score_N)
+    _, tp_K, fp_K = at_each_score(true_N, score_N)
     figure, axes = _square("1 − specificity", "Recall")
     axes.plot([0, 1], [0, 1], color=RULE, linewidth=0.8, zorder=1)
-    axes.plot(*_thin(away, recall), color=ACCENT, linewidth=1.4, zorder=2)
+    axes.plot(*_thin(np.r_[0.0, fp_K] / fp_K[-1], np.r_[0.0, tp_K] / tp_K[-1]), color=ACCENT, linewidth=1.4, zorder=2)
     _mark(axes, point)
     return figure
 
@@ -58,11 +58,10 @@ def roc(true_N: Array, score_N: Array, point: tuple[float, float] | None) -> Fig
 @matplotlib.rc_context(STYLE)
 def precision_recall(true_N: Array, score_N: Array, point: tuple[float, float] | None) -> Figure:
     """Precision over recall of one label, with the operating point (recall, precision) and the prevalence marked."""
-    precision, recall, _ = precision_recall_curve(true_N, score_N)
+    _, tp_K, fp_K = at_each_score(true_N, score_N)
     figure, axes = _square("Recall", "Precision")
     axes.axhline(float(np.mean(true_N)), color=RULE, linewidth=0.8, zorder=1)
-    # The last point of the curve (recall 0, precision 1) is a convention, no threshold reaches it.
-    x, y = _thin(recall[-2::-1], precision[-2::-1])
+    x, y = _thin(tp_K / tp_K[-1], tp_K / (tp_K + fp_K))  # without (0, 1), which no threshold reaches
     axes.plot(x, y, color=ACCENT, linewidth=1.4, zorder=2, drawstyle="steps-pre")
     _mark(axes, point)
     return figure
@@ -123,7 +122,7 @@ def confusion(matrix_LL: Sequence[Sequence[int]], names: Sequence[str]) -> Figur
 @matplotlib.rc_context(STYLE)
 def progress(table: pd.DataFrame, *, chosen: int | None) -> Figure:
     """One metric over the epochs, a line a part. `table`: epoch, part, value; `chosen` is the epoch kept, marked."""
-    figure, axes = _axes((2.5, 1.75), (0.16, 0.2, 0.8, 0.74))
+    figure, axes = _axes((2.5, 1.75), (0.16, 0.23, 0.8, 0.71))
     for part in ("train", "val"):
         rows = table[table["part"] == part].sort_values("epoch")
         if len(rows):
@@ -137,6 +136,8 @@ def progress(table: pd.DataFrame, *, chosen: int | None) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.margins(x=0.04, y=0.12)
+    if not (table["value"] > 1.0).any():  # shares end at 1, and so does their axis
+        axes.set_ylim(top=min(axes.get_ylim()[1], 1.02))
     return figure
 
 
@@ -217,6 +218,7 @@ def _mark(axes: Axes, point: tuple[float, float] | None) -> None:
             markeredgecolor=INK,
             markeredgewidth=1.2,
             zorder=4,
+            clip_on=False,
         )
 
 

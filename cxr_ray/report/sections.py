@@ -29,9 +29,17 @@ METHODS = {
 
 
 def operating_rows(judged: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row a label: its threshold, the rule, what it gives on val and on the part judged."""
+    """A row a label: its threshold, why the rule could not be kept, what it gives on val and on the part judged."""
     told = judged["operating"]
-    return [{"label": k, **p, "here": told["here"][k]} for k, p in told["points"].items()]
+    return [
+        {
+            "label": k,
+            **p,
+            "but": "" if p["met"] else p["chosen"].partition("; ")[2] or p["chosen"],
+            "here": told["here"][k],
+        }
+        for k, p in told["points"].items()
+    ]
 
 
 def at_recall_rows(judged: Mapping[str, Any]) -> tuple[list[float], list[dict[str, Any]]]:

@@ -20,7 +20,7 @@ from cxr_ray.splits import groups_of
 
 LEVEL = 0.95
 # Shares of a count: at 0 or 1 every resample agrees and the bootstrap has nothing to say, but Wilson has.
-SHARES = ("recall", "specificity", "precision", "accuracy", "exact_match")
+SHARES = ("recall", "specificity", "precision", "npv", "accuracy", "exact_match")
 AT_RECALL = (0.8, 0.9, 0.95)
 COMPARED = {
     "multilabel": ("auroc", "ap", "f1"),
@@ -229,8 +229,8 @@ def _groups_behind(value: Value, table: Table, group_N: npt.NDArray[np.int64]) -
         return len(np.unique(group_N[table.known_NL.any(axis=1)]))
     i = table.labels.index(value.label)
     known, true, said = table.known_NL[:, i], table.true_NL[:, i], table.positive_NL[:, i]
-    behind = {"recall": true, "specificity": known & ~true, "precision": known & said}[value.metric]
-    return len(np.unique(group_N[behind]))
+    behind = {"recall": true, "specificity": known & ~true, "precision": known & said, "npv": known & ~said}
+    return len(np.unique(group_N[behind[value.metric]]))
 
 
 def _differences(
