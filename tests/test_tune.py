@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -62,7 +63,8 @@ def policies(store, ray_local, tmp_path_factory) -> tuple[Sweep, list[str]]:
     # replaces the space of the base config whole
     made = config(store, tmp_path_factory.mktemp("sweeps"))
     made = made.model_copy(update={"tune": cfg.Tune(search="grid", scheduler="none", space=space)})
-    return on_ray.tune(made, say=said.append), said
+    seen = threading.Lock()  # as a terminal's: it cannot be pickled
+    return on_ray.tune(made, say=said.append, watch=lambda sweep: seen.acquire(blocking=False)), said
 
 
 @pytest.mark.ray

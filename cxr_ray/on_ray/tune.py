@@ -383,6 +383,9 @@ class _Seen(ray_tune.Callback):
 
     EVERY_S = 2.0
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray keeps its callbacks pickled, to be restored: a sweep is not, and a terminal cannot be
+
     def __init__(
         self, sweep: Sweep, proposals: Proposals, say: Callable[[str], None], watch: Callable[[Sweep], None]
     ) -> None:
