@@ -25,8 +25,6 @@ NEEDS = {"tensorboard": ("tensorboardX",), "mlflow": ("mlflow", "sqlalchemy", "a
 """Modules that each tracker imports: `cxr_ray[mlflow]` brings the second's."""
 AGAIN_S = 60.0
 """A server that failed is left alone for so long: a training must not wait for it at every epoch."""
-KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Has MLflow 3 show an experiment as trainings, with charts of their metrics, and not as conversations."""
 ENDS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 """MLflow's words for how a run ended."""
 PARAMETER_LENGTH, PARAMETERS, METRICS = 6000, 100, 1000
@@ -259,7 +257,7 @@ class Mlflow:
             local = uri(output).startswith("sqlite:")
             try:
                 place = (output / "mlflow-artifacts").as_uri() if local else None
-                return str(self._client.create_experiment(name, artifact_location=place, tags=KIND))
+                return str(self._client.create_experiment(name, artifact_location=place))
             except MlflowException:  # two trials on two machines at once
                 found = self._client.get_experiment_by_name(name)
                 if found is None:

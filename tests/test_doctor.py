@@ -34,6 +34,18 @@ def test_missing_packages_and_the_missing_extra_of_ray_are_told(monkeypatch: pyt
     assert "default" in wrong[0].mend
 
 
+def test_what_a_training_does_without_is_told_and_is_not_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        doctor, "OPTIONAL", {"no-such-package-at-all": "report.trackers: [mlflow] needs it", "pandas": "tables"}
+    )
+    found = {finding.what: finding for finding in doctor.software()}
+    assert (
+        found["no-such-package-at-all"].found.startswith("not installed. report.trackers")
+        and not found["no-such-package-at-all"].mend
+    )
+    assert found["pandas"].found[0].isdigit()
+
+
 def test_the_token_and_the_mode_must_go_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def mend(**environment: str) -> str:
         for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS"):
