@@ -20,7 +20,7 @@ from functools import lru_cache, total_ordering
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from cxr_ray.errors import UserError
 
@@ -323,7 +323,7 @@ def _file_system(url: str) -> tuple[Any, str]:
         bare = url.replace(f"{parts.netloc.rpartition('@')[0]}@", "")
         raise UserError(f"a URL is written to configs and logs and must hold no secret: {bare}; {CREDENTIALS[scheme]}")
     try:
-        files, path = FileSystem.from_uri(_completed(url) if scheme == "s3" else url)
+        files, path = FileSystem.from_uri(quote(_completed(url) if scheme == "s3" else url, safe="%/:?=&@+,;~!$'()*[]"))
     except (ValueError, NotImplementedError) as error:  # pyarrow's errors are of these
         raise UserError(f"cannot use {url}: {_plain(error)}") from None
     except OSError as error:

@@ -125,7 +125,6 @@ class S3:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     """One S3 server for the whole session; each test takes a folder of its own in the bucket."""
-    pytest.importorskip("nanio", reason="no S3 server: pip install '.[dev]'")
     server = S3(tmp_path_factory.mktemp("s3"))
     yield server
     server.process.terminate()

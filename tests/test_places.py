@@ -52,6 +52,13 @@ def test_a_url_keeps_its_options_wherever_one_goes() -> None:
     assert places.is_remote(str(root)) and places.is_remote(root)
 
 
+@pytest.mark.parametrize("name", ["CheXpert-v1.0 batch 2 (train 1)", "Röntgen", "a+b", "100%20"])
+def test_folders_are_called_as_people_call_them(name: str) -> None:
+    root = place(f"s3://bucket/{name}/x?endpoint_override=localhost:9&scheme=http")
+    assert isinstance(root, Remote) and root._path == f"bucket/{name.replace('%20', ' ')}/x" and name in str(root)
+    assert place(str(root / "Viral Pneumonia"))._path == (root / "Viral Pneumonia")._path  # type: ignore[union-attr]
+
+
 def test_other_file_systems_are_pyarrow_s_too() -> None:
     blob, azure = place("gs://anonymous@bucket/x/y"), place("abfs://container@account.dfs.core.windows.net/x/y")
     assert isinstance(blob, Remote) and isinstance(azure, Remote)
