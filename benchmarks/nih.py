@@ -45,7 +45,8 @@ def told(found: dict[str, Any]) -> None:
     """The means with their intervals, and at each recall what a label costs."""
     mean = {v["metric"]: v for v in found["values"] if v["label"] == "mean"}
     said = [
-        f"{m} {mean[m]['value']:.3f} ({mean[m]['low']:.3f} to {mean[m]['high']:.3f})"
+        f"{m} {mean[m]['value']:.3f}"
+        + (f" ({mean[m]['low']:.3f} to {mean[m]['high']:.3f})" if "low" in mean[m] else "")
         for m in ("recall", "auroc", "precision")
     ]
     print(f"{found['rows']} rows of {found['patients']} patients: {', '.join(said)}")

@@ -181,6 +181,10 @@ def _notes(
         notes.append(
             "no row was seen in training, by file, pixels, looks" + (" or patient" if len(leaking) == 4 else "")
         )
+    if len(leaking) < 4:
+        notes.append(
+            "its patients are numbered by another source: other pictures of a patient trained on would not be found"
+        )
     return notes
 
 

@@ -315,7 +315,9 @@ def _undefined(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
 def _cautions(judged: dict[str, Any], info: dict[str, Any], part: str) -> list[str]:
     out = [*info["store"].get("notes", []), *(judged.get("external") or {}).get("notes", [])]
     few = [
-        (v["label"], v["positives"]) for v in judged["values"] if v["metric"] == "positives" and v["positives"] < FEW
+        (v["label"], v["positives"])
+        for v in judged["values"]
+        if v["metric"] == "positives" and v["rows"] and v["positives"] < FEW
     ]
     if few:
         listed = ", ".join(f"{label} ({n or 'none'})" for label, n in few)
