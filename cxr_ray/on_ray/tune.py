@@ -24,7 +24,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, Populati
 from ray.tune.search import Searcher
 
 from cxr_ray import config as cfg
-from cxr_ray import metrics, registry, runs, shards, space, sweeps
+from cxr_ray import metrics, registry, runs, shards, space, sweeps, trackers
 from cxr_ray import plan as plans
 from cxr_ray.errors import Stopped, UserError
 from cxr_ray.lease import LASTS_S, Lease
@@ -207,6 +207,8 @@ def _run(
     with cluster.session(address, num_cpus=cores if local else None, dashboard=True):
         room = Room.of(config, ray.cluster_resources())
         at_once = room.at_once(knobs.max_concurrent)
+        if "mlflow" in config.report.trackers:
+            trackers.client(sweep.path.parent)  # made once, before the trials would make it side by side
         left = proposals.left
         say(f"trials: {left:,} to train, {at_once} at a time, each on {room.said()}")
         for line in _places(sweep):
@@ -251,8 +253,8 @@ def _all(proposals: Proposals) -> Iterator[Trial]:
 def _places(sweep: Sweep) -> Iterator[str]:
     """Where to look while it runs."""
     yield f"page: {sweep.path / 'sweep.html'} (written anew as trials report)"
-    if "tensorboard" in sweep.config.report.trackers:
-        yield f"TensorBoard: tensorboard --logdir {shlex.quote(str(sweep.path / 'trials'))}"
+    for line in trackers.commands(sweep.config.report.trackers, sweep.path / "trials", sweep.path.parent):
+        yield f"to look at the trials: {line}"
     url = getattr(ray._private.worker._global_node, "webui_url", None)
     if url:
         yield f"Ray dashboard: http://{url}"
@@ -597,7 +599,13 @@ def _train(sweep: Sweep, given: dict[str, Any]) -> bool:
     plan = plans.build(store, config.data, seed=config.seed, pos_weight_power=config.loss.pos_weight_power)
     about = {
         "knobs": trial.knobs,
-        "sweep": {"name": sweep.path.name, "metrics": knobs.metrics, "trial": trial.name, "number": trial.number},
+        "sweep": {
+            "name": sweep.path.name,
+            "knobs": sweep.info["knobs"],
+            "metrics": knobs.metrics,
+            "trial": trial.name,
+            "number": trial.number,
+        },
     }
     run = training.open_run(written, store, plan, **about)
     objective = _objective(knobs)
