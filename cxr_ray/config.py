@@ -221,7 +221,7 @@ class Train(Section):
     monitor_mode: Literal["max", "min"] = "max"
     """Whether more of it is better."""
     select: Literal["best", "last"] = "best"
-    """Which checkpoint becomes the run's model: the best by `monitor`, or the last epoch's (no choice made on val)."""
+    """Which checkpoint becomes the run's model: the best trained epoch by `monitor`, or the last epoch's (no choice made on val)."""
     log_rows: bool = False
     """Write the row numbers of every step and rank to rows/rank-N.csv of the run: what was seen, in which order."""
     patience: int | None = Field(default=None, ge=1)

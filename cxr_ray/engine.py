@@ -412,7 +412,8 @@ class _Fit:
         """The epoch's checkpoint and, where it is the one to keep, its val predictions; pointers move last."""
         value = metrics.find(values, self.train.monitor)
         sign = 1.0 if self.train.monitor_mode == "max" else -1.0
-        known = self.best is not None and self.best["value"] is not None
+        # The untrained model is judged, and kept only until there is a trained one, however lucky its draw.
+        known = self.best is not None and self.best["value"] is not None and self.best["epoch"] > 0
         better = value is not None and (not known or sign * value > sign * self.best["value"])  # type: ignore[index]
         # Where the metric is undefined (no val, no positives) the newest counts as best until one is defined.
         if better or (value is None and not known):

@@ -192,6 +192,8 @@ def kept_epoch(table: pd.DataFrame, train: cfg.Train) -> int | None:
     before the first is judged."""
     if not len(table):
         return None
+    if (table["epoch"] > 0).any():  # the untrained model is kept only until there is a trained one
+        table = table[table["epoch"] > 0]
     _, _, rest = train.monitor.partition("/")
     metric, _, label = rest.partition("/")
     held = table[(table["metric"] == metric) & (table["label"] == ("mean" if label == "macro" else label))]

@@ -49,6 +49,8 @@ def test_it_trains_on_what_it_is_for(preset: Path, stores, tmp_path):
     config = cfg.load(
         f"preset:{preset.stem}", cfg.merge(SMALL, {"output": str(tmp_path), "data": {"shards": str(store)}})
     )
+    if config.data.oversample_min_count:  # 150 draws of every vector of 48 rows would be no small size
+        config = config.model_copy(update={"data": config.data.model_copy(update={"oversample_min_count": 2})})
     if config.tune == cfg.Tune():
         run = on_ray.train(
             config.model_copy(update={"train": config.train.model_copy(update={"workers": 1})}), say=lambda line: None
@@ -81,4 +83,4 @@ def test_each_says_its_command_its_hardware_and_what_it_measured():
     for preset in PRESETS:
         head = preset.read_text(encoding="utf-8").split("\n\n")[0]
         assert f"preset:{preset.stem}" in head or preset.stem == "demo", preset.name
-        assert "Hardware:" in head and "Measured:" in head, preset.name
+        assert "Hardware:" in head and "Measured" in head, preset.name
