@@ -194,7 +194,7 @@ def test_a_mistake_is_one_line_before_the_first_trial(store, tmp_path, knobs, sa
     with pytest.raises(UserError, match=said) as caught:
         quiet(made)
     assert "\n" not in str(caught.value)
-    assert not list(tmp_path.glob("*/trials/*"))
+    assert not list(tmp_path.iterdir())  # so that the mended config may have the name
 
 
 @pytest.mark.ray

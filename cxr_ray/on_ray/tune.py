@@ -77,10 +77,15 @@ def tune(
     for warning in [*plan.warnings, *notes]:
         say(f"warning: {warning}")
     with Lease(sweep.path):
-        proposals = _proposals(sweep, searched, plan, store)
-        sweep.update(status="started", planned=proposals.planned)
-        if proposals.left:
-            _run(sweep, proposals, address, say, watch)
+        try:
+            proposals = _proposals(sweep, searched, plan, store)
+            sweep.update(status="started", planned=proposals.planned)
+            if proposals.left:
+                _run(sweep, proposals, address, say, watch)
+        except UserError:
+            if not (sweep.path / "trials").exists():  # nothing was begun: the mended config may have the name
+                shutil.rmtree(sweep.path)
+            raise
         if sweep.info["status"] == "stopped":
             raise Stopped(f"stopped; cxr-ray tune --resume {shlex.quote(str(sweep.path))} goes on with what is left")
         sweep.update(status="finished")
@@ -173,7 +178,7 @@ def _proposals(sweep: Sweep, searched: space.Space, plan: plans.Plan, store: sha
         # A model takes a second to build: each architecture, head and loss once.
         key = repr(
             (
-                made.model,
+                made.model.model_copy(update={"dropout": min(made.model.dropout, 0.1)}),
                 made.loss.name,
                 made.loss.options,
                 made.data.image_size,
