@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The constraints hold for the build of the package as well, which `pip install -c` does not reach.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: venv demo test test-zoo lint format clean
+.PHONY: venv demo test test-long test-zoo lint format clean
 .DEFAULT_GOAL := test
 
 venv: $(STAMP)
@@ -23,7 +23,11 @@ demo: $(STAMP)
 	$(BIN)/cxr-ray demo --out demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not zoo"
+	$(BIN)/python -m pytest -m "not zoo and not long"
+
+# What takes minutes and repeats roads that `make test` goes in short: sweeps of every kind, every preset on real images.
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -m long
 
 # Every architecture with real numbers: minutes, and 16 GiB of memory for the largest.
 test-zoo: $(STAMP)

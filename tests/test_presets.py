@@ -42,6 +42,7 @@ def stores(shared_data, ray_local, tmp_path_factory) -> dict[str, Path]:
     return made
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_it_trains_on_what_it_is_for(preset: Path, stores, tmp_path):

@@ -113,6 +113,7 @@ def test_the_winner_is_a_run_folder_judged_once_on_test(policies):
     assert second["low"] <= second["value"] <= second["high"] and 0 < second["p"] <= 1
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_finished_sweep_is_not_done_again_and_more_trials_keep_the_first(store, tmp_path):
     made = config(store, tmp_path)
@@ -127,6 +128,7 @@ def test_a_finished_sweep_is_not_done_again_and_more_trials_keep_the_first(store
 # -- what goes wrong ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_trials_that_die_hang_or_diverge_are_told_and_the_others_go_on(store, tmp_path):
     combinations = [
@@ -233,6 +235,7 @@ def test_asha_ends_what_lags_and_leaves_each_a_whole_run(store, tmp_path):
         assert sweep.run(trial).weights.exists() and len(sweep.run(trial).predictions("val"))
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_folds_are_judged_by_their_mean_and_the_winner_is_their_ensemble(store, tmp_path):
     made = config(store, tmp_path, train={"epochs": 1}, tune={"folds": 2, "trials": 1, "base": False})
@@ -249,6 +252,7 @@ def test_folds_are_judged_by_their_mean_and_the_winner_is_their_ensemble(store, 
     assert runs.load(sweep.path / "best").info["test_looks"] == 1
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_optuna_proposes_and_a_sweep_that_goes_on_proposes_the_rest(store, tmp_path):
     pytest.importorskip("optuna")
@@ -261,6 +265,7 @@ def test_optuna_proposes_and_a_sweep_that_goes_on_proposes_the_rest(store, tmp_p
     assert len({t.knobs.get("optim.lr") for t in more.trials}) == 4
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_pbt_hands_weights_over_and_keeps_each_trial_s_own_record(store, tmp_path):
     knobs = {"scheduler": "pbt", "trials": 2, "base": False}
@@ -272,6 +277,7 @@ def test_pbt_hands_weights_over_and_keeps_each_trial_s_own_record(store, tmp_pat
         assert table["epoch"].tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_trials_of_two_workers_leave_no_placement_group(store, ray_local, tmp_path):
     from ray.util import placement_group_table
@@ -314,6 +320,7 @@ def _ended(sweep: Path) -> set[str]:
 
 
 @pytest.mark.cluster
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_killed_sweep_goes_on_repeats_nothing_and_comes_to_the_same(store, tmp_path):
     """SIGKILL for the driver in the middle, then the rest: the same numbers as the sweep that was left alone."""
