@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-JOBS = ("ingest", "train", "evaluate")
+JOBS = ("evaluate", "ingest", "train", "tune")
 
 
 def job(name: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:

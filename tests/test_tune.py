@@ -322,6 +322,7 @@ def _ended(sweep: Path) -> set[str]:
 @pytest.mark.cluster
 @pytest.mark.long
 @pytest.mark.ray
+@pytest.mark.timeout(600)
 def test_a_killed_sweep_goes_on_repeats_nothing_and_comes_to_the_same(store, tmp_path):
     """SIGKILL for the driver in the middle, then the rest: the same numbers as the sweep that was left alone."""
     made = config(
