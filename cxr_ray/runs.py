@@ -133,8 +133,7 @@ class Run:
 
     def update(self, **changes: Any) -> None:
         """Lay `changes` on `run.json`, whole or not at all."""
-        held = self.info if (self.path / "run.json").exists() else {}
-        write_whole(self.path / "run.json", json.dumps({**held, **changes}, indent=1, sort_keys=True))
+        lay_on(self.path / "run.json", changes)
 
     def ask_to_stop(self) -> None:
         """Have the training write a checkpoint and end; anyone who may write to the folder can ask, by a file named `stop`."""
@@ -166,12 +165,23 @@ def _write_table(path: Path, table: pd.DataFrame) -> None:
 
 def load(path: str | Path) -> Run:
     """The run in the folder `path`. Raises `UserError` where it is no run, naming a close neighbour."""
-    folder = Path(path).resolve()
-    if not (folder / "run.json").is_file():
-        beside = [p.parent.name for p in folder.parent.glob("*/run.json")] if folder.parent.is_dir() else []
-        listed = f" Runs there: {', '.join(sorted(beside)[:10])}" if beside else ""
-        raise UserError(f"{folder} is not a run folder (it has no run.json){closest(folder.name, beside)}{listed}")
-    return Run(folder)
+    return Run(folder_of(path, "run"))
+
+
+def folder_of(path: str | Path, kind: str) -> Path:
+    """The folder `path` of a `kind` (run, sweep), which `kind.json` in it tells. Raises `UserError` naming a close neighbour."""
+    folder, file = Path(path).resolve(), f"{kind}.json"
+    if not (folder / file).is_file():
+        beside = [p.parent.name for p in folder.parent.glob(f"*/{file}")] if folder.parent.is_dir() else []
+        listed = f" {kind.capitalize()}s there: {', '.join(sorted(beside)[:10])}" if beside else ""
+        raise UserError(f"{folder} is not a {kind} folder (it has no {file}){closest(folder.name, beside)}{listed}")
+    return folder
+
+
+def lay_on(file: Path, changes: Mapping[str, Any]) -> None:
+    """Lay `changes` on the JSON mapping in `file`, whole or not at all."""
+    held = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    write_whole(file, json.dumps({**held, **changes}, indent=1, sort_keys=True))
 
 
 def listed(folder: str | Path) -> list[Run]:

@@ -15,7 +15,7 @@ import pandas as pd
 from cxr_ray import config as cfg
 from cxr_ray import metrics, runs, space
 from cxr_ray.durable import write_whole
-from cxr_ray.errors import UserError, closest, unknown
+from cxr_ray.errors import UserError, unknown
 
 WAITING, RUNNING, FINISHED, STOPPED, FAILED = "waiting", "running", "finished", "stopped early", "failed"
 ENDED = (FINISHED, STOPPED, FAILED)
@@ -101,8 +101,7 @@ class Sweep:
 
     def update(self, **changes: Any) -> None:
         """Lay `changes` on `sweep.json`, whole or not at all."""
-        held = self.info if (self.path / "sweep.json").exists() else {}
-        write_whole(self.path / "sweep.json", json.dumps({**held, **changes}, indent=1, sort_keys=True))
+        runs.lay_on(self.path / "sweep.json", changes)
 
     @property
     def trials(self) -> list[Trial]:
@@ -270,12 +269,7 @@ def at(values: Mapping[str, Any], knob: str) -> Any:
 
 def load(path: str | Path) -> Sweep:
     """The sweep in the folder `path`. Raises `UserError` where it is no sweep, naming a close neighbour."""
-    folder = Path(path).resolve()
-    if not (folder / "sweep.json").is_file():
-        beside = [p.parent.name for p in folder.parent.glob("*/sweep.json")] if folder.parent.is_dir() else []
-        listed = f" Sweeps there: {', '.join(sorted(beside)[:10])}" if beside else ""
-        raise UserError(f"{folder} is not a sweep folder (it has no sweep.json){closest(folder.name, beside)}{listed}")
-    return Sweep(folder)
+    return Sweep(runs.folder_of(path, "sweep"))
 
 
 def create(config: cfg.Config, *, store: Mapping[str, Any], about: Mapping[str, Any]) -> Sweep:

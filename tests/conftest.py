@@ -131,6 +131,18 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     server.process.wait(10)
 
 
+@pytest.fixture(scope="session")
+def store(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of 60 synthetic patients at 32 px, for trainings; a module whose tests want another has its own."""
+    from cxr_ray import phantom, sources
+    from cxr_ray.on_ray.ingest import ingest
+
+    folder = tmp_path_factory.mktemp("phantom")
+    root = phantom.write(folder / "raw", patients=60, size=64, seed=1)
+    records = sources.load("phantom", root)
+    return ingest(records, root, folder / "shards", source="phantom", size=(32, 32)).path
+
+
 @pytest.fixture(autouse=True)
 def _debug_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXR_RAY_DEBUG", raising=False)

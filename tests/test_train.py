@@ -17,21 +17,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from cxr_ray import checkpoints, phantom, registry, runs, shards, sources
+from cxr_ray import checkpoints, registry, runs, shards
 from cxr_ray import config as cfg
 from cxr_ray import evaluate as judging
 from cxr_ray.errors import UserError
 from cxr_ray.on_ray import train as on_ray
-from cxr_ray.on_ray.ingest import ingest
 from tests.fakes.ranks import on_ranks
-
-
-@pytest.fixture(scope="module")
-def store(ray_local, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("phantom")
-    root = phantom.write(folder / "raw", patients=60, size=64, seed=1)
-    records = sources.load("phantom", root)
-    return ingest(records, root, folder / "shards", source="phantom", size=(32, 32)).path
 
 
 def config(store: Path, output: Path, **sections) -> cfg.Config:

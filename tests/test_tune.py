@@ -14,21 +14,12 @@ import pandas as pd
 import pytest
 
 from cxr_ray import config as cfg
-from cxr_ray import phantom, runs, shards, sources, sweeps, winner
+from cxr_ray import runs, shards, sweeps, winner
 from cxr_ray.errors import UserError
 from cxr_ray.on_ray import tune as on_ray
-from cxr_ray.on_ray.ingest import ingest
 from cxr_ray.sweeps import FAILED, FINISHED, STOPPED, Sweep
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="module")
-def store(ray_local, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("phantom")
-    root = phantom.write(folder / "raw", patients=60, size=64, seed=1)
-    records = sources.load("phantom", root)
-    return ingest(records, root, folder / "shards", source="phantom", size=(32, 32)).path
 
 
 def config(store: Path, output: Path, **sections) -> cfg.Config:

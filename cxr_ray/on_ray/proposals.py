@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -11,62 +11,36 @@ from cxr_ray.errors import UserError
 from cxr_ray.sweeps import ENDED, FAILED, WAITING, Sweep, Trial, constraints
 
 
-class Proposals(Protocol):
-    """The trials of a sweep, and which of them comes next."""
+class Proposals:
+    """The trials of a sweep that are all known when it starts, and which of them comes next."""
 
-    trials: list[Trial]
-    """All that are known, ended ones too."""
-    planned: int
-    """How many there will be."""
-
-    @property
-    def left(self) -> int:
-        """How many have not ended."""
-        ...
-
-    def next(self) -> Trial | None:
-        """The next to train; None where there is none."""
-        ...
-
-    def trial(self, name: str) -> Trial:
-        """The trial of that name."""
-        ...
-
-    def set(self, trial: Trial) -> None:
-        """Let `trial` take the place of the one of its name."""
-        ...
-
-    def told(self, trial: Trial) -> None:
-        """A trial has ended."""
-        ...
-
-
-class Listed:
-    """Trials that are all known when the sweep starts."""
-
-    def __init__(self, sweep: Sweep, trials: Sequence[Trial]) -> None:
-        self.trials = list(trials)
-        self.planned = len(self.trials)
+    def __init__(self, trials: Sequence[Trial]) -> None:
+        self.trials = list(trials)  # all that are known, ended ones too
+        self.planned = len(self.trials)  # how many there will be
         self._waiting = [t.name for t in self.trials if t.status not in ENDED]
 
     @property
     def left(self) -> int:
+        """How many have not ended."""
         return len(self._waiting)
 
     def next(self) -> Trial | None:
+        """The next to train; None where there is none."""
         return self.trial(self._waiting.pop(0)) if self._waiting else None
 
     def trial(self, name: str) -> Trial:
+        """The trial of that name."""
         return next(t for t in self.trials if t.name == name)
 
     def set(self, trial: Trial) -> None:
+        """Let `trial` take the place of the one of its name."""
         self.trials = [trial if t.name == trial.name else t for t in self.trials]
 
     def told(self, trial: Trial) -> None:
-        pass
+        """A trial has ended."""
 
 
-class Study(Listed):
+class Study(Proposals):
     """Trials that Optuna proposes (its tree-structured Parzen estimator; Bergstra et al., NIPS 2011). What ended before is told
     to it anew, so that a sweep that goes on has learnt the same."""
 
@@ -81,7 +55,7 @@ class Study(Listed):
         config = sweep.config
         knobs = config.tune
         first = [Trial("0000", 0, {}, base=True)] if knobs.base and not held else []
-        super().__init__(sweep, [*first, *held])
+        super().__init__([*first, *held])
         self._total = knobs.trials
         self.planned = self._total + int(knobs.base)
         self._sweep, self._optuna, self._metrics = sweep, optuna, knobs.metrics

@@ -30,7 +30,7 @@ from cxr_ray.errors import Stopped, UserError
 from cxr_ray.lease import LASTS_S, Lease
 from cxr_ray.on_ray import cluster
 from cxr_ray.on_ray import train as training
-from cxr_ray.on_ray.proposals import Listed, Proposals, Study
+from cxr_ray.on_ray.proposals import Proposals, Study
 from cxr_ray.sweeps import ENDED, FAILED, FINISHED, RUNNING, STOPPED, WAITING, Sweep, Trial
 
 OBJECTIVE = "objective"
@@ -162,8 +162,8 @@ def _proposals(sweep: Sweep, searched: space.Space, plan: plans.Plan, store: sha
     else:
         drawn = [searched.drawn(number, seed=config.seed) for number in range(1, knobs.trials + 1)]
     written = config.model_dump()
-    as_written = [one for one in drawn if all(sweeps.at(written, k) == v for k, v in one.items())]
-    drawn = [one for one in drawn if one not in as_written] if first else drawn
+    if first:  # not trained twice
+        drawn = [one for one in drawn if any(sweeps.at(written, k) != v for k, v in one.items())]
     trials = []
     for number, one in enumerate([*first, *drawn], start=0 if first else 1):
         for fold in range(knobs.folds) if knobs.folds else [None]:
@@ -189,7 +189,7 @@ def _proposals(sweep: Sweep, searched: space.Space, plan: plans.Plan, store: sha
         if trial.status not in sweeps.ENDED and key not in checked:
             checked.add(key)
             training.check(made, plan, store)
-    return Listed(sweep, trials)
+    return Proposals(trials)
 
 
 # -- the trials on Ray ---------------------------------------------------------------------------------------------
@@ -619,7 +619,6 @@ def _train(sweep: Sweep, given: dict[str, Any]) -> bool:
         run.update(status="started", error=None)
         if config.train.workers > 1:
             room = Room.of(sweep.config, ray.cluster_resources())
-            faulthandler.dump_traceback_later(10 * 365 * 86400, exit=False)
             training.on_workers(run, room.each, use_gpu=bool(room.gpus), callbacks=[_reporter(objective)], say=run.log)
             info = run.info
             if info.get("error"):

@@ -5,7 +5,7 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
@@ -111,46 +111,48 @@ def run(config: configs.Config, *, address: str | None = None, refit: str = "non
 @contextmanager
 def shown() -> Iterator[tuple[Any, Any]]:
     """How progress is told: a live table on a terminal, lines without one; the page is written as trials report."""
-    with _pages() as page:
-        if not sys.stdout.isatty():
-            yield (lambda line: print(line, flush=True)), page
-            return
-        from rich.live import Live
+    from cxr_ray.report import sweep_page
 
-        with Live(console=console(), refresh_per_second=2) as live:
+    def page(sweep: Any) -> None:
+        try:
+            sweep_page.write(sweep)
+        except OSError as error:
+            print(f"warning: the page could not be written: {error}", file=sys.stderr)
 
-            def watch(sweep: Any) -> None:
-                live.update(trial_table(sweep))
-                page(sweep)
+    if not sys.stdout.isatty():
+        with _beside(page) as watch:
+            yield (lambda line: print(line, flush=True)), watch
+        return
+    from rich.live import Live
 
-            yield live.console.print, watch
+    def draw(sweep: Any) -> None:
+        live.update(trial_table(sweep))
+        page(sweep)
+
+    with Live(console=console(), refresh_per_second=2) as live, _beside(draw) as watch:
+        yield live.console.print, watch
 
 
 @contextmanager
-def _pages() -> Iterator[Any]:
-    """Write the page of a sweep in a thread of its own, the newest state alone: the trials wait for whoever hears of them."""
-    from cxr_ray.report import sweep_page
-
+def _beside(draw: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
+    """Draw a sweep in a thread of its own, the newest state alone: the trials wait for whoever hears of them."""
     waiting: queue.Queue[Any] = queue.Queue(maxsize=1)
     ended = threading.Event()
 
-    def write() -> None:
+    def work() -> None:
         while (sweep := waiting.get()) is not None:
             began = time.monotonic()
-            try:
-                sweep_page.write(sweep)
-            except OSError as error:
-                print(f"warning: the page could not be written: {error}", file=sys.stderr)
+            draw(sweep)
             ended.wait(9 * (time.monotonic() - began))  # a tenth of a core at most
 
-    def page(sweep: Any) -> None:
+    def hear(sweep: Any) -> None:
         if waiting.empty():
             waiting.put(sweep)
 
-    thread = threading.Thread(target=write, name="cxr-sweep-page", daemon=True)
+    thread = threading.Thread(target=work, name="cxr-sweep-page", daemon=True)
     thread.start()
     try:
-        yield page
+        yield hear
     finally:
         ended.set()
         waiting.put(None)
