@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import ray
 
 from cxr_ray import config as cfg
 from cxr_ray import runs, shards, sweeps, winner
 from cxr_ray.errors import UserError
+from cxr_ray.on_ray import trial as in_process
 from cxr_ray.on_ray import tune as on_ray
 from cxr_ray.sweeps import FAILED, FINISHED, STOPPED, Sweep
 
@@ -148,6 +150,28 @@ def test_trials_that_die_hang_or_diverge_are_told_and_the_others_go_on(store, tm
     assert starts == 1  # the second start went on after its checkpoint and died again
 
 
+@pytest.mark.long
+@pytest.mark.ray
+def test_a_trial_of_two_workers_that_hangs_is_ended_with_its_workers(store, ray_local, tmp_path):
+    knobs = {
+        "search": "list",
+        "combinations": [{"optim.lr": 1e-3}],
+        "space": {},
+        "base": False,
+        "hang_minutes": 0.7,
+        "retries": 0,
+    }
+    hanging = {
+        "plugins": ["tests.fakes.bad_models"],
+        "model": {"name": "hanging"},
+        "train": {"workers": 2, "batch_size": 16},
+    }
+    made = config(store, tmp_path, **hanging, tune=knobs)
+    sweep = quiet(made.model_copy(update={"tune": made.tune.model_copy(update={"space": {}})}))
+    assert sweep.trials[0].status == FAILED and sweep.trials[0].error.startswith("died 1 times")
+    _until(lambda: ray.available_resources().get("CPU") == 2)
+
+
 @pytest.mark.ray
 def test_a_store_that_changed_during_the_sweep_fails_its_trials(store, tmp_path, monkeypatch):
     made = config(store, tmp_path)
@@ -157,7 +181,7 @@ def test_a_store_that_changed_during_the_sweep_fails_its_trials(store, tmp_path,
     )  # fmt: skip
     sweep.write_trials([sweeps.Trial("0001", 1, {})])
     with pytest.raises(UserError, match="has changed since the sweep was started"):
-        on_ray._train(sweep, {"trial": "0001", "knobs": {}})
+        in_process._train(sweep, {"trial": "0001", "knobs": {}})
     with pytest.raises(UserError, match="has changed since the sweep sweep was started"):
         quiet(made)
 

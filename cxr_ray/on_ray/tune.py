@@ -2,14 +2,12 @@
 stands in the sweep folder, so that a killed sweep goes on without anything of Ray's state.
 """
 
-import faulthandler
 import logging
 import math
 import os
 import shlex
 import shutil
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,18 +22,17 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, Populati
 from ray.tune.search import Searcher
 
 from cxr_ray import config as cfg
-from cxr_ray import metrics, registry, runs, shards, space, sweeps, trackers
+from cxr_ray import metrics, registry, shards, space, sweeps, trackers
 from cxr_ray import plan as plans
 from cxr_ray.errors import Stopped, UserError
-from cxr_ray.lease import LASTS_S, Lease
+from cxr_ray.lease import Lease
 from cxr_ray.on_ray import cluster
 from cxr_ray.on_ray import train as training
 from cxr_ray.on_ray.proposals import Proposals, Study
+from cxr_ray.on_ray.room import Room
+from cxr_ray.on_ray.trial import OBJECTIVE, train_trial
 from cxr_ray.sweeps import ENDED, FAILED, FINISHED, RUNNING, STOPPED, WAITING, Sweep, Trial
 
-OBJECTIVE = "objective"
-"""What Ray's schedulers compare: the first metric, more is better; far below all others where it is undefined."""
-UNDEFINED = -1e9
 MUTABLE = ("optim.lr", "optim.weight_decay", "optim.clip_norm", "optim.head_lr_factor", "optim.drop_factor", "loss.pos_weight_power",
            "loss.label_smoothing", "data.oversample_min_count", "augment.")  # fmt: skip
 """Knobs that pbt may change in mid-training: none that the weights or their moments hang on."""
@@ -221,7 +218,7 @@ def _run(
         seen = _Seen(sweep, proposals, say, watch)
         scratch = sweep.path / "ray"
         pbt = knobs.scheduler == "pbt"
-        trainable: Any = ray_tune.with_resources(_trial, ray_tune.PlacementGroupFactory(room.bundles()))
+        trainable: Any = ray_tune.with_resources(train_trial, ray_tune.PlacementGroupFactory(room.bundles()))
         with _ending(seen):
             ray_tune.Tuner(
                 trainable,
@@ -263,56 +260,6 @@ def _places(sweep: Sweep) -> Iterator[str]:
     url = getattr(ray._private.worker._global_node, "webui_url", None)
     if url:
         yield f"Ray dashboard: http://{url}"
-
-
-class Room:
-    """What a trial takes of the cluster."""
-
-    def __init__(
-        self, workers: int, cpus: float, gpus: float, other: Mapping[str, float], cluster: Mapping[str, float]
-    ) -> None:
-        self.workers, self.cpus, self.gpus, self.other, self._cluster = workers, cpus, gpus, dict(other), cluster
-
-    @classmethod
-    def of(cls, config: cfg.Config, resources: Mapping[str, float]) -> "Room":
-        """The room of `config`'s trials. Raises `UserError` where the cluster could never hold one."""
-        train = config.train
-        each = dict(train.resources_per_worker)
-        cpus, there = each.pop("CPU", 1.0), resources.get("GPU", 0.0)
-        share = config.tune.trial_gpus
-        if share is not None and train.workers > 1:
-            raise UserError("tune.trial_gpus shares a GPU between trials of one worker: set train.workers to 1")
-        if share is not None and share > there:
-            raise UserError(
-                f"tune.trial_gpus: {share:g}, and the cluster has {there:g} GPUs; set it to null, or start a node with one"
-            )
-        wanted = training.use_gpus(train.gpu, train.workers, there)
-        gpus = share if share is not None else each.pop("GPU", 1.0) if wanted else 0.0
-        each.pop("GPU", None)
-        taken = {"CPU": cpus, **({"GPU": gpus} if gpus else {}), **each}
-        training.check_room(taken, train.workers, dict(resources), bool(gpus))
-        return cls(train.workers, cpus, gpus, each, resources)
-
-    @property
-    def each(self) -> dict[str, float]:
-        """What a worker takes."""
-        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {}), **self.other}
-
-    def at_once(self, asked: int | str) -> int:
-        """How many trials fit side by side, at most `asked`: a trial that waited for room that another holds would never end."""
-        fits = min(
-            int(self._cluster[name] / (each * self.workers) + 1e-6) for name, each in self.each.items() if each > 0
-        )
-        return max(1, fits if asked == "auto" else min(int(asked), fits))
-
-    def bundles(self) -> list[dict[str, float]]:
-        """Of the trial's own process: its one worker's, or, where Ray Train places the workers, next to nothing."""
-        return [self.each] if self.workers == 1 else [{"node:__internal_head__": 0.0001}]
-
-    def said(self) -> str:
-        """In words."""
-        one = " and ".join(f"{value:g} {name}" for name, value in self.each.items())
-        return one if self.workers == 1 else f"{self.workers} workers of {one}"
 
 
 def _scheduler(config: cfg.Config) -> TrialScheduler:
@@ -520,161 +467,3 @@ def _ending(seen: _Seen) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-# -- in a trial's process -----------------------------------------------------------------------------------------
-
-
-class TuneContext:
-    """The engine's `Context` in a trial of one worker: this process, Ray Tune told after every epoch."""
-
-    def __init__(
-        self,
-        run: runs.Run,
-        objective: Callable[[Mapping[str, float]], float],
-        *,
-        hang_s: float,
-        restored: Path | None,
-        share: bool,
-    ) -> None:
-        from cxr_ray.context import pick_device
-
-        self.rank, self.world = 0, 1
-        self.device = pick_device(run.config.train.gpu)
-        self.halted = self.reported = False
-        self._run, self._objective, self._hang_s, self._restored, self._share = run, objective, hang_s, restored, share
-        self._alive()
-
-    def _alive(self) -> None:
-        # A thread of its own in C: it ends a process that hangs even where Python's lock is held.
-        faulthandler.dump_traceback_later(self._hang_s, exit=True)
-
-    def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
-        self._alive()
-        told = {**metrics, OBJECTIVE: self._objective(metrics)}
-        shared = ray_tune.Checkpoint.from_directory(str(checkpoint)) if self._share and checkpoint is not None else None
-        self.reported = True
-        try:
-            ray_tune.report(told, checkpoint=shared)
-        except SystemExit:  # the scheduler ends the trial: the engine writes the model and returns
-            self.halted = True
-
-    def restore(self) -> Path | None:
-        return self._restored
-
-    def should_stop(self) -> bool:
-        self._alive()
-        return self.halted or self._run.asked_to_stop
-
-    def should_save(self) -> bool:
-        return False
-
-    def say(self, line: str) -> None:
-        self._run.log(line)
-
-
-def _trial(config: dict[str, Any]) -> None:
-    """One trial, in its process: the engine itself, or Ray Train around it. What the user can mend is told, not raised: a new
-    start would find it again."""
-    given = config["given"]
-    sweep = sweeps.load(given["sweep"])
-    try:
-        halted = _train(sweep, given)
-    except UserError as error:
-        folder = sweep.path / "trials" / given["trial"]
-        if (folder / "run.json").exists():
-            runs.Run(folder).update(status="failed", error=str(error))
-        ray_tune.report({"epoch": 0, OBJECTIVE: UNDEFINED, "error": str(error)})
-        return
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-    if halted:
-        sys.exit(0)  # as Ray's own report would have
-
-
-def _train(sweep: Sweep, given: dict[str, Any]) -> bool:
-    trial = sweep.trial(given["trial"])
-    knobs = sweep.config.tune
-    written = sweep.trial_config(trial)
-    config = sweep.trial_config(replace(trial, knobs=given["knobs"]))  # pbt may have changed them
-    registry.load_plugins(config.plugins)
-    store = shards.open(str(config.data.shards), verify=config.data.verify, cache=config.data.cache)
-    if store.fingerprint != sweep.info["store"]["fingerprint"]:
-        raise UserError(f"the store {store.origin} has changed since the sweep was started; start a new sweep on it")
-    plan = plans.build(store, config.data, seed=config.seed, pos_weight_power=config.loss.pos_weight_power)
-    about = {
-        "knobs": trial.knobs,
-        "sweep": {
-            "name": sweep.path.name,
-            "knobs": sweep.info["knobs"],
-            "metrics": knobs.metrics,
-            "trial": trial.name,
-            "number": trial.number,
-        },
-    }
-    run = training.open_run(written, store, plan, **about)
-    objective = _objective(knobs)
-    with _lease(run.path):
-        (run.path / "stop").unlink(missing_ok=True)
-        run.update(status="started", error=None)
-        if config.train.workers > 1:
-            room = Room.of(sweep.config, ray.cluster_resources())
-            training.on_workers(run, room.each, use_gpu=bool(room.gpus), callbacks=[_reporter(objective)], say=run.log)
-            info = run.info
-            if info.get("error"):
-                raise UserError(info["error"])
-            return False
-        import torch
-
-        from cxr_ray import engine
-
-        torch.set_num_threads(config.train.threads or max(1, int(config.train.resources_per_worker.get("CPU", 1))))
-        context = TuneContext(
-            run, objective, hang_s=knobs.hang_minutes * 60, restored=_shared(), share=knobs.scheduler == "pbt"
-        )
-        latest = engine.fit(config, plan, store, context, run)
-        if not context.reported:  # it died after its last epoch, before it could say that it is finished
-            context.report({"epoch": config.train.epochs, **latest}, None)
-        return context.halted
-
-
-def _objective(knobs: cfg.Tune) -> Callable[[Mapping[str, float]], float]:
-    sign = 1.0 if knobs.modes[0] == "max" else -1.0
-    metric = knobs.metrics[0]
-    return lambda values: sign * values[metric] if metric in values else UNDEFINED
-
-
-def _shared() -> Path | None:
-    """The checkpoint that pbt hands over, as a folder that stays."""
-    held = ray_tune.get_checkpoint()
-    return None if held is None else Path(held.path)
-
-
-@contextmanager
-def _lease(folder: Path) -> Iterator[None]:
-    """The run's lease; that of a trial which died on another machine is waited out."""
-    ends = time.monotonic() + LASTS_S + 10
-    while True:
-        lease = Lease(folder)
-        try:
-            lease.__enter__()
-            break
-        except UserError:
-            if time.monotonic() > ends:
-                raise
-            time.sleep(1.0)
-    try:
-        yield
-    finally:
-        lease.__exit__(None, None, None)
-
-
-def _reporter(objective: Callable[[Mapping[str, float]], float]) -> Any:
-    """Ray Train's reports, handed on to Ray Tune with the objective."""
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    class Reporter(TuneReportCallback):
-        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-            super().after_report(run_context, [{**metrics[0], OBJECTIVE: objective(metrics[0])}], checkpoint)
-
-    return Reporter()

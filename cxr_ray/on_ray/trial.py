@@ -1,0 +1,206 @@
+"""One trial of a sweep, in its own process: the engine itself, or Ray Train around it."""
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune as ray_tune
+
+from cxr_ray import config as cfg
+from cxr_ray import plan as plans
+from cxr_ray import registry, runs, shards, sweeps
+from cxr_ray.errors import UserError
+from cxr_ray.lease import LASTS_S, Lease
+from cxr_ray.on_ray import train as training
+from cxr_ray.on_ray.room import Room
+from cxr_ray.sweeps import Sweep
+
+OBJECTIVE = "objective"
+"""What Ray's schedulers compare: the first metric, more is better; far below all others where it is undefined."""
+UNDEFINED = -1e9
+
+
+class TuneContext:
+    """The engine's `Context` in a trial of one worker: this process, Ray Tune told after every epoch."""
+
+    def __init__(
+        self,
+        run: runs.Run,
+        objective: Callable[[Mapping[str, float]], float],
+        *,
+        hang_s: float,
+        restored: Path | None,
+        share: bool,
+    ) -> None:
+        from cxr_ray.context import pick_device
+
+        self.rank, self.world = 0, 1
+        self.device = pick_device(run.config.train.gpu)
+        self.halted = self.reported = False
+        self._run, self._objective, self._hang_s, self._restored, self._share = run, objective, hang_s, restored, share
+        self._alive()
+
+    def _alive(self) -> None:
+        # A thread of its own in C: it ends a process that hangs even where Python's lock is held.
+        faulthandler.dump_traceback_later(self._hang_s, exit=True)
+
+    def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
+        self._alive()
+        told = {**metrics, OBJECTIVE: self._objective(metrics)}
+        shared = ray_tune.Checkpoint.from_directory(str(checkpoint)) if self._share and checkpoint is not None else None
+        self.reported = True
+        try:
+            ray_tune.report(told, checkpoint=shared)
+        except SystemExit:  # the scheduler ends the trial: the engine writes the model and returns
+            self.halted = True
+
+    def restore(self) -> Path | None:
+        return self._restored
+
+    def should_stop(self) -> bool:
+        self._alive()
+        return self.halted or self._run.asked_to_stop
+
+    def should_save(self) -> bool:
+        return False
+
+    def say(self, line: str) -> None:
+        self._run.log(line)
+
+
+def train_trial(config: dict[str, Any]) -> None:
+    """One trial, in its process: the engine itself, or Ray Train around it. What the user can mend is told, not raised: a new
+    start would find it again."""
+    given = config["given"]
+    sweep = sweeps.load(given["sweep"])
+    try:
+        halted = _train(sweep, given)
+    except UserError as error:
+        folder = sweep.path / "trials" / given["trial"]
+        if (folder / "run.json").exists():
+            runs.Run(folder).update(status="failed", error=str(error))
+        ray_tune.report({"epoch": 0, OBJECTIVE: UNDEFINED, "error": str(error)})
+        return
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    if halted:
+        sys.exit(0)  # as Ray's own report would have
+
+
+def _train(sweep: Sweep, given: dict[str, Any]) -> bool:
+    trial = sweep.trial(given["trial"])
+    knobs = sweep.config.tune
+    written = sweep.trial_config(trial)
+    config = sweep.trial_config(replace(trial, knobs=given["knobs"]))  # pbt may have changed them
+    registry.load_plugins(config.plugins)
+    store = shards.open(str(config.data.shards), verify=config.data.verify, cache=config.data.cache)
+    if store.fingerprint != sweep.info["store"]["fingerprint"]:
+        raise UserError(f"the store {store.origin} has changed since the sweep was started; start a new sweep on it")
+    plan = plans.build(store, config.data, seed=config.seed, pos_weight_power=config.loss.pos_weight_power)
+    about = {
+        "knobs": trial.knobs,
+        "sweep": {
+            "name": sweep.path.name,
+            "knobs": sweep.info["knobs"],
+            "metrics": knobs.metrics,
+            "trial": trial.name,
+            "number": trial.number,
+        },
+    }
+    run = training.open_run(written, store, plan, **about)
+    objective = _objective(knobs)
+    with _lease(run.path):
+        (run.path / "stop").unlink(missing_ok=True)
+        run.update(status="started", error=None)
+        if config.train.workers > 1:
+            room = Room.of(sweep.config, ray.cluster_resources())
+            with _watched(run, knobs.hang_minutes * 60):
+                training.on_workers(
+                    run, room.each, use_gpu=bool(room.gpus), callbacks=[_reporter(objective)], say=run.log
+                )
+            info = run.info
+            if info.get("error"):
+                raise UserError(info["error"])
+            return False
+        import torch
+
+        from cxr_ray import engine
+
+        torch.set_num_threads(config.train.threads or max(1, int(config.train.resources_per_worker.get("CPU", 1))))
+        context = TuneContext(
+            run, objective, hang_s=knobs.hang_minutes * 60, restored=_shared(), share=knobs.scheduler == "pbt"
+        )
+        latest = engine.fit(config, plan, store, context, run)
+        if not context.reported:  # it died after its last epoch, before it could say that it is finished
+            context.report({"epoch": config.train.epochs, **latest}, None)
+        return context.halted
+
+
+def _objective(knobs: cfg.Tune) -> Callable[[Mapping[str, float]], float]:
+    sign = 1.0 if knobs.modes[0] == "max" else -1.0
+    metric = knobs.metrics[0]
+    return lambda values: sign * values[metric] if metric in values else UNDEFINED
+
+
+def _shared() -> Path | None:
+    """The checkpoint that pbt hands over, as a folder that stays."""
+    held = ray_tune.get_checkpoint()
+    return None if held is None else Path(held.path)
+
+
+@contextmanager
+def _watched(run: runs.Run, hang_s: float) -> Iterator[None]:
+    """End this process, and with it the workers that it owns, where they have written nothing to the run's log for so long."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        log, began = run.path / "log.txt", time.time()
+        while not ended.wait(min(5.0, hang_s / 4)):
+            if time.time() - max(began, log.stat().st_mtime if log.exists() else 0.0) > hang_s:
+                os._exit(1)
+
+    thread = threading.Thread(target=watch, name="cxr-hang", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
+def _lease(folder: Path) -> Iterator[None]:
+    """The run's lease; that of a trial which died on another machine is waited out."""
+    ends = time.monotonic() + LASTS_S + 10
+    while True:
+        lease = Lease(folder)
+        try:
+            lease.__enter__()
+            break
+        except UserError:
+            if time.monotonic() > ends:
+                raise
+            time.sleep(1.0)
+    try:
+        yield
+    finally:
+        lease.__exit__(None, None, None)
+
+
+def _reporter(objective: Callable[[Mapping[str, float]], float]) -> Any:
+    """Ray Train's reports, handed on to Ray Tune with the objective."""
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    class Reporter(TuneReportCallback):
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            super().after_report(run_context, [{**metrics[0], OBJECTIVE: objective(metrics[0])}], checkpoint)
+
+    return Reporter()
