@@ -86,11 +86,13 @@ def train_batches(
     world: int,
     first: int = 0,
     pair: Callable[[Ints], Pairs] | None = None,
+    hold: Callable[[Bytes], Bytes] = np.asarray,
 ) -> Iterator[Batch]:
     """This rank's slices of the global batches of one epoch, in order; pixels are gathered in a thread ahead of their use.
 
     `rows` [M] and `truth` [M, L] are the train part, `order` the epoch's positions into them; `pair` says of a global batch, by
-    its places in the order, who is mixed with whom; `first` is the batch to start with."""
+    its places in the order, who is mixed with whom; `first` is the batch to start with. `hold` is called in the thread, for
+    pixels that are to lie in other memory."""
 
     def cut(start: int) -> Batch:
         chosen = order[start : start + batch_size]
@@ -103,19 +105,21 @@ def train_batches(
             other = pairs.other[mine]
             targets, mixed = (
                 pairs.targets(targets),
-                Mixed(store.images(rows[chosen[other]]), start + other, pairs.share[mine]),
+                Mixed(hold(store.images(rows[chosen[other]])), start + other, pairs.share[mine]),
             )
-        images = store.images(rows[picked])
+        images = hold(store.images(rows[picked]))
         return Batch(start // batch_size, rows[picked], positions[mine], images, targets[mine], targets, mixed)
 
     return ahead(cut, range(first * batch_size, len(order), batch_size))
 
 
-def judging_batches(store: Images, rows: Ints, *, batch_size: int) -> Iterator[tuple[slice, Bytes]]:
+def judging_batches(
+    store: Images, rows: Ints, *, batch_size: int, hold: Callable[[Bytes], Bytes] = np.asarray
+) -> Iterator[tuple[slice, Bytes]]:
     """The rows in order, `batch_size` at a time: where they stand in `rows`, and their pixels."""
 
     def cut(start: int) -> tuple[slice, Bytes]:
-        return slice(start, min(start + batch_size, len(rows))), store.images(rows[start : start + batch_size])
+        return slice(start, min(start + batch_size, len(rows))), hold(store.images(rows[start : start + batch_size]))
 
     return ahead(cut, range(0, len(rows), batch_size))
 

@@ -6,17 +6,20 @@ sources are resolved later, when a verb starts, so that this module needs neithe
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from cxr_ray.errors import UserError, closest
 
 Uncertain = Literal["zeros", "ones", "ignore", "smooth", "smooth_zeros"]
+MetricName = Annotated[str, AfterValidator(lambda said: re.sub(r"/macro(?!\w)", "/mean", said))]
+"""A metric, or a bound on one, with the mean over labels by its one name."""
 
 
 class Section(BaseModel):
@@ -201,8 +204,9 @@ class Train(Section):
     """Passes over the train rows; 0 judges the untrained model."""
     batch_size: int = Field(default=64, ge=1)
     """Global: the same samples in the same order at any number of workers."""
-    micro_batch: int | None = Field(default=None, ge=1)
-    """Rows a worker holds at once; null: its whole share of the batch."""
+    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    """Rows a worker holds at once; auto: its share of the batch, halved until it fits the GPU's memory (a processor's memory cannot be
+    asked: there the whole share); null: the whole share."""
     workers: int = Field(default=1, ge=1)
     """Processes that share each batch."""
     min_workers: int | None = Field(default=None, ge=1)
@@ -216,7 +220,11 @@ class Train(Section):
     """Torch threads of a worker; null: all cores here alone, else the worker's CPUs."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 and channels_last where the processor has AMX or the GPU bf16, else fp32; fp16 scales its gradients."""
-    monitor: str = "val/auroc/mean"
+    compile: bool = False
+    """Let torch.compile make the training step's code: the first steps take a minute, later ones less time than before."""
+    sync_batch_norm: bool = False
+    """Batch norm over the whole batch and not over each worker's share; on GPUs alone."""
+    monitor: MetricName = "val/auroc/mean"
     """Metric that chooses the best checkpoint; for classes, where not given, val/accuracy."""
     monitor_mode: Literal["max", "min"] = "max"
     """Whether more of it is better."""
@@ -274,11 +282,11 @@ class Tune(Section):
 
     trials: int = Field(default=16, ge=1)
     """How many combinations random and optuna try; grid and list try all of theirs."""
-    metric: str | list[str] = "val/auroc/mean"
+    metric: MetricName | list[MetricName] = "val/auroc/mean"
     """What a trial is judged by, at its best epoch; several: a trade-off, told as the trials that no other beats in all."""
     mode: Mode | list[Mode] = "max"
     """Whether more of the metric is better; one for all, or one a metric."""
-    constraint: str | list[str] | None = None
+    constraint: MetricName | list[MetricName] | None = None
     """What the winner must reach besides, such as "val/recall/mean >= 0.8"."""
     search: Literal["random", "grid", "optuna", "list"] = "random"
     """random draws, grid takes every combination of choices, optuna learns from what it tried, list takes `combinations`."""
@@ -328,9 +336,8 @@ class Tune(Section):
 
     @property
     def metrics(self) -> list[str]:
-        """What is judged, one or several; the mean over labels by its one name, as metrics are written."""
-        named = [self.metric] if isinstance(self.metric, str) else self.metric
-        return [f"{m.removesuffix('/macro')}/mean" if m.endswith("/macro") else m for m in named]
+        """What is judged, one or several."""
+        return [self.metric] if isinstance(self.metric, str) else list(self.metric)
 
     @property
     def modes(self) -> list[Mode]:

@@ -6,8 +6,8 @@ never imported here. One loop, three homes: a debugger, a Ray Train worker, a Tu
 import csv
 import gc
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol
@@ -24,6 +24,7 @@ from cxr_ray import (
     distributed,
     judging,
     losses,
+    memory,
     metrics,
     mixup,
     models,
@@ -103,7 +104,7 @@ class _Fit:
     def __init__(self, config: cfg.Config, plan: Plan, store: Data, context: Context, run: Run) -> None:
         self.config, self.plan, self.store, self.context, self.run = config, plan, store, context, run
         self.train = config.train
-        self.device = context.device
+        self.device, self.first = context.device, context.rank == 0
         self.precision = precision.pick(self.train.precision, self.device)
         torch.manual_seed(config.seed)
         mean, deviation = gray_statistics(store, plan, config.data.normalize)
@@ -121,16 +122,23 @@ class _Fit:
             mean=mean,
             deviation=deviation,
         )
+        if self.train.sync_batch_norm:
+            if self.device.type != "cuda":
+                raise UserError(
+                    "train.sync_batch_norm works on GPUs alone, and this training has none: set it to false"
+                )
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # in place: the model itself is no batch norm
         self.model.to(self.device, memory_format=self.precision.layout)
-        self.net = self._together()
         self.optimizer = optim.build(self.model, config.optim, self.model.head_parameters())
         self.scaler = self.precision.scaler(self.device)
         self.ema = optim.Ema(self.model, config.optim.ema) if config.optim.ema else None
         # What is judged and kept: the moving average of the weights where there is one.
         self.judged = self.model if self.ema is None else self.ema.model
+        self.rows_at_once = self._rows_at_once()
+        self.judged_at_once = self.rows_at_once if self.train.micro_batch else self.train.batch_size
+        self.net = self._together()
         self.steps_per_epoch = -(-int(plan.drawn.sum()) // self.train.batch_size)
         self.folder = run.path / "checkpoints"
-        self.first = context.rank == 0
         self.done_epochs, self.step = -1, 0
         self.seen = _Seen()
         self.best: dict[str, Any] | None = None
@@ -222,13 +230,43 @@ class _Fit:
 
     def _together(self) -> nn.Module:
         """The model, or what averages its gradients over the ranks: made anew whenever other weights get gradients."""
-        if self.context.world == 1:
-            return self.model
-        self.net = self.model
-        gc.collect()  # one made before must be gone: its hooks would wait for gradients that do not come
-        ids = [self.device.index] if self.device.type == "cuda" else None
-        # Each rank keeps its own running statistics while training; they are averaged before judging.
-        return DistributedDataParallel(self.model, device_ids=ids, broadcast_buffers=False)
+        net: nn.Module = self.model
+        if self.context.world > 1:
+            self.net = self.model
+            gc.collect()  # one made before must be gone: its hooks would wait for gradients that do not come
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            # Each rank keeps its own running statistics while training; they are averaged before judging. Gradients are
+            # views of what is sent, which saves a copy of them all, in memory and in each step.
+            net = DistributedDataParallel(
+                self.model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+        return torch.compile(net) if self.train.compile else net  # type: ignore[return-value]
+
+    def _rows_at_once(self) -> int:
+        """Rows of this rank's share that run forward and backward together, the same on every rank."""
+        share = -(-self.train.batch_size // self.context.world)
+        asked = self.train.micro_batch
+        if asked != "auto":
+            return asked or share
+        buffers = {name: value.clone() for name, value in self.model.named_buffers()}
+
+        def step(rows: int) -> None:
+            moments = [torch.empty_like(p) for p in self.model.parameters() for _ in range(2)]  # noqa: F841 - room for them
+            with self.precision.autocast(self.device):
+                logits = models.every_head(self.model(torch.zeros((rows, *self.store.size), device=self.device)))
+            torch.stack([one.float().sum() for one in logits]).sum().backward()
+
+        self.model.train()
+        rows = memory.rows_that_fit(step, share)
+        self.model.zero_grad(set_to_none=True)
+        for name, value in self.model.named_buffers():  # running statistics of pictures that were none
+            value.copy_(buffers[name])
+        rows = -int(distributed.most_of_ranks(torch.tensor(-rows, device=self.device)))
+        if self.first and rows < share:
+            self.context.say(
+                f"micro-batches of {rows} rows: a worker's share of {share} does not fit the memory at once"
+            )
+        return rows
 
     # -- one epoch ----------------------------------------------------------------------------------------------
 
@@ -256,6 +294,7 @@ class _Fit:
             world=context.world,
             first=first,
             pair=self._pair(epoch),
+            hold=memory.holder(self.device),
         ):
             if log is not None:
                 log.writerow([epoch, batch.step, context.rank, " ".join(map(str, batch.rows.tolist()))])
@@ -311,7 +350,8 @@ class _Fit:
         # Every rank knows the known cells of the whole batch; DDP averages over ranks, so each scales by the world.
         cells = self.loss.cells(batch.global_truth) if config.loss.reduction == "mean" else 1
         scale = world / max(1, cells)
-        outputs, loss = self._forward_backward(batch, epoch, scale)
+        with _compiling(config.train.compile):
+            outputs, loss = self._forward_backward(batch, epoch, scale)
         if config.optim.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip_norm)
@@ -324,11 +364,11 @@ class _Fit:
         return outputs
 
     def _forward_backward(self, batch: batches.Batch, epoch: int, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Gradients of this rank's share, in pieces of `train.micro_batch` rows; its logits [N, L] in fp32, and its loss."""
+        """Gradients of this rank's share, in pieces of the rows that run at once; its logits [N, L] in fp32, and its loss."""
         count = len(batch.rows)
         images = torch.from_numpy(batch.images).to(self.device, non_blocking=True)
         truth = torch.from_numpy(batch.truth).to(self.device, non_blocking=True)
-        size = self.train.micro_batch or max(1, count)
+        size = self.rows_at_once
         outputs = []
         summed = torch.zeros((), device=self.device)
         # A rank that the last short batch leaves without rows still runs forward and backward: the model gives empty
@@ -369,7 +409,7 @@ class _Fit:
     def predict(self, rows: npt.NDArray[np.int64]) -> torch.Tensor:
         """Logits [M, L] of store rows [M], in their order, on every rank: each rank predicts a contiguous share once."""
         mine = rows[batches.rank_slice(len(rows), self.context.rank, self.context.world)]
-        logits = forward(self.judged, self.store, mine, self.precision, self.device, batch_size=self.train.batch_size)
+        logits = forward(self.judged, self.store, mine, self.precision, self.device, batch_size=self.judged_at_once)
         return distributed.gather_rows(logits).cpu()
 
     def _drops(self) -> int:
@@ -567,7 +607,7 @@ def forward(
     model.eval()
     outputs = []
     with torch.inference_mode():
-        for _, pixels in batches.judging_batches(store, rows, batch_size=batch_size):
+        for _, pixels in batches.judging_batches(store, rows, batch_size=batch_size, hold=memory.holder(device)):
             with how.autocast(device):
                 outputs.append(model(torch.from_numpy(pixels).to(device, non_blocking=True)).float())
         if not outputs:
@@ -595,6 +635,21 @@ def gray_statistics(store: Data, plan: Plan, normalize: str | tuple[float, float
 def _average(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The moving average among a checkpoint's tensors; empty where none was kept."""
     return {name.removeprefix(EMA): value for name, value in tensors.items() if name.startswith(EMA)}
+
+
+@contextmanager
+def _compiling(asked: bool) -> Iterator[None]:
+    """What torch.compile cannot do is the user's to mend: a compiler is missing, or a model is beyond it."""
+    try:
+        yield
+    except Exception as error:
+        if not asked or not isinstance(error, torch._dynamo.exc.TorchDynamoException):
+            raise
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(
+            f"torch.compile cannot make this model's code here ({said[:200]}): set train.compile to false, or install what it "
+            "lacks (on a processor a C++ compiler, g++)"
+        ) from error
 
 
 def _mix(seed: int, step: int, rank: int) -> int:

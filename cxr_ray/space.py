@@ -24,7 +24,7 @@ MEANT = {
 """Why a knob of a section may not stand in a space."""
 OPEN = {
     "data": {"uncertain", "oversample_min_count", "image_size", "normalize"},
-    "train": {"epochs", "batch_size", "micro_batch", "precision", "patience"},
+    "train": {"epochs", "batch_size", "micro_batch", "precision", "compile", "sync_batch_norm", "patience"},
     "report": set(),
     "tune": set(),
     "": {"seed"},

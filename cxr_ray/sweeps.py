@@ -195,7 +195,7 @@ def kept_epoch(table: pd.DataFrame, train: cfg.Train) -> int | None:
         table = table[table["epoch"] > 0]
     _, _, rest = train.monitor.partition("/")
     metric, _, label = rest.partition("/")
-    held = table[(table["metric"] == metric) & (table["label"] == ("mean" if label == "macro" else label))]
+    held = table[(table["metric"] == metric) & (table["label"] == label)]
     if train.select == "last" or not len(held):
         return int(table["epoch"].max())
     values = held["value"].to_numpy(float)
@@ -210,7 +210,7 @@ def constraints(tune: cfg.Tune) -> list[Constraint]:
         found = re.fullmatch(r"\s*(\S.*?)\s*(>=|<=)\s*([-+0-9.eE]+)\s*", text)
         try:
             assert found is not None
-            out.append(Constraint(re.sub("/macro$", "/mean", found[1]), found[2] == ">=", float(found[3])))
+            out.append(Constraint(found[1], found[2] == ">=", float(found[3])))
         except (AssertionError, ValueError):
             raise UserError(f'tune.constraint: cannot read {text!r}; say "METRIC >= NUMBER" or "METRIC <= NUMBER", '
                             'such as "val/recall/mean >= 0.8"') from None  # fmt: skip

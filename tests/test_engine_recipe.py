@@ -9,6 +9,7 @@ import torch
 from cxr_ray import checkpoints, models, optim, runs
 from cxr_ray import config as cfg
 from cxr_ray.context import LocalContext
+from cxr_ray.errors import UserError
 from cxr_ray.models import saved
 from tests.fakes.ranks import on_ranks
 from tests.fakes.store import fake_store
@@ -177,3 +178,32 @@ def test_auxiliary_heads_learn_on_two_ranks(recipes: Path) -> None:
     held = final_weights(run)
     drawn = held["backbone.aux1.fc2.bias"]
     assert drawn.abs().max() > 0 and all(bool(torch.isfinite(value).all()) for value in held.values())
+
+
+@pytest.mark.long
+def test_a_compiled_step_is_the_plain_one_through_freezing_a_short_batch_and_a_stop(tmp_path: Path) -> None:
+    store, knobs = fake_store(45, unknown=0.2), everything(tmp_path, augment={"mixup": 0.0})
+    plain = fit(config(tmp_path, **knobs, name="plain"), store)
+    knobs = cfg.merge(knobs, {"name": "compiled", "train": {"compile": True}})
+    part = fit(config(tmp_path, **knobs), store, StopAfter(1))
+    assert part.info["status"] == "stopped"
+    compiled = fit(config(tmp_path, **knobs), store)
+    a, b = final_weights(plain), final_weights(compiled)
+    assert set(a) == set(b)
+    assert max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-4
+
+
+def test_a_step_that_cannot_be_compiled_says_the_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import config as inductor
+
+    small = fake_store(45, size=(20, 20))  # of a size that no other test has had compiled
+    with (
+        inductor.patch({"cpp.cxx": (None, "no-such-compiler")}),
+        pytest.raises(UserError, match=r"set train\.compile to false"),
+    ):
+        fit(config(tmp_path, train={"compile": True}), small)
+
+
+def test_batch_norm_over_ranks_is_refused_without_a_gpu(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="works on GPUs alone"):
+        fit(config(tmp_path, train={"sync_batch_norm": True}), fake_store(45))

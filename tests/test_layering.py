@@ -42,6 +42,7 @@ FLOORS = {
     "cxr_ray.pairwise": 2,
     "cxr_ray.optim": 2,
     "cxr_ray.precision": 2,
+    "cxr_ray.memory": 2,
     "cxr_ray.metrics": 2,
     "cxr_ray.context": 2,
     "cxr_ray.watch": 2,

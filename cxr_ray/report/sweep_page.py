@@ -147,7 +147,6 @@ def told(name: str) -> str:
     metric, _, label = rest.partition("/")
     said = html.NAMES[metric]
     said = said if said.startswith(("ROC", "F1")) else said[0].lower() + said[1:]
-    label = metrics.MEAN if label == "macro" else label
     return f"{label} {said}" if label in metrics.AVERAGES else f"{said} of {label}" if label else said
 
 
@@ -429,7 +428,7 @@ def _curves(sweep: Sweep, rows: Sequence[Row], wanted: str) -> list[tuple[tuple[
         for trial in row.trials:
             file = sweep.path / "trials" / trial.name / "metrics.csv"
             stamp = file.stat().st_mtime_ns if file.exists() else 0
-            for epoch, value in _curve(file, stamp, metric, metrics.MEAN if label == "macro" else label):
+            for epoch, value in _curve(file, stamp, metric, label):
                 held.setdefault(epoch, []).append(value)
         epochs = sorted(held)
         out.append((tuple(epochs), tuple(float(np.mean(held[e])) for e in epochs)))

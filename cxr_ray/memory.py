@@ -1,0 +1,44 @@
+"""Memory of a device: how many rows fit in it at once, and pages that it can copy from by itself."""
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cxr_ray.errors import UserError
+
+
+def rows_that_fit(step: Callable[[int], None], most: int) -> int:
+    """The first of `most`, half of it, half of that, ... rows that `step` takes without running out of the device's memory.
+
+    Raises `UserError` where not even one does."""
+    rows = most
+    while True:
+        try:
+            step(rows)
+        except torch.OutOfMemoryError:
+            if rows == 1:
+                raise UserError(
+                    "not one image of this size fits the device's memory with this model: take a smaller model.name or "
+                    "data.image_size"
+                ) from None
+        else:
+            return rows
+        rows = -(-rows // 2)
+        gc.collect()  # the error's frames hold what was computed
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def holder(device: torch.device) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
+    """Lays pixels where the device copies them from: for a GPU in pinned pages, which it reads beside its work (`non_blocking`)."""
+    return pinned if device.type == "cuda" else np.asarray
+
+
+def pinned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A copy in pages that stay in place."""
+    held: npt.NDArray[Any] = torch.from_numpy(array).pin_memory().numpy()
+    return held
