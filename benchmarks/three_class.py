@@ -1,25 +1,27 @@
-"""MobileNetV2 on three classes beside its thumbnail rival, by patient: one test part, then every image once in five folds.
+"""MobileNetV2 on three classes beside its thumbnail rival, by patient: one test part, then five folds of the rest.
 
     python benchmarks/three_class.py ROOT --weights mobilenet_v2-b0353104.pth --out FOLDER [--threads 2]
 
 ROOT holds CLASS/* and patients.csv. Step 1 puts a fifth of the images aside by patient and compares the recipes below by
 macro F1 at the last epoch on three folds of the rest. Step 2 trains the winner on all of the rest and judges what was put
-aside once. Step 3 holds out each of five folds of everything in turn, with that recipe, and judges them together.
+aside once. Step 3 is a sweep: that recipe on five folds of the rest with several seeds; the folds of a seed are judged together,
+and the ensemble of the best seed's folds on what was put aside.
 """
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from cxr_ray import config as cfg
-from cxr_ray import evaluate, runs, sources
+from cxr_ray import evaluate, runs, sources, sweeps, winner
 from cxr_ray.on_ray import cluster
 from cxr_ray.on_ray import train as on_ray
 from cxr_ray.on_ray.ingest import ingest
+from cxr_ray.on_ray.tune import tune
 from cxr_ray.report.tables import evaluation
 
 RECIPES = {
@@ -61,6 +63,27 @@ def told(found: dict[str, Any]) -> str:
     )
 
 
+def quiet(line: str) -> None:
+    """Nobody is told."""
+
+
+def together(sweep: sweeps.Sweep, ranked: sweeps.Ranked) -> None:
+    """Every image of the rest, predicted by the one model of a seed that held it out; its thumbnail rival as well."""
+    tables, rivals = [], []
+    for trial in ranked.trials:
+        run = sweep.run(trial)
+        held_out = evaluate.evaluate(run.path, split="val", say=quiet)
+        print(f"seed {run.config.seed}, fold {trial.fold}: {told(held_out.found)}", flush=True)
+        tables.append(pd.read_parquet(run.path / "predictions" / "val.parquet"))
+        rivals.append(pd.read_parquet(run.path / "predictions" / "rivals-val.parquet"))
+    table, rival = pd.concat(tables, ignore_index=True), pd.concat(rivals, ignore_index=True)
+    labels = held_out.found["labels"]
+    thumbnail = {"thumbnail": rival[[f"thumbnail/{label}" for label in labels]].to_numpy(float)}
+    by = {"rivals": thumbnail, "bootstrap": 2000, "interval_by": "patient", "seed": 0}
+    found = evaluation(table, labels, "multiclass", 0.5, **by)
+    print(f"seed {run.config.seed}, five folds together: {told(found)}", flush=True)
+
+
 def main() -> None:
     """The three steps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -68,6 +91,7 @@ def main() -> None:
     parser.add_argument("--weights", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--seeds", type=int, default=3)
     asked = parser.parse_args()
     store = asked.out / "shards"
     with cluster.session():
@@ -96,27 +120,27 @@ def main() -> None:
     aside = trained(cfg.merge(values, {"data": {"split": {"test": 0.2, "val": 0}}}), "aside")
     print(f"{best}, put aside: {told(evaluate.evaluate(aside.path, say=lambda _: None).found)}", flush=True)
 
-    tables, rivals = [], []
-    for fold in range(5):
-        run = trained(cfg.merge(values, {"data": {"split": {"test": 0, "folds": 5, "fold": fold}}}), f"fold-{fold}")
-        held_out = evaluate.evaluate(run.path, split="val", say=lambda _: None)
-        print(f"fold {fold}: {told(held_out.found)}", flush=True)
-        tables.append(pd.read_parquet(run.path / "predictions" / "val.parquet"))
-        rivals.append(pd.read_parquet(run.path / "predictions" / "rivals-val.parquet"))
-    table, rival = pd.concat(tables, ignore_index=True), pd.concat(rivals, ignore_index=True)
-    labels = held_out.found["labels"]
-    found = evaluation(
-        table,
-        labels,
-        "multiclass",
-        0.5,
-        rivals={"thumbnail": rival[[f"thumbnail/{label}" for label in labels]].to_numpy(float)},
-        bootstrap=2000,
-        interval_by="patient",
-        seed=0,
+    split = {"by": "patient", "test": 0.2}
+    knobs = {"search": "grid", "scheduler": "none", "base": False, "folds": 5, "metric": "val/f1/mean"}
+    space = {"seed": {"choice": list(range(asked.seeds))}}
+    # A trial takes one core, so that two stand side by side.
+    whole = {
+        "name": "folds",
+        "data": {"split": split},
+        "train": {"select": "last", "threads": 1},
+        "tune": {**knobs, "space": space},
+    }
+    sweep = tune(cfg.validate(cfg.merge(values, whole)), say=quiet)
+    print(f"{len(sweep.trials)} trainings in {sweep.info['seconds']:,.0f} s")
+    for ranked in sweep.ranked():
+        together(sweep, ranked)
+    every = np.array([[t.values["val/f1/mean"] for t in r.trials] for r in sweep.ranked()])
+    print(
+        f"deviation of macro F1 between folds {every.std(axis=1, ddof=1).mean():.3f}, between seeds {every.mean(axis=1).std(ddof=1):.3f}"
     )
-    print(f"five folds together: {told(found)}")
-    (asked.out / "folds.json").write_text(json.dumps(found, indent=1))
+    winner.conclude(sweep, say=quiet)
+    best = evaluate.evaluate(sweep.path / "best", say=quiet)
+    print(f"the ensemble of the best seed's folds, put aside: {told(best.found)}")
 
 
 if __name__ == "__main__":

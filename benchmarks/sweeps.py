@@ -1,0 +1,238 @@
+"""What a sweep costs beside its trainings, and what ending trials early saves.
+
+    python benchmarks/sweeps.py share|memory|asha|nested --folder FOLDER [--seeds 5] [--epochs 9] [--loop]
+
+share: 16 trials side by side: the share of the wall time that is training, and the seconds between one trial's end and the
+next one's first epoch in the same process. memory: two trials at once over one store: what of its images is resident, counted
+once a page. asha: a grid of 16 trained whole, the same grid ended early, and (--loop) one after the other in one process without Ray.
+nested: sweeps of trials of two workers each, one after the other; placement groups that are left.
+
+Phantom data, made in the folder where it is not there yet.
+"""
+
+import argparse
+import json
+import statistics
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from cxr_ray import config as cfg
+from cxr_ray import phantom, sources, sweeps
+from cxr_ray.on_ray import cluster
+from cxr_ray.on_ray import train as training
+from cxr_ray.on_ray.ingest import ingest
+from cxr_ray.on_ray.tune import tune
+
+GRID = {
+    "optim.lr": {"choice": [1e-4, 3e-4, 1e-3, 3e-3]},
+    "loss.pos_weight_power": {"choice": [0.0, 1.0]},
+    "data.oversample_min_count": {"choice": [0, 60]},
+}
+
+
+def store(folder: Path, patients: int, size: int) -> Path:
+    """A store of phantoms."""
+    place = folder / f"phantom-{patients}-{size}"
+    if not (place / "shards").exists():
+        root = phantom.write(place / "raw", patients=patients, size=size, seed=3)
+        ingest(sources.load("phantom", root), root, place / "shards", source="phantom", size=(size, size))
+    return place / "shards"
+
+
+def config(shards_at: Path, output: Path, name: str, *, epochs: int, **sections: Any) -> cfg.Config:
+    """Trials of one thread each over the phantoms."""
+    base = {
+        "name": name,
+        "output": str(output),
+        "data": {"shards": str(shards_at), "split": {"val": 0.3, "test": 0}},
+        "model": {"name": "lenet"},
+        "train": {"epochs": epochs, "batch_size": 32, "threads": 1},
+        "report": {"trackers": []},
+        "tune": {"search": "grid", "scheduler": "none", "base": False, "space": GRID},
+    }
+    return cfg.validate(cfg.merge(base, sections))
+
+
+def quiet(line: str) -> None:
+    """Nobody is told."""
+
+
+def swept(made: cfg.Config, **more: Any) -> tuple[sweeps.Sweep, float]:
+    """The finished sweep and its wall seconds, Ray's start with it."""
+    began = time.perf_counter()
+    return tune(made, say=quiet, **more), time.perf_counter() - began
+
+
+def share(folder: Path, epochs: int) -> None:
+    """The share of training in the wall time of 16 trials, and the gaps between trials."""
+    at_once = 2
+    made = config(store(folder, 600, 64), folder / "runs", f"share-{time.time_ns()}", epochs=epochs)
+    sweep, wall = swept(made)
+    spans = []
+    for trial in sweep.trials:
+        run = sweep.run(trial)
+        ended = (run.path / "run.json").stat().st_mtime
+        judged = (run.path / "metrics.csv").stat().st_mtime
+        spans.append((judged - float(run.info["seconds"]), ended, float(run.info["seconds"])))
+    spans.sort()
+    ends, gaps = [], []
+    for began, ended, _ in spans:
+        before = [e for e in ends if e <= began]
+        if before:  # the process that has waited least
+            gaps.append(began - max(before))
+            ends.remove(max(before))
+        ends.append(ended)
+    trained = sum(seconds for _, _, seconds in spans)
+    lasted = max(ended for _, ended, _ in spans) - spans[0][0]
+    print(
+        f"{len(spans)} trials of {statistics.median(s for *_, s in spans):.1f} s, {at_once} at once; wall {wall:.1f} s"
+    )
+    print(
+        f"training / (wall x {at_once}): {trained / wall / at_once:.3f}; from the first epoch on {trained / lasted / at_once:.3f}"
+    )
+    print(f"a trial's start: {statistics.median(gaps):.2f} s ({min(gaps):.2f} to {max(gaps):.2f}, n {len(gaps)})")
+
+
+def resident(pid: int, root: str) -> tuple[int, int]:
+    """KiB of the files below `root` that a process has resident: all pages, and its part of those that it shares."""
+    rss = pss = 0
+    inside = False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        word = line.split()
+        if "-" in word[0] and not word[0].endswith(":"):
+            inside = len(word) >= 6 and word[5].startswith(root)
+        elif inside and word[0] == "Rss:":
+            rss += int(word[1])
+        elif inside and word[0] == "Pss:":
+            pss += int(word[1])
+    return rss, pss
+
+
+def memory(folder: Path) -> None:
+    """The most that two trials have resident of one store together, over the most of one alone."""
+    place = store(folder, 1500, 224)
+    size = sum(f.stat().st_size for f in place.rglob("*.arrow"))
+    most = {"together": 0, "one": 0, "processes": 0}
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.5):
+            found = []
+            for entry in Path("/proc").iterdir():
+                try:
+                    if entry.name.isdigit() and b"ray::" in (entry / "cmdline").read_bytes()[:5]:
+                        found.append(resident(int(entry.name), str(place)))
+                except (OSError, ValueError, IndexError):
+                    continue
+            held = [one for one in found if one[0]]
+            if held:
+                most["together"] = max(most["together"], sum(pss for _, pss in held))
+                most["one"] = max(most["one"], *(rss for rss, _ in held))
+                most["processes"] = max(most["processes"], len(held))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    small = {"data": {"image_size": [64, 64]}, "tune": {"search": "random", "trials": 2}}
+    swept(config(place, folder / "runs", f"memory-{time.time_ns()}", epochs=2, **small))
+    ended.set()
+    thread.join()
+    print(f"store {size / 2**20:.0f} MiB; at most {most['processes']} trials had it open")
+    print(
+        f"one alone at most {most['one'] / 1024:.1f} MiB, together at most {most['together'] / 1024:.1f} MiB (each page once)"
+    )
+    print(f"together / one: {most['together'] / most['one']:.3f}")
+
+
+def looped(made: cfg.Config, grid: list[dict[str, Any]]) -> float:
+    """Seconds of the same trainings, one after the other in this process with all its threads."""
+    began = time.perf_counter()
+    for number, knobs in enumerate(grid):
+        single = {"name": f"{made.name}-loop-{number:02d}", "train": {"threads": None}, "tune": None}
+        for knob, value in knobs.items():
+            section, name = knob.split(".")
+            single = cfg.merge(single, {section: {name: value}})
+        body = {k: v for k, v in cfg.merge(made.model_dump(), single).items() if k != "tune"}
+        training.train(cfg.validate(body), say=quiet)
+    return time.perf_counter() - began
+
+
+def asha(folder: Path, seeds: int, epochs: int, loop: bool) -> None:
+    """Whole and ended early, for each seed: epochs, wall time, the best val AUROC."""
+    place, rows = store(folder, 600, 64), []
+    for seed in range(seeds):
+        found: dict[str, Any] = {"seed": seed}
+        for name in ("none", "asha"):
+            knobs = {"seed": seed, "data": {"split": {"seed": seed}}, "tune": {"scheduler": name}}
+            made = config(place, folder / "runs", f"{name}-{seed}-{time.time_ns()}", epochs=epochs, **knobs)
+            sweep, wall = swept(made)
+            best = sweep.ranked()[0]
+            found |= {
+                f"{name} wall": wall,
+                f"{name} epochs": sum(t.epochs for t in sweep.trials),
+                f"{name} best": best.values[0],
+                f"{name} winner": best.number,
+            }
+            if name == "none" and loop and seed == 0:
+                found["loop wall"] = looped(made, [t.knobs for t in sweep.trials])
+        rows.append(found)
+        print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}), flush=True)
+    saved = [r["asha epochs"] / r["none epochs"] for r in rows]
+    lost = [r["none best"] - r["asha best"] for r in rows]
+    print(f"epochs: {statistics.median(saved):.3f} of the grid's ({min(saved):.3f} to {max(saved):.3f})")
+    print(f"wall: {statistics.median(r['asha wall'] / r['none wall'] for r in rows):.3f} of the grid's")
+    print(f"best val AUROC lost: {statistics.median(lost):.4f} ({min(lost):.4f} to {max(lost):.4f})")
+    for r in rows:
+        if "loop wall" in r:
+            print(f"ASHA / one after the other: {r['asha wall'] / r['loop wall']:.3f} of the wall time")
+
+
+def nested(folder: Path, times: int) -> None:
+    """Sweeps of two-worker trials in one Ray session: how each ended, and the placement groups that are left."""
+    from ray.util import placement_group_table
+
+    place = store(folder, 120, 32)
+    with cluster.session("local", num_cpus=4, dashboard=True):
+        for number in range(times):
+            knobs = {
+                "train": {"workers": 2},
+                "tune": {
+                    "scheduler": "asha", "search": "random", "trials": 3, "space": {"optim.lr": {"loguniform": [1e-5, 1e-2]}},
+                },
+            }  # fmt: skip
+            made = config(place, folder / "runs", f"nested-{number}-{time.time_ns()}", epochs=3, **knobs)
+            sweep, wall = swept(made)
+            left = [g for g in placement_group_table().values() if g["state"] not in ("REMOVED",)]
+            free = ray.available_resources().get("CPU")
+            ends = [f"{t.status} after {t.epochs}" for t in sweep.trials]
+            print(
+                f"{number}: {wall:.0f} s, {ends}, {len(left)} placement groups left, {free:g} of 4 CPUs free",
+                flush=True,
+            )
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("share", "memory", "asha", "nested"))
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=9)
+    parser.add_argument("--times", type=int, default=10)
+    parser.add_argument("--loop", action="store_true")
+    asked = parser.parse_args()
+    if asked.what == "share":
+        share(asked.folder, asked.epochs)
+    elif asked.what == "memory":
+        memory(asked.folder)
+    elif asked.what == "asha":
+        asha(asked.folder, asked.seeds, asked.epochs, asked.loop)
+    else:
+        nested(asked.folder, asked.times)
+
+
+if __name__ == "__main__":
+    main()
