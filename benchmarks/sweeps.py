@@ -1,10 +1,10 @@
 """What a sweep costs beside its trainings, and what ending trials early saves.
 
-    python benchmarks/sweeps.py share|memory|asha|nested --folder FOLDER [--seeds 5] [--epochs 9] [--loop]
+    python benchmarks/sweeps.py share|memory|asha|nested --folder FOLDER [--seeds 5] [--epochs 9] [--times 10]
 
-share: 16 trials side by side: the share of the wall time that is training, and the seconds between one trial's end and the
-next one's first epoch in the same process. memory: two trials at once over one store: what of its images is resident, counted
-once a page. asha: a grid of 16 trained whole, the same grid ended early, and (--loop) one after the other in one process without Ray.
+share: a grid of 16 side by side: the share of the wall time that is training, the seconds between one trial's end and the
+next one's first epoch in the same process; then the grid ended early, and one after the other in one process without Ray. memory: two
+trials at once over one store: what of its images is resident, counted once a page. asha: over seeds, small grids whole and ended early.
 nested: sweeps of trials of two workers each, one after the other; placement groups that are left.
 
 Phantom data, made in the folder where it is not there yet.
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 
 from cxr_ray import config as cfg
 from cxr_ray import phantom, sources, sweeps
@@ -68,9 +69,11 @@ def swept(made: cfg.Config, **more: Any) -> tuple[sweeps.Sweep, float]:
 
 
 def share(folder: Path, epochs: int) -> None:
-    """The share of training in the wall time of 16 trials, and the gaps between trials."""
+    """A grid of 16 trained whole: how much of the wall time is training, and the gaps between trials. Then the same grid ended
+    early, and the loop that a notebook would run."""
     at_once = 2
-    made = config(store(folder, 600, 64), folder / "runs", f"share-{time.time_ns()}", epochs=epochs)
+    knobs = {"model": {"name": "resnet18"}}
+    made = config(store(folder, 600, 64), folder / "runs", f"share-{time.time_ns()}", epochs=epochs, **knobs)
     sweep, wall = swept(made)
     spans = []
     for trial in sweep.trials:
@@ -79,7 +82,8 @@ def share(folder: Path, epochs: int) -> None:
         judged = (run.path / "metrics.csv").stat().st_mtime
         spans.append((judged - float(run.info["seconds"]), ended, float(run.info["seconds"])))
     spans.sort()
-    ends, gaps = [], []
+    ends: list[float] = []
+    gaps = []
     for began, ended, _ in spans:
         before = [e for e in ends if e <= began]
         if before:  # the process that has waited least
@@ -89,12 +93,21 @@ def share(folder: Path, epochs: int) -> None:
     trained = sum(seconds for _, _, seconds in spans)
     lasted = max(ended for _, ended, _ in spans) - spans[0][0]
     print(
-        f"{len(spans)} trials of {statistics.median(s for *_, s in spans):.1f} s, {at_once} at once; wall {wall:.1f} s"
+        f"{len(spans)} trials of {statistics.median(s for *_, s in spans):.1f} s, {at_once} at once; wall {wall:.1f} s\n"
+        f"training / (wall x {at_once}): {trained / wall / at_once:.3f}; from the first epoch on {trained / lasted / at_once:.3f}\n"
+        f"a trial's start: {statistics.median(gaps):.2f} s ({min(gaps):.2f} to {max(gaps):.2f}, n {len(gaps)})",
+        flush=True,
     )
+    early = made.model_copy(
+        update={"name": f"{made.name}-early", "tune": made.tune.model_copy(update={"scheduler": "asha"})}
+    )
+    ended_early, early_wall = swept(early)
+    alone = looped(made, [t.knobs for t in sweep.trials])
+    best, found = sweep.ranked()[0], ended_early.ranked()[0]
     print(
-        f"training / (wall x {at_once}): {trained / wall / at_once:.3f}; from the first epoch on {trained / lasted / at_once:.3f}"
+        f"one after the other, {torch.get_num_threads()} threads: {alone:.1f} s; ended early {early_wall:.1f} s: {early_wall / alone:.3f} of it; "
+        f"whole {wall / alone:.3f}\nbest val AUROC {best.values[0]:.4f} of all, {found.values[0]:.4f} ended early"
     )
-    print(f"a trial's start: {statistics.median(gaps):.2f} s ({min(gaps):.2f} to {max(gaps):.2f}, n {len(gaps)})")
 
 
 def resident(pid: int, root: str) -> tuple[int, int]:
@@ -160,34 +173,30 @@ def looped(made: cfg.Config, grid: list[dict[str, Any]]) -> float:
     return time.perf_counter() - began
 
 
-def asha(folder: Path, seeds: int, epochs: int, loop: bool) -> None:
+def asha(folder: Path, seeds: int, epochs: int) -> None:
     """Whole and ended early, for each seed: epochs, wall time, the best val AUROC."""
     place, rows = store(folder, 600, 64), []
     for seed in range(seeds):
         found: dict[str, Any] = {"seed": seed}
         for name in ("none", "asha"):
             knobs = {"seed": seed, "data": {"split": {"seed": seed}}, "tune": {"scheduler": name}}
-            made = config(place, folder / "runs", f"{name}-{seed}-{time.time_ns()}", epochs=epochs, **knobs)
-            sweep, wall = swept(made)
+            sweep, wall = swept(
+                config(place, folder / "runs", f"{name}-{seed}-{time.time_ns()}", epochs=epochs, **knobs)
+            )
             best = sweep.ranked()[0]
-            found |= {
-                f"{name} wall": wall,
-                f"{name} epochs": sum(t.epochs for t in sweep.trials),
-                f"{name} best": best.values[0],
-                f"{name} winner": best.number,
-            }
-            if name == "none" and loop and seed == 0:
-                found["loop wall"] = looped(made, [t.knobs for t in sweep.trials])
+            epochs_of = sum(t.epochs for t in sweep.trials)
+            found |= {f"{name} {k}": v for k, v in (("wall", wall), ("epochs", epochs_of), ("best", best.values[0]))}
+            found[f"{name} winner"] = best.number
         rows.append(found)
         print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}), flush=True)
     saved = [r["asha epochs"] / r["none epochs"] for r in rows]
     lost = [r["none best"] - r["asha best"] for r in rows]
-    print(f"epochs: {statistics.median(saved):.3f} of the grid's ({min(saved):.3f} to {max(saved):.3f})")
-    print(f"wall: {statistics.median(r['asha wall'] / r['none wall'] for r in rows):.3f} of the grid's")
-    print(f"best val AUROC lost: {statistics.median(lost):.4f} ({min(lost):.4f} to {max(lost):.4f})")
-    for r in rows:
-        if "loop wall" in r:
-            print(f"ASHA / one after the other: {r['asha wall'] / r['loop wall']:.3f} of the wall time")
+    print(
+        f"epochs: {statistics.median(saved):.3f} of the grid's ({min(saved):.3f} to {max(saved):.3f})\n"
+        f"wall: {statistics.median(r['asha wall'] / r['none wall'] for r in rows):.3f} of the grid's\n"
+        f"best val AUROC lost: {statistics.median(lost):.4f} ({min(lost):.4f} to {max(lost):.4f}); "
+        f"same winner in {sum(r['none winner'] == r['asha winner'] for r in rows)} of {len(rows)}"
+    )
 
 
 def nested(folder: Path, times: int) -> None:
@@ -222,14 +231,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--times", type=int, default=10)
-    parser.add_argument("--loop", action="store_true")
     asked = parser.parse_args()
     if asked.what == "share":
         share(asked.folder, asked.epochs)
     elif asked.what == "memory":
         memory(asked.folder)
     elif asked.what == "asha":
-        asha(asked.folder, asked.seeds, asked.epochs, asked.loop)
+        asha(asked.folder, asked.seeds, asked.epochs)
     else:
         nested(asked.folder, asked.times)
 
