@@ -1,5 +1,6 @@
 """The engine's `Context` inside a Ray Train worker."""
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,9 @@ from cxr_ray.runs import Run
 
 SAVES_APART_S = 20.0
 """Between checkpoints while a node is about to be taken."""
+FEW_APART_S = 50.0
+"""Between checkpoints while there are fewer workers than wanted: Ray looks once a minute for a node that has come, and ends the
+workers without a word to start more."""
 
 
 class TrainContext:
@@ -23,7 +27,8 @@ class TrainContext:
         self.world: int = context.get_world_size()
         self.device: torch.device = ray.train.torch.get_device()
         self._run = run
-        self._quiet_until = 0.0
+        self._apart_s = FEW_APART_S if self.world < run.config.train.workers else math.inf
+        self._leaving, self._saved = False, time.monotonic()
 
     def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
         # Ray gets the metrics alone: checkpoints belong to the run folder, where they are written whole.
@@ -37,9 +42,10 @@ class TrainContext:
 
     def should_save(self) -> bool:
         # A node that will be taken: Ray says so minutes or seconds ahead, and goes on with other workers afterwards.
-        if ray.train.get_preemption_info() is None or time.monotonic() < self._quiet_until:
+        leaving, now = ray.train.get_preemption_info() is not None, time.monotonic()
+        if leaving == self._leaving and now - self._saved < (SAVES_APART_S if leaving else self._apart_s):
             return False
-        self._quiet_until = time.monotonic() + SAVES_APART_S
+        self._leaving, self._saved = leaving, now
         return True
 
     def say(self, line: str) -> None:
