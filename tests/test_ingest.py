@@ -23,6 +23,7 @@ from cxr_ray.labels import Filter
 from cxr_ray.on_ray import ingest as module
 from cxr_ray.on_ray.ingest import ingest, rows_per_shard
 from cxr_ray.sources import Records, records_table
+from tests.fakes.stopped_ingest import stopped_after
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
 
@@ -287,21 +288,9 @@ def test_an_ingest_stopped_after_some_shards_goes_on_to_the_same_bytes(
     good: tuple[Records, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
 ) -> None:
     records, root, complete = good
-    images = [module.put_records(records.table)]
     out = tmp_path / "s"
-
-    class Stopped(BaseException):
-        pass
-
-    def some(todo, job, table):
-        for n, a, b in todo[:stop_after]:
-            yield module._shard(job, images, {"number": n, "start": a, "stop": b})
-        raise Stopped
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "_run", some)
-        with pytest.raises(Stopped):
-            run(records, root, out)
+    with stopped_after(stop_after, records, monkeypatch):
+        run(records, root, out)
     with pytest.raises(UserError, match="unfinished ingest"):
         shards.open(out)
     if stop_after:  # a shard without its part file, a cut shard, and what a kill in mid-write leaves

@@ -20,6 +20,7 @@ from cxr_ray.sources import Records
 from cxr_ray.verbs.describe import describe
 from cxr_ray.verbs.verify import verify
 from tests.fakes.layouts import LAYOUTS, OPTIONS
+from tests.fakes.stopped_ingest import stopped_after
 from tests.test_ingest import BAD, N, content, made, run
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
@@ -79,20 +80,8 @@ def test_what_is_missing_is_refused_and_what_leaves_the_root_too(s3, good, monke
 def test_a_killed_ingest_goes_on_to_the_same_bytes(s3, good, images, monkeypatch, stop_after: int) -> None:
     quick(monkeypatch)
     out = s3.url(f"ingest/stopped{stop_after}")
-    table = [module.put_records(good[0].table)]
-
-    class Stopped(BaseException):
-        pass
-
-    def some(todo, job, records):
-        for n, a, b in todo[:stop_after]:
-            yield module._shard(job, table, {"number": n, "start": a, "stop": b})
-        raise Stopped
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "_run", some)
-        with pytest.raises(Stopped):
-            run(good[0], images, out)
+    with stopped_after(stop_after, good[0], monkeypatch):
+        run(good[0], images, out)
     with pytest.raises(UserError, match=r"unfinished ingest"):
         shards.open(out)
     with pytest.raises(UserError, match=r"unfinished ingest with other size"):

@@ -31,6 +31,7 @@ from cxr_ray.errors import UserError
 from cxr_ray.images import KINDS, Aspect, Depth, ImageError, Root, decode
 from cxr_ray.labels import Filter
 from cxr_ray.lease import Lease
+from cxr_ray.on_ray import cluster
 from cxr_ray.places import Place, place, remove_tree
 from cxr_ray.plan import drop_by
 from cxr_ray.shards import WORKSHOP, FileEntry
@@ -104,8 +105,9 @@ def ingest(
     where: str | None = None,
     progress: Say | None = None,
 ) -> IngestResult:
-    """Decode the images of `records` below `root` and write them as a store in the folder `out`, each here or remote. Ray must
-    be running; its workers read the environment of their own nodes for credentials.
+    """Decode the images of `records` below `root` and write them as a store in the folder `out`, each here or remote.
+    Where this process has no Ray, it has one of its own until this returns. Workers read the environment of their own nodes for
+    credentials.
 
     `size`: (H, W) of the stored pictures, `depth` the bits of their gray values. `max_rejected`: largest share of images that may be refused. `where`: pandas
     query over the records; the others are left out, and the row numbers of those kept stay. `progress(done, total,
@@ -338,7 +340,6 @@ def _run(
     """Run the tasks; yields what each finished one tells."""
     if not todo:
         return
-    images = [put_records(table)]  # in a list a reference stays a reference
 
     def work(cut: dict[str, int]) -> dict[str, Any]:
         try:
@@ -346,7 +347,9 @@ def _run(
         except UserError as error:  # travels as a value: raised here, Ray would print three tracebacks
             return {"mistake": str(error)}
 
-    with _data_context():
+    # Not left to Ray, which would join whatever cluster it finds on this machine.
+    with cluster.session(), _data_context():
+        images = [put_records(table)]  # in a list a reference stays a reference
         items = [{"number": number, "start": start, "stop": stop} for number, start, stop in todo]
         for finished in ray.data.from_items(items, override_num_blocks=len(items)).map(work).iter_rows():
             if finished["mistake"]:
