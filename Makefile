@@ -22,8 +22,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/cxr-ray demo --out demo
 
+# What needs no Ray goes side by side, one thread each; Ray's own tests want the cores for themselves.
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not zoo and not long"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not zoo and not long and not ray and not cluster"
+	$(BIN)/python -m pytest -m "(ray or cluster) and not zoo and not long"
 
 # What takes minutes and repeats roads that `make test` goes in short: sweeps of every kind, every preset on real images.
 test-long: $(STAMP)

@@ -13,13 +13,14 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from train import Timed, config, noise_store, on_ray_train, speeds
 
 from cxr_ray import config as cfg
 from cxr_ray import engine, models, optim, shards
-from cxr_ray.checkpoints import save
+from cxr_ray.checkpoints import Writing
 from cxr_ray.on_ray import cluster
 from cxr_ray.on_ray import train as on_ray
 from cxr_ray.precision import pick
@@ -90,22 +91,50 @@ def workers(folder: Path, store: Path, rounds: int) -> None:
     told("two workers of one thread / one of two", ratios)
 
 
-def checkpoint(folder: Path) -> None:
-    """Seconds of a checkpoint of weights and moments, as the end of an epoch writes it, as a share of a minute."""
+def checkpoint(folder: Path, threads: int) -> None:
+    """What a checkpoint of weights and moments adds to the judging of six seconds that it is written beside (a tenth of a minute's
+    epoch), in turns with that judging alone; and its seconds by itself."""
+    torch.set_num_threads(threads)
     for name in ("resnet18", "resnet50", "densenet121", "vit_b_16"):
         model = models.build(cfg.Model(name=name), outputs=14, image_size=(224, 224), mean=0.5, deviation=0.25)
+        how = pick("auto", CPU)
+        model.to(memory_format=how.layout).eval()
         optimizer = optim.build(model, cfg.Optim())
         for p in model.parameters():
             p.grad = torch.zeros_like(p)
         optimizer.step()
-        took = []
-        for step in range(5):
+        images = torch.zeros((16, 224, 224), dtype=torch.uint8)
+        steps = 0
+
+        def judge(count: int, model: torch.nn.Module = model, images: torch.Tensor = images, how: Any = how) -> float:
             began = time.perf_counter()
-            save(folder / name, step, model=model.state_dict(), optimizer=optimizer.state_dict(), state={"epoch": step})
-            took.append(time.perf_counter() - began)
-        each = statistics.median(took)
+            with torch.inference_mode(), how.autocast(CPU):
+                for _ in range(count):
+                    model(images)
+            return time.perf_counter() - began
+
+        count = max(2, round(6 / (judge(4) / 4)))
+        added, alone = [], []
+        for _ in range(5):
+            before = judge(count)
+            steps += 1
+            began = time.perf_counter()
+            writing = Writing(folder / name, steps, model=model.state_dict(), optimizer=optimizer.state_dict())
+            judge(count)
+            writing.end({"epoch": steps})
+            both = time.perf_counter() - began
+            added.append(both - (before + judge(count)) / 2)
+            steps += 1
+            began = time.perf_counter()
+            Writing(folder / name, steps, model=model.state_dict(), optimizer=optimizer.state_dict()).end(
+                {"epoch": steps}
+            )
+            alone.append(time.perf_counter() - began)
+        beside, by_itself = statistics.median(added), statistics.median(alone)
         print(
-            f"{name:12} {each:6.2f} s a checkpoint ({max(took):.2f} at most): {each / 60:.2%} of a minute", flush=True
+            f"{name:12} beside judging {beside:6.2f} s more ({min(added):.2f} to {max(added):.2f}), {beside / 60:.2%} of a minute; by itself "
+            f"{by_itself:.2f} s, {by_itself / 60:.2%}",
+            flush=True,
         )
 
 
@@ -122,7 +151,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         if asked.what == "checkpoint":
-            checkpoint(folder)
+            checkpoint(folder, asked.threads)
             return
         store = noise_store(folder, asked.images, 224)
         if asked.what == "resident":

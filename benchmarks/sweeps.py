@@ -73,7 +73,7 @@ def share(folder: Path, epochs: int) -> None:
     early, and the loop that a notebook would run."""
     at_once = 2
     knobs = {"model": {"name": "resnet18"}}
-    made = config(store(folder, 600, 64), folder / "runs", f"share-{time.time_ns()}", epochs=epochs, **knobs)
+    made = config(store(folder, 300, 64), folder / "runs", f"share-{time.time_ns()}", epochs=epochs, **knobs)
     sweep, wall = swept(made)
     spans = []
     for trial in sweep.trials:

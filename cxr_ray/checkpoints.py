@@ -6,6 +6,8 @@ point leaves the previous checkpoint whole. A checkpoint is state, never config.
 
 import json
 import shutil
+import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as dump
 
-from cxr_ray.durable import mendable, sha256, write_whole
+from cxr_ray.durable import Written, mendable, sha256, write_whole
 from cxr_ray.errors import UserError
 
 Tensors = dict[str, torch.Tensor]
@@ -31,39 +33,55 @@ class Checkpoint(NamedTuple):
     """What an unfinished epoch has gathered so far; empty between epochs."""
 
 
-def save(
-    folder: Path,
-    step: int,
-    *,
-    model: Tensors,
-    optimizer: dict[str, Any],
-    state: dict[str, Any],
-    within: Tensors | None = None,
-) -> Path:
-    """Write `folder/step-N` whole and return it; a whole one that is there already is kept. The arguments are as in
-    `Checkpoint`. Raises `UserError` on a full disk: what was there before stays."""
-    place = folder / f"step-{step:08d}"
-    if is_whole(place):
-        return place
-    shutil.rmtree(place, ignore_errors=True)
-    tensors, rest = _flatten(optimizer)
-    bodies: dict[str, str | bytes] = {
-        "model.safetensors": _dumped(model),
-        "optimizer.safetensors": _dumped(tensors),
-        "state.json": json.dumps({"state": state, "optimizer": rest}, sort_keys=True),
-    }
-    if within:
-        bodies["within.safetensors"] = _dumped(within)
-    try:
-        place.mkdir(parents=True)
-        files = {name: write_whole(place / name, body)._asdict() for name, body in bodies.items()}
-        write_whole(place / "manifest.json", json.dumps({"step": step, "files": files}, indent=1, sort_keys=True))
-    except BaseException as error:
-        shutil.rmtree(place, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise mendable(error, place) from None
-        raise
-    return place
+class Writing:
+    """A checkpoint on its way to `folder/step-N`: its tensors are written in a thread, beside what reads the model and does not
+    change it, as judging. It counts once `end` has written its manifest. The arguments are as in `Checkpoint`; a whole one that is
+    there already is kept."""
+
+    def __init__(
+        self, folder: Path, step: int, *, model: Tensors, optimizer: dict[str, Any], within: Tensors | None = None
+    ) -> None:
+        self.place = folder / f"step-{step:08d}"
+        self._step = step
+        tensors, self._rest = _flatten(optimizer)
+        held = {"model": model, "optimizer": tensors, **({"within": within} if within else {})}
+        self._files: Future[dict[str, Written]] = Future()
+        self._whole = is_whole(self.place)
+        if self._whole:
+            return
+        try:
+            shutil.rmtree(self.place, ignore_errors=True)
+            self.place.mkdir(parents=True)
+        except OSError as error:
+            self._files.set_exception(error)  # told by `end`, as all trouble: other ranks wait there, and not here
+        else:
+            threading.Thread(target=self._write, args=(held,), name="cxr-checkpoint", daemon=True).start()
+
+    def _write(self, held: dict[str, Tensors]) -> None:
+        try:
+            files = {f"{name}.safetensors": tensors for name, tensors in held.items()}
+            self._files.set_result({name: write_whole(self.place / name, _dumped(t)) for name, t in files.items()})
+        except BaseException as error:
+            self._files.set_exception(error)
+
+    def end(self, state: dict[str, Any]) -> Path:
+        """Write what is left, the manifest last; the checkpoint's folder. Raises `UserError` on a full disk: what was there before
+        stays."""
+        if self._whole:
+            return self.place
+        try:
+            files = dict(self._files.result())
+            body = json.dumps({"state": state, "optimizer": self._rest}, sort_keys=True)
+            files["state.json"] = write_whole(self.place / "state.json", body)
+            said = {name: written._asdict() for name, written in files.items()}
+            manifest = json.dumps({"step": self._step, "files": said}, indent=1, sort_keys=True)
+            write_whole(self.place / "manifest.json", manifest)
+        except BaseException as error:
+            shutil.rmtree(self.place, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise mendable(error, self.place) from None
+            raise
+        return self.place
 
 
 def is_whole(place: Path) -> bool:

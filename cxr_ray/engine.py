@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
@@ -181,6 +180,8 @@ class _Fit:
                 parts["train"] = judged
                 for model in self._models():
                     distributed.average_running_statistics(model)
+            # What is judged is what is kept: its tensors are written meanwhile.
+            writing = self._writing() if self.first else None
             if len(self.plan.rows["val"]):
                 rows = self.plan.rows["val"]
                 parts["val"] = Judged(rows, self.predict(rows), self.plan.truth["val"])
@@ -191,7 +192,7 @@ class _Fit:
                 for v in held
                 if v.metric != judging.CONFUSION
             }
-            distributed.first_alone(lambda: self._end_epoch(epoch, values, parts, speed))  # noqa: B023 - called now
+            distributed.first_alone(lambda: self._end_epoch(epoch, values, parts, speed, writing))  # noqa: B023 - called now
             if tracker is not None:
                 tracker.log(epoch, latest)
             self.done_epochs, self.seen = epoch, _Seen()
@@ -204,9 +205,17 @@ class _Fit:
                 break
         return latest
 
-    def _end_epoch(self, epoch: int, values: dict[str, list[Value]], parts: dict[str, Judged], speed: float) -> None:
+    def _end_epoch(
+        self,
+        epoch: int,
+        values: dict[str, list[Value]],
+        parts: dict[str, Judged],
+        speed: float,
+        writing: checkpoints.Writing | None,
+    ) -> None:
+        assert writing is not None  # rank 0's
         self._record(epoch, values)
-        self._save(epoch, values, parts)
+        self._save(epoch, values, parts, writing)
         for line in judging.epoch_lines(self.config, self.plan, epoch, values, speed, time.perf_counter() - self.began):
             self.context.say(line)
 
@@ -448,7 +457,14 @@ class _Fit:
         lines += [",".join(_cell(row[c]) for c in METRIC_COLUMNS) for row in self.history]
         write_whole(self.run.path / "metrics.csv", "\n".join(lines) + "\n")
 
-    def _save(self, epoch: int, values: dict[str, list[Value]], parts: dict[str, Judged]) -> Path:
+    def _writing(self, within: dict[str, torch.Tensor] | None = None) -> checkpoints.Writing:
+        return checkpoints.Writing(
+            self.folder, self.step, model=self._tensors(), optimizer=self.optimizer.state_dict(), within=within
+        )
+
+    def _save(
+        self, epoch: int, values: dict[str, list[Value]], parts: dict[str, Judged], writing: checkpoints.Writing
+    ) -> None:
         """The epoch's checkpoint and, where it is the one to keep, its val predictions; pointers move last."""
         value = metrics.find(values, self.train.monitor)
         sign = 1.0 if self.train.monitor_mode == "max" else -1.0
@@ -467,18 +483,11 @@ class _Fit:
                     self.run.write_predictions("val", table)
                 if self.config.report.keep_predictions:
                     self.run.write_predictions(f"epochs/{epoch:04d}-{part}", table)
-        place = checkpoints.save(
-            self.folder,
-            self.step,
-            model=self._tensors(),
-            optimizer=self.optimizer.state_dict(),
-            state=self._state(epoch),
-        )
+        place = writing.end(self._state(epoch))
         if is_best:
             checkpoints.point(self.folder, "best", place)
         checkpoints.point(self.folder, "last", place)
         checkpoints.prune(self.folder)
-        return place
 
     def _predictions(self, judged: Judged) -> Any:
         prob = losses.probabilities(judged.logits, task=self.plan.task).numpy()
@@ -501,14 +510,7 @@ class _Fit:
         within = {"positions": torch.from_numpy(at), "logits": logits, "running": running}
 
         def save() -> None:
-            place = checkpoints.save(
-                self.folder,
-                self.step,
-                model=self._tensors(),
-                optimizer=self.optimizer.state_dict(),
-                state=self._state(epoch),
-                within=within,
-            )
+            place = self._writing(within).end(self._state(epoch))
             checkpoints.point(self.folder, "last", place)
             checkpoints.prune(self.folder)
 

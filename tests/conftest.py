@@ -44,6 +44,13 @@ def shared_folder() -> Path | None:
     return root / "data" if (root / "data").is_dir() else None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever asks for the session's Ray is marked so: `make test` runs those by themselves."""
+    for item in items:
+        if "ray_local" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.ray)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real data (`$CXR_RAY_SHARED/data`, else `../shared/data` beside the checkout); skips without it."""

@@ -33,14 +33,17 @@ KINDS = [
 ]
 
 
+def written(folder, number, model, optimizer):
+    writing = checkpoints.Writing(folder, number, model=model.state_dict(), optimizer=optimizer.state_dict())
+    return writing.end({"epoch": number})
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("kind", KINDS, ids=["adam", "adamw", "sgd"])
 def test_the_next_step_after_loading_is_bit_equal(tmp_path, kind, layout):
     """Channels-last: torch's fused Adam pairs weights with moments by their place in memory."""
     model, optimizer = trained(kind, layout)
-    place = checkpoints.save(
-        tmp_path, 1, model=model.state_dict(), optimizer=optimizer.state_dict(), state={"epoch": 1}
-    )
+    place = written(tmp_path, 1, model, optimizer)
     other, other_optimizer = trained(kind, layout)
     step(other, other_optimizer)  # somewhere else
     weights, state_of_optimizer, state, within = checkpoints.load(place)
@@ -56,9 +59,7 @@ def test_the_next_step_after_loading_is_bit_equal(tmp_path, kind, layout):
 
 def saved(tmp_path, number):
     model, optimizer = trained(KINDS[0])
-    return checkpoints.save(
-        tmp_path, number, model=model.state_dict(), optimizer=optimizer.state_dict(), state={"epoch": number}
-    )
+    return written(tmp_path, number, model, optimizer)
 
 
 def test_no_file_of_a_checkpoint_is_a_pickle(tmp_path):

@@ -257,14 +257,14 @@ def test_a_checkpoint_within_an_epoch_is_written_when_due_and_replaced_at_its_en
     store = fake_store(90)
     knobs = {"train": {"epochs": 1, "batch_size": 16, "checkpoint_minutes": 1e-9}}
     written = []
-    save = checkpoints.save
+    begin = checkpoints.Writing
 
     def noted(folder, step, **given):
         written.append((step, bool(given.get("within"))))
-        return save(folder, step, **given)
+        return begin(folder, step, **given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints, "save", noted)
+        patch.setattr(checkpoints, "Writing", noted)
         run = fit(config(tmp_path, **knobs), store)
     steps = -(-len(run.plan.query("part == 'train'")) // 16)
     assert written == [(0, False), *[(s, True) for s in range(1, steps)], (steps, False)]

@@ -54,7 +54,7 @@ def policies(store, ray_local, tmp_path_factory) -> tuple[Sweep, list[str]]:
         "data.oversample_min_count": {"choice": [0, 40]},
     }
     # replaces the space of the base config whole
-    made = config(store, tmp_path_factory.mktemp("sweeps"))
+    made = config(store, tmp_path_factory.mktemp("sweeps"), data={"uncertain": {"all": "smooth"}})
     made = made.model_copy(update={"tune": cfg.Tune(search="grid", scheduler="none", space=space)})
     seen = threading.Lock()  # as a terminal's: it cannot be pickled
     return on_ray.tune(made, say=said.append, watch=lambda sweep: seen.acquire(blocking=False)), said
@@ -80,7 +80,7 @@ def test_every_trial_is_judged_on_the_same_rows_by_the_same_truth(policies, stor
 def test_the_table_has_knobs_and_every_metric_of_every_label(policies):
     sweep, said = policies
     table = sweep.table()
-    assert table["data.uncertain.Cardiomegaly"].tolist() == ["zeros", "ones", "ones", "ignore", "ignore"]
+    assert table["data.uncertain.Cardiomegaly"].tolist() == ["smooth", "ones", "ones", "ignore", "ignore"]
     assert table["data.oversample_min_count"].tolist() == [0, 0, 40, 0, 40]
     labels = sweep.info["labels"]
     assert {"auroc/mean", *(f"recall/{label}" for label in labels)} <= set(table.columns)

@@ -25,6 +25,7 @@ from cxr_ray import config as cfg
 from cxr_ray import metrics, registry, shards, space, sweeps, trackers
 from cxr_ray import plan as plans
 from cxr_ray.errors import Stopped, UserError
+from cxr_ray.labels import spread
 from cxr_ray.lease import Lease
 from cxr_ray.on_ray import cluster
 from cxr_ray.on_ray import train as training
@@ -119,7 +120,18 @@ def _checked(config: cfg.Config) -> tuple[shards.Store, plans.Plan, cfg.Config, 
         raise UserError(
             "tune.search: optuna learns from single trials: set tune.folds to null, or tune.search to random"
         )
-    return store, plan, base, _folds_without(store, plan, base, knobs.folds) if knobs.folds else []
+    notes = _folds_without(store, plan, base, knobs.folds) if knobs.folds else []
+    return store, plan, _by_label(base, store, plan), notes
+
+
+def _by_label(base: cfg.Config, store: shards.Store, plan: plans.Plan) -> cfg.Config:
+    """`data.uncertain` with a policy a label where it names labels or groups: a knob of one label then has what was written."""
+    said = base.data.uncertain
+    if isinstance(said, str):
+        return base
+    each: Any = spread(dict[str, Any](said), store.labels, plan.groups, where="data.uncertain")
+    whole = {**dict.fromkeys(plan.labels, "zeros"), **each}
+    return base.model_copy(update={"data": base.data.model_copy(update={"uncertain": whole})})
 
 
 def _folds_without(store: shards.Store, plan: plans.Plan, base: cfg.Config, folds: int) -> list[str]:
