@@ -4,7 +4,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from cxr_ray import shards
 from cxr_ray.images import decode, read
@@ -21,7 +20,6 @@ REASONS = {
 }  # fmt: skip
 
 
-@pytest.mark.ray
 def test_a_folder_of_broken_files_gives_exactly_these(tmp_path: Path, ray_local: None) -> None:
     good, bad = broken.write(tmp_path / "images")
     names = sorted([*good, *bad])

@@ -16,7 +16,7 @@ import pytest
 from cxr_ray import batches, runs, shards
 
 ROOT = Path(__file__).resolve().parents[1]
-EPOCHS = 3
+EPOCHS = 5  # of 16 seconds each: Ray looks once a minute for a node that has come
 
 
 @pytest.fixture

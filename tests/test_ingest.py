@@ -25,7 +25,7 @@ from cxr_ray.on_ray.ingest import ingest, rows_per_shard
 from cxr_ray.sources import Records, records_table
 from tests.fakes.stopped_ingest import stopped_after
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
+pytestmark = pytest.mark.usefixtures("ray_local")
 
 SIZE = (24, 32)
 N = 150  # three shards: 64, 64, 22

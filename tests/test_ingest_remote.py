@@ -23,7 +23,7 @@ from tests.fakes.layouts import LAYOUTS, OPTIONS
 from tests.fakes.stopped_ingest import stopped_after
 from tests.test_ingest import BAD, N, content, made, run
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
+pytestmark = pytest.mark.usefixtures("ray_local")
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,6 @@ def stores(shared_data, ray_local, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.long
-@pytest.mark.ray
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_it_trains_on_what_it_is_for(preset: Path, stores, tmp_path):
     store = next(path for name, path in stores.items() if preset.stem.startswith(name))

@@ -143,7 +143,6 @@ def test_other_modalities_and_body_parts_can_be_asked_for(root: Path) -> None:
 # ---- nobody is named
 
 
-@pytest.mark.ray
 def test_no_name_date_or_id_reaches_the_store_or_a_log(
     root: Path,
     tmp_path: Path,

@@ -47,7 +47,6 @@ def test_the_key_may_not_lie_with_the_data(tmp_path: Path) -> None:
         plan("nih", root, size=(32, 32), where=None, options={}, report=None, out=None, hash_patients=True, hash_key=root / "key")  # fmt: skip
 
 
-@pytest.mark.ray
 def test_nothing_in_a_store_tells_who_somebody_is(
     ray_local, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

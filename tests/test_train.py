@@ -56,21 +56,18 @@ def both(store, ray_local, tmp_path_factory) -> tuple[runs.Run, runs.Run, list[s
     return alone, shared, said
 
 
-@pytest.mark.ray
 def test_one_and_two_workers_see_the_same_rows_in_the_same_order(both):
     alone, shared, _ = both
     assert rows_in_order(alone) == rows_in_order(shared)
     assert sorted(p.name for p in (shared.path / "rows").iterdir()) == ["rank-0.csv", "rank-1.csv"]
 
 
-@pytest.mark.ray
 def test_one_and_two_workers_have_the_same_losses(both):
     alone, shared, _ = both
     a, b = (r.metrics.query("metric == 'loss'").set_index(["epoch", "part", "label"])["value"] for r in (alone, shared))
     assert len(a) == len(b) and ((a - b).abs() < 1e-5).all()
 
 
-@pytest.mark.ray
 def test_the_driver_reads_out_progress_and_leaves_a_finished_run(both):
     _, shared, said = both
     assert any(line.startswith(f"run: {shared.path}") for line in said)
@@ -79,7 +76,6 @@ def test_the_driver_reads_out_progress_and_leaves_a_finished_run(both):
     assert not (shared.path / "ray").exists()  # Ray's own bookkeeping does not stay in the run
 
 
-@pytest.mark.ray
 def test_evaluate_counts_looks_at_test_and_thresholds_need_no_model(both):
     alone, _, _ = both
     first = judging.evaluate(alone.path, say=lambda line: None)
@@ -96,7 +92,6 @@ def test_evaluate_counts_looks_at_test_and_thresholds_need_no_model(both):
     assert alone.info["test_looks"] == 2
 
 
-@pytest.mark.ray
 def test_a_run_s_own_config_repeats_it(both, store):
     alone, _, _ = both
     file = alone.path / "config.yaml"
@@ -120,14 +115,12 @@ def test_a_run_s_own_config_repeats_it(both, store):
         ({"train": {"workers": 64}}, "64 workers want 64 CPU, and the cluster has 2"),
     ],
 )
-@pytest.mark.ray
 def test_a_mistake_is_one_line_before_any_worker_starts(store, tmp_path, knobs, said):
     with pytest.raises(UserError, match=said) as caught:
         on_ray.train(config(store, tmp_path, **knobs), say=lambda line: None)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.ray
 def test_a_store_that_changed_is_not_judged(both, store):
     alone, _, _ = both
     alone.update(store={**alone.info["store"], "fingerprint": "another"})
@@ -136,7 +129,6 @@ def test_a_store_that_changed_is_not_judged(both, store):
     alone.update(store={**alone.info["store"], "fingerprint": shards.open(store).fingerprint})
 
 
-@pytest.mark.ray
 def test_an_interrupt_says_how_to_go_on_and_the_same_name_does(store, tmp_path, monkeypatch):
     from cxr_ray import engine
 
@@ -227,7 +219,6 @@ def _train_workers() -> list[int]:
     return sorted(found)
 
 
-@pytest.mark.ray
 @pytest.mark.slow
 def test_a_worker_killed_within_an_epoch_is_replaced_and_the_run_ends_bit_equal(store, tmp_path):
     killed: list[int] = []

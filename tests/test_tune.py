@@ -60,7 +60,6 @@ def policies(store, ray_local, tmp_path_factory) -> tuple[Sweep, list[str]]:
     return on_ray.tune(made, say=said.append, watch=lambda sweep: seen.acquire(blocking=False)), said
 
 
-@pytest.mark.ray
 def test_every_trial_is_judged_on_the_same_rows_by_the_same_truth(policies, store):
     sweep, _ = policies
     held = [sweep.run(t) for t in sweep.trials]
@@ -76,7 +75,6 @@ def test_every_trial_is_judged_on_the_same_rows_by_the_same_truth(policies, stor
     assert {bool(run.plan["drawn"].sum() > len(run.plan)) for run in held} == {False, True}
 
 
-@pytest.mark.ray
 def test_the_table_has_knobs_and_every_metric_of_every_label(policies):
     sweep, said = policies
     table = sweep.table()
@@ -92,7 +90,6 @@ def test_the_table_has_knobs_and_every_metric_of_every_label(policies):
     assert any(line.startswith("trials: 5 to train, 2 at a time") for line in said)
 
 
-@pytest.mark.ray
 def test_the_winner_is_a_run_folder_judged_once_on_test(policies):
     sweep, _ = policies
     worth = winner.conclude(sweep, say=lambda line: None)
@@ -107,7 +104,6 @@ def test_the_winner_is_a_run_folder_judged_once_on_test(policies):
 
 
 @pytest.mark.long
-@pytest.mark.ray
 def test_a_finished_sweep_is_not_done_again_and_more_trials_keep_the_first(store, tmp_path):
     made = config(store, tmp_path)
     sweep = quiet(made)
@@ -122,7 +118,6 @@ def test_a_finished_sweep_is_not_done_again_and_more_trials_keep_the_first(store
 
 
 @pytest.mark.long
-@pytest.mark.ray
 def test_trials_that_die_hang_or_diverge_are_told_and_the_others_go_on(store, tmp_path):
     combinations = [
         {"model.name": "dying"},
@@ -151,7 +146,6 @@ def test_trials_that_die_hang_or_diverge_are_told_and_the_others_go_on(store, tm
 
 
 @pytest.mark.long
-@pytest.mark.ray
 def test_a_trial_of_two_workers_that_hangs_is_ended_with_its_workers(store, ray_local, tmp_path):
     knobs = {
         "search": "list",
@@ -172,7 +166,6 @@ def test_a_trial_of_two_workers_that_hangs_is_ended_with_its_workers(store, ray_
     _until(lambda: ray.available_resources().get("CPU") == 2)
 
 
-@pytest.mark.ray
 def test_a_store_that_changed_during_the_sweep_fails_its_trials(store, tmp_path, monkeypatch):
     made = config(store, tmp_path)
     sweep = sweeps.create(
@@ -204,7 +197,6 @@ def test_a_store_that_changed_during_the_sweep_fails_its_trials(store, tmp_path,
         ({"trial_gpus": 0.5}, "the cluster has 0 GPUs"),
     ],
 )
-@pytest.mark.ray
 def test_a_mistake_is_one_line_before_the_first_trial(store, tmp_path, knobs, said):
     made = config(store, tmp_path)
     made = made.model_copy(update={"tune": cfg.validate({"tune": made.tune.model_dump() | knobs}).tune})
@@ -214,13 +206,11 @@ def test_a_mistake_is_one_line_before_the_first_trial(store, tmp_path, knobs, sa
     assert not list(tmp_path.iterdir())  # so that the mended config may have the name
 
 
-@pytest.mark.ray
 def test_more_workers_than_the_cluster_holds_is_an_error_and_not_a_wait(store, tmp_path):
     with pytest.raises(UserError, match="9 workers want 9 CPU, and the cluster has 2"):
         quiet(config(store, tmp_path, train={"workers": 9}))
 
 
-@pytest.mark.ray
 def test_the_folder_of_another_sweep_is_refused(policies, store):
     sweep, _ = policies
     with pytest.raises(UserError, match=r"holds another sweep .*tune\.space"):
@@ -232,7 +222,6 @@ def test_the_folder_of_another_sweep_is_refused(policies, store):
 # -- how it is searched -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.ray
 def test_asha_ends_what_lags_and_leaves_each_a_whole_run(store, tmp_path):
     space = {"optim.lr": {"choice": [3e-3, 1e-9, 1e-8]}}
     made = config(
@@ -251,7 +240,6 @@ def test_asha_ends_what_lags_and_leaves_each_a_whole_run(store, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.ray
 def test_folds_are_judged_by_their_mean_and_the_winner_is_their_ensemble(store, tmp_path):
     made = config(store, tmp_path, train={"epochs": 1}, tune={"folds": 2, "trials": 1, "base": False})
     sweep = quiet(made)
@@ -268,7 +256,6 @@ def test_folds_are_judged_by_their_mean_and_the_winner_is_their_ensemble(store, 
 
 
 @pytest.mark.long
-@pytest.mark.ray
 def test_optuna_proposes_and_a_sweep_that_goes_on_proposes_the_rest(store, tmp_path):
     pytest.importorskip("optuna")
     knobs = {"search": "optuna", "trials": 2, "constraint": "val/recall/mean >= 0.1", "max_concurrent": 1}
@@ -281,7 +268,6 @@ def test_optuna_proposes_and_a_sweep_that_goes_on_proposes_the_rest(store, tmp_p
 
 
 @pytest.mark.long
-@pytest.mark.ray
 def test_pbt_hands_weights_over_and_keeps_each_trial_s_own_record(store, tmp_path):
     knobs = {"scheduler": "pbt", "trials": 2, "base": False}
     made = config(store, tmp_path, train={"epochs": 3}, tune=knobs)
@@ -293,7 +279,6 @@ def test_pbt_hands_weights_over_and_keeps_each_trial_s_own_record(store, tmp_pat
 
 
 @pytest.mark.long
-@pytest.mark.ray
 def test_trials_of_two_workers_leave_no_placement_group(store, ray_local, tmp_path):
     from ray.util import placement_group_table
 
@@ -336,7 +321,6 @@ def _ended(sweep: Path) -> set[str]:
 
 @pytest.mark.cluster
 @pytest.mark.long
-@pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_a_killed_sweep_goes_on_repeats_nothing_and_comes_to_the_same(store, tmp_path):
     """SIGKILL for the driver in the middle, then the rest: the same numbers as the sweep that was left alone."""

@@ -216,6 +216,9 @@ def on_workers(
 
     train = run.config.train
     fewest = train.min_workers or train.workers
+    elastic = fewest < train.workers
+    if elastic:  # for a while Ray counts on a node that is lost: how long it waits for room there (60 s by itself)
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
     scratch = run.path / "ray"
     loop = {"run": str(run.path), "threads": train.threads or max(1, int(resources["CPU"]))}
 
@@ -225,7 +228,7 @@ def on_workers(
             _worker,
             train_loop_config=loop,
             scaling_config=ScalingConfig(
-                num_workers=train.workers if fewest == train.workers else (fewest, train.workers),  # type: ignore[arg-type]
+                num_workers=(fewest, train.workers) if elastic else train.workers,  # type: ignore[arg-type]
                 use_gpu=use_gpu,
                 resources_per_worker=resources,
             ),
@@ -234,7 +237,8 @@ def on_workers(
                 storage_path=str(scratch),
                 failure_config=FailureConfig(
                     max_failures=train.max_failures,
-                    controller_failure_limit=3,  # type: ignore[call-arg]
+                    # Where it is elastic each lost node is one: Ray tries the old size first.
+                    controller_failure_limit=100 if elastic else 3,  # type: ignore[call-arg]
                     max_preemption_failures=100,
                 ),
                 callbacks=list(callbacks),
