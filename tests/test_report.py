@@ -428,7 +428,7 @@ def test_the_explorer_moves_and_tables_sort(written: Callable[[str], runs.Run], 
       const moved = said();
       const table = document.querySelector("#labels table.sortable"), head = table.tHead.rows[0].cells[4];
       head.click();
-      const names = () => [...table.tBodies[0].rows].map(r => r.cells[0].textContent);
+      const names = () => [...table.tBodies[0].rows].map(r => r.cells[0].firstChild.textContent);
       const down = names(); head.click(); const up = names();
       const out = document.createElement("pre"); out.id = "out";
       out.textContent = JSON.stringify({first, other, moved, down, up, pick: pick.options[1].text});
