@@ -21,7 +21,6 @@ from cxr_ray import evaluate, phantom, runs, sources
 from cxr_ray.metrics import calibration
 from cxr_ray.metrics.per_label import calibration_error
 from cxr_ray.metrics.table import decide
-from cxr_ray.on_ray import cluster
 from cxr_ray.on_ray import train as on_ray
 from cxr_ray.on_ray.ingest import ingest
 from cxr_ray.report.tables import resampled_by, table_of
@@ -31,10 +30,7 @@ def on_phantom(folder: Path, patients: int, threads: int | None) -> None:
     store = folder / "shards"
     if not (store / "manifest.json").exists():
         phantom.write(folder / "phantom", patients=patients, size=64)
-        with cluster.session():
-            ingest(
-                sources.load("phantom", folder / "phantom"), folder / "phantom", store, source="phantom", size=(64, 64)
-            )
+        ingest(sources.load("phantom", folder / "phantom"), folder / "phantom", store, source="phantom", size=(64, 64))
     values: dict[str, Any] = {
         "name": "weighed", "output": str(folder / "runs"),
         "data": {"shards": str(store), "oversample_min_count": 150, "split": {"val": 0.25, "test": 0.25}},

@@ -16,7 +16,6 @@ from typing import Any
 from cxr_ray import config as cfg
 from cxr_ray import runs, sources
 from cxr_ray.metrics.intervals import wilson
-from cxr_ray.on_ray import cluster
 from cxr_ray.on_ray import train as on_ray
 from cxr_ray.on_ray.ingest import ingest
 
@@ -74,9 +73,8 @@ def main() -> None:
     asked = parser.parse_args()
     options = {"patients": str(asked.patients)} if asked.patients else {}
     store = asked.out / "shards"
-    with cluster.session():
-        records = sources.load("image_folder", asked.root, options)
-        ingest(records, asked.root, store, source="image_folder", size=(224, 224), aspect="center_crop")
+    records = sources.load("image_folder", asked.root, options)
+    ingest(records, asked.root, store, source="image_folder", size=(224, 224), aspect="center_crop")
     base = {"output": str(asked.out / "runs"), "report": {"trackers": []}}
     official = {"data": {"shards": str(store), "split": {"val": "official", "test": 0}}}
     notebook = cfg.merge(cfg.merge(cfg.read_file("preset:covid_binary_notebook"), base), official)

@@ -8,13 +8,13 @@ published, with the labels that both data sets have, and ingested as `chexpert`.
 first half: pictures that were trained on, saved again, and other pictures of their patients that were not.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from nih import RECIPE, trained
+from nih import RECIPE
 from PIL import Image
+from trainings import arguments, trained
 
 from cxr_ray import config as cfg
 from cxr_ray import external, shards, sources
@@ -51,12 +51,7 @@ def lay_out(table: pd.DataFrame, root: Path, out: Path) -> Path:
 
 def main() -> None:
     """Two halves, one training, two other stores."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", type=Path)
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--threads", type=int)
-    asked = parser.parse_args()
+    asked = arguments(__doc__).parse_args()
     records = sources.load("nih", asked.root)
     table = records.table
     patients = np.sort(table["patient"].unique())

@@ -6,14 +6,12 @@ ROOT is a folder in NIH's layout. A quarter of the patients is test; of the rest
 three are one ensemble, whose thresholds come from the rows that a fold kept aside. `report.thresholds: {recall: 0.9}`.
 """
 
-import argparse
-from pathlib import Path
 from typing import Any
 
+from trainings import arguments, quiet, trained
+
 from cxr_ray import config as cfg
-from cxr_ray import ensembles, evaluate, runs, sources
-from cxr_ray.on_ray import cluster
-from cxr_ray.on_ray import train as on_ray
+from cxr_ray import ensembles, evaluate, sources
 from cxr_ray.on_ray.ingest import ingest
 
 LABELS = [
@@ -31,14 +29,6 @@ RECIPE: dict[str, Any] = {
     "train": {"epochs": 5, "batch_size": 16, "select": "last", "precision": "auto"},
     "report": {"thresholds": {"recall": 0.9}, "trackers": []},
 }
-
-
-def trained(values: dict[str, Any], name: str) -> runs.Run:
-    """The finished run of that name: found, or trained now."""
-    place = Path(values["output"]) / name
-    if (place / "run.json").exists() and runs.load(place).info["status"] == "finished":
-        return runs.load(place)
-    return on_ray.train(cfg.validate(cfg.merge(values, {"name": name})), say=lambda _: None)
 
 
 def told(found: dict[str, Any]) -> None:
@@ -62,16 +52,10 @@ def told(found: dict[str, Any]) -> None:
 
 def main() -> None:
     """Ingest, three folds, their ensemble; the first fold alone beside it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", type=Path)
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--threads", type=int)
-    asked = parser.parse_args()
+    asked = arguments(__doc__).parse_args()
     store = asked.out / "shards"
     if not (store / "manifest.json").exists():
-        with cluster.session():
-            ingest(sources.load("nih", asked.root), asked.root, store, source="nih", size=(224, 224))
+        ingest(sources.load("nih", asked.root), asked.root, store, source="nih", size=(224, 224))
     members = []
     for fold in range(FOLDS):
         split = {"test": 0.25, "folds": FOLDS, "fold": fold}
@@ -82,7 +66,7 @@ def main() -> None:
         members.append(trained(cfg.merge(RECIPE, own), f"fold-{fold}"))
     for run in (members[0], ensembles.make(asked.out / "runs" / "ensemble", members)):
         print(run.path.name)
-        told(evaluate.evaluate(run.path, say=lambda _: None).found)
+        told(evaluate.evaluate(run.path, say=quiet).found)
 
 
 if __name__ == "__main__":

@@ -8,18 +8,15 @@ aside once. Step 3 is a sweep: that recipe on five folds of the rest with severa
 and the ensemble of the best seed's folds on what was put aside.
 """
 
-import argparse
 import statistics
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from trainings import arguments, quiet, trained
 
 from cxr_ray import config as cfg
-from cxr_ray import evaluate, runs, sources, sweeps, winner
-from cxr_ray.on_ray import cluster
-from cxr_ray.on_ray import train as on_ray
+from cxr_ray import evaluate, sources, sweeps, winner
 from cxr_ray.on_ray.ingest import ingest
 from cxr_ray.on_ray.tune import tune
 from cxr_ray.report.tables import evaluation
@@ -39,16 +36,6 @@ RECIPES = {
 }
 
 
-def trained(values: dict[str, Any], name: str) -> runs.Run:
-    """The finished run of that name: found, or trained now."""
-    place = Path(values["output"]) / name
-    if not (place / "run.json").exists() or runs.load(place).info["status"] != "finished":
-        return on_ray.train(
-            cfg.validate(cfg.merge(values, {"name": name, "train": {"select": "last"}})), say=lambda _: None
-        )
-    return runs.load(place)
-
-
 def told(found: dict[str, Any]) -> str:
     """Accuracy and macro F1 with intervals, the thumbnail's macro F1, and the difference with its interval."""
 
@@ -61,10 +48,6 @@ def told(found: dict[str, Any]) -> str:
         f"{found['rows']} rows: accuracy {read(found['values'], 'accuracy', '')}, macro F1 {read(found['values'], 'f1', 'mean')}, "
         f"thumbnail {rival}, difference {read(found['differences']['thumbnail'], 'f1', 'mean')}"
     )
-
-
-def quiet(line: str) -> None:
-    """Nobody is told."""
 
 
 def together(sweep: sweeps.Sweep, ranked: sweeps.Ranked) -> None:
@@ -86,21 +69,16 @@ def together(sweep: sweeps.Sweep, ranked: sweeps.Ranked) -> None:
 
 def main() -> None:
     """The three steps."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", type=Path)
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--threads", type=int)
+    parser = arguments(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     asked = parser.parse_args()
     store = asked.out / "shards"
-    with cluster.session():
-        ingest(sources.load("image_folder", asked.root), asked.root, store, source="image_folder", size=(224, 224))
+    ingest(sources.load("image_folder", asked.root), asked.root, store, source="image_folder", size=(224, 224))
     base = {
         "output": str(asked.out / "runs"),
         "data": {"shards": str(store), "normalize": "imagenet"},
         "model": {"name": "mobilenet_v2", "weights": asked.weights},
-        "train": {"threads": asked.threads},
+        "train": {"threads": asked.threads, "select": "last"},
         "report": {"trackers": []},
     }
 
@@ -118,7 +96,7 @@ def main() -> None:
     values = cfg.merge(base, RECIPES[best])
 
     aside = trained(cfg.merge(values, {"data": {"split": {"test": 0.2, "val": 0}}}), "aside")
-    print(f"{best}, put aside: {told(evaluate.evaluate(aside.path, say=lambda _: None).found)}", flush=True)
+    print(f"{best}, put aside: {told(evaluate.evaluate(aside.path, say=quiet).found)}", flush=True)
 
     split = {"by": "patient", "test": 0.2}
     knobs = {"search": "grid", "scheduler": "none", "base": False, "folds": 5, "metric": "val/f1/mean"}
@@ -127,7 +105,7 @@ def main() -> None:
     whole = {
         "name": "folds",
         "data": {"split": split},
-        "train": {"select": "last", "threads": 1},
+        "train": {"threads": 1},
         "tune": {**knobs, "space": space},
     }
     sweep = tune(cfg.validate(cfg.merge(values, whole)), say=quiet)
