@@ -21,7 +21,7 @@ os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 os.environ["RAY_DEDUP_LOGS"] = "0"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as Ray sets it in its workers: with and without Ray must compare
-for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "CXR_RAY_DEBUG", "NANIO_OPTIONS_FILE"):
+for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "CXR_RAY_DEBUG", "NANIO_OPTIONS_FILE", "COLUMNS"):
     os.environ.pop(name, None)
 for name in [name for name in os.environ if name.startswith("AWS_")]:
     del os.environ[name]
