@@ -157,6 +157,7 @@ def test_a_missing_remote_root_is_named(s3) -> None:
     assert str(said.value) == f"no folder at {url}; give the folder that holds the chexpert dataset"
 
 
+@pytest.mark.long
 def test_what_was_ingested_to_s3_trains_and_is_judged(s3, tmp_path: Path, monkeypatch, capsys) -> None:
     """The whole road by URLs, from the phantom's pictures to a table of metrics, once in process and once on two workers."""
     from cxr_ray import phantom
