@@ -413,13 +413,11 @@ class _Seen(ray_tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         name = _name(trial)
-        told = (
-            str(getattr(trial, "error_file", "") and Path(trial.error_file).read_text()[-400:])
-            if trial.error_file
-            else ""
-        )
+        told = Path(trial.error_file).read_text() if trial.error_file else ""
         lines = [line for line in told.splitlines() if line.strip()]
-        error = " ".join((lines[-1] if lines else "its process died").split())[:300]
+        error = " ".join(lines[-1].split())[:300] if lines else ""
+        if not error or "process has died" in told:
+            error = "its process died: killed, out of memory, or silent for tune.hang_minutes"
         tries = self.sweep.config.tune.retries
         self._set(name, status=FAILED, error=f"died {tries + 1} times: {error}")
         self._proposals.told(self._proposals.trial(name))
