@@ -134,7 +134,6 @@ class _Fit:
         # What is judged and kept: the moving average of the weights where there is one.
         self.judged = self.model if self.ema is None else self.ema.model
         self.rows_at_once = self._rows_at_once()
-        self.judged_at_once = self.rows_at_once if self.train.micro_batch else self.train.batch_size
         self.net = self._together()
         self.steps_per_epoch = -(-int(plan.drawn.sum()) // self.train.batch_size)
         self.folder = run.path / "checkpoints"
@@ -266,11 +265,17 @@ class _Fit:
             torch.stack([one.float().sum() for one in logits]).sum().backward()
 
         self.model.train()
-        rows = memory.rows_that_fit(step, share)
+        mistake: UserError | None = None
+        try:
+            rows = memory.rows_that_fit(step, share)
+        except UserError as error:  # raised once all ranks know, so that none waits for the others
+            rows, mistake = 0, error
         self.model.zero_grad(set_to_none=True)
         for name, value in self.model.named_buffers():  # running statistics of pictures that were none
             value.copy_(buffers[name])
         rows = -int(distributed.most_of_ranks(torch.tensor(-rows, device=self.device)))
+        if not rows:
+            raise mistake or UserError("not one image of this size fits the memory of another worker's device")
         if self.first and rows < share:
             self.context.say(
                 f"micro-batches of {rows} rows: a worker's share of {share} does not fit the memory at once"
@@ -418,7 +423,8 @@ class _Fit:
     def predict(self, rows: npt.NDArray[np.int64]) -> torch.Tensor:
         """Logits [M, L] of store rows [M], in their order, on every rank: each rank predicts a contiguous share once."""
         mine = rows[batches.rank_slice(len(rows), self.context.rank, self.context.world)]
-        logits = forward(self.judged, self.store, mine, self.precision, self.device, batch_size=self.judged_at_once)
+        size = self.rows_at_once if self.train.micro_batch else self.train.batch_size
+        logits = forward(self.judged, self.store, mine, self.precision, self.device, batch_size=size)
         return distributed.gather_rows(logits).cpu()
 
     def _drops(self) -> int:

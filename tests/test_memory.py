@@ -87,6 +87,17 @@ def test_ranks_agree_on_what_fits_the_smallest(tmp_path):
     on_ranks(2, tmp_path, _two_ranks, tmp_path)
 
 
+def _too_small_for_one(folder):
+    context = LocalContext(quiet=True)
+    os.environ["CXR_RAY_TEST_ROWS"] = "0" if context.rank else "50"
+    with pytest.raises(UserError, match="not one image of this size fits"):
+        fit(config(folder, name="none", **GREEDY, train={"micro_batch": "auto"}), fake_store(50), context)
+
+
+def test_where_nothing_fits_on_one_rank_no_other_waits_for_it(tmp_path):
+    on_ranks(2, tmp_path, _too_small_for_one, tmp_path)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_pinned_pages_hold_the_same_values():
