@@ -44,7 +44,9 @@ class Writing:
         self.place = folder / f"step-{step:08d}"
         self._step = step
         tensors, self._rest = _flatten(optimizer)
-        held = {"model": model, "optimizer": tensors, **({"within": within} if within else {})}
+        held = {"model.safetensors": model, "optimizer.safetensors": tensors}
+        if within:
+            held["within.safetensors"] = within
         self._files: Future[dict[str, Written]] = Future()
         self._whole = is_whole(self.place)
         if self._whole:
@@ -59,8 +61,7 @@ class Writing:
 
     def _write(self, held: dict[str, Tensors]) -> None:
         try:
-            files = {f"{name}.safetensors": tensors for name, tensors in held.items()}
-            self._files.set_result({name: write_whole(self.place / name, _dumped(t)) for name, t in files.items()})
+            self._files.set_result({name: write_whole(self.place / name, _dumped(t)) for name, t in held.items()})
         except BaseException as error:
             self._files.set_exception(error)
 

@@ -19,6 +19,7 @@ from cxr_ray import leaks, registry, runs, shards, trackers
 from cxr_ray import plan as plans
 from cxr_ray.errors import Stopped, UserError, unknown
 from cxr_ray.lease import Lease
+from cxr_ray.on_ray.beside import beside
 
 
 def train(config: cfg.Config, *, address: str | None = None, say: Callable[[str], None] = print) -> runs.Run:
@@ -313,13 +314,15 @@ def check_room(resources: dict[str, float], workers: int, cluster: dict[str, flo
 @contextmanager
 def _read_out(run: runs.Run, say: Callable[[str], None]) -> Iterator[None]:
     """Say each new line of the run's log as the workers write it."""
-    ended = threading.Event()
+    log = run.path / "log.txt"
+    start = log.stat().st_size if log.exists() else 0
 
-    def follow(file: Path, at: int) -> None:
+    def follow(ended: threading.Event) -> None:
+        at = start
         while True:
             last = ended.is_set()  # asked before reading, so that the last read misses nothing
-            if file.exists():
-                with file.open("rb") as handle:
+            if log.exists():
+                with log.open("rb") as handle:
                     handle.seek(at)
                     lines = handle.read().split(b"\n")
                     for line in lines[:-1]:
@@ -329,11 +332,5 @@ def _read_out(run: runs.Run, say: Callable[[str], None]) -> Iterator[None]:
                 return
             ended.wait(0.3)
 
-    log = run.path / "log.txt"
-    thread = threading.Thread(target=follow, args=(log, log.stat().st_size if log.exists() else 0), daemon=True)
-    thread.start()
-    try:
+    with beside(follow, name="cxr-log"):
         yield
-    finally:
-        ended.set()
-        thread.join()

@@ -20,6 +20,7 @@ from cxr_ray import registry, runs, shards, sweeps
 from cxr_ray.errors import UserError
 from cxr_ray.lease import LASTS_S, Lease
 from cxr_ray.on_ray import train as training
+from cxr_ray.on_ray.beside import beside
 from cxr_ray.on_ray.room import Room
 from cxr_ray.sweeps import Sweep
 
@@ -159,21 +160,15 @@ def _shared() -> Path | None:
 @contextmanager
 def _watched(run: runs.Run, hang_s: float) -> Iterator[None]:
     """End this process, and with it the workers that it owns, where they have written nothing to the run's log for so long."""
-    ended = threading.Event()
 
-    def watch() -> None:
+    def watch(ended: threading.Event) -> None:
         log, began = run.path / "log.txt", time.time()
         while not ended.wait(min(5.0, hang_s / 4)):
             if time.time() - max(began, log.stat().st_mtime if log.exists() else 0.0) > hang_s:
                 os._exit(1)
 
-    thread = threading.Thread(target=watch, name="cxr-hang", daemon=True)
-    thread.start()
-    try:
+    with beside(watch, name="cxr-hang"):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 @contextmanager
