@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from cxr_ray import batches, runs, shards
+from tests.fakes.waiting import until
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = 5  # of 16 seconds each: Ray looks once a minute for a node that has come
@@ -43,16 +44,6 @@ def attempts(run: Path) -> list[dict[tuple[int, int], list[tuple[int, ...]]]]:
     return found
 
 
-def until(so: Callable[[], Any], process: subprocess.Popen[str], within_s: float = 240.0) -> float:
-    """Seconds until `so` holds."""
-    began = time.monotonic()
-    while not so():
-        assert process.poll() is None, "the training ended before that"
-        assert time.monotonic() - began < within_s, "it never came to that"
-        time.sleep(0.1)
-    return time.monotonic() - began
-
-
 @pytest.mark.cluster
 @pytest.mark.long
 @pytest.mark.ray
@@ -77,12 +68,12 @@ def test_a_worker_lost_and_regained_changes_no_batch(store, tmp_path, nodes):
         return any(len(rows) == 8 for rows in attempts(run)[0].get(max(attempts(run)[0], default=(0, 0)), []))
 
     try:
-        took = {"two workers began": until(lambda: tried(1) >= 5, process)}
+        took = {"two workers began": until(lambda: tried(1) >= 5, 240, process)}
         nodes.remove_node(second, allow_graceful=False)
-        took["one went on after the other's node was lost"] = until(alone, process)
+        took["one went on after the other's node was lost"] = until(alone, 240, process)
         had = tried(1)
         nodes.add_node(num_cpus=1)
-        took["two again after a node came"] = until(lambda: tried(1) > had, process)
+        took["two again after a node came"] = until(lambda: tried(1) > had, 240, process)
         began = time.monotonic()
         assert process.wait(timeout=300) == 0
         took["the rest"] = time.monotonic() - began

@@ -7,8 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +21,7 @@ from cxr_ray import evaluate as judging
 from cxr_ray.errors import UserError
 from cxr_ray.on_ray import train as on_ray
 from tests.fakes.ranks import on_ranks
+from tests.fakes.waiting import until
 
 
 def config(store: Path, output: Path, **sections) -> cfg.Config:
@@ -167,13 +166,6 @@ def _within_an_epoch(run: Path, epoch: int) -> bool:
     return bool(state["epoch"] == epoch and state["batches"] > 0)
 
 
-def _until(true: Callable[[], bool], seconds: float = 300.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.05)
-
-
 def _engine_alone(config: cfg.Config) -> None:
     """The same training by the engine on this rank, without Ray and without the waits."""
     os.environ["CXR_RAY_TEST_STEP_S"] = "0"
@@ -224,7 +216,7 @@ def test_a_worker_killed_within_an_epoch_is_replaced_and_the_run_ends_bit_equal(
     killed: list[int] = []
 
     def kill() -> None:
-        _until(lambda: _within_an_epoch(tmp_path / "killed", 2))
+        until(lambda: _within_an_epoch(tmp_path / "killed", 2), 300)
         killed.append(_train_workers()[-1])
         os.kill(killed[0], signal.SIGKILL)
 
@@ -251,7 +243,7 @@ def test_a_stopped_and_a_killed_driver_go_on_and_end_bit_equal(store, tmp_path, 
     first = subprocess.Popen(
         [*command, "-c", str(tmp_path / "config.yaml")], env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
-    _until(lambda: _within_an_epoch(tmp_path / "cut", 1))
+    until(lambda: _within_an_epoch(tmp_path / "cut", 1), 300)
     with pytest.raises(UserError, match=f"is being trained now, by process {first.pid} of this machine"):
         on_ray.train(settled, say=lambda line: None)
     first.send_signal(signal.SIGTERM)
@@ -259,7 +251,7 @@ def test_a_stopped_and_a_killed_driver_go_on_and_end_bit_equal(store, tmp_path, 
     assert first.returncode == 143 and "stopped after a checkpoint; cxr-ray train --resume" in said
 
     second = subprocess.Popen([*command, *again], env=env, cwd=ROOT, stdout=subprocess.DEVNULL)
-    _until(lambda: _within_an_epoch(tmp_path / "cut", 2))
+    until(lambda: _within_an_epoch(tmp_path / "cut", 2), 300)
     second.kill()
     assert second.wait() == -signal.SIGKILL
     assert (

@@ -6,8 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +17,7 @@ from cxr_ray.errors import UserError
 from cxr_ray.on_ray import trial as in_process
 from cxr_ray.on_ray import tune as on_ray
 from cxr_ray.sweeps import FAILED, FINISHED, STOPPED, Sweep
+from tests.fakes.waiting import until
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -265,17 +264,10 @@ def test_trials_of_two_workers_leave_no_placement_group(store, ray_local, tmp_pa
     )
     sweep = quiet(made)
     assert [t.status for t in sweep.trials] == [FINISHED] and sweep.run("0001").info["workers"] == 2
-    _until(lambda: all(g["state"] == "REMOVED" for g in placement_group_table().values()), 30)
+    until(lambda: all(g["state"] == "REMOVED" for g in placement_group_table().values()), 30)
 
 
 # -- interrupted --------------------------------------------------------------------------------------------------
-
-
-def _until(true: Callable[[], bool], seconds: float = 200.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.1)
 
 
 def _driver(sweep: Path, *words: str) -> subprocess.Popen[str]:
@@ -315,7 +307,7 @@ def test_a_killed_sweep_goes_on_repeats_nothing_and_comes_to_the_same(store, tmp
     place = tmp_path / "sweep"
     first = _driver(place, "-c", str(file))
     try:
-        _until(lambda: len(_ended(place)) >= 1)
+        until(lambda: len(_ended(place)) >= 1, 200)
     finally:
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
