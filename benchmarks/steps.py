@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from train import Timed, config, noise_store, on_ray_train, speeds
+from train import Resident, Timed, config, noise_store, on_ray_train, speeds
 
 from cxr_ray import config as cfg
-from cxr_ray import engine, models, optim, shards
+from cxr_ray import engine, models, optim
 from cxr_ray.checkpoints import Writing
 from cxr_ray.on_ray import cluster
 from cxr_ray.on_ray import train as on_ray
@@ -34,26 +34,12 @@ class Turns(Timed):
 
     def __init__(self, store: Path, steps: int, *, compiled: bool) -> None:
         super().__init__()
-        opened, how = shards.open(store), pick("auto", CPU)
-        self.model = models.build(cfg.Model(), outputs=1, image_size=opened.size, mean=0.5, deviation=0.25)
-        self.model.to(memory_format=how.layout).train()
-        self.net = torch.compile(self.model) if compiled else self.model
-        self.optimizer = optim.build(self.model, cfg.Optim())
-        self.how, self.steps = how, steps
-        self.images = torch.from_numpy(opened.images(opened.index["row"].to_numpy()[:32]))
+        self.bare, self.steps = Resident(store, pick("auto", CPU), compiled=compiled), steps
         self.blocks: list[float] = []
 
     def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
         """One block of steps; its images/s."""
-        truth = torch.zeros(32, 1)
-        began = time.perf_counter()
-        for _ in range(self.steps):
-            self.optimizer.zero_grad(set_to_none=True)
-            with self.how.autocast(CPU):
-                logits = self.net(self.images)
-            torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), truth).backward()
-            self.optimizer.step()
-        self.blocks.append(32 * self.steps / (time.perf_counter() - began))
+        self.blocks.append(32 * self.steps / sum(self.bare.step() for _ in range(self.steps)))
 
 
 def told(name: str, ratios: list[float]) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 import ray
 import torch
+from trainings import quiet
 
 from cxr_ray import config as cfg
 from cxr_ray import phantom, sources, sweeps
@@ -57,10 +58,6 @@ def config(shards_at: Path, output: Path, name: str, *, epochs: int, **sections:
         "tune": {"search": "grid", "scheduler": "none", "base": False, "space": GRID},
     }
     return cfg.validate(cfg.merge(base, sections))
-
-
-def quiet(line: str) -> None:
-    """Nobody is told."""
 
 
 def swept(made: cfg.Config, **more: Any) -> tuple[sweeps.Sweep, float]:

@@ -1,4 +1,5 @@
-"""Images/s of training: Ray Train against the plain engine, bf16 against fp32, and the engine against a resident batch.
+"""Images/s of training: Ray Train against the plain engine, and bf16 against fp32. What a step costs beside its arithmetic:
+`steps.py`.
 
     python benchmarks/train.py [--images 512] [--rounds 3]
 
@@ -16,10 +17,11 @@ import numpy as np
 import torch
 
 from cxr_ray import config as cfg
-from cxr_ray import engine, shards
+from cxr_ray import engine, models, optim, shards
 from cxr_ray.context import LocalContext
 from cxr_ray.on_ray import cluster
 from cxr_ray.on_ray import train as on_ray
+from cxr_ray.precision import Precision, pick
 from cxr_ray.runs import Run
 
 
@@ -105,33 +107,37 @@ def on_ray_train(store: Path, output: Path, name: str, **knobs: object) -> list[
     return speeds(lines)
 
 
-def resident(store: Path, *, threads: int, steps: int, plain: bool = False) -> float:
-    """images/s of the bare step on one batch that stays in memory, fused Adam: the ceiling in what `auto` picks; or, `plain`,
-    in fp32 as torch lays it out by itself."""
-    torch.set_num_threads(threads)
-    from cxr_ray import models
-    from cxr_ray.precision import Precision, pick
+class Resident:
+    """The bare step on one batch of 32 that stays in memory, fused Adam: the ceiling."""
 
-    opened = shards.open(store)
+    def __init__(self, store: Path, how: Precision, *, compiled: bool = False) -> None:
+        opened = shards.open(store)
+        self.model = models.build(cfg.Model(), outputs=1, image_size=opened.size, mean=0.5, deviation=0.25)
+        self.model.to(memory_format=how.layout).train()
+        self.net = torch.compile(self.model) if compiled else self.model
+        self.optimizer = optim.build(self.model, cfg.Optim())
+        self.images = torch.from_numpy(opened.images(opened.index["row"].to_numpy()[:32]))
+        self.truth, self.how = torch.zeros(32, 1), how
+
+    def step(self) -> float:
+        """One step; its seconds."""
+        began = time.perf_counter()
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.how.autocast(torch.device("cpu")):
+            logits = self.net(self.images)
+        torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), self.truth).backward()
+        self.optimizer.step()
+        return time.perf_counter() - began
+
+
+def resident(store: Path, *, threads: int, steps: int, plain: bool = False) -> float:
+    """images/s of the bare step in what `auto` picks; or, `plain`, in fp32 as torch lays it out by itself."""
+    torch.set_num_threads(threads)
     how = pick("auto", torch.device("cpu"))
     if plain:
         how = Precision("fp32", torch.float32, torch.contiguous_format)
-    model = models.build(cfg.Model(), outputs=1, image_size=opened.size, mean=0.5, deviation=0.25).to(
-        memory_format=how.layout
-    )
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
-    images = torch.from_numpy(opened.images(opened.index["row"].to_numpy()[:32]))
-    truth = torch.zeros(32, 1)
-    times = []
-    for _ in range(steps + 2):
-        began = time.perf_counter()
-        optimizer.zero_grad(set_to_none=True)
-        with how.autocast(torch.device("cpu")):
-            logits = model(images)
-        torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), truth).backward()
-        optimizer.step()
-        times.append(time.perf_counter() - began)
-    return 32 / statistics.median(times[2:])
+    bare = Resident(store, how)
+    return 32 / statistics.median([bare.step() for _ in range(steps + 2)][2:])
 
 
 def main() -> None:
@@ -170,7 +176,6 @@ def main() -> None:
     print(f"Ray Train / engine      {median['Ray Train bf16'] / median['engine bf16']:.3f}")
     print(f"bf16 / fp32             {median['engine bf16'] / median['engine fp32']:.2f}")
     print(f"bf16 / plain fp32       {median['resident batch bf16'] / median['resident batch plain fp32']:.2f}")
-    print(f"engine / resident batch {median['engine bf16'] / median['resident batch bf16']:.3f}")
 
 
 if __name__ == "__main__":
