@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +114,10 @@ class Sweep:
         return [self._now(Trial(**one), monitor) for one in held]
 
     def write_trials(self, trials: Sequence[Trial]) -> None:
-        """Keep `trials` as they are: status, knobs; numbers come from the run folders."""
+        """Keep which trials there are and how each stands; what it came to is read from its run folder."""
         kept = [
-            asdict(replace(t, values={}, epoch=None)) for t in sorted(trials, key=lambda t: (t.number, t.fold or 0))
+            {name: getattr(t, name) for name in ("name", "number", "knobs", "fold", "base", "status", "error")}
+            for t in sorted(trials, key=lambda t: (t.number, t.fold or 0))
         ]
         write_whole(self.path / "trials.json", json.dumps(kept, indent=1))
 
