@@ -13,7 +13,7 @@ from cxr_ray.errors import UserError
 from cxr_ray.metrics import MEAN, RATES, WHOLE_METRICS, delong, judge, operating
 from cxr_ray.metrics.intervals import Samples, bca, bootstrap, jackknife, p_value, percentile
 from cxr_ray.metrics.table import Table
-from cxr_ray.report.tables import choose, columns_of, resampled_by, table_of
+from cxr_ray.report.tables import choose, columns_of, resampled_by, rule_of, table_of
 from cxr_ray.runs import Run, differences
 
 SHOWN = ("recall", "auroc", "precision", "f1", "ap")
@@ -58,9 +58,7 @@ def compare(
     values: dict[str, Any] = {}
     for name, run, frame in zip(names, runs, frames, strict=True):
         report = run.config.report
-        rule = report.thresholds if thresholds is None else thresholds
-        if isinstance(rule, Mapping) and not operating.hangs_on_rows(rule, run.info["labels"]):
-            rule = {k: v for k, v in rule.items() if k in labels}
+        rule = rule_of(run, thresholds, labels)
         val = run.predictions("val") if _has(run, "val") else None
         points[name] = choose(
             rule, labels, task, val, interval_by=report.interval_by, assurance=report.assurance, rows=len(frame)

@@ -19,7 +19,7 @@ from cxr_ray.errors import UserError
 from cxr_ray.metrics import COUNTS, calibration, operating, studies
 from cxr_ray.plan import Plan
 from cxr_ray.report import aspects, html
-from cxr_ray.report.tables import evaluation
+from cxr_ray.report.tables import evaluation, rule_of
 
 COLUMNS = ("recall", "auroc", "precision", "f1", "ap")
 RIVALS = ("thumbnail", "border")
@@ -94,8 +94,7 @@ def evaluate(
     if not len(plan.rows[part]):
         has = ", ".join(p for p in plans.PARTS if len(plan.rows[p]))
         raise UserError(f"the run {run.path.name} has no rows in {part}; it has {has}")
-    rule = config.report.thresholds if thresholds is None else thresholds
-    rule = operating.spread(rule, plan.labels, plan.groups)
+    rule = rule_of(run, thresholds, plan.labels)
     operating.parse(rule, plan.labels, task=plan.task)
     chose = part == "val" and config.train.select == "best"
     say(f"judging {part} ({len(plan.rows[part]):,} rows)" + (", the part that chose the epoch" if chose else ""))

@@ -20,6 +20,7 @@ from cxr_ray.errors import UserError, unknown
 from cxr_ray.labels import apply_policy
 from cxr_ray.metrics import operating, studies
 from cxr_ray.report import html
+from cxr_ray.report.tables import rule_of
 
 SAME_PICTURE_BITS = 2
 """Bits of the 64 of a perceptual hash in which copies of a picture may differ. 658 X-rays saved again as JPEG differed in 0
@@ -45,7 +46,7 @@ def evaluate(
     run = judging.trained(path)
     config, info = judging.settled(run, report), run.info
     store = shards.open(data, verify="manifest", cache=config.data.cache)
-    rule = config.report.thresholds if thresholds is None else thresholds
+    rule = rule_of(run, thresholds, info["labels"])
     operating.parse(rule, info["labels"], task=info["task"])
     alignment = align(info["labels"], store.labels, mapping or {})
     if not any(a["data"] for a in alignment):

@@ -181,6 +181,23 @@ def test_groups_of_labels_are_those_the_run_has(tmp_path: Path) -> None:
         again.chosen_labels(run, ["Cardiomegally"])
 
 
+def test_thresholds_by_group_of_labels_are_those_of_its_labels(tmp_path: Path) -> None:
+    """The run's own, of which a comparison wants those of the shared labels alone; and one that is asked for."""
+    one = made(tmp_path, "one", report={"bootstrap": 10, "thresholds": {"pair": 0.2, LABELS[1]: 0.3}})
+    two = made(tmp_path, "two", labels=LABELS[:2])
+    for run in (one, two):
+        run.update(groups={"pair": [LABELS[0], *([LABELS[2]] if run is one else [])]})
+    told = compare([one, two])["runs"]
+    assert told[0]["thresholds"] == {LABELS[0]: 0.2, LABELS[1]: 0.3}
+    assert told[1]["thresholds"] == dict.fromkeys(LABELS[:2], 0.5)
+    asked = compare([one, two], thresholds={"pair": 0.4})["runs"]
+    assert [t["thresholds"] for t in asked] == [{LABELS[0]: 0.4, LABELS[1]: 0.5}] * 2
+    drawn = again.draw(one, "test", thresholds={"pair": 0.4})
+    assert [p.threshold for p in drawn.points.values()] == [0.4, 0.5, 0.4]
+    with pytest.raises(UserError, match="did you mean 'pair'"):
+        compare([one, two], thresholds={"pairs": 0.4})
+
+
 def test_epochs_are_judged_anew_where_their_predictions_were_kept(tmp_path: Path) -> None:
     run = made(tmp_path, "one")
     with pytest.raises(UserError, match="keep_predictions"):

@@ -12,7 +12,7 @@ import pandas as pd
 from cxr_ray import labels as label_space
 from cxr_ray.errors import UserError
 from cxr_ray.metrics import Value, judge, operating
-from cxr_ray.report.tables import choose, columns_of
+from cxr_ray.report.tables import choose, columns_of, rule_of
 from cxr_ray.runs import Run
 
 PROGRESS = ("loss", "accuracy", "exact_match", "recall", "auroc", "precision", "f1", "ap")
@@ -69,7 +69,7 @@ def draw(
     task, every = run.info["task"], list(run.info["labels"])
     shown = list(labels or every)
     within = every if task == "multiclass" else shown
-    rule = _rule(run, thresholds, shown)
+    rule = rule_of(run, thresholds, shown)
     table = run.predictions(part)
     val = run.predictions("val") if "val" in parts_held(run) else None
     points = choose(
@@ -98,7 +98,7 @@ def progress(
         )
     task, every = run.info["task"], list(run.info["labels"])
     within = every if task == "multiclass" else list(labels or every)
-    rule = _rule(run, thresholds, within)
+    rule = rule_of(run, thresholds, within)
     rows: list[dict[str, Any]] = []
     for epoch in sorted({e for e, _ in files}):
         held = {part: pd.read_parquet(files[epoch, part]) for part in ("train", "val") if (epoch, part) in files}
@@ -119,17 +119,6 @@ def epoch_files(run: Run) -> dict[tuple[int, str], Path]:
         epoch, _, part = file.stem.partition("-")
         found[int(epoch), part] = file
     return found
-
-
-def _rule(run: Run, thresholds: operating.Rule | None, labels: Sequence[str]) -> operating.Rule:
-    """What was asked, or the run's own; of numbers by label those of the labels shown."""
-    info = run.info
-    if thresholds is not None:
-        return operating.spread(thresholds, info["labels"], info.get("groups", {}))
-    own = operating.spread(run.config.report.thresholds, info["labels"], info.get("groups", {}))
-    if isinstance(own, dict) and not operating.hangs_on_rows(own, info["labels"]):
-        return {k: v for k, v in own.items() if k in labels}
-    return own
 
 
 def _judge(table: pd.DataFrame, labels: Sequence[str], task: str, limits_L: Any) -> list[Value]:

@@ -16,6 +16,7 @@ from cxr_ray.metrics import AVERAGES, MEAN, RATES, WHOLE_METRICS, Value, confusi
 from cxr_ray.metrics import intervals as chance
 from cxr_ray.metrics.intervals import Samples, bca, percentile, wilson
 from cxr_ray.metrics.table import Table, decide
+from cxr_ray.runs import Run
 from cxr_ray.splits import groups_of
 
 LEVEL = 0.95
@@ -131,6 +132,18 @@ def table_of(
     truth_NL, prob_NL = columns_of(predictions, labels, "true"), columns_of(predictions, labels, "prob")
     at_L = np.full(len(labels), operating.FIXED) if limits_L is None else limits_L
     return decide(truth_NL, prob_NL, labels=labels, task=task, thresholds_L=at_L)
+
+
+def rule_of(run: Run, asked: operating.Rule | None, labels: Sequence[str]) -> operating.Rule:
+    """The thresholds `asked` for, or the run's own: groups spread over their labels, numbers by label those of `labels`.
+
+    Raises `UserError` for a label that the run has not."""
+    info = run.info
+    said = run.config.report.thresholds if asked is None else asked
+    rule = operating.spread(said, info["labels"], info.get("groups", {}))
+    if isinstance(rule, dict) and not operating.hangs_on_rows(rule, info["labels"]):
+        return {label: at for label, at in rule.items() if label in labels}
+    return rule
 
 
 def choose(
