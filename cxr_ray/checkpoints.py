@@ -108,6 +108,11 @@ def load(place: Path) -> Checkpoint:
     return Checkpoint(load_file(place / "model.safetensors"), optimizer, body["state"], within)
 
 
+def state_of(place: Path) -> dict[str, Any]:
+    """The state of a checkpoint alone, such as its epoch; no tensor is read."""
+    return dict(json.loads((place / "state.json").read_text())["state"])
+
+
 def point(folder: Path, name: str, place: Path) -> None:
     """Let the pointer `name` (best, last) say `place`, in one rename."""
     write_whole(folder / f"{name}.json", json.dumps({"checkpoint": place.name}))

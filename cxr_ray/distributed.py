@@ -2,13 +2,15 @@
 # N rows of this rank, M rows of all ranks
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from cxr_ray.errors import UserError
+
+T = TypeVar("T")
 
 
 def together() -> bool:
@@ -55,6 +57,25 @@ def from_first(value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def all_or_none(work: Callable[[], T]) -> T:
+    """What `work` gives on this rank. Where it finds a mistake on one of them (a file that one node lacks), all ranks raise that
+    `UserError`: none waits for the others."""
+    made: list[T] = []
+    mistake: str | None = None
+    try:
+        made.append(work())
+    except UserError as error:
+        if not together():
+            raise
+        mistake = str(error)
+    if together():
+        told: list[str | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(told, mistake)
+        if said := next((one for one in told if one is not None), None):
+            raise UserError(said)
+    return made[0]
 
 
 def first_alone(work: Callable[[], None]) -> None:

@@ -30,7 +30,7 @@ class Trial:
     """Its run folder's under `trials/`: 0007, or 0007-fold-2."""
     number: int
     knobs: dict[str, Any]
-    """By dotted name; empty for the config as written."""
+    """By dotted name; empty for the config as written. Where pbt changed them, those that `epoch` was trained with."""
     fold: int | None = None
     base: bool = False
     """Whether this is the config as written, which the search is measured against."""
@@ -45,6 +45,13 @@ class Trial:
     """Of training, over all its starts."""
     values: dict[str, float] = field(default_factory=dict)
     """Val metrics of `epoch` by name (val/auroc/Edema); absent where undefined."""
+    before: dict[str, Any] | None = None
+    """What it began with, where pbt has changed that."""
+
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """The knobs that it began with."""
+        return self.knobs if self.before is None else self.before
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,11 @@ class Constraint:
         """Whether `values` reach it; an undefined metric does not."""
         value = values.get(self.metric, math.nan)
         return bool(value >= self.limit if self.above else value <= self.limit)
+
+    def missed(self, values: Mapping[str, float]) -> float:
+        """By how much `values` miss it, in its metric's unit; 0 where it is met, 1 where the metric is undefined."""
+        value = values.get(self.metric, math.nan)
+        return 1.0 if math.isnan(value) else max(0.0, self.limit - value if self.above else value - self.limit)
 
     def __str__(self) -> str:
         return f"{self.metric} {'>=' if self.above else '<='} {self.limit:g}"
@@ -116,10 +128,27 @@ class Sweep:
     def write_trials(self, trials: Sequence[Trial]) -> None:
         """Keep which trials there are and how each stands; what it came to is read from its run folder."""
         kept = [
-            {name: getattr(t, name) for name in ("name", "number", "knobs", "fold", "base", "status", "error")}
+            {
+                "name": t.name,
+                "number": t.number,
+                "knobs": t.drawn,
+                "fold": t.fold,
+                "base": t.base,
+                "status": t.status,
+                "error": t.error,
+            }
             for t in sorted(trials, key=lambda t: (t.number, t.fold or 0))
         ]
         write_whole(self.path / "trials.json", json.dumps(kept, indent=1))
+
+    def forgive(self) -> None:
+        """Let the trials that failed wait to go on from their last checkpoints: what made them fail was mended."""
+        trials = self.trials
+        for trial in trials:
+            run = runs.Run(self.path / "trials" / trial.name)
+            if trial.status == FAILED and (run.path / "run.json").exists():
+                run.update(status="stopped", error=None)
+        self.write_trials([replace(t, status=WAITING, error=None) if t.status == FAILED else t for t in trials])
 
     def trial(self, name: str) -> Trial:
         """The trial of that name. Raises `UserError` naming the closest one."""
@@ -171,20 +200,33 @@ class Sweep:
         status = trial.status
         if info["status"] == "finished" or (status not in ENDED and info["status"] == "failed"):
             status = FINISHED if info["status"] == "finished" else FAILED
-        table = run.metrics
-        table = table[(table["part"] == "val") & (table["metric"] != "confusion")]
+        table = judged(run)
         epoch = kept_epoch(table, train)
         values: dict[str, float] = {}
         if epoch is not None:
-            here = table[table["epoch"] == epoch]
-            values = {
-                metrics.name("val", m, k): float(v)
-                for m, k, v in zip(here["metric"], here["label"], here["value"], strict=True)
-            }
+            values = named(table[table["epoch"] == epoch])
         done = int(table["epoch"].max()) if len(table) else 0
         seconds = float(info.get("seconds") or trial.seconds)
+        said: dict[str, Any] = {"knobs": trial.knobs, "before": None}
+        if changes := info.get("changes"):
+            trained_with = [c["knobs"] for c in changes if epoch is not None and c["epoch"] < epoch]
+            said = {"knobs": trained_with[-1] if trained_with else trial.knobs, "before": trial.knobs}
         return replace(trial, status=status, error=trial.error or info.get("error"), epochs=done, epoch=epoch, seconds=seconds,
-                       values=values)  # fmt: skip
+                       values=values, **said)  # fmt: skip
+
+
+def judged(run: runs.Run) -> pd.DataFrame:
+    """The val rows of a run's metrics.csv, all epochs."""
+    table = run.metrics
+    return table[(table["part"] == "val") & (table["metric"] != "confusion")]
+
+
+def named(rows: pd.DataFrame) -> dict[str, float]:
+    """The values of one epoch's val rows by name, such as val/auroc/Edema."""
+    return {
+        metrics.name("val", m, k): float(v)
+        for m, k, v in zip(rows["metric"], rows["label"], rows["value"], strict=True)
+    }
 
 
 def kept_epoch(table: pd.DataFrame, train: cfg.Train) -> int | None:

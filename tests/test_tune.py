@@ -16,7 +16,7 @@ from cxr_ray import runs, shards, sweeps, winner
 from cxr_ray.errors import UserError
 from cxr_ray.on_ray import trial as in_process
 from cxr_ray.on_ray import tune as on_ray
-from cxr_ray.sweeps import FAILED, FINISHED, STOPPED, Sweep
+from cxr_ray.sweeps import ENDED, FAILED, FINISHED, STOPPED, WAITING, Sweep
 from tests.fakes.waiting import until
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,7 +132,8 @@ def test_trials_that_die_hang_or_diverge_are_told_and_the_others_go_on(store, tm
         "retries": 1,
     }
     made = config(store, tmp_path, plugins=["tests.fakes.bad_models"], train={"batch_size": 16}, tune=knobs)
-    sweep = quiet(made.model_copy(update={"tune": made.tune.model_copy(update={"space": {}})}))
+    made = made.model_copy(update={"tune": made.tune.model_copy(update={"space": {}})})
+    sweep = quiet(made)
     dying, hanging, diverging, good = sweep.trials
     assert good.status == FINISHED and good.epochs == 2
     assert dying.status == FAILED and dying.error.startswith("died 2 times")
@@ -141,6 +142,27 @@ def test_trials_that_die_hang_or_diverge_are_told_and_the_others_go_on(store, tm
     assert [r.number for r in sweep.ranked()] == [4]
     starts = (sweep.run(dying).path / "log.txt").read_text().count("epoch 0/2")
     assert starts == 1  # the second start went on after its checkpoint and died again
+
+
+@pytest.mark.long
+def test_what_failed_is_tried_again_when_that_is_asked_for_and_only_then(store, tmp_path):
+    knobs = {
+        "search": "list",
+        "combinations": [{"model.name": "dying"}, {"optim.lr": 2e-3}],
+        "base": False,
+        "retries": 0,
+    }
+    made = config(store, tmp_path, plugins=["tests.fakes.bad_models"], train={"batch_size": 16}, tune=knobs)
+    made = made.model_copy(update={"tune": made.tune.model_copy(update={"space": {}})})
+    sweep = quiet(made)
+    assert [t.status for t in sweep.trials] == [FAILED, FINISHED]
+    files = [sweep.run(t).path / "log.txt" for t in sweep.trials]
+    before = [f.stat().st_mtime_ns for f in files]
+    quiet(made)
+    assert [f.stat().st_mtime_ns for f in files] == before
+    on_ray.tune(made, failed_again=True, say=lambda line: None)
+    assert [f.stat().st_mtime_ns > t for f, t in zip(files, before, strict=True)] == [True, False]
+    assert [t.status for t in sweep.trials] == [FAILED, FINISHED]  # it died again
 
 
 def test_a_store_that_changed_during_the_sweep_fails_its_trials(store, tmp_path, monkeypatch):
@@ -171,6 +193,7 @@ def test_a_store_that_changed_during_the_sweep_fails_its_trials(store, tmp_path,
         ({"search": "list"}, "tune.combinations is empty"),
         ({"folds": 3, "scheduler": "asha"}, "set tune.scheduler to none instead of asha"),
         ({"scheduler": "pbt", "search": "grid"}, "set tune.search to random"),
+        ({"scheduler": "pbt", "max_concurrent": 2}, "leave tune.max_concurrent at auto"),
         ({"trial_gpus": 0.5}, "the cluster has 0 GPUs"),
     ],
 )
@@ -232,6 +255,28 @@ def test_folds_are_judged_by_their_mean_and_the_winner_is_their_ensemble(store, 
     assert runs.load(sweep.path / "best").info["test_looks"] == 1
 
 
+def test_a_label_without_a_positive_in_a_fold_is_said(store, tmp_path):
+    """Of the 120 patients' phantoms, twenty folds hold too few for every label."""
+    _, plan, _, notes = on_ray._checked(config(store, tmp_path, tune={"folds": 20}))
+    assert notes and all("has no positive in val of fold" in note for note in notes)
+    assert {note.partition(" has no")[0] for note in notes} <= set(plan.labels)
+    assert not on_ray._checked(config(store, tmp_path, tune={"folds": 2}))[3]
+
+
+@pytest.mark.long
+def test_out_of_time_nothing_starts_and_what_runs_ends_with_what_it_has(store, tmp_path):
+    slow = {"plugins": ["tests.fakes.slow_model"], "model": {"name": "slow"}, "train": {"epochs": 4, "batch_size": 16}}
+    made = config(store, tmp_path, **slow, tune={"trials": 6, "base": False, "max_time": 0.2})
+    sweep = quiet(made)
+    waiting, begun = ([t for t in sweep.trials if (t.status == WAITING) is so] for so in (True, False))
+    assert waiting and begun and {t.status for t in begun} <= {FINISHED, STOPPED}
+    assert any(t.status == STOPPED for t in begun)
+    longer = made.model_copy(update={"tune": made.tune.model_copy(update={"max_time": None, "trials": len(begun) + 1})})
+    more = quiet(longer)
+    assert all(t.status in ENDED for t in more.trials)
+    assert [t.epochs for t in more.trials[: len(begun)]] == [t.epochs for t in begun]
+
+
 @pytest.mark.long
 def test_optuna_proposes_and_a_sweep_that_goes_on_proposes_the_rest(store, tmp_path):
     pytest.importorskip("optuna")
@@ -246,13 +291,25 @@ def test_optuna_proposes_and_a_sweep_that_goes_on_proposes_the_rest(store, tmp_p
 
 @pytest.mark.long
 def test_pbt_hands_weights_over_and_keeps_each_trial_s_own_record(store, tmp_path):
-    knobs = {"scheduler": "pbt", "trials": 2, "base": False}
-    made = config(store, tmp_path, train={"epochs": 3}, tune=knobs)
-    sweep = quiet(made)
-    assert {t.status for t in sweep.trials} == {FINISHED} and {t.epochs for t in sweep.trials} == {3}
+    """More trials than fit at once, so that some are paused; rates so far apart that the worst takes over from the best."""
+    knobs = {"scheduler": "pbt", "trials": 4, "base": False}
+    made = config(store, tmp_path, train={"epochs": 4}, tune=knobs)
+    wide = {"optim.lr": {"loguniform": [1e-9, 1e-2]}}
+    sweep = quiet(made.model_copy(update={"tune": made.tune.model_copy(update={"space": wide})}))
+    assert {t.status for t in sweep.trials} == {FINISHED} and {t.epochs for t in sweep.trials} == {4}
+    taken = []
     for trial in sweep.trials:
-        table = sweep.run(trial).metrics.query("part == 'val' and metric == 'auroc' and label == 'mean'")
-        assert table["epoch"].tolist() == [0, 1, 2, 3]
+        run = sweep.run(trial)
+        table = run.metrics.query("part == 'val' and metric == 'auroc' and label == 'mean'")
+        assert table["epoch"].is_monotonic_increasing and table["epoch"].iloc[-1] == 4
+        for change in run.info.get("changes", []):
+            taken.append(change)
+            assert change["from"] != trial.name and 1 <= change["epoch"] < 4
+            assert 1e-9 <= change["knobs"]["optim.lr"] <= 1e-2
+            if change["epoch"] < trial.epoch:
+                assert trial.knobs != trial.drawn
+        assert run.config.optim.lr == trial.drawn["optim.lr"] and run.info["knobs"] == trial.drawn
+    assert taken
 
 
 @pytest.mark.long

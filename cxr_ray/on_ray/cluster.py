@@ -50,3 +50,8 @@ def session(address: str | None = None, *, num_cpus: int | None = None, dashboar
         yield
     finally:
         ray.shutdown()
+
+
+def nodes() -> list[dict[str, float]]:
+    """What each living node of the session has, by Ray's names of resources."""
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]

@@ -17,9 +17,10 @@ from cxr_ray import config as cfg
 from cxr_ray import labels as label_space
 from cxr_ray import leaks, registry, runs, shards, trackers
 from cxr_ray import plan as plans
-from cxr_ray.errors import Stopped, UserError, unknown
+from cxr_ray.errors import Stopped, UserError
 from cxr_ray.lease import Lease
 from cxr_ray.on_ray.beside import beside
+from cxr_ray.on_ray.room import check_room, total, use_gpus
 
 
 def train(config: cfg.Config, *, address: str | None = None, say: Callable[[str], None] = print) -> runs.Run:
@@ -195,10 +196,11 @@ def _on_workers(config: cfg.Config, run: runs.Run, address: str | None, say: Cal
         resources = dict(config.train.resources_per_worker)
         if "CPU" not in resources:
             resources["CPU"] = max(1, cores // workers) if local else 1
-        use_gpu = use_gpus(config.train.gpu, fewest, ray.cluster_resources().get("GPU", 0))
-        check_room(resources, fewest, ray.cluster_resources(), use_gpu)
+        nodes = cluster.nodes()
+        use_gpu = use_gpus(config.train.gpu, fewest, total("GPU", nodes))
+        check_room({**resources, "GPU": resources.get("GPU", 1)} if use_gpu else resources, fewest, nodes)
         with _read_out(run, say), _sigterm(run):
-            on_workers(run, resources, use_gpu=use_gpu, say=say)
+            on_workers(run, resources, use_gpu=use_gpu, failures=config.train.max_failures, say=say)
 
 
 def on_workers(
@@ -206,10 +208,12 @@ def on_workers(
     resources: dict[str, float],
     *,
     use_gpu: bool,
+    failures: int,
     callbacks: Sequence[Any] = (),
     say: Callable[[str], None],
 ) -> None:
-    """Train the run on Ray Train's workers, in the Ray session that there is; `resources` are a worker's."""
+    """Train the run on Ray Train's workers, in the Ray session that there is; `resources` are a worker's, `failures` how many
+    new starts they may want."""
     _environment()
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -237,7 +241,7 @@ def on_workers(
                 name=f"launch-{time.time_ns()}",
                 storage_path=str(scratch),
                 failure_config=FailureConfig(
-                    max_failures=train.max_failures,
+                    max_failures=failures,
                     # Where it is elastic each lost node is one: Ray tries the old size first.
                     controller_failure_limit=100 if elastic else 3,  # type: ignore[call-arg]
                     max_preemption_failures=100,
@@ -247,17 +251,18 @@ def on_workers(
             torch_config=TorchConfig(timeout_s=600),
         ).fit()
 
-    for left in reversed(range(train.max_failures + 1)):
+    for left in reversed(range(failures + 1)):
         try:
             launch()
             break
         except SystemExit:  # Ray Train's answer to an interrupt: it aborts the workers and would end with 0
             raise KeyboardInterrupt from None
         except ray.train.TrainingFailedError as error:
-            # Ray gives up at once on a node that is lost while workers start: the run folder says where to go on.
-            if not left:
-                raise RuntimeError(f"training on Ray failed after {train.max_failures} new starts: {error}") from error
-            say(f"the workers failed; starting again from the last checkpoint ({left} starts left)")
+            # Workers that died Ray has started anew so often itself. It gives up at once on a node that is lost while they
+            # start, which is no fault of theirs: the run folder says where to go on.
+            if not left or isinstance(error, ray.train.WorkerGroupError):
+                raise RuntimeError(f"training on Ray failed after {failures} new starts: {error}") from error
+            say(f"the workers could not start; trying again from the last checkpoint ({left} tries left)")
     shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -271,7 +276,7 @@ def _worker(given: dict[str, Any]) -> None:
     """What each Ray Train worker runs: the engine, over the run's own plan and config."""
     import torch
 
-    from cxr_ray import engine
+    from cxr_ray import distributed, engine
     from cxr_ray.on_ray.context import TrainContext
 
     # Ray logs every report whole on every rank; the epoch's lines say it once.
@@ -281,34 +286,12 @@ def _worker(given: dict[str, Any]) -> None:
     config = run.config
     registry.load_plugins(config.plugins)
     try:
-        store = shards.open(run.info["store"]["path"], verify="none", cache=config.data.cache, say=run.log)
+        place, cache = run.info["store"]["path"], config.data.cache
+        store = distributed.all_or_none(lambda: shards.open(place, verify="none", cache=cache, say=run.log))
         engine.fit(config, runs.plan_of(run, store), store, TrainContext(run), run)
     except UserError as error:
         # A mistake is the same on every rank and at every new start: say it once and end, rather than fail and retry.
         run.update(status="failed", error=str(error))
-
-
-def use_gpus(wanted: bool | str, workers: int, gpus: float) -> bool:
-    """Whether `workers` take a GPU each of a cluster's `gpus`, for `train.gpu`."""
-    return gpus >= workers if wanted == "auto" else bool(wanted)
-
-
-def check_room(resources: dict[str, float], workers: int, cluster: dict[str, float], use_gpu: bool) -> None:
-    """Impossible is an error, not a wait: raises `UserError` where the cluster could never hold so many workers."""
-    wanted = {**resources, **({"GPU": resources.get("GPU", 1)} if use_gpu else {})}
-    for name, each in wanted.items():
-        if name not in cluster and name not in ("CPU", "GPU"):
-            raise unknown(
-                "resource",
-                name,
-                [k for k in cluster if not k.startswith("node:")],
-                where=" in train.resources_per_worker",
-            )
-        if each * workers > cluster.get(name, 0):
-            raise UserError(
-                f"{workers} workers want {each * workers:g} {name}, and the cluster has {cluster.get(name, 0):g}; "
-                "lower train.workers or train.resources_per_worker, or start more nodes"
-            )
 
 
 @contextmanager

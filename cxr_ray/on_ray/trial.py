@@ -1,6 +1,7 @@
 """One trial of a sweep, in its own process: the engine itself, or Ray Train around it."""
 
 import faulthandler
+import gc
 import os
 import sys
 import threading
@@ -11,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune as ray_tune
 
+from cxr_ray import checkpoints, registry, runs, shards, sweeps
 from cxr_ray import config as cfg
 from cxr_ray import plan as plans
-from cxr_ray import registry, runs, shards, sweeps
 from cxr_ray.errors import UserError
 from cxr_ray.lease import LASTS_S, Lease
+from cxr_ray.on_ray import cluster
 from cxr_ray.on_ray import train as training
 from cxr_ray.on_ray.beside import beside
 from cxr_ray.on_ray.room import Room
@@ -92,6 +93,7 @@ def train_trial(config: dict[str, Any]) -> None:
         return
     finally:
         faulthandler.cancel_dump_traceback_later()
+        _free()
     if halted:
         sys.exit(0)  # as Ray's own report would have
 
@@ -99,15 +101,15 @@ def train_trial(config: dict[str, Any]) -> None:
 def _train(sweep: Sweep, given: dict[str, Any]) -> bool:
     trial = sweep.trial(given["trial"])
     knobs = sweep.config.tune
-    written = sweep.trial_config(trial)
-    config = sweep.trial_config(replace(trial, knobs=given["knobs"]))  # pbt may have changed them
+    written = sweep.trial_config(replace(trial, knobs=trial.drawn))
+    config = sweep.trial_config(replace(trial, knobs=_knobs_now(sweep, trial, given)))
     registry.load_plugins(config.plugins)
     store = shards.open(str(config.data.shards), verify=config.data.verify, cache=config.data.cache)
     if store.fingerprint != sweep.info["store"]["fingerprint"]:
         raise UserError(f"the store {store.origin} has changed since the sweep was started; start a new sweep on it")
     plan = plans.build(store, config.data, seed=config.seed, pos_weight_power=config.loss.pos_weight_power)
     about = {
-        "knobs": trial.knobs,
+        "knobs": trial.drawn,
         "sweep": {
             "name": sweep.path.name,
             "knobs": sweep.info["knobs"],
@@ -117,15 +119,22 @@ def _train(sweep: Sweep, given: dict[str, Any]) -> bool:
         },
     }
     run = training.open_run(written, store, plan, **about)
-    objective = _objective(knobs)
+    objective = objective_of(knobs)
     with _lease(run.path):
         (run.path / "stop").unlink(missing_ok=True)
         run.update(status="started", error=None)
+        if given.get("donor"):
+            _write_change(run, given)
         if config.train.workers > 1:
-            room = Room.of(sweep.config, ray.cluster_resources())
+            room = Room.of(sweep.config, cluster.nodes())
             with _watched(run, knobs.hang_minutes * 60):
                 training.on_workers(
-                    run, room.each, use_gpu=bool(room.gpus), callbacks=[_reporter(objective)], say=run.log
+                    run,
+                    dict(room.each),
+                    use_gpu=bool(room.gpus),
+                    failures=0,
+                    callbacks=[_reporter(objective)],
+                    say=run.log,
                 )
             info = run.info
             if info.get("error"):
@@ -140,21 +149,52 @@ def _train(sweep: Sweep, given: dict[str, Any]) -> bool:
             run, objective, hang_s=knobs.hang_minutes * 60, restored=_shared(), share=knobs.scheduler == "pbt"
         )
         latest = engine.fit(config, plan, store, context, run)
-        if not context.reported:  # it died after its last epoch, before it could say that it is finished
+        # It died after its last epoch, before it could say that it is finished.
+        if not context.reported and run.info["status"] == "finished":
             context.report({"epoch": config.train.epochs, **latest}, None)
         return context.halted
 
 
-def _objective(knobs: cfg.Tune) -> Callable[[Mapping[str, float]], float]:
+def objective_of(knobs: cfg.Tune) -> Callable[[Mapping[str, float]], float]:
+    """What schedulers compare, from a report's metrics by name: the first of `tune.metrics`, more is better, less what
+    `tune.constraint` is missed by, so that no trial which keeps it is ended for one which does not."""
     sign = 1.0 if knobs.modes[0] == "max" else -1.0
-    metric = knobs.metrics[0]
-    return lambda values: sign * values[metric] if metric in values else UNDEFINED
+    metric, limits = knobs.metrics[0], sweeps.constraints(knobs)
+    return lambda values: (
+        sign * values[metric] - sum(c.missed(values) for c in limits) if metric in values else UNDEFINED
+    )
+
+
+def _knobs_now(sweep: Sweep, trial: sweeps.Trial, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is trained with now: as given, or, where pbt changed it in an earlier launch, what it came to."""
+    folder = sweep.path / "trials" / trial.name
+    changes = runs.Run(folder).info.get("changes") if (folder / "run.json").exists() else None
+    if changes and not given.get("donor"):
+        return dict(changes[-1]["knobs"])
+    return dict(given["knobs"])
+
+
+def _write_change(run: runs.Run, given: Mapping[str, Any]) -> None:
+    """Keep in run.json's `changes` from which epoch on pbt lets the run train with other knobs, and whose weights it took."""
+    place = _shared()
+    epoch = 0 if place is None else int(checkpoints.state_of(place)["epoch"])
+    changes = run.info.get("changes", [])
+    change = {"epoch": epoch, "knobs": given["knobs"], "from": given["donor"]}
+    if not changes or {**changes[-1], "epoch": epoch} != change:  # else a new start after the same change
+        run.update(changes=[*(c for c in changes if c["epoch"] < epoch), change])
 
 
 def _shared() -> Path | None:
     """The checkpoint that pbt hands over, as a folder that stays."""
     held = ray_tune.get_checkpoint()
     return None if held is None else Path(held.path)
+
+
+def _free() -> None:
+    """Give a GPU's memory back: the process is used again, or waits beside others that share the GPU."""
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import Any
 
 import ray
 from ray import tune as ray_tune
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 
 from cxr_ray import config as cfg
@@ -27,16 +26,13 @@ from cxr_ray import plan as plans
 from cxr_ray.errors import Stopped, UserError
 from cxr_ray.labels import spread
 from cxr_ray.lease import Lease
-from cxr_ray.on_ray import cluster
+from cxr_ray.on_ray import cluster, schedulers
 from cxr_ray.on_ray import train as training
 from cxr_ray.on_ray.proposals import Proposals, Study
 from cxr_ray.on_ray.room import Room
 from cxr_ray.on_ray.trial import OBJECTIVE, train_trial
 from cxr_ray.sweeps import ENDED, FAILED, FINISHED, RUNNING, STOPPED, WAITING, Sweep, Trial
 
-MUTABLE = ("optim.lr", "optim.weight_decay", "optim.clip_norm", "optim.head_lr_factor", "optim.drop_factor", "loss.pos_weight_power",
-           "loss.label_smoothing", "data.oversample_min_count", "augment.")  # fmt: skip
-"""Knobs that pbt may change in mid-training: none that the weights or their moments hang on."""
 HALT_S = 60
 """What a trial that its scheduler ends may take to write its model; Ray then kills it."""
 
@@ -45,12 +41,14 @@ def tune(
     config: cfg.Config,
     *,
     address: str | None = None,
+    failed_again: bool = False,
     say: Callable[[str], None] = print,
     watch: Callable[[Sweep], None] = lambda sweep: None,
 ) -> Sweep:
     """Run the sweep that `config.tune` says and return it, or go on with the unfinished one of the same name.
 
-    `watch` is called with the sweep as its trials report. Raises `UserError` for what the user can mend, before the first trial
+    `failed_again` lets trials that failed in an earlier launch go on from their last checkpoint. `watch` is called with the sweep
+    as its trials report. Raises `UserError` for what the user can mend, before the first trial
     where that can be known."""
     registry.load_plugins(config.plugins)
     store, plan, base, notes = _checked(config)
@@ -76,10 +74,12 @@ def tune(
         say(f"warning: {warning}")
     with Lease(sweep.path):
         try:
+            if failed_again:
+                sweep.forgive()
             proposals = _proposals(sweep, searched, plan, store)
             sweep.update(status="started", planned=proposals.planned)
             if proposals.left:
-                _run(sweep, proposals, address, say, watch)
+                _run(sweep, proposals, searched, address, say, watch)
         except UserError:
             if not (sweep.path / "trials").exists():  # nothing was begun: the mended config may have the name
                 shutil.rmtree(sweep.path)
@@ -108,10 +108,12 @@ def _checked(config: cfg.Config) -> tuple[shards.Store, plans.Plan, cfg.Config, 
         raise UserError(
             f"tune.folds trains every trial to its end: set tune.scheduler to none instead of {knobs.scheduler}"
         )
-    if knobs.scheduler == "pbt" and knobs.search not in ("random", "list"):
+    if knobs.scheduler == "pbt" and knobs.search != "random":
         raise UserError(
             f"tune.scheduler: pbt changes knobs by itself; set tune.search to random instead of {knobs.search}"
         )
+    if knobs.scheduler == "pbt" and knobs.max_concurrent != "auto":
+        raise UserError("tune.scheduler: pbt lets all trials take turns: leave tune.max_concurrent at auto")
     if knobs.scheduler == "pbt" and base.train.workers > 1:
         raise UserError("tune.scheduler: pbt needs trials of one worker: set train.workers to 1")
     if knobs.folds and base.data.split.folds:
@@ -179,7 +181,8 @@ def _proposals(sweep: Sweep, searched: space.Space, plan: plans.Plan, store: sha
             name = f"{number:04d}" + ("" if fold is None else f"-fold-{fold}")
             trials.append(Trial(name, number, one, fold, base=not one))
     known = {t.name: t for t in held}
-    trials = [known.get(t.name, t) for t in trials]
+    trials = [known.pop(t.name, t) for t in trials]
+    trials += [t for t in known.values() if t.status in ENDED]  # of a time when more were asked for
     sweep.write_trials(trials)
     checked: set[str] = set()
     for trial in trials:
@@ -205,7 +208,12 @@ def _proposals(sweep: Sweep, searched: space.Space, plan: plans.Plan, store: sha
 
 
 def _run(
-    sweep: Sweep, proposals: Proposals, address: str | None, say: Callable[[str], None], watch: Callable[[Sweep], None]
+    sweep: Sweep,
+    proposals: Proposals,
+    searched: space.Space,
+    address: str | None,
+    say: Callable[[str], None],
+    watch: Callable[[Sweep], None],
 ) -> None:
     # A trial that its scheduler ends writes its model first; read by the trial's own process.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(HALT_S)
@@ -219,7 +227,7 @@ def _run(
     local = address in (None, "local") and "RAY_ADDRESS" not in os.environ and not ray.is_initialized()
     cores = max(os.cpu_count() or 1, config.train.workers)
     with cluster.session(address, num_cpus=cores if local else None, dashboard=True):
-        room = Room.of(config, ray.cluster_resources())
+        room = Room.of(config, cluster.nodes())
         at_once = room.at_once(knobs.max_concurrent)
         if "mlflow" in config.report.trackers:
             trackers.client(sweep.path.parent)  # made once, before the trials would make it side by side
@@ -235,14 +243,15 @@ def _run(
             ray_tune.Tuner(
                 trainable,
                 # pbt takes no searcher: all its trials are known and start at once.
-                param_space={"given": ray_tune.grid_search([_given(sweep, t)["given"] for t in _all(proposals)])}
+                param_space={"given": ray_tune.grid_search([_given(sweep, t, searched) for t in _all(proposals)])}
                 if pbt
                 else None,
                 tune_config=ray_tune.TuneConfig(
                     num_samples=1 if pbt else left,
-                    search_alg=None if pbt else _Feed(proposals, seen),
-                    scheduler=_scheduler(config),
-                    max_concurrent_trials=at_once,
+                    search_alg=None if pbt else _Feed(proposals, seen, searched),
+                    scheduler=schedulers.build(sweep, searched),
+                    # pbt's trials take turns: all of them are begun, and only those that fit run.
+                    max_concurrent_trials=None if pbt else at_once,
                     # A trial of several workers leaves nothing in its own process that would be worth keeping.
                     reuse_actors=config.train.workers == 1,
                 ),
@@ -274,55 +283,18 @@ def _places(sweep: Sweep) -> Iterator[str]:
         yield f"Ray dashboard: http://{url}"
 
 
-def _scheduler(config: cfg.Config) -> TrialScheduler:
-    knobs = config.tune
-    if knobs.scheduler == "asha":
-        longest = max([config.train.epochs, *_choices(knobs, "train.epochs")])
-        return AsyncHyperBandScheduler(
-            # One more than the longest: a trial that comes to its end ends by itself.
-            time_attr="epoch", metric=OBJECTIVE, mode="max", max_t=longest + 1,
-            grace_period=min(knobs.grace_epochs, max(1, longest)), reduction_factor=knobs.reduction,
-        )  # fmt: skip
-    if knobs.scheduler == "pbt":
-        flat = space.flat(knobs.space)
-        for knob in flat:
-            if not knob.startswith(MUTABLE):
-                raise UserError(
-                    f"tune.scheduler: pbt cannot change {knob} in mid-training; give it outside tune.space. It can: {', '.join(MUTABLE)}*"
-                )
-        return PopulationBasedTraining(
-            time_attr="epoch", metric=OBJECTIVE, mode="max", perturbation_interval=knobs.grace_epochs,
-            hyperparam_mutations={"given": {"knobs": {knob: _domain(said) for knob, said in flat.items()}}},
-            synch=False,
-        )  # fmt: skip
-    return FIFOScheduler()
-
-
-def _choices(knobs: cfg.Tune, knob: str) -> list[Any]:
-    said = space.flat(knobs.space).get(knob, {})
-    return [v for values in said.values() for v in values] + [one[knob] for one in knobs.combinations if knob in one]
-
-
-def _domain(said: Mapping[str, Any]) -> Any:
-    kind, values = next(iter(said.items()))
-    given = list(space.numbers(dict(enumerate(values))).values())
-    if kind == "choice":
-        return given
-    made = {"uniform": ray_tune.uniform, "loguniform": ray_tune.loguniform}.get(kind)
-    return made(*given) if made else ray_tune.randint(given[0], given[1] + 1)
-
-
-def _given(sweep: Sweep, trial: Trial) -> dict[str, Any]:
-    """What Ray is given as a trial's config; what is below `knobs` pbt may change."""
-    return {"given": {"sweep": str(sweep.path), "trial": trial.name, "knobs": dict(trial.knobs)}}
+def _given(sweep: Sweep, trial: Trial, searched: space.Space) -> dict[str, Any]:
+    """What a trial's process is given; its knobs pbt may change."""
+    knobs = schedulers.starting_knobs(sweep, trial, searched)
+    return {"sweep": str(sweep.path), "trial": trial.name, "knobs": knobs}
 
 
 class _Feed(Searcher):
     """Hands Ray the sweep's own proposals, one a trial."""
 
-    def __init__(self, proposals: Proposals, seen: "_Seen") -> None:
+    def __init__(self, proposals: Proposals, seen: "_Seen", searched: space.Space) -> None:
         super().__init__(metric=OBJECTIVE, mode="max")
-        self._proposals, self._seen = proposals, seen
+        self._proposals, self._seen, self._searched = proposals, seen, searched
 
     def suggest(self, trial_id: str) -> Any:
         if self._seen.ending:
@@ -331,7 +303,7 @@ class _Feed(Searcher):
         if trial is None:
             return Searcher.FINISHED
         self._seen.started(trial.name)  # written before its process looks for it there
-        return _given(self._seen.sweep, trial)
+        return {"given": _given(self._seen.sweep, trial, self._searched)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Told by `_Seen`, which knows the run folder."""
@@ -407,7 +379,8 @@ class _Seen(ray_tune.Callback):
         self._set(name, status=status, error=error, seconds=seconds)
         self._proposals.told(self._proposals.trial(name))
         if status != WAITING:
-            knobs = ", ".join(f"{k} {_short(v)}" for k, v in held.knobs.items()) or "the config as written"
+            now = self.sweep.trial(name).knobs  # pbt may have changed them
+            knobs = ", ".join(f"{k} {_short(v)}" for k, v in now.items()) or "the config as written"
             self._say(f"trial {name}  {status}{': ' + error if error else ''} ({knobs})")
         self._draw(now=True)
 
@@ -445,16 +418,20 @@ class _Seen(ray_tune.Callback):
 
     def _draw(self, *, now: bool = False) -> None:
         if now or time.monotonic() - self._drawn > self.EVERY_S:
+            self.sweep.update(
+                seconds=self._seconds()
+            )  # kept where the driver is killed: `tune.max_time` is over all starts
             self._watch(self.sweep)
             self._drawn = time.monotonic()
 
     def flush(self) -> None:
         """The sweep's last word of this launch."""
-        changes: dict[str, Any] = {"seconds": round(self._before + time.monotonic() - self._began, 2)}
         if self.ending and self._why == "asked":
-            changes["status"] = "stopped"
-        self.sweep.update(**changes)
+            self.sweep.update(status="stopped")
         self._draw(now=True)
+
+    def _seconds(self) -> float:
+        return round(self._before + time.monotonic() - self._began, 2)
 
 
 def _name(trial: Any) -> str:
