@@ -10,7 +10,7 @@ import pytest
 
 from cxr_ray import cli
 from cxr_ray import config as configs
-from cxr_ray.verbs import flags
+from cxr_ray.verbs import evaluate, flags, ingest, train, tune
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,6 +25,18 @@ def commands(body: str) -> list[list[str]]:
 
 def every_command() -> list[list[str]]:
     return [words for block in BLOCK.finditer(README) for words in commands(block["body"])]
+
+
+def takes(verb: str, words: list[str]) -> None:
+    """Read `words` as `verb` would, up to where its work begins. Raises what a user would be told."""
+    _, bound, _ = cli.build(verb).parse_args([verb, *words], exit_on_error=False, print_error=False)
+    given, rest = bound.arguments, bound.arguments.get("words", ())
+    if verb == "ingest":
+        ingest.split_words(rest, dry_run=given.get("dry_run", False))
+    elif verb in ("train", "tune") and "resume" not in given:
+        {"train": train, "tune": tune}[verb].read_config(given.get("config"), rest)
+    elif verb in ("evaluate", "show"):
+        evaluate.read_thresholds(given.get("thresholds"))
 
 
 @pytest.mark.ray
@@ -52,8 +64,9 @@ def test_the_road_runs_as_it_is_written(tmp_path: Path) -> None:
     assert "</html>" in report
 
 
-def test_every_command_names_verbs_flags_presets_and_files_that_are_there() -> None:
-    seen = 0
+def test_every_command_names_verbs_flags_presets_and_files_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", "us-east-1")  # else an s3 URL asks AWS for its bucket's region
+    seen = set()
     for words in every_command():
         text = shlex.join(words)
         for preset in re.findall(r"preset:(\w+)", text):
@@ -62,20 +75,14 @@ def test_every_command_names_verbs_flags_presets_and_files_that_are_there() -> N
             assert (ROOT / path).is_file(), text
         if words[0] == "cxr-ray" and not words[1].startswith("-"):
             assert words[1] in cli.VERBS, text
-            seen += 1
-            if words[1] == "train":
-                _, values = flags.parse(
-                    [w for w in words[2:] if w != "-c" and not w.startswith("preset:")], configs.Config
-                )
-                configs.validate(values)
-        if "jobs/train.py" in words:
-            at = words.index("jobs/train.py")
-            rest = words[at + 1 :]
-            _, values = flags.parse(rest[rest.index("-c") + 2 :], configs.Config)
-            configs.load(str(ROOT / rest[rest.index("-c") + 1]), values)
-            assert words.index("--") < at  # the entry point comes last
-            seen += 1
-    assert seen > 10
+            takes(words[1], words[2:])
+            seen.add(words[1])
+        for at, word in enumerate(words):
+            if job := re.fullmatch(r"jobs/(\w+)\.py", word):
+                assert words.index("--") < at  # the entry point comes last
+                takes(job[1], [str(ROOT / w) if w.startswith("jobs/") else w for w in words[at + 1 :]])
+                seen.add(word)
+    assert seen >= {"ingest", "train", "tune", "evaluate", "show", "compare", "describe", "jobs/train.py"}
     for knob in re.findall(r"`--([a-z]+\.[a-z_.A-Z]+)", README):
         flags.parse([f"--{knob}", "ones" if "uncertain" in knob else "1"], configs.Config)
     for name in re.findall(r"`(docs/\w+\.md|constraints\.txt|cluster\.yaml|CHANGELOG\.md|LICENSE)`", README):
