@@ -1,17 +1,22 @@
 """The command line: help, exit codes, and one line for every mistake."""
 
+import contextlib
+import dataclasses
 import importlib
 import inspect
+import io
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from cxr_ray import __version__, cli
+from cxr_ray import __version__, cli, dry_run
 from cxr_ray.errors import UserError
 from cxr_ray.verbs import evaluate, ingest
+from tests.fakes import image_folder
 
 
 def test_every_verb_has_its_module_and_says_the_same_in_both_helps(capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,10 +27,8 @@ def test_every_verb_has_its_module_and_says_the_same_in_both_helps(capsys: pytes
         assert cli.main([name, "--help"]) == 0
         shown = " ".join(capsys.readouterr().out.split())
         assert about in shown
-        parameters = inspect.signature(getattr(module, name)).parameters.values()
-        for parameter in parameters:
-            if parameter.kind is parameter.KEYWORD_ONLY:
-                assert f"--{parameter.name.replace('_', '-')}" in shown
+        for argument in module.app.assemble_argument_collection():
+            assert not argument.show or argument.names[0].lower() in shown.lower()
     assert sorted(cli.MODULES.get(name, name) for name in cli.VERBS) == sorted(
         path.stem
         for path in (Path(cli.__file__).parent / "verbs").glob("*.py")
@@ -180,13 +183,36 @@ def test_thresholds() -> None:
 
 
 def test_ingest_offers_all_its_own_flags() -> None:
-    """The names offered on a typo are written out; they must be the verb's own."""
-    named = {
-        f"--{p.name.replace('_', '-')}"
-        for p in inspect.signature(ingest.ingest).parameters.values()
-        if p.kind is p.KEYWORD_ONLY
-    }
-    assert set(ingest.OWN_FLAGS) == named | {"--help"}
+    """The names offered on a typo are those that its help lists."""
+    assert {"--size", "--hash-patients", "--shard-mib", "--dry-run", "--report", "--help"} <= set(ingest.own_flags())
+    with pytest.raises(UserError, match="did you mean '--max-rejected'"):
+        ingest.split_words(("image_folder", "a", "b", "--max-rejectd", "1"), dry_run=False)
+
+
+def test_a_dry_run_tells_the_command_that_makes_this_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copied from `next:` it asks for the same ingest, but for --dry-run and its --report."""
+    root = image_folder.write(tmp_path / "our films", {"COVID": 2, "Normal": 2})
+    asked = ["image_folder", str(root), str(tmp_path / "s"), "--patient-regex", "^(p[0-9]+)_", "--size", "40x32",
+             "--aspect", "pad", "--depth", "16", "--where", "image > ''", "--max-rejected", "0.25", "--shard-mib", "8",
+             "--hash-patients", "--hash-key", str(tmp_path / "key"), "--address", "auto", "--cpus", "2"]  # fmt: skip
+    ran = []
+    monkeypatch.setattr(ingest, "run", lambda *what: ran.append(what))
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert cli.main(["ingest", *asked, "--dry-run"]) == 0
+    told = said.getvalue().splitlines()[-1].removeprefix("next: cxr-ray ")
+    assert cli.main(["ingest", *asked]) == cli.main(shlex.split(told)) == 0
+    assert ran[0] == ran[1]
+    changed = [f.name for f in dataclasses.fields(ran[0][-1]) if getattr(ran[0][-1], f.name) == f.default]
+    assert changed == [], "every field is asked for, so that none can be forgotten"
+
+
+def test_a_dry_run_tries_the_images_as_the_ingest_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = image_folder.write(tmp_path / "films", {"COVID": 2, "Normal": 2})
+    tried = []
+    monkeypatch.setattr(dry_run, "decode", lambda *what, **how: tried.append(how))
+    ingest.plan("image_folder", root, None, {}, ingest.Ingest(size="32", aspect="center_crop"))
+    assert tried and all(how["aspect"] == "center_crop" for how in tried)
 
 
 def test_source_options_are_found_wherever_they_stand() -> None:

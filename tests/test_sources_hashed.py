@@ -10,7 +10,7 @@ from cxr_ray import shards, sources
 from cxr_ray.errors import UserError
 from cxr_ray.on_ray.ingest import ingest
 from cxr_ray.sources import hashed
-from cxr_ray.verbs.ingest import plan
+from cxr_ray.verbs.ingest import Ingest, plan
 from tests.fakes.layouts import LAYOUTS, OPTIONS
 
 SECRET = b"sixteen bytes and"
@@ -44,7 +44,7 @@ def test_a_source_that_hashes_by_itself_is_left_alone(tmp_path: Path) -> None:
 def test_the_key_may_not_lie_with_the_data(tmp_path: Path) -> None:
     root = LAYOUTS["nih"](tmp_path)
     with pytest.raises(UserError, match="lies with the data"):
-        plan("nih", root, size=(32, 32), where=None, options={}, report=None, out=None, hash_patients=True, hash_key=root / "key")  # fmt: skip
+        plan("nih", root, None, {}, Ingest(size="32", hash_patients=True, hash_key=root / "key"))
 
 
 def test_nothing_in_a_store_tells_who_somebody_is(
@@ -60,6 +60,6 @@ def test_nothing_in_a_store_tells_who_somebody_is(
     assert ours.index["pixels_sha256"].tolist() == theirs.index["pixels_sha256"].tolist()
     for file in (tmp_path / "s").glob("*.parquet"):
         assert "patient0" not in pd.read_parquet(file).to_csv()
-    plan("chexpert", root, size=(16, 16), where=None, options={}, report=None, out=None, hash_patients=True, hash_key=tmp_path / "key")  # fmt: skip
+    plan("chexpert", root, None, {}, Ingest(size="16", hash_patients=True, hash_key=tmp_path / "key"))
     said = capsys.readouterr().out
     assert f"--hash-key {tmp_path / 'key'} --hash-patients" in said.splitlines()[-1]

@@ -40,7 +40,7 @@ def demo(*, out: Path = Path("demo"), patients: int = 500, seed: int = 0) -> Non
     with cluster.session("local", num_cpus=cores):
         if not (shards / "manifest.json").exists():
             phantom.phantom(pictures, patients=patients, size=max(size), seed=seed)
-            ingest.run("phantom", pictures, shards, size=size)
+            ingest.run("phantom", pictures, shards, {}, ingest.Ingest(size=f"{size[0]}x{size[1]}"))
         run = train.run(config)
         evaluate.show(run.path)
     print(f"the demo took {time.monotonic() - begun:.0f} s")

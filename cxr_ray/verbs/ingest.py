@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,38 +28,54 @@ app = App(
     help_epilogue="Each source has options of its own, such as --patient-regex of image_folder: `cxr-ray sources NAME` lists them.",
 )
 
-OWN_FLAGS = [
-    "--size",
-    "--aspect",
-    "--depth",
-    "--address",
-    "--where",
-    "--max-rejected",
-    "--shard-mib",
-    "--dry-run",
-    "--report",
-    "--cpus",
-    "--hash-patients",
-    "--hash-key",
-    "--help",
-]
+
+@dataclass(frozen=True)
+class Ingest:
+    """How a dataset becomes a store; a flag a field."""
+
+    size: str = "224"
+    """Pixels of the stored images: 224, or HEIGHTxWIDTH such as 320x320."""
+    aspect: Aspect = "squash"
+    """squash to the size, pad to it with black, or center_crop."""
+    depth: Depth = 8
+    """Bits of a stored gray value: 8, or 16, which keeps the steps of 16-bit PNGs and DICOMs and takes twice the space."""
+    where: str | None = None
+    """pandas query over the records, such as "view == 'PA'": only these rows are decoded."""
+    max_rejected: Annotated[float, Parameter(validator=validators.Number(gte=0, lte=1))] = 0.01
+    """Largest share of images that may be refused before the ingest fails."""
+    shard_mib: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 32
+    """Largest size of a shard in MiB."""
+    hash_patients: Annotated[bool, Parameter(negative="")] = False
+    """Patients, studies and file names leave as hashes keyed with a secret (dicom_folder does so by itself)."""
+    hash_key: Path | None = None
+    """File of that secret, made where it is not there; without it, ~/.config/cxr_ray/hash.key."""
+    address: str | None = None
+    """Ray cluster to work on, such as auto; without it, the one that RAY_ADDRESS names (every Ray job sets it), else this machine."""
+    cpus: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None
+    """Cores to use on this machine; without it, all."""
+
+    @property
+    def size_HW(self) -> tuple[int, int]:
+        """`size` as (height, width) in pixels. Raises `UserError`."""
+        return read_size(self.size)
+
+    def words(self) -> str:
+        """The flags that say this again, a space before each: the size, and what differs from the defaults."""
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        usual = {f.name: f.default for f in dataclasses.fields(self) if f.name != "size"}
+        switches = "".join(f" --{name.replace('_', '-')}" for name, value in given.items() if value is True)
+        return spelled({n: v for n, v in given.items() if v is not True and v != usual.get(n)}) + switches
+
+
+AS_USUAL = Ingest()
 
 
 @app.default
 def ingest(
     *words: Words,
-    size: str = "224",
-    aspect: Aspect = "squash",
-    depth: Depth = 8,
-    address: str | None = None,
-    where: str | None = None,
-    max_rejected: Annotated[float, Parameter(validator=validators.Number(gte=0, lte=1))] = 0.01,
-    shard_mib: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 32,
+    how: Annotated[Ingest, Parameter(name="*")] = AS_USUAL,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     report: Path | None = None,
-    cpus: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
-    hash_patients: Annotated[bool, Parameter(negative="")] = False,
-    hash_key: Path | None = None,
 ) -> None:
     """Decode and resize a dataset once, in parallel, into Arrow shards.
 
@@ -69,78 +86,37 @@ def ingest(
 
     Parameters
     ----------
-    size
-        Pixels of the stored images: 224, or HEIGHTxWIDTH such as 320x320.
-    aspect
-        squash to the size, pad to it with black, or center_crop.
-    depth
-        Bits of a stored gray value: 8, or 16, which keeps the steps of 16-bit PNGs and DICOMs and takes twice the space.
-    address
-        Ray cluster to work on, such as auto; without it, this machine.
-    where
-        pandas query over the records, such as "view == 'PA'": only these rows are decoded.
-    max_rejected
-        Largest share of images that may be refused before the ingest fails.
-    shard_mib
-        Largest size of a shard in MiB.
     dry_run
         Read no pixels: rows kept and dropped, label vectors, missing files, bytes and time to expect.
     report
         With --dry-run: folder for records.parquet and cleaning.json.
-    cpus
-        Cores to use on this machine; without it, all.
-    hash_patients
-        Patients, studies and file names leave as hashes keyed with a secret (dicom_folder does so by itself).
-    hash_key
-        File of that secret, made where it is not there; without it, ~/.config/cxr_ray/hash.key.
     """
     source, root, out, options = split_words(words, dry_run=dry_run)
     if report is not None and not dry_run:
         raise UserError("--report is of --dry-run; give both, or neither")
-    if hash_key is not None and not hash_patients:
+    if how.hash_key is not None and not how.hash_patients:
         raise UserError("--hash-key is of --hash-patients; give both, or neither")
-    size_HW = read_size(size)
     if dry_run:
-        plan(
-            source,
-            root,
-            size=size_HW,
-            depth=depth,
-            where=where,
-            options=options,
-            report=report,
-            out=out,
-            hash_patients=hash_patients,
-            hash_key=hash_key,
-        )
+        plan(source, root, out, options, how, report=report)
         return
     assert out is not None
-    run(
-        source,
-        root,
-        out,
-        size=size_HW,
-        aspect=aspect,
-        depth=depth,
-        address=address,
-        where=where,
-        max_rejected=max_rejected,
-        shard_mib=shard_mib,
-        cpus=cpus,
-        options=options,
-        hash_patients=hash_patients,
-        hash_key=hash_key,
-    )
+    run(source, root, out, options, how)
 
 
-def _records(source: str, root: Place, options: dict[str, Any], *, hash_patients: bool, hash_key: Path | None) -> Any:
+def own_flags() -> list[str]:
+    """The flags of the verb itself, which are no source's."""
+    named = [name for argument in app.assemble_argument_collection() for name in argument.names]
+    return [*(name for name in named if name.startswith("--")), "--help"]
+
+
+def _records(source: str, root: Place, options: dict[str, Any], how: Ingest) -> Any:
     from cxr_ray import sources
 
     records = sources.load(source, root, options)
-    if hash_patients:
+    if how.hash_patients:
         from cxr_ray.sources import hashed
 
-        records = hashed.hide(records, hashed.key(hash_key, away_from=root))
+        records = hashed.hide(records, hashed.key(how.hash_key, away_from=root))
     return records
 
 
@@ -163,7 +139,7 @@ def split_words(words: tuple[str, ...], *, dry_run: bool) -> tuple[str, Place, P
     # Flags may stand before the source; which words are their values only the source's options can tell.
     name = next((word for word in words if word in SOURCES), "") if words[0].startswith("-") else words[0]
     entry = SOURCES[name]
-    rest, options = flags.parse(words, entry.options, also=OWN_FLAGS, greedy=False, kind=f"flag of ingest {name}")
+    rest, options = flags.parse(words, entry.options, also=own_flags(), greedy=False, kind=f"flag of ingest {name}")
     wanted = (2, 3) if dry_run else (3,)
     if len(rest) not in wanted:
         raise UserError(f"ingest takes SOURCE ROOT OUT, got {len(rest)} of them: {shlex.join(rest)}; {USAGE}")
@@ -180,35 +156,22 @@ def read_size(text: str) -> tuple[int, int]:
 
 
 def plan(
-    source: str,
-    root: Place,
-    *,
-    size: tuple[int, int],
-    depth: Depth = 8,
-    where: str | None,
-    options: dict[str, Any],
-    report: Path | None,
-    out: Place | None,
-    hash_patients: bool = False,
-    hash_key: Path | None = None,
+    source: str, root: Place, out: Place | None, options: dict[str, Any], how: Ingest, *, report: Path | None = None
 ) -> Any:
-    """Tell what an ingest would do, without reading a pixel."""
+    """Tell what an ingest would do, reading no pixels but a few images' for the estimate of its time."""
     from cxr_ray.dry_run import dry_run
 
-    records = _records(source, root, options, hash_patients=hash_patients, hash_key=hash_key)
-    if where is not None:  # the narrowing of the ingest is shown as one more rule, before the declared ones
-        records = dataclasses.replace(records, filters=(Filter(name="--where", query=where), *records.filters))
-    found = dry_run(records, root, size=size, depth=depth)
+    size = how.size_HW
+    records = _records(source, root, options, how)
+    if how.where is not None:  # the narrowing of the ingest is shown as one more rule, before the declared ones
+        records = dataclasses.replace(records, filters=(Filter(name="--where", query=how.where), *records.filters))
+    found = dry_run(records, root, size=size, aspect=how.aspect, depth=how.depth, cores=how.cpus)
     print(found.to_text())
     if report is not None:
         found.save(report)
         print(f"report: {report.resolve()}")
-    own = ({"where": where} if where else {}) | ({} if depth == 8 else {"depth": depth})
-    flags_too = spelled(options | own | ({"hash_key": str(hash_key)} if hash_key else {}))
-    flags_too += " --hash-patients" if hash_patients else ""
-    print(
-        f"next: cxr-ray ingest {source} {shlex.quote(str(root))} {shlex.quote(str(out or 'OUT'))} --size {size[0]}x{size[1]}{flags_too}"
-    )
+    places = f"{shlex.quote(str(root))} {shlex.quote(str(out or 'OUT'))}"
+    print(f"next: cxr-ray ingest {source} {places}{spelled(options)}{how.words()}")
     return found
 
 
@@ -217,47 +180,30 @@ def spelled(options: dict[str, Any]) -> str:
     said = []
     for name, value in options.items():
         for each in value if isinstance(value, list) else [value]:
-            word = each if isinstance(each, str) else flags.plain(each)
+            word = str(each) if isinstance(each, str | Path) else flags.plain(each)
             said += [f"--{name.replace('_', '-')}", shlex.quote(word)]
     return "".join(f" {word}" for word in said)
 
 
-def run(
-    source: str,
-    root: Place,
-    out: Place,
-    *,
-    size: tuple[int, int] = (224, 224),
-    aspect: Aspect = "squash",
-    depth: Depth = 8,
-    address: str | None = None,
-    where: str | None = None,
-    max_rejected: float = 0.01,
-    shard_mib: int = 32,
-    cpus: int | None = None,
-    options: dict[str, Any] | None = None,
-    hash_patients: bool = False,
-    hash_key: Path | None = None,
-) -> Any:
+def run(source: str, root: Place, out: Place, options: dict[str, Any], how: Ingest = AS_USUAL) -> Any:
     """Ingest, tell where the store is, and return the result."""
-    records = _records(
-        source, root, options or {}, hash_patients=hash_patients, hash_key=hash_key
-    )  # before Ray starts: a wrong path is told at once
+    size = how.size_HW
+    records = _records(source, root, options, how)  # before Ray starts: a wrong path is told at once
     from cxr_ray.on_ray import cluster
     from cxr_ray.on_ray.ingest import ingest as on_ray
 
-    with cluster.session(address, num_cpus=cpus), Progress("ingest") as progress:
+    with cluster.session(how.address, num_cpus=how.cpus), Progress("ingest") as progress:
         made = on_ray(
             records,
             root,
             out,
             source=source,
             size=size,
-            aspect=aspect,
-            depth=depth,
-            max_rejected=max_rejected,
-            shard_mib=shard_mib,
-            where=where,
+            aspect=how.aspect,
+            depth=how.depth,
+            max_rejected=how.max_rejected,
+            shard_mib=how.shard_mib,
+            where=how.where,
             progress=progress,
         )
     if made.already:
