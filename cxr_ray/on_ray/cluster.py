@@ -43,8 +43,9 @@ def session(address: str | None = None, *, num_cpus: int | None = None, dashboar
             ray.init(address=where, **quiet)
     except ConnectionError as error:
         first = " ".join(str(error).split())
+        instead = "leave --address out" if address else "unset RAY_ADDRESS"
         raise UserError(
-            f"no Ray cluster answers at {where} ({first[:200]}); start one with `ray start --head`, or leave --address out"
+            f"no Ray cluster answers at {where} ({first[:200]}); start one with `ray start --head`, or {instead}"
         ) from None
     try:
         yield

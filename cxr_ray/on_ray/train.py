@@ -26,8 +26,8 @@ from cxr_ray.on_ray.room import check_room, total, use_gpus
 def train(config: cfg.Config, *, address: str | None = None, say: Callable[[str], None] = print) -> runs.Run:
     """Train as `config` says and return the finished run.
 
-    One worker without an address trains in this process; otherwise on Ray Train, on the cluster at `address` (inside a
-    Ray job: its own), else on a Ray of this machine alone. Raises `UserError` for what the user can mend, before any
+    One worker without an address trains in this process; otherwise on Ray Train, on the cluster at `address` or the one
+    that RAY_ADDRESS names (inside a Ray job: its own), else on a Ray of this machine alone. Raises `UserError` for what the user can mend, before any
     worker starts where that can be known."""
     registry.load_plugins(config.plugins)
     store, plan, config = prepare(config.model_copy(update={"tune": cfg.Tune()}), say=say)

@@ -47,8 +47,8 @@ def read_run(run: str, file: str | None, words: tuple[str, ...]) -> configs.Conf
 def train(*words: Words, config: FileFlag = None, address: str | None = None, resume: str | None = None) -> None:
     """Train a model on a store, in this process or on Ray.
 
-    With one worker and no --address the training runs in this process; with more, on a Ray of its own or on the
-    cluster at --address. Every knob of the config is a flag: --optim.lr 1e-4, --data.split.val official,
+    With one worker, no --address and no RAY_ADDRESS (which every Ray job sets) the training runs in this process; else on the
+    cluster that these name, or on a Ray of its own. Every knob of the config is a flag: --optim.lr 1e-4, --data.split.val official,
     --data.uncertain.Edema ones, --data.image_size 224 224. Flags override the file; lists take several words.
 
     Parameters
@@ -56,7 +56,7 @@ def train(*words: Words, config: FileFlag = None, address: str | None = None, re
     config
         YAML file of knobs, or preset:NAME for one that comes with cxr-ray.
     address
-        Ray cluster to train on, such as auto; without it, this machine.
+        Ray cluster to train on, such as auto; without it, the one that RAY_ADDRESS names (every Ray job sets it), else this machine.
     resume
         Folder of a run that was stopped or killed: goes on after its last checkpoint, with its own config.
     """
