@@ -299,9 +299,11 @@ class Tune(Section):
     base: bool = True
     """Train the config as written too, as trial 0: what the search has won is measured against it."""
     folds: int | None = Field(default=None, ge=2)
-    """k: every trial is trained on each of k folds by patient and judged by the mean (no scheduler then)."""
+    """k: every trial is trained on each of k folds by patient and judged by the mean; refused with a scheduler (set `scheduler: none`)
+    and with search optuna."""
     ensemble: int = Field(default=0, ge=0)
-    """The best so many trials (with folds: the winner's folds) are also judged together, their probabilities averaged; 0: none."""
+    """The best so many trials are also judged together, their probabilities averaged; 0: none. With folds this is not read: the
+    winner's folds are judged together in any case."""
     max_concurrent: Literal["auto"] | int = "auto"
     """Trials at once; auto: as many as the cluster has room for."""
     trial_gpus: float | None = Field(default=None, gt=0.0)
@@ -355,7 +357,7 @@ class Config(Section):
     seed: int = 0
     """Keys every random draw but the split's."""
     plugins: list[str] = []
-    """Modules that register more sources, models, losses, metrics."""
+    """Modules that register more sources, models, losses."""
     data: Data = Data()
     augment: Augment = Augment()
     model: Model = Model()

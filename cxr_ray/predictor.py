@@ -1,4 +1,4 @@
-"""Batches of images to probabilities: the one way that evaluate, predict and explain use a trained model."""
+"""Batches of images to probabilities: the one way that a trained model is used."""
 # N images, L labels
 
 from collections.abc import Sequence

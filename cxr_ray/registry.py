@@ -1,4 +1,4 @@
-"""Names of sources, models, losses and metrics. What a name stands for lives with its implementation."""
+"""Names of sources, models and losses. What a name stands for lives with its implementation."""
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -116,7 +116,7 @@ LOSSES: Registry[Callable[..., Any]] = Registry("loss", ["cxr_ray.losses", "cxr_
 
 
 def load_plugins(modules: Iterable[str]) -> None:
-    """Import the user's own modules, which register more sources, models, losses or metrics.
+    """Import the user's own modules, which register more sources, models or losses.
 
     Raises `UserError` where a module cannot be found."""
     for module in modules:

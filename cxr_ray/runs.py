@@ -41,12 +41,12 @@ class Run:
 
     @property
     def info(self) -> dict[str, Any]:
-        """`run.json`: status, labels, task, best, store, warnings, test_looks, seconds."""
+        """`run.json`: status, labels, task, best, store, warnings, test_looks, device, seconds."""
         return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Versions, devices and the shards' fingerprint."""
+        """Versions, git revision, platform and the shards' fingerprint; which device trained stands in `info`."""
         return json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
 
     @property

@@ -1,7 +1,7 @@
 """Models: the `Classifier` (all preprocessing and a network), built by name. Architectures live one file a family.
 
 The classifier takes gray values 0 to 255 as the store holds them and gives logits; device resize, scaling,
-normalisation and channels are inside it, so that training, prediction, export and explanation cannot differ.
+normalisation and channels are inside it, so that training, judging and prediction cannot differ.
 """
 # N images, H height, W width, L outputs
 

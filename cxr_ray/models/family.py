@@ -1,6 +1,6 @@
 """What a family of networks says of itself beside its knobs: the size it is usually fed, and what explains it.
 
-Methods are named as `cxr-ray explain --methods` names them. A method is declared for a family where its rules hold for every
+`cxr-ray models` lists the methods by these names. A method is declared for a family where its rules hold for every
 layer of it; declaring more would give maps that look right and are not.
 """
 

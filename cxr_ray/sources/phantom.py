@@ -1,4 +1,4 @@
-"""The layout that cxr_ray/phantom.py writes, read like any other dataset. Draws nothing."""
+"""The layout that `cxr_ray.phantom` writes, read like any other dataset. Draws nothing."""
 
 import pandas as pd
 

@@ -42,7 +42,7 @@ def describe(
     save
         With --row: also write the image as PNG.
     top
-        How many label vectors to list.
+        How many label vectors to list; the page lists thirty at least.
     out
         Folder for describe.html and its figures as PNG: labels, vectors, co-occurrence, split balance, samples, pixels, sizes.
     images
