@@ -30,8 +30,7 @@ def pick(wanted: str, device: torch.device) -> Precision:
     """The precision for `auto`, `fp32`, `bf16` or `fp16`: auto is bf16 where the hardware multiplies in bf16; fp16, for GPUs
     without bf16, has to be asked for.
 
-    channels_last pays on a processor in both types and on a GPU in bf16 (measured on 2 cores with AMX, training steps of
-    32 images at 224 px: resnet18 fp32 10.5 images/s, fp32 channels_last 14.2, bf16 channels_last 26.0)."""
+    channels_last pays on a processor in both types and on a GPU in bf16 (benchmarks/README.md, `train`)."""
     if wanted == "auto":
         wanted = "bf16" if has_bf16(device) else "fp32"
     if wanted in ("bf16", "fp16"):
