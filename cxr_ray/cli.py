@@ -33,8 +33,6 @@ VERBS = {
     "config": "Every knob with its default and meaning; or a config file, resolved.",
 }
 
-MODULES = {"show": "show_run"}  # verbs/show.py is what every verb shows with
-
 ROOT_FLAGS = ("--help", "-h", "--version")
 
 # What the user's machine says no to: theirs to mend, not a defect.
@@ -56,7 +54,7 @@ def build(chosen: str | None = None) -> App:
     app["--help"].group = app["--version"].group = "Parameters"
     for order, (name, about) in enumerate(VERBS.items()):
         app.command(
-            f"cxr_ray.verbs.{MODULES.get(name, name)}:app",
+            f"cxr_ray.verbs.{name}:app",
             name=name,
             help=None if name == chosen else about,
             sort_key=order,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cxr_ray import config as cfg
-from cxr_ray import evaluate as judging
+from cxr_ray import evaluate as evaluating
 from cxr_ray import leaks, models, predictor, runs, shards
 from cxr_ray import plan as plans
 from cxr_ray.durable import write_whole
@@ -33,18 +33,18 @@ def evaluate(
     *,
     mapping: Mapping[str, str] | None = None,
     thresholds: operating.Rule | None = None,
-    by: judging.By = "image",
+    by: evaluating.By = "image",
     combine: studies.How = "max",
     report: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
-) -> judging.Evaluation:
+) -> evaluating.Evaluation:
     """Judge the run in the folder `path` on every row of the store `data` that its cleaning keeps.
 
     Labels are matched by name, or by `mapping` (the model's to the data's); what either lacks is said. Preprocessing is the
     model's; `report` as in `evaluate.evaluate`. Rows that the run has seen (see `seen`) are left out. Thresholds are those of the run, chosen on its own val.
     Writes `external/NAME/` in the run. Raises `UserError` where no label matches or no row is left."""
-    run = judging.trained(path)
-    config, info = judging.settled(run, report), run.info
+    run = evaluating.trained(path)
+    config, info = evaluating.settled(run, report), run.info
     store = shards.open(data, verify="manifest", cache=config.data.cache)
     rule = rule_of(run, thresholds, info["labels"])
     operating.parse(rule, info["labels"], task=info["task"])
@@ -75,11 +75,11 @@ def evaluate(
     name = re.sub(r"[^\w.+-]+", "_", store.name)
     table = _predictions(run, store, rows, truth_NL, f"external/{name}")
     plan = runs.plan_of(run, own)
-    val = judging.predictions_of(run, own, plan, "val") if len(plan.rows["val"]) else None
-    found, table = judging.judged(
+    val = evaluating.predictions_of(run, own, plan, "val") if len(plan.rows["val"]) else None
+    found, table = evaluating.judged(
         config, plan, table, val, {}, rule,
         records=store.index.set_index("row", drop=False), train_records=own.index.set_index("row", drop=False),
-        unused=[k for k in judging.unused_labels(store, plan) if k in own.labels], by=by, combine=combine,
+        unused=[k for k in evaluating.unused_labels(store, plan) if k in own.labels], by=by, combine=combine,
     )  # fmt: skip
     found = {"part": store.name, **found}
     found["external"] = {
@@ -92,7 +92,7 @@ def evaluate(
     write_whole(folder / "evaluation.json", json.dumps(found, indent=1))
     images = store.pictures if config.report.images and by == "image" else None
     page = html.write(run, store.name, judged=found, predictions=table, path=folder / "report.html", images=images)
-    return judging.Evaluation(run, store.name, found, page)
+    return evaluating.Evaluation(run, store.name, found, page)
 
 
 def align(ours: Sequence[str], theirs: Sequence[str], mapping: Mapping[str, str]) -> list[dict[str, str | None]]:

@@ -16,7 +16,7 @@ from cxr_ray.metrics.intervals import bca, bootstrap, jackknife
 from cxr_ray.metrics.table import decide
 from cxr_ray.report import again, html
 from cxr_ray.splits import groups_of
-from cxr_ray.verbs.show_run import show
+from cxr_ray.verbs.show import show
 from tests.test_report import MANY, make_run, predictions
 
 LABELS = MANY[:3]

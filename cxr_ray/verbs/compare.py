@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 
 from cxr_ray.errors import UserError
 from cxr_ray.verbs.evaluate import read_thresholds
-from cxr_ray.verbs.show import bullets, table
+from cxr_ray.verbs.terminal import bullets, table
 
 app = App(name="compare", help_format="markdown")
 

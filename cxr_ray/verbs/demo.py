@@ -42,7 +42,7 @@ def demo(*, out: Path = Path("demo"), patients: int = 500, seed: int = 0) -> Non
             phantom.phantom(pictures, patients=patients, size=max(size), seed=seed)
             ingest.run("phantom", pictures, shards, {}, ingest.Ingest(size=f"{size[0]}x{size[1]}"))
         run = train.run(config)
-        evaluate.show(run.path)
+        evaluate.judge(run.path)
     print(f"the demo took {time.monotonic() - begun:.0f} s")
     print(f"report: {(run.path / 'report.html').resolve()}")
     print("next: cxr-ray sources, then cxr-ray ingest SOURCE ROOT OUT --dry-run on data of your own")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from cyclopts import App
 
 from cxr_ray.errors import UserError
-from cxr_ray.verbs.show import table
+from cxr_ray.verbs.terminal import table
 
 SHADES = " .:-=+*#%@"
 

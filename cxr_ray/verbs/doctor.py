@@ -13,7 +13,7 @@ from typing import NamedTuple
 from cyclopts import App
 
 from cxr_ray import __version__
-from cxr_ray.verbs.show import table
+from cxr_ray.verbs.terminal import table
 
 app = App(name="doctor", help_format="markdown")
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter, validators
 
 from cxr_ray.errors import UserError
-from cxr_ray.verbs.show import table
+from cxr_ray.verbs.terminal import table
 
 app = App(name="evaluate", help_format="markdown")
 
@@ -69,7 +69,7 @@ def evaluate(
     knobs = {"bootstrap": bootstrap, "interval": interval, "interval_by": interval_by}
     report = {name: value for name, value in knobs.items() if value is not None}
     chosen = read_thresholds(thresholds)
-    show(run, split=split, thresholds=chosen, by=by, combine=combine, data=data, mapping=pairs, report=report)
+    judge(run, split=split, thresholds=chosen, by=by, combine=combine, data=data, mapping=pairs, report=report)
 
 
 def read_mapping(words: Sequence[str] | None) -> dict[str, str]:
@@ -102,7 +102,7 @@ def read_thresholds(words: Sequence[str] | None) -> float | str | dict[str, floa
     return values
 
 
-def show(
+def judge(
     run: Path,
     *,
     split: str | None = None,
@@ -117,10 +117,10 @@ def show(
     from cxr_ray import runs
 
     runs.load(run)  # a wrong path is told before torch is imported, which takes seconds
-    from cxr_ray import evaluate as judging
+    from cxr_ray import evaluate as evaluating
 
     if data is None:
-        judged = judging.evaluate(run, split=split, thresholds=thresholds, by=by, combine=combine, report=report)
+        judged = evaluating.evaluate(run, split=split, thresholds=thresholds, by=by, combine=combine, report=report)
     else:
         from cxr_ray import external
 

@@ -5,7 +5,7 @@ from typing import Literal
 from cyclopts import App
 
 from cxr_ray.verbs import flags
-from cxr_ray.verbs.show import bullets, table
+from cxr_ray.verbs.terminal import bullets, table
 
 app = App(name="models", help_format="markdown")
 

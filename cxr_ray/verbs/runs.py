@@ -6,7 +6,7 @@ from pathlib import Path
 from cyclopts import App
 
 from cxr_ray.errors import UserError
-from cxr_ray.verbs.show import table
+from cxr_ray.verbs.terminal import table
 
 app = App(name="runs", help_format="markdown")
 

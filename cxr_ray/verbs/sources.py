@@ -3,7 +3,7 @@
 from cyclopts import App
 
 from cxr_ray.verbs import flags
-from cxr_ray.verbs.show import bullets, table
+from cxr_ray.verbs.terminal import bullets, table
 
 app = App(name="sources", help_format="markdown")
 

@@ -14,7 +14,7 @@ from cyclopts import App, Parameter
 from cxr_ray import config as configs
 from cxr_ray.errors import UserError
 from cxr_ray.verbs import flags
-from cxr_ray.verbs.show import console
+from cxr_ray.verbs.terminal import console
 from cxr_ray.verbs.train import FileFlag, Words
 
 app = App(
