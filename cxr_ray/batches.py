@@ -21,6 +21,9 @@ Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 T = TypeVar("T")
 
+DEPTH = 2
+"""Batches that are gathered before they are asked for."""
+
 
 class Images(Protocol):
     """What batches need of a store."""
@@ -124,11 +127,11 @@ def judging_batches(
     return ahead(cut, range(0, len(rows), batch_size))
 
 
-def ahead(make: Callable[[int], T], starts: range, *, depth: int = 2) -> Iterator[T]:
-    """`make(start)` for each start, made up to `depth` ahead in one thread; what the thread raises is raised here.
+def ahead(make: Callable[[int], T], starts: range) -> Iterator[T]:
+    """`make(start)` for each start, made up to `DEPTH` ahead in one thread; what the thread raises is raised here.
 
     Closing the iterator ends the thread."""
-    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=depth)
+    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=DEPTH)
     stopped = threading.Event()
 
     def put(item: tuple[T | None, BaseException | None]) -> bool:

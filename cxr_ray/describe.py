@@ -145,9 +145,9 @@ def one_a_label(index: pd.DataFrame, labels: Sequence[str]) -> dict[str, int]:
     return chosen
 
 
-def sample(index: pd.DataFrame, count: int, *, seed: int = 0) -> list[int]:
-    """`count` rows at random (all, where there are fewer), ascending, of different patients as far as there are as many."""
-    order = np.random.default_rng(seed).permutation(len(index))
+def sample(index: pd.DataFrame, count: int) -> list[int]:
+    """`count` rows at random (the same each time; all, where there are fewer), ascending, of different patients as far as there are as many."""
+    order = np.random.default_rng(0).permutation(len(index))
     patient = index["patient"].iloc[order]
     again = patient.duplicated() & patient.notna()
     order = np.concatenate([order[~again.to_numpy()], order[again.to_numpy()]])

@@ -43,10 +43,9 @@ class Evaluation:
         return metric_table(self.found["values"], self.found["labels"], self.found["task"])
 
 
-def metric_table(
-    values: Sequence[dict[str, Any]], labels: Sequence[str], task: str, shown: Sequence[str] = (*COUNTS, *COLUMNS)
-) -> list[list[str]]:
+def metric_table(values: Sequence[dict[str, Any]], labels: Sequence[str], task: str) -> list[list[str]]:
     """Judged values (rows of `evaluation`) as a table of text; see `Evaluation.table`."""
+    shown = (*COUNTS, *COLUMNS)
     held = {(v["metric"], v["label"]): v for v in values}
 
     def cell(metric: str, label: str) -> str:

@@ -24,6 +24,7 @@ ALIKE = 0.98
 """Correlation of 32 x 32 thumbnails from which two pictures are one. Measured on 658 images of NIH ChestX-ray14: two
 patients' pictures reach 0.959; copies at JPEG quality 50, 1.1 times as bright, or of gamma 0.8, keep 0.987 and more."""
 BLOCK = 2**21  # pairs of hashes compared at once: 50 MiB
+TOLD = 3  # pairs that a line names
 COLUMNS = ["what", "row", "part", "other", "other_part"]
 
 
@@ -165,13 +166,13 @@ def correlation(one_P: Rows, two_P: Rows, images: Images) -> npt.NDArray[np.floa
     return np.concatenate([np.einsum("pk,pk->p", thumbs[one_at[s]], thumbs[two_at[s]]) for s in steps])
 
 
-def told(pairs: pd.DataFrame, *, most: int = 3, names: "pd.Series[Any] | None" = None) -> str:
-    """`row 12 of test and row 40 of train`, of the first pairs; with the file of each where `names` (by row) gives it."""
+def told(pairs: pd.DataFrame, *, names: "pd.Series[Any] | None" = None) -> str:
+    """`row 12 of test and row 40 of train`, of the first `TOLD` pairs; with the file of each where `names` (by row) gives it."""
 
     def one(row: int, part: str) -> str:
         name = "" if names is None else f" ({names[row]})"
         return f"row {row}{name} of {part}"
 
-    rows: Iterable[Any] = pairs.head(most).itertuples(index=False)
+    rows: Iterable[Any] = pairs.head(TOLD).itertuples(index=False)
     said = [f"{one(p.row, p.part)} and {one(p.other, p.other_part)}" for p in rows]
-    return "; ".join(said) + (f"; and {len(pairs) - most:,} more" if len(pairs) > most else "")
+    return "; ".join(said) + (f"; and {len(pairs) - TOLD:,} more" if len(pairs) > TOLD else "")

@@ -256,13 +256,6 @@ def place(name: str | os.PathLike[str] | Place) -> Place:
     return Remote(f"{match[1].lower()}://{match[2]}")
 
 
-def is_remote(name: object) -> bool:
-    """Whether `name` is a URL of a remote place."""
-    return isinstance(name, Remote) or (
-        isinstance(name, str) and name.lower().startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
-    )
-
-
 @contextmanager
 def local(file: Place) -> Iterator[Path]:
     """The file as one of this machine, for readers that know no other: itself, or a copy that is removed afterwards."""

@@ -146,7 +146,7 @@ def test_a_folder_of_runs_moves_as_a_whole(folds: list[runs.Run], tmp_path: Path
     assert moved.architecture == "ensemble of 3"  # `cxr-ray runs` still lists it
 
 
-def test_making_it_again_changes_nothing_and_another_s_place_is_refused(folds: list[runs.Run], tmp_path: Path) -> None:
+def test_making_it_again_changes_nothing_and_another_s_place_is_refused(folds: list[runs.Run]) -> None:
     run = ensembles.make(folds[0].path.parent / "again", folds)
     before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
     assert ensembles.make(run.path, folds).path == run.path

@@ -37,7 +37,7 @@ def test_a_process_number_used_again_is_not_the_holder(tmp_path):
         pass
 
 
-def test_another_machine_s_lease_runs_out_when_it_is_not_renewed(tmp_path, monkeypatch):
+def test_another_machine_s_lease_runs_out_when_it_is_not_renewed(tmp_path):
     file = tmp_path / "lease.json"
     file.write_text(json.dumps({"holder": "x", "pid": 1, "started": "1", "on": "elsewhere"}))
     with pytest.raises(UserError, match=r"by another machine.*runs out after 30 s"):

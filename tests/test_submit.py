@@ -109,6 +109,6 @@ def test_a_failing_config_is_a_failed_job_with_one_clear_line(head, tmp_path):
 
 
 @pytest.mark.cluster
-def test_without_the_token_nothing_is_run(head, tmp_path):
+def test_without_the_token_nothing_is_run(head):
     done = submit(head, "jobs/train.py", "--version", token=False)
     assert done.returncode != 0 and "token" in (done.stdout + done.stderr).lower()

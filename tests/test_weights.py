@@ -233,7 +233,7 @@ def test_a_tensor_of_another_shape_or_missing(tmp_path: Path) -> None:
         build("lenet", tmp_path / "w.pth")
 
 
-def test_nothing_is_changed_by_a_file_that_does_not_fit(tmp_path: Path) -> None:
+def test_nothing_is_changed_by_a_file_that_does_not_fit() -> None:
     model = build("lenet", "none")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     state = {key: value + 1 for key, value in model.backbone.state_dict().items() if key != "features.3.bias"}

@@ -122,11 +122,11 @@ def apply(calibrator: dict[str, Any], prob_NL: npt.ArrayLike, labels: Sequence[s
 
 
 def slope(
-    true_N: Bools, prob_N: npt.ArrayLike, group_N: Groups | None = None, *, fit_error: float = 0.0, level: float = 0.95
+    true_N: Bools, prob_N: npt.ArrayLike, group_N: Groups | None = None, *, fit_error: float = 0.0
 ) -> tuple[float, float, float] | None:
     """(slope, low, high) of the logistic regression of the truth on the logit: 1 is calibrated, below 1 too sure.
 
-    Cox 1958, doi:10.1093/biomet/45.3-4.562. Wald interval; rows of one group are not taken as independent (Liang and Zeger
+    Cox 1958, doi:10.1093/biomet/45.3-4.562. Wald interval of 95%; rows of one group are not taken as independent (Liang and Zeger
     1986, doi:10.1093/biomet/73.1.13). Probabilities that a calibrator made have the chance of its own fit in them: a slope of
     them is the slope of what it was given, over the slope that it fitted, so that their relative variances add up.
     `fit_error` is the calibrator's `slope_error`. None with fewer than `NEEDS` of a Platt fit on either side, or where the
@@ -136,7 +136,7 @@ def slope(
         return None
     beta, spread = _logistic(true.astype(np.float64), _line(np.asarray(prob_N, dtype=np.float64)), group_N)
     found = float(beta[1])
-    half = float(norm.ppf((1 + level) / 2) * (spread[1, 1] + (fit_error * found) ** 2) ** 0.5)
+    half = float(norm.ppf(0.975) * (spread[1, 1] + (fit_error * found) ** 2) ** 0.5)
     if not np.isfinite(half) or half > 100:
         return None
     return found, found - half, found + half

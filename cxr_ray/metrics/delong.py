@@ -48,13 +48,13 @@ def interval(true_N: npt.NDArray[np.bool_], score_N: npt.ArrayLike, level: float
     return max(0.0, float(area[0] - half)), min(1.0, float(area[0] + half))
 
 
-def compare(true_N: npt.NDArray[np.bool_], score_N2: npt.ArrayLike, level: float = 0.95) -> Compared | None:
-    """The first AUROC less the second with its interval and p; None where undefined."""
+def compare(true_N: npt.NDArray[np.bool_], score_N2: npt.ArrayLike) -> Compared | None:
+    """The first AUROC less the second with its 95% interval and p; None where undefined."""
     area, spread = covariance(true_N, score_N2)
     variance = float(spread[0, 0] + spread[1, 1] - 2 * spread[0, 1])
     if np.isnan(variance):
         return None
     difference, deviation = float(area[0] - area[1]), max(variance, 0.0) ** 0.5
-    half = float(norm.ppf((1 + level) / 2)) * deviation
+    half = float(norm.ppf(0.975)) * deviation
     p = float(2 * norm.sf(abs(difference) / deviation)) if deviation > 1e-12 else float(abs(difference) < 1e-12)
     return Compared(difference, difference - half, difference + half, p)

@@ -117,7 +117,7 @@ def choose(
         if isinstance(asked, np.ndarray):
             # The threshold in the probabilities' own type, as `table.decide` compares it.
             at = float(asked[i])
-            out[label] = _point(true, score, score >= score.dtype.type(at), at, f"given: {at:g}", True)
+            out[label] = _point(true, score >= score.dtype.type(at), at, f"given: {at:g}", True)
         else:
             out[label] = _by_rule(asked, true, score, group, assurance, future)
     return out
@@ -158,7 +158,7 @@ def _by_rule(
     name = asked if isinstance(asked, str) else asked[0]
     if not needs[name]:
         missing = "no positives" if not positives else "no negatives"
-        return _point(true, score, score >= FIXED, FIXED, f"{missing} to choose by: {FIXED:g} stands", False)
+        return _point(true, score >= FIXED, FIXED, f"{missing} to choose by: {FIXED:g} stands", False)
     score_K, tp_K, fp_K = at_each_score(true, score)
     recall_K, precision_K = tp_K / positives, tp_K / (tp_K + fp_K)
     specificity_K = 1.0 - fp_K / max(negatives, 1)
@@ -212,10 +212,10 @@ def _none_reaches(name: str, least: float, score_K: Floats, true: Bools, score: 
 
 
 def _at(score_K: Floats, at: int, true: Bools, score: Floats, said: str, met: bool) -> Point:
-    return _point(true, score, score >= score_K[at], float(score_K[at]), said, met)
+    return _point(true, score >= score_K[at], float(score_K[at]), said, met)
 
 
-def _point(true: Bools, score: Floats, positive: Bools, threshold: float, said: str, met: bool) -> Point:
+def _point(true: Bools, positive: Bools, threshold: float, said: str, met: bool) -> Point:
     hit, called, positives = int((true & positive).sum()), int(positive.sum()), int(true.sum())
     negatives = len(true) - positives
     return Point(
@@ -237,7 +237,7 @@ def applied(table: Table, points: Mapping[str, Point]) -> dict[str, Point]:
     for i, label in enumerate(table.labels):
         known = table.known_NL[:, i]
         true, score, at = table.true_NL[known, i], table.prob_NL[known, i], points[label].threshold
-        out[label] = _point(true, score, score >= score.dtype.type(at), at, points[label].chosen, points[label].met)
+        out[label] = _point(true, score >= score.dtype.type(at), at, points[label].chosen, points[label].met)
     return out
 
 

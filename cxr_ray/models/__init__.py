@@ -263,9 +263,9 @@ def skeletons() -> Iterator[None]:
         yield
 
 
-def parameter_count(module: nn.Module, *, trainable: bool = False) -> int:
-    """How many numbers the weights of `module` hold; `trainable`: only those that training moves."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable)
+def parameter_count(module: nn.Module) -> int:
+    """How many numbers the weights of `module` hold."""
+    return sum(p.numel() for p in module.parameters())
 
 
 def family_of(entry: Entry[Any]) -> type[Family]:

@@ -45,8 +45,8 @@ def write(
     write_whole(path, body)
 
 
-def read(path: Path, *, device: torch.device | None = None) -> Saved:
-    """The model in `path`, on `device`. Raises `UserError` where the file is not one of ours or is cut."""
+def read(path: Path) -> Saved:
+    """The model in `path`, on the processor. Raises `UserError` where the file is not one of ours or is cut."""
     try:
         with safe_open(path, framework="pt", device="cpu") as held:
             meta: dict[str, Any] = held.metadata() or {}
@@ -62,4 +62,4 @@ def read(path: Path, *, device: torch.device | None = None) -> Saved:
     header = json.loads(meta["cxr_ray"])
     model = models.from_description(header["model"])
     model.load_state_dict(tensors)
-    return Saved(model.to(device or torch.device("cpu")), tuple(header["labels"]), header["task"], header["precision"])
+    return Saved(model, tuple(header["labels"]), header["task"], header["precision"])

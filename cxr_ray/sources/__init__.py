@@ -32,7 +32,6 @@ __all__ = [
 
 COLUMNS = ("image", "source_row", "patient", "study", "view", "sex", "age", "source", "mask", "split")
 """What every records table starts with, in this order; a source's own columns follow, then the labels."""
-TEXT = ("image", "patient", "study", "view", "sex", "source", "mask", "split")
 PARTS = ("train", "val", "test")
 PART_NAMES = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val",

@@ -119,11 +119,7 @@ def show_tables(store: Any, top: int) -> None:
 
 def show_row(store: Any, row: int, save: Path | None) -> None:
     """Print one image and its labels; nothing that names a patient (paths do, in some datasets)."""
-    found = (
-        store.index[store.index["row"] == row]
-        if "row" in store.index.columns
-        else store.index.loc[store.index.index == row]
-    )
+    found = store.index[store.index["row"] == row]
     if found.empty:
         low, high = int(store.index["row"].min()), int(store.index["row"].max())
         raise UserError(
