@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxr_ray.durable import write_whole
-from cxr_ray.errors import UserError
+from cxr_ray import describe
+from cxr_ray.durable import make_folder, write_whole
 from cxr_ray.images import Aspect, Depth, ImageError, decode, read
-from cxr_ray.labels import NEGATIVE, POSITIVE, UNCERTAIN, Filter, apply_policy
+from cxr_ray.labels import Filter
 from cxr_ray.places import Place, place, present
 from cxr_ray.plan import drop_by
 from cxr_ray.shards import write_parquet
@@ -117,10 +117,7 @@ class DryRun:
 
         Raises `UserError` where it cannot be written."""
         folder = Path(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot make {folder} ({error.strerror}); choose a folder that you may write to") from None
+        make_folder(folder)
         write_parquet(folder / "records.parquet", self.table.reset_index(names="row"))
         text = json.dumps(self.summary(), indent=1, ensure_ascii=False) + "\n"
         write_whole(folder / "cleaning.json", text)
@@ -172,29 +169,14 @@ def dry_run(
 
 
 def _labels(kept: pd.DataFrame, labels: tuple[str, ...]) -> pd.DataFrame:
-    lines = []
-    for label in labels:
-        raw_K = kept[label].to_numpy()
-        positive = int((raw_K == POSITIVE).sum())
-        lines.append(
-            {
-                "label": label,
-                "positive": positive,
-                "percent": 100.0 * positive / max(len(kept), 1),
-                "negative": int((raw_K == NEGATIVE).sum()),
-                "uncertain": int((raw_K == UNCERTAIN).sum()),
-                "not_mentioned": int(np.isnan(raw_K).sum()),
-            }
-        )
-    return pd.DataFrame(lines, columns=["label", "positive", "percent", "negative", "uncertain", "not_mentioned"])
+    counts = describe.label_frequency(kept, labels).rename(columns={"blank": "not_mentioned"})
+    return counts[["label", "positive", "percent", "negative", "uncertain", "not_mentioned"]]
 
 
 def _vectors(kept: pd.DataFrame, labels: tuple[str, ...]) -> pd.DataFrame:
-    truth_KL = apply_policy(kept[list(labels)].to_numpy(np.float32), labels, "zeros", "zeros") == POSITIVE
-    vectors_VL, rows_V = np.unique(truth_KL, axis=0, return_counts=True)
-    named = [" + ".join(np.asarray(labels)[on_L].tolist()) or "none" for on_L in vectors_VL]
-    table = pd.DataFrame({"vector": named, "rows": rows_V, "percent": 100.0 * rows_V / max(len(kept), 1)})
-    return table.sort_values(["rows", "vector"], ascending=[False, True], ignore_index=True)
+    vectors = describe.label_vectors(kept, labels)
+    named = [" + ".join(names) or "none" for names in vectors["labels"]]
+    return vectors.assign(vector=named)[["vector", "rows", "percent"]]
 
 
 def _try(

@@ -51,6 +51,14 @@ def write_whole(path: Place, body: str | bytes | Callable[[Any], object], *, wit
     return Written(hashed.bytes, hashed.sha256.hexdigest())
 
 
+def make_folder(place: Place) -> None:
+    """Make `place`, and what is above it, where it is not there. Raises `UserError` where that is refused."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {place} ({error.strerror}); choose a folder that you may write to") from None
+
+
 def mendable(error: OSError, path: Path) -> UserError | OSError:
     """The one-line answer to a full disk or a folder that is closed to us; any other error as it is."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

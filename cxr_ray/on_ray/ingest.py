@@ -26,7 +26,7 @@ import ray.data
 from ray.data.context import DataContext
 
 from cxr_ray import shards
-from cxr_ray.durable import write_whole
+from cxr_ray.durable import make_folder, write_whole
 from cxr_ray.errors import UserError
 from cxr_ray.images import KINDS, Aspect, Depth, ImageError, Root, decode
 from cxr_ray.labels import Filter
@@ -211,12 +211,7 @@ def _make_workshop(out: Place) -> None:
     strange = sorted({here.name for here in out.iterdir()} - {WORKSHOP}) if out.exists() else []
     if strange and not (out / WORKSHOP / SETTINGS).exists():
         raise UserError(f"{out} is not empty (it holds {strange[0]}) and no ingest of ours; give a fresh folder")
-    try:
-        (out / WORKSHOP).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot make {out / WORKSHOP} ({error.strerror}); choose a folder that you may write to"
-        ) from None
+    make_folder(out / WORKSHOP)
 
 
 def _settle(out: Place, table: pd.DataFrame, settings: dict[str, Any]) -> None:

@@ -6,17 +6,16 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from cxr_ray import config as cfg
 from cxr_ray import describe, leaks
 from cxr_ray import plan as plans
-from cxr_ray.durable import write_whole
+from cxr_ray.durable import make_folder, write_whole
 from cxr_ray.errors import UserError
 from cxr_ray.metrics import prevalence
 from cxr_ray.report import data_plots as plots
-from cxr_ray.report.html import thousands
+from cxr_ray.report.html import jinja
 from cxr_ray.report.plots import STYLE, png
 from cxr_ray.shards import Store
 
@@ -29,12 +28,7 @@ def write(store: Store, out: Path, *, pictures: bool = True, top: int = 30) -> P
 
     `pictures`: whether X-rays themselves are shown; they are named by row, and no patient is. `top`: label vectors listed.
     Equal stores give equal pages. Raises `UserError` where `out` cannot be made."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot make {out.absolute()} ({error.strerror}); choose a folder that you may write to"
-        ) from None
+    make_folder(out.absolute())
     index, labels = store.index, list(store.labels)
     frequency = describe.label_frequency(index, labels)
     vectors = describe.label_vectors(index, labels)
@@ -55,31 +49,35 @@ def write(store: Store, out: Path, *, pictures: bool = True, top: int = 30) -> P
         if pictures:
             drawn |= _grids(store)
         figures = {name: png(figure) for name, figure in drawn.items()}
-    environment = Environment(
-        loader=PackageLoader("cxr_ray.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["thousands"] = thousands
-    page = environment.get_template("data.html").render(
-        store=store,
-        size=describe.size(index),
-        frequency=frequency.to_dict("records"),
-        uncertain=bool(frequency[["uncertain", "blank"]].to_numpy().any()),
-        vectors=[{**row, "name": " + ".join(row["labels"]) or "none"} for row in vectors.head(top).to_dict("records")],
-        vectors_in_all=len(vectors),
-        official=describe.splits(index, labels, store.features).to_dict("split"),
-        leaks=_leaks(store),
-        parts=parts,
-        split_note=split_note,
-        pixel=describe.pixel_statistics(index),
-        sizes=sizes.head(8).to_dict("records"),
-        sizes_in_all=len(sizes),
-        figures={
-            name: {
-                "uri": "data:image/png;base64," + base64.b64encode(body).decode(),
-                "width": round(100 * drawn[name].get_size_inches()[0]),  # 8 points of text are 11 pixels in each figure
-            }
-            for name, body in figures.items()
-        },
+    page = (
+        jinja()
+        .get_template("data.html")
+        .render(
+            store=store,
+            size=describe.size(index),
+            frequency=frequency.to_dict("records"),
+            uncertain=bool(frequency[["uncertain", "blank"]].to_numpy().any()),
+            vectors=[
+                {**row, "name": " + ".join(row["labels"]) or "none"} for row in vectors.head(top).to_dict("records")
+            ],
+            vectors_in_all=len(vectors),
+            official=describe.splits(index, labels, store.features).to_dict("split"),
+            leaks=_leaks(store),
+            parts=parts,
+            split_note=split_note,
+            pixel=describe.pixel_statistics(index),
+            sizes=sizes.head(8).to_dict("records"),
+            sizes_in_all=len(sizes),
+            figures={
+                name: {
+                    "uri": "data:image/png;base64," + base64.b64encode(body).decode(),
+                    "width": round(
+                        100 * drawn[name].get_size_inches()[0]
+                    ),  # 8 points of text are 11 pixels in each figure
+                }
+                for name, body in figures.items()
+            },
+        )
     )
     for name, body in figures.items():
         write_whole(out / f"{name}.png", body)

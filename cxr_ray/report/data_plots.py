@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cxr_ray.report.plots import ACCENT, INK, PART_COLOURS, QUIET, RULE, shade
+from cxr_ray.report.plots import ACCENT, DULL, INK, MENDED, PART_COLOURS, QUIET, RULE, shade
 
-SAID_COLOURS = {"positive": ACCENT, "uncertain": "#c07a2c", "negative": "#9aa5b1", "blank": "#e3e7eb"}
+SAID_COLOURS = {"positive": ACCENT, "uncertain": MENDED, "negative": DULL, "blank": "#e3e7eb"}
 SAID = {"positive": "positive", "uncertain": "uncertain", "negative": "negative", "blank": "not mentioned"}
 
 

@@ -21,8 +21,8 @@ from cxr_ray.metrics.ranking import at_each_score
 Array = npt.NDArray[Any]
 
 INK, QUIET, RULE, ACCENT = "#1d2733", "#6b7682", "#d5dae0", "#1f5f8b"
-MENDED = "#c07a2c"
-PART_COLOURS = {"train": "#9aa5b1", "val": "#c07a2c", "test": "#1f5f8b"}
+MENDED, DULL = "#c07a2c", "#9aa5b1"
+PART_COLOURS = {"train": DULL, "val": MENDED, "test": ACCENT}
 POINTS = 240  # of a curve as drawn; more cannot be told apart at this size
 BINS = 10
 STYLE: Any = {
