@@ -10,14 +10,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from cxr_ray.errors import UserError
-from cxr_ray.metrics import MEAN, RATES, WHOLE_METRICS, delong, judge, operating
+from cxr_ray.labels import PARTS
+from cxr_ray.metrics import FIRST, MEAN, RATES, WHOLE_METRICS, delong, judge, operating
 from cxr_ray.metrics.intervals import Samples, bca, bootstrap, jackknife, p_value, percentile
 from cxr_ray.metrics.table import Table
 from cxr_ray.report.tables import choose, columns_of, resampled_by, rule_of, table_of
 from cxr_ray.runs import Run, differences
-
-SHOWN = ("recall", "auroc", "precision", "f1", "ap")
-"""What a terminal and the page show first; the others are in the JSON and folded away on the page."""
 
 
 def compare(
@@ -31,7 +29,7 @@ def compare(
     """Runs on the rows that all of them predicted (test where all have it, else val), ready for JSON:
 
     - `runs`: each one's name, values with intervals, thresholds; `config`, `data`: what differs from the first;
-    - `pairs`: of every two runs and every metric (`SHOWN` first), by label and as mean or of the whole table, the second less
+    - `pairs`: of every two runs and every metric (`FIRST` first), by label and as mean or of the whole table, the second less
       the first with the paired interval (one set of patient resamples; by `report.interval` of the first run) and its p;
       of AUROCs also DeLong's p, which takes images as independent;
     - `seeds`: where the runs differ in their seed alone, the mean, the deviation between them and the mean's interval;
@@ -83,7 +81,7 @@ def compare(
              "model": run.architecture, "rows": len(run.predictions(part))}
         )  # fmt: skip
     return {
-        "task": task, "labels": labels, "part": part, "shown": [*SHOWN, *(["accuracy"] if task != "multilabel" else [])], "rows": len(frames[0]), "runs": told,
+        "task": task, "labels": labels, "part": part, "shown": [*FIRST, *(["accuracy"] if task != "multilabel" else [])], "rows": len(frames[0]), "runs": told,
         "config": [{"run": n, "differs": _knobs(runs[0], r)} for n, r in zip(names[1:], runs[1:], strict=True)],
         "data": [_data(n, r, runs[0]) for n, r in zip(names, runs, strict=True)],
         "interval": {"by": by, "resamples": drawn, "groups": len(np.unique(group_N)), "method": first.interval},
@@ -181,7 +179,7 @@ def _knobs(first: Run, other: Run) -> list[str]:
 
 def _data(name: str, run: Run, first: Run) -> dict[str, Any]:
     plan = run.plan
-    rows = {part: int((plan["part"] == part).sum()) for part in ("train", "val", "test")}
+    rows = {part: int((plan["part"] == part).sum()) for part in PARTS}
     shared = len(
         plan.loc[plan["part"] == "train", "row"][lambda r: r.isin(first.plan.loc[first.plan["part"] == "train", "row"])]
     )
@@ -202,7 +200,7 @@ def _pair(
     """The second run less the first; the mean is over the labels that both define."""
     one, two = ({(v.metric, v.label): v.value for v in values[name]} for name in (a, b))
     rows: list[dict[str, Any]] = []
-    for metric in [*SHOWN, *(m for m in RATES if m not in SHOWN), *WHOLE_METRICS[tables[a].task]]:
+    for metric in [*FIRST, *(m for m in RATES if m not in FIRST), *WHOLE_METRICS[tables[a].task]]:
         both = [k for k in (*labels, "") if (metric, k) in one and (metric, k) in two]
         resampled, without = (_gaps(held, a, b, metric, both) for held in (samples, left_out))
         for label in [*both, *([MEAN] if len(both) > 1 else [])]:
@@ -251,7 +249,7 @@ def _seeds(
     if not all(line.startswith("seed: ") for run in runs[1:] for line in _knobs(runs[0], run)):
         return None
     out = []
-    for metric in SHOWN:
+    for metric in FIRST:
         for label in [*labels, *([MEAN] if len(labels) > 1 else [])]:
             held = [v.value for name in names for v in values[name] if (v.metric, v.label) == (metric, label)]
             if len(held) == len(runs):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxr_ray.labels import NEGATIVE, POSITIVE, UNCERTAIN
+from cxr_ray.labels import NEGATIVE, PARTS, POSITIVE, UNCERTAIN
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def splits(index: pd.DataFrame, labels: Sequence[str], features: Sequence[str]) 
     """The dataset's own parts side by side: one row a quantity, one column a part; empty where it has no parts.
 
     Quantities: rows, patients, each label's and each feature value's percentage of the part's rows."""
-    parts = [part for part in ("train", "val", "test") if (index["split"] == part).any()]
+    parts = [part for part in PARTS if (index["split"] == part).any()]
     if not parts:
         return pd.DataFrame()
     columns: dict[str, dict[str, Any]] = {}

@@ -16,12 +16,11 @@ from cxr_ray import ensembles, predictor, rivals, runs, shards
 from cxr_ray import plan as plans
 from cxr_ray.durable import write_whole
 from cxr_ray.errors import UserError
-from cxr_ray.metrics import COUNTS, calibration, operating, studies
+from cxr_ray.metrics import COUNTS, FIRST, calibration, operating, studies
 from cxr_ray.plan import Plan
 from cxr_ray.report import aspects, html
 from cxr_ray.report.tables import evaluation, rule_of
 
-COLUMNS = ("recall", "auroc", "precision", "f1", "ap")
 RIVALS = ("thumbnail", "border")
 By = Literal["image", "study"]
 
@@ -45,7 +44,7 @@ class Evaluation:
 
 def metric_table(values: Sequence[dict[str, Any]], labels: Sequence[str], task: str) -> list[list[str]]:
     """Judged values (rows of `evaluation`) as a table of text; see `Evaluation.table`."""
-    shown = (*COUNTS, *COLUMNS)
+    shown = (*COUNTS, *FIRST)
     held = {(v["metric"], v["label"]): v for v in values}
 
     def cell(metric: str, label: str) -> str:

@@ -65,17 +65,12 @@ def epoch_lines(
     judged = "val" if "val" in values else "train"
     whole = "accuracy" if metrics.find(values, f"{judged}/accuracy") is not None else "exact_match"
     said = [f"{part} loss {at(f'{part}/loss')}" for part in ("train", "val") if part in values]
-    said += [f"{m} {at(f'{judged}/{m}/mean')}" for m in ("recall", "auroc", "precision")] + [
-        f"{whole} {at(f'{judged}/{whole}')}"
-    ]
+    said += [f"{m} {at(f'{judged}/{m}/mean')}" for m in metrics.WORTH] + [f"{whole} {at(f'{judged}/{whole}')}"]
     lines = [f"{head}  {'  '.join(said)}  " + (f"{speed:,.0f} images/s  " if speed else "") + f"{seconds:.1f} s"]
     shown = resolve(config.report.labels, plan.labels, plan.groups)
     if 1 < len(shown) <= 14 and epoch:
-        each = [
-            f"{k} {at(f'{judged}/recall/{k}')}/{at(f'{judged}/auroc/{k}')}/{at(f'{judged}/precision/{k}')}"
-            for k in shown
-        ]
-        lines.append(f"  {judged} recall/auroc/precision: " + ", ".join(each))
+        each = [f"{k} " + "/".join(at(f"{judged}/{m}/{k}") for m in metrics.WORTH) for k in shown]
+        lines.append(f"  {judged} {'/'.join(metrics.WORTH)}: " + ", ".join(each))
     return lines
 
 

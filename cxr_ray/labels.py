@@ -17,6 +17,7 @@ from cxr_ray.errors import UserError, unknown
 Task = Literal["multilabel", "multiclass", "binary"]
 
 POSITIVE, NEGATIVE, UNCERTAIN = 1.0, 0.0, -1.0
+PARTS = ("train", "val", "test")
 UNCERTAIN_VALUES: dict[str, float] = {"zeros": 0.0, "ones": 1.0, "ignore": np.nan}
 SMOOTH_RANGES: dict[str, tuple[float, float]] = {"smooth": (0.55, 0.85), "smooth_zeros": (0.0, 0.3)}
 """U-Ones+LSR and U-Zeros+LSR of Pham et al. 2021 (Neurocomputing, arXiv:1911.06475): the target of an uncertain cell is

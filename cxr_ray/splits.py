@@ -14,9 +14,8 @@ import pandas as pd
 
 from cxr_ray import config as cfg
 from cxr_ray.errors import UserError
-from cxr_ray.labels import POSITIVE
+from cxr_ray.labels import PARTS, POSITIVE
 
-PARTS = ("train", "val", "test")
 Rows = npt.NDArray[np.int64]
 
 

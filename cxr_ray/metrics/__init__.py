@@ -10,15 +10,17 @@ from cxr_ray.metrics import operating
 from cxr_ray.metrics.per_label import label_values
 from cxr_ray.metrics.prevalence import prevalence
 from cxr_ray.metrics.table import decide, thresholds
-from cxr_ray.metrics.values import AVERAGES, COUNTS, MEAN, RATES, WHOLE_METRICS, Value, find, name, parse
+from cxr_ray.metrics.values import AVERAGES, COUNTS, FIRST, MEAN, RATES, WHOLE_METRICS, WORTH, Value, find, name, parse
 from cxr_ray.metrics.whole_table import table_values
 
 __all__ = [
     "AVERAGES",
     "COUNTS",
+    "FIRST",
     "MEAN",
     "RATES",
     "WHOLE_METRICS",
+    "WORTH",
     "Value",
     "confusion",
     "find",

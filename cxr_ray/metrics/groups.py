@@ -18,13 +18,13 @@ from cxr_ray.metrics.intervals import Samples, bootstrap, p_value, percentile
 from cxr_ray.metrics.per_label import label_values
 from cxr_ray.metrics.ranking import ranked
 from cxr_ray.metrics.table import Table
+from cxr_ray.metrics.values import WORTH
 from cxr_ray.metrics.whole_table import table_values
 
 Categories = npt.NDArray[np.object_]
 
 FEATURES = ("sex", "view", "source")
 AGE_EDGES = (18, 40, 60, 80)
-SHOWN = ("recall", "auroc", "precision")
 FEW = 10
 """Positives (and for AUROC negatives) of a group below which its figure is shown but enters no gap."""
 MOST = 8
@@ -72,7 +72,7 @@ def by_group(
     """Metrics of each category, one set of patient resamples for all, ready for JSON:
 
     - `groups`: category, rows, and `values`: metric, label, value, positives, rows, and low, high where there is one;
-    - `gaps`: for each of `SHOWN` and each label the largest difference of two categories, with its interval and p. The
+    - `gaps`: for each of `WORTH` and each label the largest difference of two categories, with its interval and p. The
       pair is the one that differs most, so that p is too small the more categories there are."""
     names = sorted(pd.unique(category_N[category_N != np.array(None)]).tolist())
     tables = {name: _only(table, category_N == name) for name in names}
@@ -100,7 +100,7 @@ def _gaps(
 ) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     labels = next(iter(tables.values())).labels if tables else ()
-    for metric in SHOWN:
+    for metric in WORTH:
         for i, label in enumerate(labels):
             enough = [
                 name

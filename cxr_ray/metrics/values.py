@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from cxr_ray.errors import UserError, unknown
+from cxr_ray.labels import PARTS
 
 COUNTS = ("positives", "predicted_positives", "true_positives")
 RATES = ("recall", "specificity", "precision", "npv", "f1", "auroc", "ap", "brier", "ece")
@@ -20,7 +21,10 @@ WHOLE_METRICS: dict[str, tuple[str, ...]] = {
 MEAN, MICRO, WEIGHTED = "mean", "micro", "weighted"
 AVERAGES = (MEAN, MICRO, WEIGHTED)
 """Over labels that define the metric, each alike (macro); over all cells pooled; over labels, each by its positives."""
-PARTS = ("train", "val", "test")
+WORTH = ("recall", "auroc", "precision")
+"""What is told first, everywhere: the metrics of a label in the order of worth."""
+FIRST = (*WORTH, "f1", "ap")
+"""What a table of labels shows; the others are beside it."""
 
 
 class Value(NamedTuple):

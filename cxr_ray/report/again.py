@@ -11,11 +11,12 @@ import pandas as pd
 
 from cxr_ray import labels as label_space
 from cxr_ray.errors import UserError
-from cxr_ray.metrics import Value, judge, operating
+from cxr_ray.labels import PARTS
+from cxr_ray.metrics import FIRST, Value, judge, operating
 from cxr_ray.report.tables import choose, columns_of, rule_of
 from cxr_ray.runs import Run
 
-PROGRESS = ("loss", "accuracy", "exact_match", "recall", "auroc", "precision", "f1", "ap")
+PROGRESS = ("loss", "accuracy", "exact_match", *FIRST)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def _groups(run: Run) -> dict[str, Sequence[str]]:
 
 def parts_held(run: Run) -> list[str]:
     """The parts whose predictions of the kept model are in the run."""
-    return [p for p in ("train", "val", "test") if (run.path / "predictions" / f"{p}.parquet").exists()]
+    return [p for p in PARTS if (run.path / "predictions" / f"{p}.parquet").exists()]
 
 
 def draw(

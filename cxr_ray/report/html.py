@@ -14,7 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from cxr_ray.durable import write_whole
-from cxr_ray.metrics import AVERAGES, MEAN
+from cxr_ray.labels import PARTS
+from cxr_ray.metrics import AVERAGES, FIRST, MEAN, WORTH
 from cxr_ray.metrics.values import MICRO, WEIGHTED
 from cxr_ray.report import aspects, plots, sections
 from cxr_ray.runs import Run
@@ -44,11 +45,10 @@ NAMES = {
     "top3": "Among the top 3",
     "top5": "Among the top 5",
 }
-LABEL_COLUMNS = ("recall", "auroc", "precision", "f1", "ap")
 DETAIL_COLUMNS = ("specificity", "npv", "brier", "ece")
 HEADLINE = {
-    "multilabel": (("recall", MEAN), ("auroc", MEAN), ("precision", MEAN), ("ap", MEAN)),
-    "binary": (("accuracy", ""), ("recall", MEAN), ("auroc", MEAN), ("precision", MEAN)),
+    "multilabel": (*((m, MEAN) for m in WORTH), ("ap", MEAN)),
+    "binary": (("accuracy", ""), *((m, MEAN) for m in WORTH)),
     "multiclass": (("accuracy", ""), ("f1", MEAN), ("recall", MEAN), ("auroc", MEAN)),
 }
 RIVAL_COLUMNS = {
@@ -63,7 +63,7 @@ WHOLE = {
     "binary": (),
     "multiclass": ("accuracy", "top2", "top3", "top5"),
 }
-EPOCHS = ("loss", "accuracy", "recall", "auroc", "precision", "f1", "ap", "exact_match", "hamming")
+EPOCHS = ("loss", "accuracy", *FIRST, "exact_match", "hamming")
 RIVALS = {"thumbnail": "the 16 × 16 thumbnail", "border": "the thumbnail's border"}
 POLICIES = {
     "zeros": "read as negative",
@@ -162,7 +162,7 @@ def write(
 
 def write_comparison(found: dict[str, Any], path: Path) -> None:
     """Write the page of a comparison (`compare.compare`): one file that loads nothing."""
-    page = jinja().get_template("comparison.html").render(found=found, names=NAMES)
+    page = jinja().get_template("comparison.html").render(found=found, names=NAMES, first=FIRST)
     write_whole(path, page)
 
 
@@ -295,7 +295,7 @@ def _label_table(judged: dict[str, Any], values: dict[tuple[str, str], dict[str,
     out: list[dict[str, Any]] = []
     averages = [a for a in AVERAGES if len(judged["labels"]) > 1 and ("recall", a) in values]
     for label in [*judged["labels"], *averages]:
-        cells = [values.get((metric, label)) for metric in LABEL_COLUMNS]
+        cells = [values.get((metric, label)) for metric in FIRST]
         numbers = [int(values[m, label]["value"]) if (m, label) in values else None for m in counts]
         known = values["positives", label]["rows"] if ("positives", label) in values else None
         mean = label not in judged["labels"]
@@ -433,7 +433,7 @@ def _parts(run: Run, info: dict[str, Any]) -> dict[str, Any]:
     """Rows, draws, patients and prevalence of each part that has rows (`run.json` holds `metrics.prevalence` of each)."""
     plan, held = run.plan, info.get("prevalence", {})
     out: dict[str, Any] = {}
-    for part in ("train", "val", "test"):
+    for part in PARTS:
         rows = plan[plan["part"] == part]
         if len(rows):
             about = held.get(part, {"patients": None, "labels": {}})

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from cxr_ray.metrics import MEAN
+from cxr_ray.metrics import MEAN, WORTH
 from cxr_ray.metrics.ranking import at_each_score
 from cxr_ray.report import aspects
 from cxr_ray.report.tables import table_of
@@ -116,10 +116,10 @@ def group_sections(judged: Mapping[str, Any]) -> list[dict[str, Any]]:
                     "category": group["category"],
                     "rows": group["rows"],
                     "positives": sum(int(v["value"]) for v in group["values"] if v["metric"] == "positives"),
-                    "cells": [held.get((m, MEAN)) for m in ("recall", "auroc", "precision")],
+                    "cells": [held.get((m, MEAN)) for m in WORTH],
                 }
             )
-        gaps = [gap for metric in ("recall", "auroc", "precision") if (gap := aspects.widest(entry, metric))]
+        gaps = [gap for metric in WORTH if (gap := aspects.widest(entry, metric))]
         out.append({"feature": entry["feature"], "rows": rows, "gaps": gaps, "many": many})
     return out
 

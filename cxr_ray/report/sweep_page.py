@@ -256,7 +256,7 @@ def _worth(said: Mapping[str, Any]) -> dict[str, Any]:
 
 def _test_cells(said: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """Metrics of test in the order of worth."""
-    order = [m for m in ("recall", "auroc", "precision") if m in (said or {})]
+    order = [m for m in metrics.WORTH if m in (said or {})]
     order += [m for m in (said or {}) if m not in order]
     return [{"name": title(f"test/{m}/mean"), **(said or {})[m]} for m in order]
 
@@ -327,7 +327,7 @@ def _columns(judged: Sequence[Row], tune: cfg.Tune) -> list[str]:
     """Metrics of the table of all trials: the objectives, then means in the order of worth."""
     wanted = [
         *tune.metrics,
-        *(f"val/{m}/mean" for m in ("recall", "auroc", "precision", "ap")),
+        *(f"val/{m}/mean" for m in (*metrics.WORTH, "ap")),
         "val/accuracy",
         "val/loss",
     ]

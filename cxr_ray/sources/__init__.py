@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cxr_ray.errors import UserError, closest, unknown
-from cxr_ray.labels import NEGATIVE, POSITIVE, UNCERTAIN, Filter, Task, safe_name
+from cxr_ray.labels import NEGATIVE, PARTS, POSITIVE, UNCERTAIN, Filter, Task, safe_name
 from cxr_ray.places import Place, local, place
 from cxr_ray.registry import SOURCES
 
@@ -32,7 +32,6 @@ __all__ = [
 
 COLUMNS = ("image", "source_row", "patient", "study", "view", "sex", "age", "source", "mask", "split")
 """What every records table starts with, in this order; a source's own columns follow, then the labels."""
-PARTS = ("train", "val", "test")
 PART_NAMES = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val",
     "dev": "val", "test": "test", "testing": "test",

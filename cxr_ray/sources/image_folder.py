@@ -8,6 +8,7 @@ import pandas as pd
 from pydantic import field_validator
 
 from cxr_ray.errors import UserError
+from cxr_ray.labels import PARTS
 from cxr_ray.places import Place
 from cxr_ray.registry import SOURCES, Options
 from cxr_ray.sources import PART_NAMES, Records, class_columns, need_columns, records_table
@@ -103,8 +104,7 @@ def _splits(root: Place) -> list[tuple[str | None, Place]]:
     if doubled:
         both = [name for name, part in parts.items() if part == doubled[0]]
         raise UserError(f"{root.absolute()}: {' and '.join(both)} both mean {doubled[0]}; keep one")
-    order = ("train", "val", "test")
-    return sorted(((part, root / name) for name, part in parts.items()), key=lambda pair: order.index(str(pair[0])))
+    return sorted(((part, root / name) for name, part in parts.items()), key=lambda pair: PARTS.index(str(pair[0])))
 
 
 def _refuse_masks(folder: Place) -> None:

@@ -23,6 +23,7 @@ def runs(folder: Path = Path("runs"), /) -> None:
         Folder that runs are made in.
     """
     from cxr_ray import runs as held
+    from cxr_ray.metrics import WORTH
 
     found = held.listed(folder)
     if not found:
@@ -36,11 +37,11 @@ def runs(folder: Path = Path("runs"), /) -> None:
             [
                 run.path.name, info["status"], run.architecture, info["store"]["source"], len(info["labels"]), info.get("epochs", ""),
                 best.get("metric", ""), best.get("value") if best.get("value") is not None else "", part,
-                *(value.get(k, "") for k in ("recall", "auroc", "precision")), info.get("test_looks", 0),
+                *(value.get(k, "") for k in WORTH), info.get("test_looks", 0),
             ]
         )  # fmt: skip
     columns = ["run", "status", "model", "data", "labels", "epochs", "chosen by", "its value", "judged on"]
-    table([*columns, "recall", "auroc", "precision", "looks at test"], rows)
+    table([*columns, *WORTH, "looks at test"], rows)
     print(f"runs: {folder.resolve()}")
     two = " ".join(shlex.quote(str(run.path)) for run in found[-2:])
     print(f"next: cxr-ray {'compare' if len(found) > 1 else 'show'} {two}")
