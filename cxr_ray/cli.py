@@ -12,6 +12,7 @@ from cyclopts import App
 from cyclopts.exceptions import CycloptsError
 
 from cxr_ray import __version__
+from cxr_ray.durable import CLOSED, FULL
 from cxr_ray.errors import Stopped, UserError, unknown
 
 # Verb, and its one line of help: the modules are imported only when their verb is called.
@@ -36,7 +37,7 @@ VERBS = {
 ROOT_FLAGS = ("--help", "-h", "--version")
 
 # What the user's machine says no to: theirs to mend, not a defect.
-THEIRS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
+THEIRS = {*FULL, *CLOSED, errno.ENOTDIR, errno.EISDIR}
 
 
 def build(chosen: str | None = None) -> App:
@@ -92,9 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        mistake = mendable(error)
-        if mistake is not None:
-            _say(f"error: {mistake}")
+        told = mistake(error)
+        if told is not None:
+            _say(f"error: {told}")
             return 2
         said = one_line(str(error))
         _say(
@@ -103,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def mendable(error: BaseException) -> str | None:
+def mistake(error: BaseException) -> str | None:
     """What to tell the user about `error` where they can mend it, else None.
 
     Ray wraps what a worker raised: the user's mistake is looked for behind the wrappers as well."""

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cxr_ray.labels import NEGATIVE, PARTS, POSITIVE, UNCERTAIN
+from cxr_ray.shards import pooled
 
 
 @dataclass(frozen=True)
@@ -111,15 +112,11 @@ def splits(index: pd.DataFrame, labels: Sequence[str], features: Sequence[str]) 
 def pixel_statistics(index: pd.DataFrame) -> dict[str, float]:
     """Of the stored pictures, gray values from 0 to 1: `mean` and `deviation` of all pixels together, and the lowest and
     highest mean of a picture. `normalize: dataset` takes the first two, of the train rows."""
-    means_N, variances_N = index["mean"].to_numpy(np.float64), index["variance"].to_numpy(np.float64)
     if not len(index):
         return {}
-    return {
-        "mean": float(means_N.mean()) / 255,
-        "deviation": float(np.sqrt(variances_N.mean() + means_N.var())) / 255,
-        "darkest": float(means_N.min()) / 255,
-        "brightest": float(means_N.max()) / 255,
-    }
+    mean, deviation = pooled(index)
+    darkest, brightest = float(index["mean"].min()), float(index["mean"].max())
+    return {"mean": mean / 255, "deviation": deviation / 255, "darkest": darkest / 255, "brightest": brightest / 255}
 
 
 def original_sizes(index: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 from cxr_ray.errors import UserError
 from cxr_ray.places import PIECE, Place, Remote
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
 
 class Written(NamedTuple):
     """What went into a file."""
@@ -61,9 +64,9 @@ def make_folder(place: Place) -> None:
 
 def mendable(error: OSError, path: Path) -> UserError | OSError:
     """The one-line answer to a full disk or a folder that is closed to us; any other error as it is."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in FULL:
         return UserError(f"no space left to write {path}; free some and run the same command again")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno in CLOSED:
         return UserError(f"cannot write {path} ({error.strerror}); choose a folder that you may write to")
     return error
 

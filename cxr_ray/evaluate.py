@@ -216,10 +216,16 @@ def _shards_of(run: runs.Run) -> str:
     return str(run.info["store"]["path"])
 
 
+def kept(run: runs.Run, name: str, rows: npt.NDArray[np.int64]) -> pd.DataFrame | None:
+    """The run's `predictions/NAME.parquet` where it is of these rows, in this order; else None."""
+    file = run.path / "predictions" / f"{name}.parquet"
+    held = pd.read_parquet(file) if file.exists() else None
+    return held if held is not None and held["row"].tolist() == rows.tolist() else None
+
+
 def predictions_of(run: runs.Run, store: shards.Store, plan: Plan, part: str) -> pd.DataFrame:
     """The run's predictions of a part, as kept; made (and kept) where they are not there or of other rows."""
-    file = run.path / "predictions" / f"{part}.parquet"
-    if file.exists() and (held := pd.read_parquet(file))["row"].tolist() == plan.rows[part].tolist():
+    if (held := kept(run, part, plan.rows[part])) is not None:
         return held
     if part == "val" and (members := run.members):  # members that trained on a row have no say on it
         table = ensembles.out_of_fold(members)
@@ -235,8 +241,7 @@ def predictions_of(run: runs.Run, store: shards.Store, plan: Plan, part: str) ->
 
 def _rivals(run: runs.Run, store: shards.Store, plan: Plan, part: str) -> dict[str, npt.NDArray[np.float64]]:
     """The rivals' probabilities [N, L] by name; fitted once a run and part."""
-    file = run.path / "predictions" / f"rivals-{part}.parquet"
-    if file.exists() and (held := pd.read_parquet(file))["row"].tolist() == plan.rows[part].tolist():
+    if (held := kept(run, f"rivals-{part}", plan.rows[part])) is not None:
         return {name: held[[f"{name}/{k}" for k in plan.labels]].to_numpy(float) for name in RIVALS}
     found = rivals.rivals(store, plan, part, seed=run.config.seed)
     frame = pd.DataFrame({f"{name}/{k}": found[name][:, j] for name in RIVALS for j, k in enumerate(plan.labels)})

@@ -216,8 +216,7 @@ def _predictions(
     """Made once a store: kept with its fingerprint's first letters, so that another store of that name is not taken for it."""
     place = f"{name}-{store.fingerprint[:12]}"
     labels = run.info["labels"]
-    file = run.path / "predictions" / f"{place}.parquet"
-    if file.exists() and (held := pd.read_parquet(file))["row"].tolist() == rows.tolist():
+    if (held := evaluating.kept(run, place, rows)) is not None:
         prob_NL = held[[f"prob/{k}" for k in labels]].to_numpy()
     else:
         prob_NL = predictor.load(run, gpu=run.config.train.gpu).rows(

@@ -433,6 +433,13 @@ def picture_statistics(images: Pixels) -> pd.DataFrame:
     )
 
 
+def pooled(pictures: pd.DataFrame) -> tuple[float, float]:
+    """Mean and deviation (gray values from 0 to 255) of all pixels of some pictures together, by their `picture_statistics`: the
+    variance of all is the mean of the pictures' variances and the variance of their means, since each has as many pixels."""
+    means_N, variances_N = pictures["mean"].to_numpy(np.float64), pictures["variance"].to_numpy(np.float64)
+    return float(means_N.mean()), float(np.sqrt(variances_N.mean() + means_N.var()))
+
+
 def write_parquet(path: Place, frame: pd.DataFrame, *, within: Place | None = None) -> FileEntry:
     """`frame` without its index as a Parquet file whose bytes depend on the values alone."""
     fields = []

@@ -157,12 +157,12 @@ def test_the_users_mistake_is_found_behind_wrappers() -> None:
             super().__init__("training failed")
             self.worker_failures = failures
 
-    assert cli.mendable(Wrapped(UserError("no such label"))) == "no such label"
-    assert cli.mendable(Failed({0: Wrapped(UserError("mend this"))})) == "mend this"
+    assert cli.mistake(Wrapped(UserError("no such label"))) == "no such label"
+    assert cli.mistake(Failed({0: Wrapped(UserError("mend this"))})) == "mend this"
     outer = RuntimeError("outer")
     outer.__cause__ = Failed({1: UserError("deep")})
-    assert cli.mendable(outer) == "deep"
-    assert cli.mendable(RuntimeError("ours")) is None
+    assert cli.mistake(outer) == "deep"
+    assert cli.mistake(RuntimeError("ours")) is None
 
 
 def test_sizes() -> None:
