@@ -1,7 +1,8 @@
 """Records: one row an image and no pixels. What each dataset looks like on disk lives in its own file of this folder."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,6 +28,7 @@ __all__ = [
     "need_columns",
     "read",
     "read_csv",
+    "reading",
     "records_table",
 ]
 
@@ -150,17 +152,27 @@ def class_columns(
     return task, {c: np.where(names_N == folded[c], np.float32(POSITIVE), np.float32(NEGATIVE)) for c in columns}
 
 
-def read_csv(path: Place, *, like: str, **kwargs: Any) -> pd.DataFrame:
-    """A CSV of a dataset. `like` says what it is in the error. Raises `UserError` where it cannot be read."""
+@contextmanager
+def reading(path: Place, *, like: str) -> Iterator[Path]:
+    """A file of a dataset on this machine's disk. `like` says what it is in the error. Raises `UserError` where it is not there
+    or what is read within cannot be."""
     try:
         with local(path) as file:
-            return pd.read_csv(file, **kwargs)
+            yield file
     except FileNotFoundError:
         raise UserError(f"no file at {path.absolute()}; it should be {like}") from None
-    except (OSError, ValueError, pd.errors.ParserError) as error:  # an empty file and bad UTF-8 are ValueErrors
+    except (OSError, ValueError, KeyError) as error:  # pyarrow's and pandas' errors are of these, and bad UTF-8
         raise UserError(
             f"cannot read {path} as {like}: {' '.join(str(error).split())}; is the download whole?"
         ) from None
+
+
+def read_csv(path: Place, *, like: str) -> pd.DataFrame:
+    """A CSV whose columns are what pandas makes of them: for tables of a fixed layout; `cells.read_text` guesses nothing.
+
+    Raises `UserError` as `reading` does."""
+    with reading(path, like=like) as file:
+        return pd.read_csv(file)
 
 
 def need_columns(table: pd.DataFrame, wanted: Sequence[str], path: Place) -> None:

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from cxr_ray.errors import UserError, closest
-from cxr_ray.places import Place, local
-from cxr_ray.sources import PART_NAMES, need_columns
+from cxr_ray.places import Place
+from cxr_ray.sources import PART_NAMES, need_columns, reading
 
 Floats = npt.NDArray[np.float32]
 TEXT = pd.StringDtype(na_value=np.nan)
@@ -29,15 +29,8 @@ def read_text(path: Place, *, like: str) -> pd.DataFrame:
 
     Nothing is guessed: a patient may be called 007, a finding None or NA. Raises `UserError` where it cannot be read, and for
     a column that is there twice."""
-    try:
-        with local(path) as file:
-            table = _parquet(file) if file.suffix.lower() == ".parquet" else _csv(file)
-    except FileNotFoundError:
-        raise UserError(f"no file at {path.absolute()}; it should be {like}") from None
-    except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are of these
-        raise UserError(
-            f"cannot read {path} as {like}: {' '.join(str(error).split())}; is the download whole?"
-        ) from None
+    with reading(path, like=like) as file:
+        table = _parquet(file) if file.suffix.lower() == ".parquet" else _csv(file)
     table.columns = pd.Index([str(column).strip() or f"({at})" for at, column in enumerate(table.columns)])
     if not table.columns.is_unique:
         twice = table.columns[table.columns.duplicated()][0]
