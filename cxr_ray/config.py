@@ -20,6 +20,18 @@ from cxr_ray.errors import UserError, closest
 Uncertain = Literal["zeros", "ones", "ignore", "smooth", "smooth_zeros"]
 MetricName = Annotated[str, AfterValidator(lambda said: re.sub(r"/macro(?!\w)", "/mean", said))]
 """A metric, or a bound on one, with the mean over labels by its one name."""
+Mode = Literal["max", "min"]
+LESS_IS_BETTER = ("loss", "hamming", "brier", "ece")
+"""Metrics of which a smaller value is the better one; of every other a larger one. Named here and not beside the metrics, since
+a config says by itself what its best epoch and its best trial are."""
+
+
+def mode_of(metric: str, asked: Literal["auto"] | Mode = "auto") -> Mode:
+    """Whether more (max) or less (min) of `metric` (val/loss, val/brier/mean) is better: as `asked`, else by what it measures."""
+    if asked != "auto":
+        return asked
+    _, _, rest = metric.partition("/")
+    return "min" if rest.partition("/")[0] in LESS_IS_BETTER else "max"
 
 
 class Section(BaseModel):
@@ -226,8 +238,8 @@ class Train(Section):
     """Batch norm over the whole batch and not over each worker's share; on GPUs alone."""
     monitor: MetricName = "val/auroc/mean"
     """Metric that chooses the best checkpoint; for classes, where not given, val/accuracy."""
-    monitor_mode: Literal["max", "min"] = "max"
-    """Whether more of it is better."""
+    monitor_mode: Literal["auto"] | Mode = "auto"
+    """Whether more of it is better; auto: by what it measures (min for loss, hamming, brier and ece)."""
     select: Literal["best", "last"] = "best"
     """Which checkpoint becomes the run's model: the best trained epoch by `monitor`, or the last epoch's (no choice made on val)."""
     log_rows: bool = False
@@ -246,6 +258,11 @@ class Train(Section):
         if self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError(f"min_workers: {self.min_workers} is more than workers: {self.workers}")
         return self
+
+    @property
+    def mode(self) -> Mode:
+        """Whether more or less of `monitor` is better."""
+        return mode_of(self.monitor, self.monitor_mode)
 
 
 class Report(Section):
@@ -274,9 +291,6 @@ class Report(Section):
     """Judge the thumbnail and border regressions beside the model."""
 
 
-Mode = Literal["max", "min"]
-
-
 class Tune(Section):
     """A sweep: many trainings over one store, judged on the same val rows by one truth."""
 
@@ -284,8 +298,8 @@ class Tune(Section):
     """How many combinations random and optuna try; grid and list try all of theirs."""
     metric: MetricName | list[MetricName] = "val/auroc/mean"
     """What a trial is judged by, at its best epoch; several: a trade-off, told as the trials that no other beats in all."""
-    mode: Mode | list[Mode] = "max"
-    """Whether more of the metric is better; one for all, or one a metric."""
+    mode: Literal["auto"] | Mode | list[Literal["auto"] | Mode] = "auto"
+    """Whether more of the metric is better; auto: by what it measures, as `train.monitor_mode`; one for all, or one a metric."""
     constraint: MetricName | list[MetricName] | None = None
     """What the winner must reach besides, such as "val/recall/mean >= 0.8"."""
     search: Literal["random", "grid", "optuna", "list"] = "random"
@@ -344,7 +358,8 @@ class Tune(Section):
     @property
     def modes(self) -> list[Mode]:
         """The mode of each metric."""
-        return list(self.mode) if isinstance(self.mode, list) else [self.mode] * len(self.metrics)
+        asked = self.mode if isinstance(self.mode, list) else [self.mode] * len(self.metrics)
+        return [mode_of(metric, one) for metric, one in zip(self.metrics, asked, strict=True)]
 
 
 class Config(Section):

@@ -434,7 +434,7 @@ class _Fit:
         wanted = metrics.parse(self.train.monitor, labels=self.plan.labels, task=self.plan.task)
         seen = {r["epoch"]: r["value"] for r in self.history if (r["part"], r["metric"], r["label"]) == wanted}
         values = [seen.get(epoch) for epoch in range(self.done_epochs + 1)]
-        drops = optim.plateau(values, mode=self.train.monitor_mode, wait=self.config.optim.drop_epochs)
+        drops = optim.plateau(values, mode=self.train.mode, wait=self.config.optim.drop_epochs)
         return int(distributed.from_first(drops))  # rank 0 alone keeps the history
 
     def _judge(self, parts: dict[str, Judged]) -> dict[str, list[Value]]:
@@ -473,7 +473,7 @@ class _Fit:
     ) -> None:
         """The epoch's checkpoint and, where it is the one to keep, its val predictions; pointers move last."""
         value = metrics.find(values, self.train.monitor)
-        sign = 1.0 if self.train.monitor_mode == "max" else -1.0
+        sign = 1.0 if self.train.mode == "max" else -1.0
         # The untrained model is judged, and kept only until there is a trained one, however lucky its draw.
         known = self.best is not None and self.best["value"] is not None and self.best["epoch"] > 0
         better = value is not None and (not known or sign * value > sign * self.best["value"])  # type: ignore[index]

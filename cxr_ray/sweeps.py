@@ -242,7 +242,7 @@ def kept_epoch(table: pd.DataFrame, train: cfg.Train) -> int | None:
     if train.select == "last" or not len(held):
         return int(table["epoch"].max())
     values = held["value"].to_numpy(float)
-    return int(held["epoch"].iloc[int(np.argmax(values if train.monitor_mode == "max" else -values))])
+    return int(held["epoch"].iloc[int(np.argmax(values if train.mode == "max" else -values))])
 
 
 def constraints(tune: cfg.Tune) -> list[Constraint]:

@@ -102,6 +102,18 @@ def test_classes_are_watched_by_accuracy_unless_said_otherwise() -> None:
     assert said.for_task("multiclass").train.monitor == "val/auroc/mean"
 
 
+@pytest.mark.parametrize(
+    ("metric", "mode"),
+    [("val/loss", "min"), ("val/loss/Edema", "min"), ("val/hamming", "min"), ("val/brier/macro", "min"),
+     ("val/ece/mean", "min"), ("train/loss", "min"), ("val/auroc/mean", "max"), ("val/f1/loss", "max"), ("val/accuracy", "max")],
+)  # fmt: skip
+def test_whether_more_is_better_is_the_metrics_to_say_unless_it_is_said(metric: str, mode: str) -> None:
+    assert configs.Train(monitor=metric).mode == mode
+    assert configs.Tune(metric=metric).modes == [mode]
+    assert configs.Train(monitor=metric, monitor_mode="max").mode == "max"
+    assert configs.Tune(metric=[metric, "val/ap/mean"], mode=["min", "auto"]).modes == ["min", "max"]
+
+
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_presets_are_valid_named_and_say_how_they_are_run(path: Path) -> None:
     config = configs.load(f"preset:{path.stem}")

@@ -24,7 +24,7 @@ EVERYTHING = {
         "lr": 3e-3, "weight_decay": 0.01, "decay_norms": False, "head_lr_factor": 3.0, "clip_norm": 1.0, "ema": 0.9,
         "schedule": "plateau", "drop_epochs": 1, "drop_factor": 0.5,
     },
-    "train": {"epochs": 3, "batch_size": 16, "precision": "fp32", "monitor": "val/loss", "monitor_mode": "min"},
+    "train": {"epochs": 3, "batch_size": 16, "precision": "fp32", "monitor": "val/loss"},
 }  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def test_the_rate_drops_as_the_history_says(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("cxr_ray.optim.set_rate", lambda _optimizer, rate: rates.append(rate))
     # With no rate set the optimiser keeps its first one, 1.0, which soon does no epoch any good.
     knobs = {"optim": {"name": "sgd", "lr": 1.0, "schedule": "plateau", "drop_epochs": 2, "drop_factor": 0.1}}
-    train = {"epochs": 7, "batch_size": 64, "monitor": "val/loss", "monitor_mode": "min", "precision": "fp32"}
+    train = {"epochs": 7, "batch_size": 64, "monitor": "val/loss", "precision": "fp32"}
     run = fit(config(tmp_path, **knobs, train=train), fake_store(60))
     losses = run.metrics.query("part == 'val' and metric == 'loss' and label == ''").set_index("epoch")["value"]
     wanted, best, since, drops = [], losses[0], 0, 0

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
+from cxr_ray.config import mode_of
 from cxr_ray.errors import UserError
 from cxr_ray.metrics import Value, confusion, find, judge, name, parse, prevalence, thresholds
 
@@ -127,6 +128,22 @@ def slow_whole(truth: Array, prob: Array, limits: Array) -> dict[str, float]:
         "sample_precision": sum(precisions) / rows,
         "sample_f1": sum(f1s) / rows,
     }
+
+
+@pytest.mark.parametrize("task", ["multilabel", "binary", "multiclass"])
+def test_every_metric_says_which_way_is_better(task: str) -> None:
+    """Right answers against those of the row before, for each number that both define."""
+    labels = LABELS[:1] if task == "binary" else [*LABELS, "Mass"]
+    truth = np.array([[1.0], [0.0], [1.0]]) if task == "binary" else np.eye(4)
+    right, wrong = (
+        as_dict(judge(truth, prob, labels=labels, task=task, thresholds_L=np.full(len(labels), 0.5)))
+        for prob in (0.1 + 0.8 * truth, 0.1 + 0.8 * np.roll(truth, 1, axis=0))
+    )
+    seen = {key for key in right.keys() & wrong.keys() if "positives" not in key[0]}
+    assert {"brier", "ece", "auroc"} <= {metric for metric, _ in seen}
+    for metric, label in seen:
+        gain = right[metric, label] - wrong[metric, label]
+        assert gain > 0 if mode_of(name("val", metric, label)) == "max" else gain < 0, (metric, label)
 
 
 def as_dict(values: list[Value]) -> dict[tuple[str, str], float]:

@@ -179,7 +179,7 @@ def test_the_kept_epoch_is_the_monitors_best_the_first_of_equals() -> None:
     )
     assert sweeps.kept_epoch(table, cfg.Train()) == 1
     assert sweeps.kept_epoch(table, cfg.Train(monitor="val/auroc/macro")) == 1
-    assert sweeps.kept_epoch(table, cfg.Train(monitor="val/loss", monitor_mode="min")) == 2
+    assert sweeps.kept_epoch(table, cfg.Train(monitor="val/loss")) == 2
     assert sweeps.kept_epoch(table, cfg.Train(select="last")) == 2
     assert sweeps.kept_epoch(table.iloc[:0], cfg.Train()) is None
 

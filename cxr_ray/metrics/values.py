@@ -8,7 +8,7 @@ from cxr_ray.labels import PARTS
 
 COUNTS = ("positives", "predicted_positives", "true_positives")
 RATES = ("recall", "specificity", "precision", "npv", "f1", "auroc", "ap", "brier", "ece")
-"""Metrics of one label; of Brier score and calibration error less is better."""
+"""Metrics of one label; of which less is better, `config.LESS_IS_BETTER` says."""
 POOLED = ("recall", "specificity", "precision", "npv", "f1", "auroc", "ap")
 """Metrics that also have a micro and a weighted average."""
 LABEL_METRICS = (*COUNTS, *RATES)
