@@ -1,13 +1,16 @@
 """Every preset that comes with cxr-ray trains on real images at small size: of a sweep every trial is checked and one trained."""
 
+import re
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cxr_ray import config as cfg
-from cxr_ray import phantom, sources, sweeps
+from cxr_ray import models, phantom, sources, sweeps
 from cxr_ray.on_ray import train as on_ray
 from cxr_ray.on_ray import tune as sweeping
 from cxr_ray.on_ray.ingest import ingest
@@ -25,6 +28,64 @@ SMALL = {
     "train": {"epochs": 1, "batch_size": 16, "precision": "fp32"},
     "report": {"trackers": []},
 }
+
+
+# What the documents say that a preset repeats, and what is ours where they say nothing (each preset's head tells which): a preset
+# that drifts from any of it is another run. Written out whole, so that a default which changes is noticed as well.
+AUGMENT = {"degrees": 5, "translate": 0.05, "shear": 5, "brightness": 0.2, "contrast": 0.1,
+           "flip": 0, "scale": 0, "erase": 0, "mixup": 0}  # fmt: skip
+RADIOGRAPHY: dict[str, Any] = {
+    "data.split.by": "image", "data.split.val": 0.1, "data.split.test": 0.2, "data.normalize": "imagenet", "data.image_size": None,
+    "data.labels": "all", "data.oversample_min_count": 0, "augment.probability": 0, "model.stem": "gray", "model.weights": "imagenet",
+    "model.dropout": 0, "model.head": "replace", "loss.name": "auto", "loss.pos_weight_power": 0, "loss.reduction": "mean",
+    "optim.name": "adam", "optim.lr": 1e-4, "optim.weight_decay": 0, "optim.schedule": "constant", "train.epochs": 1,
+    "train.batch_size": 32, "train.monitor": "val/accuracy", "train.mode": "max", "train.select": "best",
+}  # fmt: skip
+CHEXPERT: dict[str, Any] = {
+    "data.split.by": "patient", "data.split.val": 0.2, "data.split.test": 0, "data.normalize": (0.5064167, 0.16673872),
+    "data.uncertain": "zeros", "data.blank": "zeros", "data.eval_uncertain": "zeros", "data.filters": "default",
+    "data.labels": ["competition5"], "data.oversample_min_count": 150, "data.image_size": None, "augment.probability": 0.4,
+    **{f"augment.{name}": value for name, value in AUGMENT.items()}, "model.stem": "gray", "model.weights": "none", "model.dropout": 0,
+    "model.head": "append", "loss.name": "auto", "loss.pos_weight_power": 1, "loss.reduction": "sum", "optim.name": "adam",
+    "optim.lr": 1e-5, "optim.weight_decay": 0.1, "optim.schedule": "constant", "train.epochs": 4,
+    "train.monitor": "val/auroc/mean", "train.mode": "max", "train.select": "best",
+}  # fmt: skip
+EXERCISE = {"model.name": "resnet34", "data.split.test": 0.1, "train.epochs": 5, "train.monitor": "val/f1/mean"}
+NOTEBOOK = {
+    "model.name": "covid_cnn", "model.stem": "repeat", "model.weights": "none", "data.split.by": "patient",
+    "data.split.val": "official", "data.split.test": 0, "data.normalize": "none", "optim.lr": 0.01, "train.epochs": 50,
+    "train.select": "last",
+}  # fmt: skip
+RESNET = {"model.name": "resnet34", "model.dropout": 0.5, "model.dropout_where": "maps", "train.batch_size": 64}
+DEFAULTS = {
+    "model.name": "resnet34", "data.labels": "all", "data.oversample_min_count": 0, "augment.probability": 0.2,
+    "loss.pos_weight_power": 0, "loss.reduction": "mean", "optim.weight_decay": 0, "train.batch_size": 64,
+}  # fmt: skip
+WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
+    "covid_radiography_resnet18": ("--size 224", RADIOGRAPHY | {"model.name": "resnet18"}),
+    "covid_radiography_resnet34": ("--size 224", RADIOGRAPHY | EXERCISE),
+    "covid_radiography_vit_b_16": ("--size 224", RADIOGRAPHY | {"model.name": "vit_b_16"}),
+    "covid_binary_notebook": ("--size 224 --aspect center_crop", RADIOGRAPHY | NOTEBOOK),
+    "chexpert_resnet34": ("--size 320", CHEXPERT | RESNET),
+    "chexpert_densenet121": ("--size 224", CHEXPERT | {"model.name": "densenet121", "train.batch_size": 16}),
+    "chexpert_defaults": ("--size 320", CHEXPERT | DEFAULTS),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_it_is_what_its_document_says(name: str) -> None:
+    ingested, knobs = WRITTEN[name]
+    config = cfg.load(f"preset:{name}")
+    assert {knob: attrgetter(knob)(config) for knob in knobs} == knobs
+    assert re.search(rf"cxr-ray ingest .* {ingested}(\s|$)", cfg.preset_path(name).read_text(encoding="utf-8"), re.M)
+
+
+def test_the_notebook_s_network_has_the_notebook_s_parameters() -> None:
+    """32 x (3 x 9 + 1), 64 x (32 x 9 + 1), 128 x (64 x 9 + 1), 64 x (512 + 1) and 64 + 1, by hand."""
+    model = cfg.load("preset:covid_binary_notebook").model
+    with models.skeletons():
+        built = models.build(model, outputs=1, image_size=(224, 224), mean=0.0, deviation=1.0)
+    assert models.parameter_count(built) == 896 + 18_496 + 73_856 + 32_832 + 65
 
 
 @pytest.fixture(scope="module")
