@@ -25,12 +25,19 @@ def build(model: nn.Module, optim: cfg.Optim, head: Collection[nn.Parameter] = (
     heads = {id(p) for p in head}
     if optim.head_lr_factor != 1.0 and not heads:
         raise UserError("optim.head_lr_factor: no layer of this model is known to be its head; set it to 1")
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    # By what a parameter is and not by the values of knobs: a search may change these in mid-training, and a state fits
+    # only an optimiser of the same groups.
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for p in model.parameters():
-        factor = optim.head_lr_factor if id(p) in heads else 1.0
-        decay = optim.weight_decay if optim.decay_norms or p.ndim > 1 else 0.0
-        groups.setdefault((factor, decay), []).append(p)
-    made = [{"params": held, "factor": factor, "weight_decay": decay} for (factor, decay), held in groups.items()]
+        groups.setdefault((id(p) in heads, p.ndim > 1), []).append(p)
+    made = [
+        {
+            "params": held,
+            "factor": optim.head_lr_factor if of_head else 1.0,
+            "weight_decay": optim.weight_decay if optim.decay_norms or several else 0.0,
+        }
+        for (of_head, several), held in groups.items()
+    ]
     if optim.name == "sgd":
         # Not fused: where fp16 leaves the first step out, torch's fused SGD goes on with momentum that was never written.
         return torch.optim.SGD(made, lr=optim.lr, momentum=0.9, nesterov=True)

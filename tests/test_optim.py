@@ -149,6 +149,34 @@ def test_the_head_has_its_own_rate_and_one_dimensional_weights_may_be_spared_dec
         assert torch.allclose(p, was * (1 - lr * decay * 1.9))  # Nesterov's first step: 1 + momentum
 
 
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"head_lr_factor": 1.0}, {"head_lr_factor": 3.0}),
+        ({"head_lr_factor": 3.0}, {"head_lr_factor": 1.0}),
+        ({"weight_decay": 0.0, "decay_norms": False}, {"weight_decay": 0.1, "decay_norms": False}),
+        ({"weight_decay": 0.1, "decay_norms": False}, {"weight_decay": 0.0, "decay_norms": False}),
+    ],
+)
+def test_knobs_may_change_in_mid_training(name: Any, before: dict[str, Any], after: dict[str, Any]) -> None:
+    """As pbt does: the moments are taken over, each weight's its own, and the new knobs hold."""
+    model = network()
+    head = list(model[4].parameters())
+    first = optim.build(model, Optim(name=name, lr=0.1, **before), head)
+    stepped(model, first)
+    second = optim.build(model, Optim(name=name, lr=0.1, **after), head)
+    optim.load_state(second, first.state_dict())
+    for p in model.parameters():
+        assert second.state[p].keys() == first.state[p].keys() and second.state[p]
+        for slot, value in first.state[p].items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(second.state[p][slot]))
+    wanted = optim.build(model, Optim(name=name, lr=0.1, **after), head)
+    for a, b in zip(second.param_groups, wanted.param_groups, strict=True):
+        assert (a["factor"], a["weight_decay"]) == (b["factor"], b["weight_decay"])
+    stepped(model, second)
+
+
 def test_a_rate_for_a_head_that_is_not_known() -> None:
     with pytest.raises(UserError, match="no layer of this model is known to be its head"):
         optim.build(network(), Optim(head_lr_factor=2.0), [])
