@@ -235,6 +235,39 @@ def test_no_images_give_no_logits_zero_gradients_and_unmoved_statistics() -> Non
         assert model.eval()(gray(0, (32, 32))).shape == (0, 5)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121", "efficientnet_b0", "googlenet"])
+def test_one_small_image_trains_and_moves_no_statistics_that_it_has_not(name: str) -> None:
+    """torch refuses one value a channel; there the running statistics hold, everywhere else the batch's own."""
+    model = build(name, dropout=0.0)
+    model(gray(4, (32, 32)))  # statistics of their own
+    seen: dict[str, Tensor] = {}
+    for at, module in model.backbone.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(
+                lambda m, x, y, at=at: seen.update({at: torch.stack([x[0].detach(), y.detach()])})
+            )
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    models.every_head(model(gray(1, (32, 32), seed=1)))[0].square().sum().backward()
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
+    ones = 0
+    for at, (given, got) in seen.items():
+        module = model.backbone.get_submodule(at)
+        held = {
+            key.rpartition(".")[2]: value for key, value in before.items() if key.rpartition(".")[0] == f"backbone.{at}"
+        }
+        one = given[0, 0].numel() == 1
+        ones += one
+        mean, var = held["running_mean"], held["running_var"]
+        if not one:
+            mean, var = given.mean(dim=(0, 2, 3)), given.var(dim=(0, 2, 3), unbiased=False)
+        scale = held["weight"] / (var + module.eps).sqrt()  # type: ignore[operator]
+        wanted = (given - mean[:, None, None]) * scale[:, None, None] + held["bias"][:, None, None]
+        torch.testing.assert_close(got, wanted, atol=1e-3, rtol=1e-3)
+        assert torch.equal(module.running_mean, held["running_mean"]) == one  # type: ignore[arg-type]
+        assert int(module.num_batches_tracked) == int(held["num_batches_tracked"]) + (not one)  # type: ignore[arg-type]
+    assert ones
+
+
 def test_channels_last_changes_the_layout_alone() -> None:
     model = build("resnet18", stem="repeat").eval()
     images = gray(2, (32, 32))

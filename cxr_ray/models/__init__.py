@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from cxr_ray import config
 from cxr_ray.errors import UserError
 from cxr_ray.models import dropout as dropouts
-from cxr_ray.models import weights
+from cxr_ray.models import norms, weights
 from cxr_ray.models.ends import Skeleton, append_head, head_name
 from cxr_ray.models.family import Family
 from cxr_ray.registry import MODELS, Entry
@@ -75,7 +75,8 @@ class Classifier(nn.Module):
 
         Images larger than `image_size` are resized here (bilinear, antialiased); smaller ones raise `UserError`.
         N may be 0: the logits are then empty, gradients zero, and running statistics are left alone, so that a rank
-        without images can take its part in a step."""
+        without images can take its part in a step. Of one image a batch norm takes its running statistics where maps are one
+        pixel (see `norms`)."""
         if images_NHW.ndim != 3:
             raise ValueError(f"images must be [N, H, W], not {list(images_NHW.shape)}")
         if len(images_NHW):
@@ -310,6 +311,7 @@ def _assemble(
         dropouts.of_maps(backbone, dropout)
     elif dropout > 0.0:
         dropouts.before_head(backbone.get_submodule(head_name(backbone, outputs)), dropout)
+    norms.take_one(backbone)
     return Classifier(
         backbone,
         name=name,
