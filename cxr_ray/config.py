@@ -235,7 +235,8 @@ class Train(Section):
     compile: bool = False
     """Let torch.compile make the training step's code: the first steps take a minute, later ones less time than before."""
     sync_batch_norm: bool = False
-    """Batch norm over the whole batch and not over each worker's share; on GPUs alone."""
+    """Batch norm over the whole batch and not over each worker's share; on GPUs alone, without `micro_batch`, and where no batch
+    leaves a worker without rows."""
     monitor: MetricName = "val/auroc/mean"
     """Metric that chooses the best checkpoint; for classes, where not given, val/accuracy."""
     monitor_mode: Literal["auto"] | Mode = "auto"
@@ -257,6 +258,15 @@ class Train(Section):
     def _elastic(self) -> "Train":
         if self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError(f"min_workers: {self.min_workers} is more than workers: {self.workers}")
+        return self
+
+    @model_validator(mode="after")
+    def _in_step(self) -> "Train":
+        if self.sync_batch_norm and self.micro_batch is not None:
+            raise ValueError(
+                "sync_batch_norm and micro_batch: workers whose shares make other numbers of pieces would wait for each other for "
+                "ever; leave one out"
+            )
         return self
 
     @property

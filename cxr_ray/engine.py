@@ -37,7 +37,7 @@ from cxr_ray.context import Context
 from cxr_ray.durable import write_whole
 from cxr_ray.errors import UserError
 from cxr_ray.metrics import Value
-from cxr_ray.models import saved
+from cxr_ray.models import norms, saved
 from cxr_ray.plan import Plan
 from cxr_ray.runs import METRIC_COLUMNS, Run, predictions_table
 from cxr_ray.watch import Answer, Watch
@@ -122,11 +122,7 @@ class _Fit:
             deviation=deviation,
         )
         if self.train.sync_batch_norm:
-            if self.device.type != "cuda":
-                raise UserError(
-                    "train.sync_batch_norm works on GPUs alone, and this training has none: set it to false"
-                )
-            nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # in place: the model itself is no batch norm
+            norms.over_ranks(self.model, self.device, self.train, rows=int(plan.drawn.sum()), world=context.world)
         self.model.to(self.device, memory_format=self.precision.layout)
         self.optimizer = optim.build(self.model, config.optim, self.model.head_parameters())
         self.scaler = self.precision.scaler(self.device)

@@ -114,6 +114,12 @@ def test_whether_more_is_better_is_the_metrics_to_say_unless_it_is_said(metric: 
     assert configs.Tune(metric=[metric, "val/ap/mean"], mode=["min", "auto"]).modes == ["min", "max"]
 
 
+@pytest.mark.parametrize("micro", [4, "auto"])
+def test_batch_norm_over_ranks_takes_no_pieces(micro: int | str) -> None:
+    with pytest.raises(UserError, match=r"sync_batch_norm and micro_batch: .* leave one out"):
+        configs.load(None, {"train": {"sync_batch_norm": True, "micro_batch": micro}})
+
+
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_presets_are_valid_named_and_say_how_they_are_run(path: Path) -> None:
     config = configs.load(f"preset:{path.stem}")

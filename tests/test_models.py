@@ -1,17 +1,21 @@
 """Models: shapes of the mission's networks, every torchvision name, stems and heads, preprocessing, descriptions."""
 
 import json
+import re
 from typing import Any
 
 import pytest
 import torch
 import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchvision.models import get_model, list_models
 
 from cxr_ray import config, models
+from cxr_ray.batches import rank_slice
 from cxr_ray.errors import UserError
-from cxr_ray.models import dropout, ends, family, listing
+from cxr_ray.models import dropout, ends, family, listing, norms
 from cxr_ray.registry import MODELS
 
 ZOO = list_models(module=torchvision.models)
@@ -250,22 +254,51 @@ def test_one_small_image_trains_and_moves_no_statistics_that_it_has_not(name: st
     models.every_head(model(gray(1, (32, 32), seed=1)))[0].square().sum().backward()
     assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
     ones = 0
-    for at, (given, got) in seen.items():
+    for at, (entered, got) in seen.items():
         module = model.backbone.get_submodule(at)
         held = {
             key.rpartition(".")[2]: value for key, value in before.items() if key.rpartition(".")[0] == f"backbone.{at}"
         }
-        one = given[0, 0].numel() == 1
+        one = entered[0, 0].numel() == 1
         ones += one
         mean, var = held["running_mean"], held["running_var"]
         if not one:
-            mean, var = given.mean(dim=(0, 2, 3)), given.var(dim=(0, 2, 3), unbiased=False)
+            mean, var = entered.mean(dim=(0, 2, 3)), entered.var(dim=(0, 2, 3), unbiased=False)
         scale = held["weight"] / (var + module.eps).sqrt()  # type: ignore[operator]
-        wanted = (given - mean[:, None, None]) * scale[:, None, None] + held["bias"][:, None, None]
+        wanted = (entered - mean[:, None, None]) * scale[:, None, None] + held["bias"][:, None, None]
         torch.testing.assert_close(got, wanted, atol=1e-3, rtol=1e-3)
         assert torch.equal(module.running_mean, held["running_mean"]) == one  # type: ignore[arg-type]
         assert int(module.num_batches_tracked) == int(held["num_batches_tracked"]) + (not one)  # type: ignore[arg-type]
     assert ones
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 40), st.integers(1, 9))
+def test_batch_norm_over_ranks_leaves_no_rank_without_rows(rows: int, size: int, workers: int) -> None:
+    """Ranks that have rows wait in every norm for one that has none: told before the first step, with a size that serves."""
+
+    def empty(size: int) -> bool:
+        batches = [range(rows)[at : at + size] for at in range(0, rows, size)]
+        return any(not len(b[rank_slice(len(b), rank, workers)]) for b in batches for rank in range(workers))
+
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    train = config.Train(batch_size=size, workers=workers, sync_batch_norm=True)
+
+    def over(train: config.Train) -> None:
+        norms.over_ranks(network, torch.device("cuda"), train, rows=rows, world=workers)
+
+    if not empty(size):
+        over(train)
+        assert isinstance(network[1], nn.SyncBatchNorm if workers > 1 else nn.BatchNorm2d)
+        return
+    with pytest.raises(UserError, match=r"workers may be without: set train\.(batch_size|workers) to (\d+)") as said:
+        over(train)
+    found = re.search(r"set train\.(\w+) to (\d+)", str(said.value))
+    assert found is not None and type(network[1]) is nn.BatchNorm2d
+    if found[1] == "batch_size":
+        assert not empty(int(found[2])) and int(found[2]) >= size
+    else:
+        assert rows < workers and int(found[2]) == rows
 
 
 def test_channels_last_changes_the_layout_alone() -> None:

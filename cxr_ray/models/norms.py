@@ -1,7 +1,11 @@
-"""Batch norm of a batch that has no statistics: one image, at a layer whose maps are one pixel."""
+"""Batch norm where a share of the batch is not enough: of one image whose maps are one pixel, and over all ranks."""
 # N images, C channels
 
+import torch
 from torch import Tensor, nn
+
+from cxr_ray import config
+from cxr_ray.errors import UserError
 
 
 class _OfOne(nn.modules.batchnorm._BatchNorm):
@@ -29,3 +33,28 @@ def take_one(network: nn.Module) -> None:
     """Let torch's batch norms of `network` take a batch of one value a channel while training, in place; weights and names stay."""
     for module in network.modules():
         module.__class__ = KINDS.get(type(module), type(module))
+
+
+def over_ranks(network: nn.Module, device: torch.device, train: config.Train, *, rows: int, world: int) -> None:
+    """Have the batch norms of `network` (which is none itself) take the statistics of all `world` ranks together, in place.
+
+    `rows` is what an epoch draws. Each norm waits for every rank, so raises `UserError` where a batch would leave one of
+    them without rows (torch's own answer to that, an empty input, speaks fp32 where the others speak bf16), and off GPUs."""
+    if device.type != "cuda":
+        raise UserError("train.sync_batch_norm works on GPUs alone, and this training has none: set it to false")
+    ranks = max(world, train.workers)  # elastic: as many as there may be later
+    size, fewest = train.batch_size, fewest_rows(rows, train.batch_size)
+    if fewest < ranks:
+        more = (n for n in range(max(size, ranks), rows + 1) if fewest_rows(rows, n) >= ranks)
+        mend = f"train.workers to {rows}" if rows < ranks else f"train.batch_size to {next(more)}"
+        raise UserError(
+            f"train.sync_batch_norm: of {rows:,} rows in batches of {size} the smallest has {fewest}, and none of the {ranks} "
+            f"workers may be without: set {mend}"
+        )
+    if world > 1:
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)
+
+
+def fewest_rows(rows: int, batch_size: int) -> int:
+    """Rows of the smallest batch of an epoch: the last one keeps what is left."""
+    return rows % batch_size or min(rows, batch_size)
