@@ -1,11 +1,13 @@
 """Files that are whole or absent: temporary name, fsync, rename (of a remote one: one upload); and their checksums."""
 
 import errno
+import fcntl
 import hashlib
 import io
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,6 +80,21 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def one_at_a_time(folder: Place) -> Iterator[bool]:
+    """Keep others of this machine that ask so out of here, for a moment; the kernel lets go of the folder with its process. False
+    where it cannot be locked (some network disks, a URL): there nobody is kept out."""
+    with ExitStack() as open_files:
+        try:
+            descriptor = os.open(str(folder), os.O_RDONLY)
+            open_files.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            alone = True
+        except OSError:
+            alone = False
+        yield alone
 
 
 def sha256(path: Place) -> str:

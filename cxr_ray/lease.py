@@ -8,19 +8,16 @@ apart unless one was slower than that.
 """
 
 import _thread
-import fcntl
 import json
 import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cxr_ray.durable import write_whole
+from cxr_ray.durable import one_at_a_time, write_whole
 from cxr_ray.errors import UserError
 from cxr_ray.places import Place, Remote
 
@@ -53,7 +50,7 @@ class Lease:
         if isinstance(self._file, Remote):
             self._take_remote(self._file)
         else:
-            with _one_at_a_time(self._file.parent) as alone:
+            with one_at_a_time(self._file.parent) as alone:
                 self._take(self._file, alone=alone)
         interrupts = threading.current_thread() is threading.main_thread()
         self._thread = threading.Thread(target=self._renew, args=(interrupts,), name="cxr-lease", daemon=True)
@@ -65,7 +62,7 @@ class Lease:
     ) -> None:
         self._ended.set()
         self._thread.join()
-        with _one_at_a_time(self._file.parent):
+        with one_at_a_time(self._file.parent):
             held = self._read()
             if held is not None and held["holder"] == self._holder:
                 self._file.unlink(missing_ok=True)
@@ -185,21 +182,6 @@ def _appear(source: Path, file: Path) -> bool:
         with os.fdopen(descriptor, "wb") as handle:
             handle.write(source.read_bytes())
     return True
-
-
-@contextmanager
-def _one_at_a_time(folder: Place) -> Iterator[bool]:
-    """Keep others of this machine out of here for a moment; False where the folder cannot be locked (some network
-    disks, a URL)."""
-    with ExitStack() as open_files:
-        try:
-            descriptor = os.open(str(folder), os.O_RDONLY)
-            open_files.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            alone = True
-        except OSError:
-            alone = False
-        yield alone
 
 
 def _machine() -> str:

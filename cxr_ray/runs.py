@@ -20,7 +20,7 @@ import pandas as pd
 
 from cxr_ray import config as cfg
 from cxr_ray import plan as plans
-from cxr_ray.durable import write_whole
+from cxr_ray.durable import one_at_a_time, write_whole
 from cxr_ray.errors import UserError, closest
 from cxr_ray.labels import nearest
 from cxr_ray.metrics import prevalence as part_prevalence
@@ -179,9 +179,12 @@ def folder_of(path: str | Path, kind: str) -> Path:
 
 
 def lay_on(file: Path, changes: Mapping[str, Any]) -> None:
-    """Lay `changes` on the JSON mapping in `file`, whole or not at all."""
-    held = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    write_whole(file, json.dumps({**held, **changes}, indent=1, sort_keys=True))
+    """Lay `changes` on the JSON mapping in `file`, whole or not at all.
+
+    Driver, workers, trackers and `evaluate` do so by turns on one machine, so that none takes back what another has changed."""
+    with one_at_a_time(file.parent):
+        held = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        write_whole(file, json.dumps({**held, **changes}, indent=1, sort_keys=True))
 
 
 def listed(folder: str | Path) -> list[Run]:

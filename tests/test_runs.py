@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pandas as pd
@@ -86,3 +87,21 @@ def test_reading_a_run_imports_no_torch(tmp_path):
     create(tmp_path, name="x")
     code = f"import sys; from cxr_ray import runs; r = runs.load({str(tmp_path / 'x')!r}); r.config, r.metrics; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_no_change_is_lost_where_several_make_them_at_once(tmp_path):
+    """As the driver, a worker and a tracker do: each reads, changes and writes the whole file."""
+    run = create(tmp_path, name="x")
+    start = threading.Barrier(4)
+
+    def change(who: int) -> None:
+        start.wait()
+        for number in range(8):
+            run.update(**{f"by-{who}-{number}": number})
+
+    threads = [threading.Thread(target=change, args=(who,)) for who in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {f"by-{who}-{number}" for who in range(4) for number in range(8)} <= run.info.keys()
