@@ -238,7 +238,8 @@ class Train(Section):
     """Batch norm over the whole batch and not over each worker's share; on GPUs alone, without `micro_batch`, and where no batch
     leaves a worker without rows."""
     monitor: MetricName = "val/auroc/mean"
-    """Metric that chooses the best checkpoint; for classes, where not given, val/accuracy."""
+    """Metric that chooses the best checkpoint, such as val/f1/mean or val/recall_at_precision_0.5/mean (0.1, 0.25, 0.5, 0.75, 0.9); for
+    classes, where not given, val/accuracy."""
     monitor_mode: Literal["auto"] | Mode = "auto"
     """Whether more of it is better; auto: by what it measures (min for loss, hamming, brier and ece)."""
     select: Literal["best", "last"] = "best"

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +68,20 @@ def slow_label(truth: Array, prob: Array, limit: float) -> dict[str, float | Non
         "ap": slow_ap(true, score),
         "brier": sum((p - t) ** 2 for p, t in zip(score, true, strict=True)) / len(true) if true else None,
         "ece": slow_ece(true, score),
+        **{f"recall_at_precision_{p}": slow_recall_at(true, score, p) for p in ("0.1", "0.25", "0.5", "0.75", "0.9")},
     }
+
+
+def slow_recall_at(true: list[bool], score: list[float], least: str) -> float | None:
+    """Every threshold in turn, and the one above all scores, by whole numbers alone."""
+    if not any(true):
+        return None
+    best = 0.0
+    for limit in set(score):
+        said = [t for t, s in zip(true, score, strict=True) if s >= limit]
+        if Fraction(sum(said), len(said)) >= Fraction(least):
+            best = max(best, sum(said) / sum(true))
+    return best
 
 
 def slow_ece(true: list[bool], score: list[float]) -> float | None:
@@ -143,7 +157,11 @@ def test_every_metric_says_which_way_is_better(task: str) -> None:
     assert {"brier", "ece", "auroc"} <= {metric for metric, _ in seen}
     for metric, label in seen:
         gain = right[metric, label] - wrong[metric, label]
-        assert gain > 0 if mode_of(name("val", metric, label)) == "max" else gain < 0, (metric, label)
+        better = gain if mode_of(name("val", metric, label)) == "max" else -gain
+        assert better > 0 or (better == 0 and metric.startswith("recall_at")), (
+            metric,
+            label,
+        )  # a low bar is met by both
 
 
 def as_dict(values: list[Value]) -> dict[tuple[str, str], float]:
@@ -180,6 +198,26 @@ def check_against_definitions(truth: Array, prob: Array, limits: Array, labels: 
     assert set(got) == set(want)
     for key, value in want.items():
         assert got[key] == pytest.approx(value, abs=1e-12), key
+
+
+def test_recall_at_a_precision_that_is_met_exactly_or_by_no_threshold() -> None:
+    """Nine of ten are 0.9; and where the highest score is a false alarm beside every positive, no alarm is all that serves."""
+    truth = np.array([[1.0]] * 9 + [[0.0]] + [[1.0]] * 9)
+    prob = np.array([[0.8]] * 10 + [[0.2]] * 9)
+    prob[10:, 0], truth[10:14] = 0.1, 0.0
+    held = as_dict(judge(truth, prob, labels=["Edema"], task="binary", thresholds_L=[0.5]))
+    assert held["recall_at_precision_0.9", "Edema"] == 9 / 14 and held["recall_at_precision_0.75", "mean"] == 9 / 14
+    tied = as_dict(judge([[1], [0], [0]], [[0.7]] * 3, labels=["Edema"], task="binary", thresholds_L=[0.5]))
+    assert tied["recall_at_precision_0.5", "Edema"] == 0.0 and tied["recall_at_precision_0.25", "Edema"] == 1.0
+    assert parse("val/recall_at_precision_0.5/macro", labels=LABELS, task="multilabel") == (
+        "val",
+        "recall_at_precision_0.5",
+        "mean",
+    )
+    with pytest.raises(
+        UserError, match=r"unknown metric 'recall_at_precision_0.55'.*did you mean 'recall_at_precision_0\.5"
+    ):
+        parse("val/recall_at_precision_0.55/mean", labels=LABELS, task="multilabel")
 
 
 cell = st.sampled_from([0.0, 1.0, math.nan])

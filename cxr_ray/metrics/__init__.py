@@ -10,10 +10,24 @@ from cxr_ray.metrics import operating
 from cxr_ray.metrics.per_label import label_values
 from cxr_ray.metrics.prevalence import prevalence
 from cxr_ray.metrics.table import decide, thresholds
-from cxr_ray.metrics.values import AVERAGES, COUNTS, FIRST, MEAN, RATES, WHOLE_METRICS, WORTH, Value, find, name, parse
+from cxr_ray.metrics.values import (
+    AT_PRECISION,
+    AVERAGES,
+    COUNTS,
+    FIRST,
+    MEAN,
+    RATES,
+    WHOLE_METRICS,
+    WORTH,
+    Value,
+    find,
+    name,
+    parse,
+)
 from cxr_ray.metrics.whole_table import table_values
 
 __all__ = [
+    "AT_PRECISION",
     "AVERAGES",
     "COUNTS",
     "FIRST",
@@ -39,12 +53,12 @@ def judge(
     """Every defined metric of a table of truth (0, 1, NaN unknown) and probabilities, both [N, L]; no rows, no values.
 
     - per label, and as `mean` over the labels that define it: recall, specificity, precision, npv, f1, auroc, ap, brier,
-      ece; all but the last two with several labels also `micro` (cells pooled) and `weighted` (by positives); per label
-      the counts positives, predicted_positives, true_positives. Classes are judged one against the rest.
+      ece, recall_at_precision_P (`values.AT_PRECISION`); all of them up to ap with several labels also `micro` (cells pooled) and
+      `weighted` (by positives); per label the counts positives, predicted_positives, true_positives. Classes are judged one against the rest.
     - of the whole table: see `whole_table.row_sums`.
 
-    The decision is probability >= `thresholds_L` [L], or the largest probability for classes. Undefined: recall, AUROC
-    and AP without a positive, specificity and AUROC without a negative, precision where nothing is called positive, NPV where
+    The decision is probability >= `thresholds_L` [L], or the largest probability for classes. Undefined: recall, AUROC,
+    AP and recall at a precision without a positive, specificity and AUROC without a negative, precision where nothing is called positive, NPV where
     all is, F1 where neither is. Raises `ValueError` for shapes or truth that are wrong, `UserError` for probabilities outside
     [0, 1] or NaN.
     """

@@ -131,7 +131,8 @@ def bootstrap(
     rng: np.random.Generator,
     micro: bool = True,
 ) -> dict[str, Samples]:
-    """Every metric of each table in `resamples` draws of the groups with replacement: name -> (metric, label) -> [R].
+    """Every metric of each table but recall at a precision, in `resamples` draws of the groups with replacement: name -> (metric,
+    label) -> [R].
 
     The tables share their rows (a model and its rivals) and every draw, so that the difference of two tables' samples is
     the paired one. NaN where a resample leaves a metric undefined; "mean" is over the labels defined in that resample.

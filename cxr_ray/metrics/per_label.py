@@ -4,9 +4,9 @@
 import numpy as np
 import numpy.typing as npt
 
-from cxr_ray.metrics.ranking import ranked
+from cxr_ray.metrics.ranking import ranked, recall_at
 from cxr_ray.metrics.table import Bools, Floats, Table
-from cxr_ray.metrics.values import MEAN, MICRO, POOLED, RATES, WEIGHTED, Value
+from cxr_ray.metrics.values import AT_PRECISION, MEAN, MICRO, POOLED, RATES, WEIGHTED, Value
 
 Array = npt.NDArray[np.float64]
 BINS = 15
@@ -56,20 +56,22 @@ def label_values(table: Table) -> list[Value]:
     tp, fp, fn, tn = cells(table).sum(axis=1).astype(np.float64)
     found = rates(tp, fp, fn, tn)
     positives, rows = (tp + fn).astype(int), table.known_NL.sum(axis=0)
-    for metric in ("auroc", "ap", "brier", "ece"):
+    for metric in ("auroc", "ap", "brier", "ece", *AT_PRECISION):
         found[metric] = np.full(len(tp), np.nan)
     for i in range(len(table.labels)):
         known = table.known_NL[:, i]
         true, score = table.true_NL[known, i], table.prob_NL[known, i]
         found["auroc"][i], found["ap"][i] = ranked(true, score)
         found["brier"][i], found["ece"][i] = brier(true, score), calibration_error(true, score)
+        for metric, value in zip(AT_PRECISION, recall_at(true, score, AT_PRECISION.values()), strict=True):
+            found[metric][i] = value
     out: list[Value] = []
     for i, label in enumerate(table.labels):
         counts = {"positives": tp[i] + fn[i], "predicted_positives": tp[i] + fp[i], "true_positives": tp[i]}
         out += [Value(m, label, float(v), int(positives[i]), int(rows[i])) for m, v in counts.items()]
         out += [
             Value(m, label, float(found[m][i]), int(positives[i]), int(rows[i]))
-            for m in RATES
+            for m in (*RATES, *AT_PRECISION)
             if not np.isnan(found[m][i])
         ]
     return out + _averages(table, found, (tp, fp, fn, tn), positives)
@@ -81,7 +83,7 @@ def _averages(
     """`mean` of every rate; with several labels also `micro` and `weighted` of those that are pooled."""
     some = int(table.known_NL.any(axis=1).sum())
     out: list[Value] = []
-    for metric in RATES:
+    for metric in (*RATES, *AT_PRECISION):
         defined = ~np.isnan(found[metric])
         if defined.any():
             out.append(Value(metric, MEAN, float(found[metric][defined].mean()), int(positives[defined].sum()), some))

@@ -1,6 +1,8 @@
 """How well scores rank positives over negatives: ROC AUC and average precision, once or over many resamples."""
 # N rows, G groups, R resamples, K distinct scores that some positive has
 
+from collections.abc import Collection
+
 import numpy as np
 import numpy.typing as npt
 
@@ -27,6 +29,18 @@ def ranked(true_N: Bools, score_N: Floats) -> tuple[float, float]:
         return float("nan"), ap
     lost = float((new_K * (fp_K - 0.5 * passed_K)).sum())  # negatives above each positive, ties one half
     return 1.0 - lost / (positives * negatives), ap
+
+
+def recall_at(true_N: Bools, score_N: Floats, least: Collection[float]) -> list[float]:
+    """Of each precision in `least` the largest recall of any threshold (score >= t) that has it; NaN without a positive.
+
+    0 where no threshold has it: one above all scores raises no alarm, and so no false one. Rows of equal scores are called together."""
+    positives = int(np.count_nonzero(true_N))
+    if not positives:
+        return [float("nan")] * len(least)
+    tp_K, fp_K = at_each_score(true_N, score_N)[1:]
+    precision_K = tp_K / (tp_K + fp_K)
+    return [float(tp_K[precision_K >= p].max(initial=0.0) / positives) for p in least]
 
 
 def at_each_score(true_N: Bools, score_N: Floats) -> tuple[Floats, Counts, Counts]:

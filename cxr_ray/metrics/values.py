@@ -11,7 +11,10 @@ RATES = ("recall", "specificity", "precision", "npv", "f1", "auroc", "ap", "brie
 """Metrics of one label; of which less is better, `config.LESS_IS_BETTER` says."""
 POOLED = ("recall", "specificity", "precision", "npv", "f1", "auroc", "ap")
 """Metrics that also have a micro and a weighted average."""
-LABEL_METRICS = (*COUNTS, *RATES)
+AT_PRECISION = {f"recall_at_precision_{least:g}": least for least in (0.1, 0.25, 0.5, 0.75, 0.9)}
+"""The largest recall of a label whose precision is at least so much. A fixed few, so that each epoch of each run has them, whatever
+a sweep asks for afterwards; of labels and their mean, without intervals."""
+LABEL_METRICS = (*COUNTS, *RATES, *AT_PRECISION)
 _SAMPLE = ("sample_recall", "sample_precision", "sample_f1", "finding_recall", "finding_precision", "finding_f1")
 WHOLE_METRICS: dict[str, tuple[str, ...]] = {
     "multilabel": ("exact_match", "hamming", *_SAMPLE),

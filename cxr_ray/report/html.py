@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from cxr_ray.durable import write_whole
 from cxr_ray.labels import PARTS
-from cxr_ray.metrics import AVERAGES, FIRST, MEAN, WORTH
+from cxr_ray.metrics import AT_PRECISION, AVERAGES, FIRST, MEAN, WORTH
 from cxr_ray.metrics.values import MICRO, WEIGHTED
 from cxr_ray.report import aspects, plots, sections
 from cxr_ray.runs import Run
@@ -44,6 +44,7 @@ NAMES = {
     "top2": "Among the top 2",
     "top3": "Among the top 3",
     "top5": "Among the top 5",
+    **{metric: f"Recall at a precision of {least:g}" for metric, least in AT_PRECISION.items()},
 }
 DETAIL_COLUMNS = ("specificity", "npv", "brier", "ece")
 HEADLINE = {
