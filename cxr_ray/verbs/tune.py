@@ -25,6 +25,10 @@ app = App(
     + "\n".join(line.replace("`--", "`--tune.", 1) for line in flags.help_lines(configs.Tune)),
 )
 
+PAGE = "the page of the sweep could not be written"
+LAST_S = 60.0
+"""What the end of a sweep waits for its last drawing; a page of many trials takes some seconds."""
+
 
 @app.default
 def tune(
@@ -91,10 +95,9 @@ def run(config: configs.Config, *, address: str | None = None, refit: str = "non
     with shown() as (say, watch):
         sweep = on_ray.tune(config, address=address, say=say, watch=watch)
     from cxr_ray import winner
-    from cxr_ray.report import sweep_page
 
     worth = winner.conclude(sweep)
-    page = sweep_page.write(sweep)
+    page = page_of(sweep)
     say_trials(sweep)
     say_worth(sweep, worth)
     best = sweep.path / "best"
@@ -102,7 +105,8 @@ def run(config: configs.Config, *, address: str | None = None, refit: str = "non
         made = training.train(winner.refit(sweep), address=address)
         print(f"refit: {made.path}")
         best = made.path
-    print(f"page: {page}")
+    if page is not None:
+        print(f"page: {page}")
     print(f"sweep: {sweep.path}")
     print(f"next: open the page in a browser, or: cxr-ray evaluate {shlex.quote(str(best))}")
     return sweep
@@ -111,32 +115,61 @@ def run(config: configs.Config, *, address: str | None = None, refit: str = "non
 @contextmanager
 def shown() -> Iterator[tuple[Any, Any]]:
     """How progress is told: a live table on a terminal, lines without one; the page is written as trials report."""
-    from cxr_ray.report import sweep_page
-
-    def page(sweep: Any) -> None:
-        try:
-            sweep_page.write(sweep)
-        except OSError as error:
-            print(f"warning: the page could not be written: {error}", file=sys.stderr)
-
+    page = _harmless(_write_page, PAGE)
     if not sys.stdout.isatty():
         with _beside(page) as watch:
             yield (lambda line: print(line, flush=True)), watch
         return
     from rich.live import Live
 
+    table = _harmless(lambda sweep: live.update(trial_table(sweep)), "the table of the trials could not be drawn")
+
     def draw(sweep: Any) -> None:
-        live.update(trial_table(sweep))
+        table(sweep)
         page(sweep)
 
+    def say(line: str) -> None:  # a path or an error may hold what would be read as markup
+        live.console.print(line, markup=False, highlight=False, emoji=False)
+
     with Live(console=console(), refresh_per_second=2) as live, _beside(draw) as watch:
-        yield live.console.print, watch
+        yield say, watch
+
+
+def page_of(sweep: Any) -> Any:
+    """The sweep's page, written; None, with a line of warning, where it cannot be."""
+    return _harmless(_write_page, PAGE)(sweep)
+
+
+def _write_page(sweep: Any) -> Any:
+    from cxr_ray.report import sweep_page
+
+    return sweep_page.write(sweep)
+
+
+def _harmless(draw: Callable[[Any], Any], said: str) -> Callable[[Any], Any]:
+    """`draw`, but what it raises, a full disk or a defect of a figure, is one line of warning, once: the trials go on."""
+    told = False
+
+    def safe(sweep: Any) -> Any:
+        nonlocal told
+        try:
+            return draw(sweep)
+        except Exception as error:
+            if not told:
+                why = " ".join(str(error).split()) or type(error).__name__
+                print(f"warning: {said}: {why}", file=sys.stderr, flush=True)
+            told = True
+            return None
+
+    return safe
 
 
 @contextmanager
 def _beside(draw: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
-    """Draw a sweep in a thread of its own, the newest state alone: the trials wait for whoever hears of them."""
-    waiting: queue.Queue[Any] = queue.Queue(maxsize=1)
+    """Draw a sweep in a thread of its own, the newest state alone: the trials wait for whoever hears of them.
+
+    `draw` must not raise. The end waits `LAST_S` for the last drawing, not for ever."""
+    waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()  # whose put never blocks
     ended = threading.Event()
 
     def work() -> None:
@@ -156,7 +189,7 @@ def _beside(draw: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
     finally:
         ended.set()
         waiting.put(None)
-        thread.join()
+        thread.join(LAST_S)
 
 
 def trial_table(sweep: Any) -> Any:
@@ -175,10 +208,11 @@ def trial_table(sweep: Any) -> Any:
     shown = Table(title=f"{sweep.path.name}: {len(ended)} of {info.get('planned', '?')} trials ended{eta}", box=box.SIMPLE_HEAD,
                   title_justify="left", title_style="bold")  # fmt: skip
     for name in ("trial", "status", "epoch", *info["knobs"], *info["metrics"], "seconds"):
-        shown.add_column(name, overflow="fold")
+        shown.add_column(Text(name), overflow="fold")
     sign = 1.0 if config.tune.modes[0] == "max" else -1.0
     for t in sorted(trials, key=lambda t: -sign * t.values.get(config.tune.metrics[0], -sign * 1e9))[:30]:
-        cells = [t.name + (" (as written)" if t.base else ""), t.status, f"{t.epochs}/{config.train.epochs}",
+        epochs = t.knobs.get("train.epochs", config.train.epochs)
+        cells = [t.name + (" (as written)" if t.base else ""), t.status, f"{t.epochs}/{epochs}",
                  *(_short(t.knobs.get(k, "")) for k in info["knobs"]),
                  *(_short(t.values.get(m, "-")) for m in info["metrics"]), f"{t.seconds:.0f}"]  # fmt: skip
         shown.add_row(*(Text(c) for c in cells))
