@@ -99,7 +99,8 @@ class Data(Section):
     """What val and test are judged by: the truth does not move with the training policy."""
     split: Split = Split()
     limit: int | None = Field(default=None, ge=1)
-    """About so many rows, drawn at random with patients whole, for quick runs."""
+    """About so many rows for quick runs: patients whole, drawn by split.seed from each part of the split of all rows, so that no row
+    changes its part."""
     oversample_min_count: int = Field(default=0, ge=0)
     """Label vectors with fewer rows in train are drawn this often; 0 is off."""
     balance_warning: float = Field(default=0.02, ge=0.0, le=1.0)

@@ -106,13 +106,14 @@ def build(store: Described, data: cfg.Data, *, seed: int, pos_weight_power: floa
             "may fall into two parts; give the patients at ingest (--patients FILE or --patient-regex) if you know them"
         )
     group_N = leaks.together(group_N, table)
-    if data.limit is not None and data.limit < len(table):
-        keep_N = sample_groups(group_N, data.limit, rng=np.random.default_rng([seed, 1]))
-        table, group_N = table[keep_N], group_N[keep_N]
 
     part_N = split(table, group_N, data.split, labels=store.labels, warnings=warnings)
-    leaking_N = _leaking(table, part_N, data.split, warnings)
-    table, part_N = table[~leaking_N], part_N[~leaking_N]
+    keep_N = ~_leaking(table, part_N, data.split, warnings)
+    table, part_N, group_N = table[keep_N], part_N[keep_N], group_N[keep_N]
+    if data.limit is not None and data.limit < len(table):
+        # After the split: what the whole store's run tests on, no limited one may have trained on or chosen by.
+        keep_N = limited(group_N, part_N, data.limit, rng=np.random.default_rng([data.split.seed, 3]))
+        table, part_N = table[keep_N], part_N[keep_N]
     raw_NL = table[list(labels)].to_numpy(np.float32)
     row_N = table["row"].to_numpy(np.int64)
     rows, truth = {}, {}
@@ -220,15 +221,24 @@ def drop_by(table: pd.DataFrame, filters: Iterable[Filter]) -> "pd.Series[str]":
     return out
 
 
-def sample_groups(group_N: Rows, rows: int, *, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """Rows [N] of whole groups, drawn at random until about `rows` rows are reached (at least one group)."""
-    sizes_G = np.bincount(group_N)
-    order_G = rng.permutation(len(sizes_G))
-    upto_G = np.cumsum(sizes_G[order_G])
-    chosen = order_G[: max(1, int(np.searchsorted(upto_G, rows, side="left")) + 1)]
-    mask_G = np.zeros(len(sizes_G), dtype=bool)
-    mask_G[chosen] = True
-    return mask_G[group_N]
+def limited(
+    group_N: Rows, part_N: npt.NDArray[np.object_], rows: int, *, rng: np.random.Generator
+) -> npt.NDArray[np.bool_]:
+    """About `rows` rows [N]: whole groups at random within each part, in proportion, at least one of each part that has any.
+
+    One order of the groups serves all parts, so that another fold or another val moves no row of test."""
+    order_G = rng.permutation(int(group_N.max()) + 1)
+    keep_N = np.zeros(len(group_N), dtype=bool)
+    for part in PARTS:
+        here = np.flatnonzero(part_N == part)
+        if not len(here):
+            continue
+        wanted = max(1, round(rows * len(here) / len(part_N)))
+        upto_G = np.cumsum(np.bincount(group_N[here], minlength=len(order_G))[order_G])
+        chosen_G = np.zeros(len(order_G), dtype=bool)
+        chosen_G[order_G[: int(np.searchsorted(upto_G, wanted, side="left")) + 1]] = True
+        keep_N[here] = chosen_G[group_N[here]]
+    return keep_N
 
 
 def balance(

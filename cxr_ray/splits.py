@@ -82,7 +82,7 @@ def split(
             said = f"{how.folds} folds" if how.folds else f"val {how.val}"
             raise UserError(
                 f"{part} has no rows: {len(table)} rows in {len(np.unique(group_N))} groups cannot be split into "
-                f"{said} and test {how.test}; change data.split or data.limit"
+                f"{said} and test {how.test}; change data.split"
             )
     return part_N
 

@@ -53,8 +53,36 @@ def test_limit_keeps_patients_whole():
     store = fake_store(300, images_a_patient=4)
     plan = plans.build(store, data(limit=101), seed=3)
     kept = store.index.set_index("row").loc[np.concatenate(list(plan.rows.values())), "patient"]
-    assert 101 <= len(kept) <= 104
+    assert 100 <= len(kept) <= 101 + 3 * 3  # each part ends with a whole patient
     assert set(Counter(kept).values()) == {4}
+    shares = {part: len(rows) / len(kept) for part, rows in plan.rows.items()}
+    assert shares == pytest.approx({"train": 0.7, "val": 0.1, "test": 0.2}, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "split", [{}, {"folds": 3, "fold": 1}, {"by": "image"}, {"val": "official", "test": "official"}]
+)
+def test_no_row_changes_its_part_by_a_limit(split):
+    """Else a winner chosen on limited rows and trained again on all would be tested on rows that chose it."""
+    store = fake_store(400, images_a_patient=3)
+    store.index["split"] = np.repeat(["test", "val", "train", "train"], 102)[:400]  # whole patients
+    whole = plans.build(store, data(split=split), seed=0)
+    for limit in (5, 60, 399, 400):
+        some = plans.build(store, data(split=split, limit=limit), seed=0)
+        for part in plans.PARTS:
+            assert len(some.rows[part]) and set(some.rows[part]) <= set(whole.rows[part])
+    assert sum(len(rows) for rows in plans.build(store, data(split=split, limit=400), seed=0).rows.values()) == 400
+
+
+def test_a_limit_draws_the_same_rows_whatever_the_run_s_seed_and_the_fold():
+    """Trials of several seeds are judged on one val, and folds share one test."""
+    store = fake_store(300)
+    one, other = (plans.build(store, data(limit=50), seed=seed) for seed in (0, 1))
+    moved = plans.build(store, data(limit=50, split={"seed": 1}), seed=0)
+    assert all(np.array_equal(one.rows[p], other.rows[p]) for p in plans.PARTS)
+    assert not np.array_equal(one.rows["val"], moved.rows["val"])
+    folds = [plans.build(store, data(limit=50, split={"folds": 3, "fold": k}), seed=0) for k in range(3)]
+    assert all(np.array_equal(plan.rows["test"], one.rows["test"]) for plan in folds)
 
 
 def test_filters_are_counted_in_order_and_may_be_turned_off():
