@@ -231,9 +231,7 @@ def predictions_of(run: runs.Run, store: shards.Store, plan: Plan, part: str) ->
         table = ensembles.out_of_fold(members)
         run.write_predictions(part, table)
         return table
-    prob_NL = predictor.load(run, gpu=run.config.train.gpu).rows(
-        store, plan.rows[part], batch_size=run.config.train.batch_size
-    )
+    prob_NL = predictor.load(run).rows(store, plan.rows[part], batch_size=run.config.train.batch_size)
     table = runs.predictions_table(store.index, plan.rows[part], plan.labels, plan.truth[part], prob_NL)
     run.write_predictions(part, table)
     return table

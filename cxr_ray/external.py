@@ -219,9 +219,7 @@ def _predictions(
     if (held := evaluating.kept(run, place, rows)) is not None:
         prob_NL = held[[f"prob/{k}" for k in labels]].to_numpy()
     else:
-        prob_NL = predictor.load(run, gpu=run.config.train.gpu).rows(
-            store, rows, batch_size=run.config.train.batch_size
-        )
+        prob_NL = predictor.load(run).rows(store, rows, batch_size=run.config.train.batch_size)
     table = runs.predictions_table(store.index, rows, labels, truth_NL, prob_NL)
     run.write_predictions(place, table)
     return table

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from cxr_ray import config as cfg
 from cxr_ray import evaluate, external, runs, shards
@@ -93,6 +94,20 @@ def test_the_plan_judged_by_is_the_run_s_own(run: runs.Run) -> None:
         assert judged.found["rows"] == int((plan["part"] == "test").sum()) - 2
     finally:
         plan.to_parquet(run.path / "plan.parquet")
+
+
+def test_a_run_of_a_gpu_is_judged_without_one(run: runs.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained on a cluster's GPUs (train.gpu: true), judged on a machine that has none."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = run.config
+    on_gpu = config.model_copy(update={"train": config.train.model_copy(update={"gpu": True})})
+    (run.path / "config.yaml").write_text(on_gpu.to_yaml())
+    (run.path / "predictions" / "test.parquet").unlink()
+    try:
+        evaluate.evaluate(run.path, say=quiet)
+    finally:
+        (run.path / "config.yaml").write_text(config.to_yaml())
+    assert len(run.predictions("test")) == (run.plan["part"] == "test").sum()
 
 
 def test_by_study_is_the_judge_of_the_combined_table(run: runs.Run) -> None:
