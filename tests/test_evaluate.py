@@ -102,7 +102,7 @@ def test_a_run_of_a_gpu_is_judged_without_one(run: runs.Run, monkeypatch: pytest
     config = run.config
     on_gpu = config.model_copy(update={"train": config.train.model_copy(update={"gpu": True})})
     (run.path / "config.yaml").write_text(on_gpu.to_yaml())
-    (run.path / "predictions" / "test.parquet").unlink()
+    (run.path / "predictions" / "test.parquet").unlink(missing_ok=True)
     try:
         evaluate.evaluate(run.path, say=quiet)
     finally:
