@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cxr_ray.config import Report
 from cxr_ray.errors import UserError
 from cxr_ray.labels import PARTS
 from cxr_ray.metrics import FIRST, MEAN, RATES, WHOLE_METRICS, delong, judge, operating
 from cxr_ray.metrics.intervals import Samples, bca, bootstrap, jackknife, p_value, percentile
 from cxr_ray.metrics.table import Table
+from cxr_ray.metrics.values import MICRO, WEIGHTED
 from cxr_ray.report.tables import choose, columns_of, resampled_by, rule_of, table_of
 from cxr_ray.runs import Run, differences
 
@@ -89,6 +91,39 @@ def compare(
         "seeds": _seeds(runs, names, values, samples, labels),
         "notes": notes,
     }  # fmt: skip
+
+
+def of_tables(
+    first: pd.DataFrame,
+    second: pd.DataFrame,
+    *,
+    labels: Sequence[str],
+    task: str,
+    thresholds: operating.Rule,
+    report: Report,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Two predictions tables of the same rows: the second less the first, rows as in the `pairs` of `compare`, those of the
+    micro and weighted averages besides. A rule of `thresholds` chooses on each table itself.
+
+    Raises `UserError` where the tables are of other rows, or a rule has none to choose on."""
+    if first["row"].tolist() != second["row"].tolist():
+        raise UserError("they were judged on different rows")
+    tables, values = {}, {}
+    for name, frame in (("first", first), ("second", second)):
+        points = choose(
+            thresholds, labels, task, frame,
+            interval_by=report.interval_by, assurance=report.assurance, rows=len(frame),
+        )  # fmt: skip
+        limits_L = operating.limits(points)
+        tables[name] = table_of(frame, labels, task, limits_L)
+        truth_NL, prob_NL = columns_of(frame, labels, "true"), columns_of(frame, labels, "prob")
+        values[name] = judge(truth_NL, prob_NL, labels=labels, task=task, thresholds_L=limits_L)
+    _, group_N = resampled_by(first["patient"], report.interval_by)
+    samples = bootstrap(tables, group_N, resamples=report.bootstrap, rng=np.random.default_rng(seed))
+    exact = report.bootstrap and report.interval == "bca"
+    left_out = jackknife(tables, group_N) if exact else {name: {} for name in tables}
+    return _pair("first", "second", tables, values, samples, left_out, labels, also=(MICRO, WEIGHTED))["rows"]
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
@@ -196,14 +231,20 @@ def _pair(
     samples: Mapping[str, Samples],
     left_out: Mapping[str, Samples],
     labels: Sequence[str],
+    also: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The second run less the first; the mean is over the labels that both define."""
+    """The second run less the first; the mean is over the labels that both define. `also` are other averages to tell."""
     one, two = ({(v.metric, v.label): v.value for v in values[name]} for name in (a, b))
     rows: list[dict[str, Any]] = []
     for metric in [*FIRST, *(m for m in RATES if m not in FIRST), *WHOLE_METRICS[tables[a].task]]:
         both = [k for k in (*labels, "") if (metric, k) in one and (metric, k) in two]
-        resampled, without = (_gaps(held, a, b, metric, both) for held in (samples, left_out))
-        for label in [*both, *([MEAN] if len(both) > 1 else [])]:
+        averages = [k for k in also if (metric, k) in one and (metric, k) in two]
+        resampled, without = (
+            _gaps(held, a, b, metric, both)
+            | {k: gap for k, gap in _gaps(held, a, b, metric, averages).items() if k != MEAN}
+            for held in (samples, left_out)
+        )
+        for label in [*both, *([MEAN] if len(both) > 1 else []), *averages]:
             among = both if label == MEAN else [label]
             row: dict[str, Any] = {"metric": metric, "label": label}
             row["value"] = float(np.mean([two[metric, k] - one[metric, k] for k in among]))
@@ -211,7 +252,7 @@ def _pair(
                 gap_R = resampled[label]
                 found = (bca(gap_R, row["value"], without[label]) if label in without else None) or percentile(gap_R)
                 row |= {"low": found.low, "high": found.high, "p": p_value(gap_R)} if found else {}
-            if metric == "auroc" and label != MEAN:
+            if metric == "auroc" and label in labels:
                 row |= _delong(tables[a], tables[b], labels.index(label))
             rows.append(row)
     return {"first": a, "second": b, "rows": rows}

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from cxr_ray.errors import UserError, unknown
 WAITING, RUNNING, FINISHED, STOPPED, FAILED = "waiting", "running", "finished", "stopped early", "failed"
 ENDED = (FINISHED, STOPPED, FAILED)
 """What is not done again when a sweep goes on."""
+WORTH = ("recall", "auroc", "precision")
+"""The order of worth."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class Sweep:
     @property
     def info(self) -> dict[str, Any]:
         """`sweep.json`: status, name, labels, task, store, knobs, metrics (names), modes, constraints (text), planned (trials),
-        seconds, best (trial's name or null), worth (what the win is worth), warnings."""
+        seconds, best (trial's name or null), worth (see `winner.conclude`), test_looks, warnings."""
         return json.loads((self.path / "sweep.json").read_text(encoding="utf-8"))
 
     def update(self, **changes: Any) -> None:
@@ -176,10 +179,21 @@ class Sweep:
         then by the first metric; an undefined one comes last."""
         return ranked(self.trials, self.config.tune, constraints(self.config.tune))
 
+    @property
+    def test_looks(self) -> int:
+        """How often test was looked at in this sweep: by its run folders, and by those that gave way to others."""
+        looks = int(self.info.get("looks_of_gone", 0))
+        for file in (f for place in ("*", "trials/*", "folds/*") for f in self.path.glob(f"{place}/run.json")):
+            with suppress(ValueError):  # a broken run folder does not hide the sweep
+                looks += int(runs.Run(file.parent).info.get("test_looks", 0))
+        return looks
+
     def table(self, trials: Sequence[Trial] | None = None) -> pd.DataFrame:
-        """`trial, fold, status, epochs, epoch, seconds, KNOBS..., METRIC/LABEL...` (val, at the kept epoch), a row a trial;
-        of `trials` where they are read already."""
+        """`trial, fold, status, epochs, epoch, seconds, KNOBS..., pareto, METRIC/LABEL...` (val, at the kept epoch), a row a
+        trial; of `trials` where they are read already. pareto, of several objectives: whether it is on the `front`."""
         trials, info = self.trials if trials is None else trials, self.info
+        tune = self.config.tune
+        on = front(ranked(trials, tune, constraints(tune)), tune.modes) if len(tune.metrics) > 1 else None
         named = list(dict.fromkeys(name for t in trials for name in t.values))
         folds = any(t.fold is not None for t in trials)
         base = self.config.model_dump()
@@ -188,6 +202,7 @@ class Sweep:
             row: dict[str, Any] = {"trial": t.name, **({"fold": t.fold} if folds else {}), "status": t.status, "epochs": t.epochs,
                                    "epoch": t.epoch, "seconds": round(t.seconds, 2)}  # fmt: skip
             row |= {knob: t.knobs.get(knob, at(base, knob)) for knob in info["knobs"]}
+            row |= {} if on is None else {"pareto": t.number in on}
             rows.append(row | {name.removeprefix("val/"): t.values.get(name) for name in named})
         return pd.DataFrame(rows)
 
@@ -294,6 +309,22 @@ def pareto(values_NM: npt.ArrayLike, modes: Sequence[cfg.Mode]) -> npt.NDArray[n
         bool(((gain_NM[known_N] >= row).all(axis=1) & (gain_NM[known_N] > row).any(axis=1)).any()) for row in gain_NM
     ], bool)  # fmt: skip
     return known_N & ~beaten_N
+
+
+def front(order: Sequence[Ranked], modes: Sequence[cfg.Mode]) -> set[int]:
+    """Numbers of the combinations, of those that meet every constraint, that no other of them beats in all objectives."""
+    met = [r for r in order if r.feasible]
+    on = pareto(np.array([r.values for r in met], float).reshape(len(met), len(modes)), modes)
+    return {r.number for r, yes in zip(met, on, strict=True) if yes}
+
+
+def headline(objectives: Sequence[str], labels: Sequence[str]) -> list[tuple[str, str]]:
+    """(metric, label) of what a win is told by: the objectives, each of its own label, then the order of worth over all labels."""
+    mean = metrics.MEAN if len(labels) > 1 else labels[0]
+    parsed = [name.split("/", 2)[1:] for name in objectives]
+    wanted = [(metric, rest[0] if rest else "") for metric, *rest in parsed]
+    wanted = [(metric, mean if label == metrics.MEAN else label) for metric, label in wanted]
+    return list(dict.fromkeys([*wanted, *((metric, mean) for metric in WORTH)]))
 
 
 def at(values: Mapping[str, Any], knob: str) -> Any:

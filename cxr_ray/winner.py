@@ -1,54 +1,88 @@
 """What a sweep has won: the best trial as a run folder, judged once on test, and how much of its lead is noise. No training."""
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cxr_ray import compare, engine, ensembles, models, runs, shards
+from cxr_ray import compare, engine, ensembles, models, runs, shards, sweeps
 from cxr_ray import config as cfg
 from cxr_ray.errors import UserError
 from cxr_ray.evaluate import evaluate
+from cxr_ray.report.tables import rule_of
 from cxr_ray.sweeps import Ranked, Sweep
-
-TOLD = ("recall", "auroc", "precision")
-"""The order of worth."""
 
 
 def conclude(sweep: Sweep, *, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Write `best/`, judge it on test once, compare it on val with the second and with the config as written; keep all that as
-    `worth` in sweep.json and return it. Gone through again, it does nothing twice.
+    `worth` in sweep.json and return it. Gone through again, it does what is new: a winner, a second, an ensemble.
 
-    Raises `UserError` where no trial came to an end."""
+    `worth` holds best, second, written (names of their trials), test and ensemble (see `_told`), against (see `_against`),
+    note. Raises `UserError` where no trial came to an end."""
     ranked = sweep.ranked()
     if not ranked:
         failed = [t for t in sweep.trials if t.error]
         why = f"; the first one failed: {failed[0].error}" if failed else ""
         raise UserError(f"no trial of {sweep.path.name} was judged{why}")
+    held = dict(sweep.info.get("worth") or {})
+    hangs_on = _hangs_on(sweep, ranked)
+    there = (sweep.path / "best" / "run.json").exists()
+    if there and all(held.get(key) == value for key, value in hangs_on.items()):
+        return held
+    worth: dict[str, Any] = {"best": hangs_on["best"], "looks_before": held.get("looks_before", 0)}
+    if not there or held.get("best") != hangs_on["best"]:
+        for trial in ranked[0].trials:
+            whole(sweep.run(trial))
+        _best(sweep, ranked[0])
+        worth["looks_before"] = sweep.test_looks
+        sweep.update(best=ranked[0].trials[0].name, worth=worth)
+    worth["test"] = _on_test(sweep, sweep.path / "best")
+    worth["against"] = _against(sweep, ranked, say)
+    notes = _notes(sweep, ranked[0], worth)
+    sweep.update(
+        worth={**worth, "note": "; ".join(notes)}
+    )  # what was seen on test is kept before anything else may fail
+    if members := hangs_on["members"]:
+        if len(members) < sweep.config.tune.ensemble:
+            notes.append(f"tune.ensemble asks for {sweep.config.tune.ensemble} trials, and {len(members)} were judged")
+        if len(members) > 1:
+            worth["ensemble"] = _ensemble(sweep, members)
+    worth = {**hangs_on, **worth, "note": "; ".join(notes)}
+    sweep.update(worth=worth, test_looks=sweep.test_looks)
+    return worth
+
+
+def _hangs_on(sweep: Sweep, ranked: list[Ranked]) -> dict[str, Any]:
+    """The trials that what a win is worth hangs on: where none of them changed, nothing is to be said anew."""
     knobs = sweep.config.tune
-    best = ranked[0]
+    members = ranked[: knobs.ensemble] if knobs.ensemble > 1 and not knobs.folds else []
+    written = [r for r in ranked[1:] if r.trials[0].base]
+    return {
+        "best": [t.name for t in ranked[0].trials],
+        "second": [t.name for r in ranked[1:2] for t in r.trials],
+        "written": [t.name for r in written for t in r.trials],
+        "members": [r.trials[0].name for r in members],
+        "asked": knobs.ensemble,
+    }
+
+
+def _notes(sweep: Sweep, best: Ranked, worth: dict[str, Any]) -> list[str]:
+    """What is to be known before the winner's values are believed."""
     notes = []
     if not best.feasible:
         said = " and ".join(sweep.info["constraints"])
         notes.append(f"no trial meets {said}: the best without it is shown")
-    held = sweep.info.get("worth") or {}
-    if held.get("best") == [t.name for t in best.trials] and (sweep.path / "best" / "run.json").exists():
-        return dict(held)
-    for trial in best.trials:
-        whole(sweep.run(trial))
-    folder = _best(sweep, best)
-    worth: dict[str, Any] = {"best": [t.name for t in best.trials], "against": _against(sweep, ranked, say)}
-    if (runs.Run(sweep.path / "best").plan["part"] == "test").any():
-        worth["test"] = _told(evaluate(folder, split="test", say=lambda line: None).found)
-        notes.append("val chose the winner, so its value there flatters; test was not looked at before")
+    if not worth["test"]:
+        return [*notes, "there is no test part: the winner's value on val flatters, since val chose it"]
+    notes.append("val chose the winner, so its value there flatters")
+    if before := worth["looks_before"]:
+        times = "once" if before == 1 else f"{before} times"
+        notes.append(f"test was looked at {times} before in this sweep, so its value there may flatter too")
     else:
-        notes.append("there is no test part: the winner's value on val flatters, since val chose it")
-    if knobs.ensemble > 1 and not knobs.folds:
-        worth["ensemble"] = _ensemble(sweep, ranked[: knobs.ensemble])
-    worth["note"] = "; ".join(notes)
-    sweep.update(best=best.trials[0].name, worth=worth)
-    return worth
+        notes[-1] += "; test was not looked at before"
+    return notes
 
 
 def refit(sweep: Sweep) -> cfg.Config:
@@ -72,86 +106,108 @@ def whole(run: runs.Run) -> None:
     run.update(status="stopped", kept=kept)
 
 
-def _best(sweep: Sweep, best: Ranked) -> Path:
+def _best(sweep: Sweep, best: Ranked) -> None:
     """`best/`: the winner's run folder, copied; over folds, the ensemble of its folds."""
     folder = sweep.path / "best"
-    shutil.rmtree(folder, ignore_errors=True)
+    _clear(sweep, folder)
     if len(best.trials) > 1:
         ensembles.make(folder, [sweep.run(t) for t in best.trials])
-        return folder
-    source = sweep.run(best.trials[0]).path
-    shutil.copytree(
-        source, folder, ignore=shutil.ignore_patterns("checkpoints", "rows", "ray", "lease.json", "stop", "report.html")
-    )
-    return folder
+        return
+    skipped = ("checkpoints", "rows", "ray", "lease.json", "stop", "report*.html", "evaluation-*.json")
+    shutil.copytree(sweep.run(best.trials[0]).path, folder, ignore=shutil.ignore_patterns(*skipped))
+    runs.Run(folder).update(test_looks=0)  # the trial's own stay counted with the trial
+
+
+def _clear(sweep: Sweep, folder: Path) -> None:
+    """Make room for another run folder; the looks at test of the one that goes stay counted."""
+    if (folder / "run.json").exists():
+        gone = int(runs.Run(folder).info.get("test_looks", 0))
+        sweep.update(looks_of_gone=int(sweep.info.get("looks_of_gone", 0)) + gone)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _on_test(sweep: Sweep, folder: Path) -> dict[str, Any] | None:
+    """The run in `folder` judged on test (see `_told`); what was judged before is read. None without a test part."""
+    run = runs.Run(folder)
+    if not (run.plan["part"] == "test").any():
+        return None
+    if not (folder / "evaluation-test.json").exists():
+        evaluate(folder, split="test", say=lambda line: None)
+    return _told(run.evaluation("test"), sweep)
 
 
 def _against(sweep: Sweep, ranked: list[Ranked], say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The winner less the second, and less the config as written: paired over val's patients."""
+    """The winner less the second, and less the config as written: a row for each of `sweeps.headline`, the objectives first,
+    with the interval paired over val's patients. Of folds each image is predicted by the model that held it out."""
     best = ranked[0]
     others = [("the second", ranked[1])] if len(ranked) > 1 else []
     others += [("the config as written", r) for r in ranked[1:] if r.trials[0].base]
     out = []
     for what, other in others:
-        if len(best.trials) > 1:
-            out += _paired_folds(what, best, other, sweep)
-            continue
-        pair = [sweep.run(other.trials[0]), sweep.run(best.trials[0])]
-        try:
-            found = compare.compare(pair, split="val")
-        except UserError as error:
-            say(f"warning: {what} cannot be compared with the winner: {error}")
-            continue
-        rows = {(r["metric"], r["label"]): r for r in found["pairs"][0]["rows"]}
-        labels = found["labels"]
-        for metric in TOLD:
-            row = rows.get((metric, "mean" if len(labels) > 1 else labels[0]))
-            if row is not None:
-                out.append({"what": what, "trial": other.trials[0].name, "part": "val", **row})
+        name = other.trials[0].name if len(other.trials) == 1 else f"{other.number:04d}"
+        rows = _less(sweep, best, other, f"warning: no interval against {what}: ", say)
+        out += [{"what": what, "trial": name, "part": "val", **row} for row in rows]
     return out
 
 
-def _paired_folds(what: str, best: Ranked, other: Ranked, sweep: Sweep) -> list[dict[str, Any]]:
-    """The mean difference over folds, and how many of them it favours: too few for an interval that would mean much."""
-    name = sweep.config.tune.metrics[0]
-    gaps = [
-        a.values.get(name, float("nan")) - b.values.get(name, float("nan"))
-        for a, b in zip(best.trials, other.trials, strict=True)
-    ]
-    _, _, metric = name.partition("/")
-    return [
-        {
-            "what": what,
-            "trial": other.trials[0].name,
-            "part": "val",
-            "metric": metric.partition("/")[0],
-            "label": metric.partition("/")[2],
-            "value": sum(gaps) / len(gaps),
-            "folds": len(gaps),
-            "folds_better": sum(g > 0 for g in gaps),
-        }
-    ]
+def _less(sweep: Sweep, best: Ranked, other: Ranked, warning: str, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Rows of metric, label, value (the best less the other), mode (where less is better) and, where they can be found, low,
+    high, p; of an objective over folds how many of them favour the best, and by_fold, the difference of the means over folds."""
+    info, knobs = sweep.info, sweep.config.tune
+    held, others = ([sweep.run(t) for t in one.trials] for one in (best, other))
+    found: list[dict[str, Any]] = []
+    try:
+        found = compare.of_tables(
+            ensembles.out_of_fold(others), ensembles.out_of_fold(held), labels=info["labels"], task=info["task"],
+            thresholds=rule_of(held[0], None, info["labels"]), report=held[0].config.report,
+        )  # fmt: skip
+    except UserError as error:
+        say(f"{warning}{error}")
+    paired = {(row["metric"], row["label"]): row for row in found}
+    out = []
+    for at, (metric, label) in enumerate(sweeps.headline(knobs.metrics, info["labels"])):
+        row = dict(paired.get((metric, label), {}))
+        if at < len(knobs.metrics):
+            sign = 1.0 if knobs.modes[at] == "max" else -1.0
+            gaps = [
+                a.values.get(knobs.metrics[at], math.nan) - b.values.get(knobs.metrics[at], math.nan)
+                for a, b in zip(best.trials, other.trials, strict=True)
+            ]
+            mean = sum(gaps) / len(gaps)
+            if not math.isnan(mean):  # the loss, say, stands in no predictions table
+                row = {"value": mean, **row}
+                row |= {"mode": "min"} if sign < 0 else {}
+            if len(gaps) > 1:
+                row |= {"folds": len(gaps), "folds_better": sum(sign * g > 0 for g in gaps)}
+                row |= {} if math.isnan(mean) else {"by_fold": mean}
+        if "value" in row:
+            out.append({**row, "metric": metric, "label": label})
+    return out
 
 
-def _ensemble(sweep: Sweep, members: list[Ranked]) -> dict[str, Any]:
-    """The best so many trials, their probabilities averaged, judged on test."""
-    for one in members:
-        whole(sweep.run(one.trials[0]))
+def _ensemble(sweep: Sweep, members: list[str]) -> dict[str, Any]:
+    """The trials `members`, their probabilities averaged, judged on test."""
     folder = sweep.path / "ensemble"
-    shutil.rmtree(folder, ignore_errors=True)
-    ensembles.make(folder, [sweep.run(one.trials[0]) for one in members])
-    told: dict[str, Any] = {"members": [one.trials[0].name for one in members]}
-    if (runs.Run(folder).plan["part"] == "test").any():
-        told["test"] = _told(evaluate(folder, split="test", say=lambda line: None).found)
-    return told
+    held = [sweep.run(name) for name in members]
+    there = (folder / "run.json").exists() and [m.path.name for m in runs.Run(folder).members] == members
+    if not there:
+        for run in held:
+            whole(run)
+        _clear(sweep, folder)
+        ensembles.make(folder, held)
+    return {"members": members, "test": _on_test(sweep, folder)}
 
 
-def _told(found: dict[str, Any]) -> dict[str, Any]:
-    """Mean recall, AUROC and precision with their intervals, of one label its own."""
+def _told(found: dict[str, Any], sweep: Sweep) -> dict[str, Any]:
+    """What an evaluation found of `sweeps.headline`: label, value and its interval, by metric, or metric/label where the label
+    is not the mean of all."""
     rows = {(v["metric"], v["label"]): v for v in found["values"]}
-    label = "mean" if len(found["labels"]) > 1 else found["labels"][0]
-    return {
-        metric: {k: rows[metric, label][k] for k in ("value", "low", "high") if k in rows[metric, label]}
-        for metric in TOLD
-        if (metric, label) in rows
-    }
+    labels, out = found["labels"], {}
+    for metric, label in sweeps.headline(sweep.config.tune.metrics, labels):
+        if (metric, label) in rows:
+            whole_of = label in ("", "mean") or len(labels) == 1
+            row = rows[metric, label]
+            out[metric if whole_of else f"{metric}/{label}"] = {
+                k: row[k] for k in ("label", "value", "low", "high") if k in row
+            }
+    return out

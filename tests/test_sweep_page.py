@@ -146,7 +146,8 @@ def test_worth_says_what_is_noise(whole: Sweep) -> None:
     )
     assert re.search(r"Against the config as written \(0000\): \+0\.021 .*? More than chance gives", said)
     assert "Trials 0003, 0007 together" in said and "0.842" in said
-    assert said.index("Mean recall") < said.index("Mean ROC AUC") < said.index("Mean precision")
+    # The objective first, then the order of worth.
+    assert said.index("Mean ROC AUC") < said.index("Mean recall") < said.index("Mean precision")
 
 
 def test_a_loss_against_the_config_as_written_is_not_called_a_win() -> None:
@@ -159,10 +160,18 @@ def test_a_loss_against_the_config_as_written_is_not_called_a_win() -> None:
         "high": -0.01,
         "p": 0.01,
     }
-    (line,) = sweep_page._worth({"against": [one]})["lines"]
-    assert line.endswith("It is worse.")
-    (line,) = sweep_page._worth({"against": [{**one, "low": None, "high": None, "p": None}]})["lines"]
-    assert "no interval" in line
+    assert sweep_page._lead(one).endswith("It is worse.")
+    assert sweep_page._lead({**one, "mode": "min", "metric": "brier"}).endswith("More than chance gives.")
+    assert "no interval" in sweep_page._lead({**one, "low": None, "high": None, "p": None})
+
+
+def test_a_lead_is_of_its_own_label_and_says_what_the_folds_say() -> None:
+    one = {"what": "the second", "trial": "0003", "metric": "auroc", "label": "Edema", "part": "val", "value": 0.02,
+           "low": 0.01, "high": 0.03, "p": 0.01, "folds": 5, "folds_better": 4, "by_fold": 0.018}  # fmt: skip
+    assert sweep_page._lead(one) == (
+        "Against the second (0003): +0.020 ROC AUC of Edema on val (+0.010 to +0.030, p 0.010). More than chance gives. "
+        "Better on 4 of 5 folds, the means over folds differ by +0.018."
+    )
 
 
 def test_a_trial_that_failed_is_listed_with_its_reason_and_nowhere_judged(whole: Sweep) -> None:
@@ -308,6 +317,8 @@ def test_several_objectives_show_what_no_trial_beats(tmp_path: Path) -> None:
         return min(gain) >= 0 and max(gain) > 0
 
     front = {n for n, v in values.items() if not any(beats(w, v) for w in values.values())}
+    table = pd.read_csv(sweep.path / "sweep.csv", dtype={"trial": str})
+    assert set(table.loc[table["pareto"], "trial"]) == front and 0 < len(front) < len(table)
     assert {r[0] for r in rows} == front and "at least as good in all" in words(page)
 
 

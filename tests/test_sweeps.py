@@ -122,6 +122,14 @@ def test_equal_trials_stand_together_on_the_front() -> None:
     assert sweeps.pareto([[1, 2], [1, 2], [0, 3], [1, 1]], ["max", "max"]).tolist() == [True, True, True, False]
 
 
+def test_what_misses_a_constraint_is_not_on_the_front_nor_beats_what_is() -> None:
+    knobs = cfg.Tune(metric=["val/auroc/mean", "val/precision/mean"], constraint="val/recall/mean >= 0.5")
+    trials = [made(0, auroc_mean=0.9, precision_mean=0.9, recall_mean=0.4), made(1, auroc_mean=0.8, precision_mean=0.5, recall_mean=0.6),
+              made(2, auroc_mean=0.7, precision_mean=0.6, recall_mean=0.5), made(3, auroc_mean=0.7, precision_mean=0.5, recall_mean=0.9)]  # fmt: skip
+    order = sweeps.ranked(trials, knobs, sweeps.constraints(knobs))
+    assert sweeps.front(order, knobs.modes) == {1, 2} and sweeps.front(order[-1:], knobs.modes) == set()
+
+
 # Constraints
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cxr_ray import sweeps
 from cxr_ray.errors import UserError
 from cxr_ray.report import sweep_page
 from cxr_ray.sweeps import Sweep
@@ -128,6 +129,17 @@ def test_epochs_are_of_those_that_the_trial_has(
     space = {"train.epochs": {"choice": [3]}, "optim.lr": {"choice": [1e-3]}}
     sweep = make_sweep(tmp_path / "s", trials=1, labels=LABELS, epochs=2, failed=(), base=False, space=space)
     assert any("0000" in line and " 2/3 " in line for line in shown(sweep, capsys, monkeypatch))
+
+
+def test_of_several_objectives_the_trials_that_none_beats_are_marked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metric = ["val/auroc/mean", "val/precision/mean"]
+    sweep = make_sweep(tmp_path / "s", trials=6, labels=LABELS, epochs=2, failed=(), metric=metric)
+    lines = shown(sweep, capsys, monkeypatch)
+    assert "pareto" in lines[2]
+    marked = {int(line.split()[0]) for line in lines if line.strip()[:1] == "0" and " * " in line}
+    assert marked == sweeps.front(sweep.ranked(), ["max", "max"]) and 0 < len(marked) < 6
 
 
 def test_a_knob_of_a_label_with_brackets_is_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

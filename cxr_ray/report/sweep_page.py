@@ -89,7 +89,7 @@ def write(sweep: Sweep) -> Path:
         best=best,
         base=next((r for r in judged if r.base), None),
         cells=_headline(best, judged, tune),
-        worth=_worth(info.get("worth") or {}),
+        worth=_worth(info.get("worth") or {}, tune, info["labels"]),
         each=_best_of_each(judged, info["labels"], best),
         maps=_maps(judged, info["labels"]),
         constraints=[{"said": str(c), "met": [r for r in judged if c.met(r.values)]} for c in limits],
@@ -229,36 +229,42 @@ def _headline(best: Row | None, judged: Sequence[Row], tune: cfg.Tune) -> list[d
     return cells
 
 
-def _worth(said: Mapping[str, Any]) -> dict[str, Any]:
+def _worth(said: Mapping[str, Any], tune: cfg.Tune, labels: Sequence[str]) -> dict[str, Any]:
     """`sweep.json`'s worth in words: `test` cells, `lines`, `ensemble` cells and its members, `note`."""
-    lines = []
-    for one in said.get("against", []):
-        what = f"{one['what']} ({one['trial']})" if one.get("trial") else one["what"]
-        p = "" if one.get("p") is None else f", p {html.number(one['p'])}"
-        metric = told(metrics.name(one["part"], one["metric"], metrics.MEAN))
-        gap = f"{html.signed(one['value'])} {metric} on {one['part']}"
-        if one.get("low") is None:
-            lines.append(f"Against {what}: {gap}; no interval could be found.")
-            continue
-        noise = one["low"] <= 0 <= one["high"]
-        verdict = (
-            "Within noise: chance alone may give as much."
-            if noise
-            else "More than chance gives."
-            if one["value"] > 0
-            else "It is worse."
-        )
-        lines.append(f"Against {what}: {gap} ({html.signed(one['low'])} to {html.signed(one['high'])}{p}). {verdict}")
     ensemble = said.get("ensemble") or {}
-    return {"test": _test_cells(said.get("test")), "lines": lines, "members": ensemble.get("members", []),
-            "ensemble": _test_cells(ensemble.get("test")), "note": said.get("note")}  # fmt: skip
+    order = sweeps.headline(tune.metrics, labels)
+    return {"test": _test_cells(said.get("test"), order), "lines": [_lead(one) for one in said.get("against", [])],
+            "members": ensemble.get("members", []), "ensemble": _test_cells(ensemble.get("test"), order),
+            "note": said.get("note")}  # fmt: skip
 
 
-def _test_cells(said: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Metrics of test in the order of worth."""
-    order = [m for m in metrics.WORTH if m in (said or {})]
-    order += [m for m in (said or {}) if m not in order]
-    return [{"name": title(f"test/{m}/mean"), **(said or {})[m]} for m in order]
+def _lead(one: Mapping[str, Any]) -> str:
+    """The winner's lead in one metric over another trial, and what chance has to say of it."""
+    what = f"{one['what']} ({one['trial']})" if one.get("trial") else one["what"]
+    metric = told(metrics.name(one["part"], one["metric"], one.get("label", metrics.MEAN)))
+    line = f"Against {what}: {html.signed(one['value'])} {metric} on {one['part']}"
+    folds = ""
+    if one.get("folds"):
+        by_fold = (
+            "" if one.get("by_fold") is None else f", the means over folds differ by {html.signed(one['by_fold'])}"
+        )
+        folds = f" Better on {one['folds_better']} of {one['folds']} folds{by_fold}."
+    if one.get("low") is None:
+        return f"{line}; no interval could be found.{folds}"
+    p = "" if one.get("p") is None else f", p {html.number(one['p'])}"
+    better = (one["value"] > 0) == (one.get("mode", "max") == "max")
+    verdict = "More than chance gives." if better else "It is worse."
+    if one["low"] <= 0 <= one["high"]:
+        verdict = "Within noise: chance alone may give as much."
+    return f"{line} ({html.signed(one['low'])} to {html.signed(one['high'])}{p}). {verdict}{folds}"
+
+
+def _test_cells(said: Mapping[str, Any] | None, order: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Metrics of test in the order of `sweeps.headline`."""
+    cells = [(key.partition("/")[0], one.get("label", metrics.MEAN), one) for key, one in (said or {}).items()]
+    place = {pair: at for at, pair in enumerate(order)}
+    cells.sort(key=lambda cell: place.get(cell[:2], len(place)))
+    return [{"name": title(metrics.name("test", metric, label)), **one} for metric, label, one in cells]
 
 
 def _best_of_each(judged: Sequence[Row], labels: Sequence[str], best: Row | None) -> list[dict[str, Any]]:
@@ -318,9 +324,9 @@ def _values(rows: Sequence[Row], labels: Sequence[str], metric: str) -> Any:
 
 
 def _front(judged: Sequence[Row], tune: cfg.Tune) -> list[bool]:
-    """Which combinations no other beats in all objectives."""
-    values = [r.ranked.values for r in judged if r.ranked is not None]
-    return [bool(on) for on in sweeps.pareto(np.array(values).reshape(len(values), -1), tune.modes)]
+    """Which combinations stand on `sweeps.front`."""
+    on = sweeps.front([r.ranked for r in judged if r.ranked is not None], tune.modes)
+    return [r.number in on for r in judged]
 
 
 def _columns(judged: Sequence[Row], tune: cfg.Tune) -> list[str]:

@@ -5,7 +5,7 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
@@ -193,10 +193,14 @@ def _beside(draw: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
 
 
 def trial_table(sweep: Any) -> Any:
-    """The trials as they stand: knobs, epochs, objective, seconds; the best so far first, then those that run."""
+    """The trials as they stand: knobs, epochs, objectives, seconds; the best so far first, then those that run.
+
+    A * marks, of several objectives, the trials that no other beats in all (see `sweeps.front`)."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
+
+    from cxr_ray import sweeps
 
     info, config = sweep.info, sweep.config
     trials = sweep.trials
@@ -207,14 +211,25 @@ def trial_table(sweep: Any) -> Any:
     eta = f", about {left * sum(times) / len(times) / running:,.0f} s left" if times and left else ""
     shown = Table(title=f"{sweep.path.name}: {len(ended)} of {info.get('planned', '?')} trials ended{eta}", box=box.SIMPLE_HEAD,
                   title_justify="left", title_style="bold")  # fmt: skip
-    for name in ("trial", "status", "epoch", *info["knobs"], *info["metrics"], "seconds"):
+    several = len(info["metrics"]) > 1
+    on = sweeps.front(sweep.ranked(), config.tune.modes) if several else set()
+    for name in (
+        "trial",
+        "status",
+        "epoch",
+        *info["knobs"],
+        *info["metrics"],
+        *(["pareto"] if several else []),
+        "seconds",
+    ):
         shown.add_column(Text(name), overflow="fold")
     sign = 1.0 if config.tune.modes[0] == "max" else -1.0
     for t in sorted(trials, key=lambda t: -sign * t.values.get(config.tune.metrics[0], -sign * 1e9))[:30]:
         epochs = t.knobs.get("train.epochs", config.train.epochs)
         cells = [t.name + (" (as written)" if t.base else ""), t.status, f"{t.epochs}/{epochs}",
                  *(_short(t.knobs.get(k, "")) for k in info["knobs"]),
-                 *(_short(t.values.get(m, "-")) for m in info["metrics"]), f"{t.seconds:.0f}"]  # fmt: skip
+                 *(_short(t.values.get(m, "-")) for m in info["metrics"]), *(["*" if t.number in on else ""] if several else []),
+                 f"{t.seconds:.0f}"]  # fmt: skip
         shown.add_row(*(Text(c) for c in cells))
     return shown
 
@@ -233,30 +248,43 @@ def say_trials(sweep: Any) -> None:
 
 def say_worth(sweep: Any, worth: dict[str, Any]) -> None:
     """The winner, what it reaches on test, and what its lead is worth."""
+    from cxr_ray import sweeps
+
     best = sweep.ranked()[0]
     knobs = ", ".join(f"{k} {_short(v)}" for k, v in best.knobs.items()) or "the config as written"
     print(f"winner: trial {', '.join(t.name for t in best.trials)}: {knobs}")
     for name, value, deviation in zip(sweep.info["metrics"], best.values, best.deviation, strict=True):
         spread = f" (deviation between folds {deviation:.4f})" if deviation == deviation else ""
         print(f"  {name} {value:.4f}{spread}")
+    order = sweeps.headline(sweep.info["metrics"], sweep.info["labels"])
     for what, test in (
         ("on test", worth.get("test")),
         ("the ensemble on test", (worth.get("ensemble") or {}).get("test")),
     ):
         if test:
-            said = ", ".join(
-                f"{m} {v['value']:.3f}" + (f" ({v['low']:.3f} to {v['high']:.3f})" if "low" in v else "")
-                for m, v in test.items()
-            )
-            print(f"  {what}: {said}")
+            print(f"  {what}: {_on_test(test, order)}")
     for row in worth["against"]:
-        if "folds" in row:
-            print(
-                f"  less {row['what']} ({row['trial']}): {row['metric']} {row['value']:+.4f}, better on {row['folds_better']} of {row['folds']} folds"
-            )
-            continue
-        interval = f" ({row['low']:+.3f} to {row['high']:+.3f}), p {row['p']:.2g}" if "low" in row else ""
-        noise = "; within noise" if "low" in row and row["low"] <= 0 <= row["high"] else ""
-        print(f"  less {row['what']} ({row['trial']}) on val: {row['metric']} {row['value']:+.4f}{interval}{noise}")
+        print(f"  less {row['what']} ({row['trial']}) on {row['part']}: {_lead(row)}")
     if worth.get("note"):
         print(f"  note: {worth['note']}")
+
+
+def _on_test(test: Mapping[str, Any], order: Sequence[tuple[str, str]]) -> str:
+    """Values of test with their intervals, in the order of `sweeps.headline`."""
+    named = ("/".join(pair) if "/".join(pair) in test else pair[0] for pair in order)
+    keys = [key for key in named if key in test]
+    return ", ".join(
+        f"{k} {test[k]['value']:.3f}"
+        + (f" ({test[k]['low']:.3f} to {test[k]['high']:.3f})" if "low" in test[k] else "")
+        for k in dict.fromkeys(keys)
+    )
+
+
+def _lead(row: Mapping[str, Any]) -> str:
+    """The winner's lead in one metric, with the interval that chance gives it."""
+    name = "/".join(k for k in (row["metric"], row["label"]) if k)
+    interval = f" ({row['low']:+.3f} to {row['high']:+.3f}), p {row['p']:.2g}" if "low" in row else ""
+    noise = "; within noise" if "low" in row and row["low"] <= 0 <= row["high"] else ""
+    folds = f"; better on {row['folds_better']} of {row['folds']} folds" if "folds" in row else ""
+    folds += f", their means differ by {row['by_fold']:+.4f}" if "by_fold" in row else ""
+    return f"{name} {row['value']:+.4f}{interval}{noise}{folds}"
