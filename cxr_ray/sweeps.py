@@ -170,8 +170,8 @@ class Sweep:
         base = config.model_copy(update={"tune": cfg.Tune()})
         made = space.apply(base, trial.knobs, self.info["labels"], where=f"trial {trial.name}")
         if trial.fold is not None:
-            split = made.data.split.model_copy(update={"folds": config.tune.folds, "fold": trial.fold})
-            made = made.model_copy(update={"data": made.data.model_copy(update={"split": split})})
+            assert config.tune.folds is not None
+            made = made.model_copy(update={"data": of_fold(made.data, config.tune.folds, trial.fold)})
         return made.model_copy(update={"name": trial.name, "output": str(self.path / "trials")})
 
     def ranked(self) -> list[Ranked]:
@@ -215,11 +215,7 @@ class Sweep:
         status = trial.status
         if info["status"] == "finished" or (status not in ENDED and info["status"] == "failed"):
             status = FINISHED if info["status"] == "finished" else FAILED
-        table = judged(run)
-        epoch = kept_epoch(table, train)
-        values: dict[str, float] = {}
-        if epoch is not None:
-            values = named(table[table["epoch"] == epoch])
+        table, values, epoch = kept_values(run, train)
         done = int(table["epoch"].max()) if len(table) else 0
         seconds = float(info.get("seconds") or trial.seconds)
         said: dict[str, Any] = {"knobs": trial.knobs, "before": None}
@@ -242,6 +238,21 @@ def named(rows: pd.DataFrame) -> dict[str, float]:
         metrics.name("val", m, k): float(v)
         for m, k, v in zip(rows["metric"], rows["label"], rows["value"], strict=True)
     }
+
+
+def of_fold(data: cfg.Data, folds: int, fold: int) -> cfg.Data:
+    """`data` with one of `folds` folds as val; an official val gives way, since both say what val is."""
+    val = cfg.Split().val if data.split.val == "official" else data.split.val
+    split = data.split.model_copy(update={"folds": folds, "fold": fold, "val": val})
+    return data.model_copy(update={"split": split})
+
+
+def kept_values(run: runs.Run, train: cfg.Train | None = None) -> tuple[pd.DataFrame, dict[str, float], int | None]:
+    """The val rows of a run's metrics.csv, the values by name at the epoch that it keeps by `train` (its own where not given),
+    and that epoch (see `kept_epoch`)."""
+    table = judged(run)
+    epoch = kept_epoch(table, train or run.config.train)
+    return table, {} if epoch is None else named(table[table["epoch"] == epoch]), epoch
 
 
 def kept_epoch(table: pd.DataFrame, train: cfg.Train) -> int | None:
@@ -347,7 +358,8 @@ def load(path: str | Path) -> Sweep:
 
 
 def create(config: cfg.Config, *, store: Mapping[str, Any], about: Mapping[str, Any]) -> Sweep:
-    """The folder of `config`'s sweep: made new, or the unfinished one of the same name, config and store, to go on with.
+    """The folder of `config`'s sweep: made new, or the unfinished one of the same name, config and store, to go on with; then
+    `take_over` lays on it what may have changed, once nobody else holds it.
 
     Raises `UserError` where the name is taken by another sweep or a run, or this one is finished."""
     name = config.name or runs.default_name(config, kind="sweep")
@@ -366,6 +378,12 @@ def create(config: cfg.Config, *, store: Mapping[str, Any], about: Mapping[str, 
     return sweep
 
 
+def take_over(sweep: Sweep, config: cfg.Config) -> None:
+    """Let a sweep go on by `config`, which `create` has allowed: more trials, say. For the holder of the sweep's lease alone."""
+    made = config.model_copy(update={"name": sweep.path.name, "output": str(sweep.path.parent)})
+    write_whole(sweep.path / "config.yaml", made.to_yaml())
+
+
 def _check_same(sweep: Sweep, config: cfg.Config, store: Mapping[str, Any]) -> None:
     name = sweep.path.name
     # More trials, another pace or another end of time make no other sweep: its first trials are the same.
@@ -382,4 +400,3 @@ def _check_same(sweep: Sweep, config: cfg.Config, store: Mapping[str, Any]) -> N
         )
     if sweep.info["store"]["fingerprint"] != store["fingerprint"]:
         raise UserError(f"the store {store['path']} has changed since the sweep {name} was started; give a new --name")
-    write_whole(sweep.path / "config.yaml", config.to_yaml())

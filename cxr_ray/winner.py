@@ -2,10 +2,12 @@
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cxr_ray import compare, engine, ensembles, models, runs, shards, sweeps
 from cxr_ray import config as cfg
@@ -13,6 +15,9 @@ from cxr_ray.errors import UserError
 from cxr_ray.evaluate import evaluate
 from cxr_ray.report.tables import rule_of
 from cxr_ray.sweeps import Ranked, Sweep
+
+FOLDS = 5
+"""Of the winner alone, where `tune.folds` says nothing: five or ten are usual (Kohavi, IJCAI 1995), and ten cost twice as much."""
 
 
 def conclude(sweep: Sweep, *, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -90,6 +95,54 @@ def refit(sweep: Sweep) -> cfg.Config:
     config = sweep.trial_config(replace(sweep.ranked()[0].trials[0], fold=None))
     data = config.data.model_copy(update={"limit": None})
     return config.model_copy(update={"data": data, "name": "refit", "output": str(sweep.path)})
+
+
+def on_folds(sweep: Sweep) -> list[cfg.Config]:
+    """The configs of the winner's knobs on all rows, one for each of `tune.folds` (else 5) folds: the runs `folds/fold-K`."""
+    made, folds = refit(sweep), sweep.config.tune.folds or FOLDS
+    place = {"output": str(sweep.path / "folds")}
+    return [
+        made.model_copy(update={**place, "name": f"fold-{k}", "data": sweeps.of_fold(made.data, folds, k)})
+        for k in range(folds)
+    ]
+
+
+def finished(sweep: Sweep, config: cfg.Config) -> runs.Run | None:
+    """The run of a config of `refit` or `on_folds` where it is finished; None where it is still to be trained.
+
+    Raises `UserError` where another winner's knobs were trained under its name."""
+    run = runs.Run(Path(config.output) / config.name) if config.name else None
+    if run is None or not (run.path / "run.json").exists():
+        return None
+    before, now = run.config.model_dump(), config.model_dump()
+    changed = [
+        f"{knob}: was {was}, is {here}"
+        for knob in sweep.info["knobs"]
+        if (was := sweeps.at(before, knob)) != (here := sweeps.at(now, knob))
+    ]
+    if changed:
+        raise UserError(
+            f"{run.path} was trained with the knobs of an earlier winner ({'; '.join(changed)}); move or remove it, and say "
+            "--resume and --refit again"
+        )
+    return run if run.info["status"] == "finished" else None
+
+
+def folded(sweep: Sweep, members: Sequence[runs.Run]) -> dict[str, Any]:
+    """The winner's folds together: `folds/ensemble`, judged on test once, and kept as `folds` in sweep.json: runs (their names),
+    objectives (mean, deviation (n - 1) and values over the folds, by name), test (see `_told`)."""
+    folder = sweep.path / "folds" / "ensemble"
+    ensembles.make(folder, members)
+    each = [sweeps.kept_values(run)[1] for run in members]
+    objectives = {}
+    for name in sweep.info["metrics"]:
+        values = [v[name] for v in each if name in v]
+        if len(values) == len(each):  # no mean over a fold that has none
+            deviation = float(np.std(values, ddof=1))
+            objectives[name] = {"mean": float(np.mean(values)), "deviation": deviation, "values": values}
+    told = {"runs": [run.path.name for run in members], "objectives": objectives, "test": _on_test(sweep, folder)}
+    sweep.update(folds=told, test_looks=sweep.test_looks)
+    return told
 
 
 def whole(run: runs.Run) -> None:

@@ -174,6 +174,16 @@ def test_a_lead_is_of_its_own_label_and_says_what_the_folds_say() -> None:
     )
 
 
+def test_the_winner_s_folds_are_told(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "s", trials=2, labels=THREE, failed=(), epochs=1, worth=worth())
+    held = {"mean": 0.8123, "deviation": 0.0312, "values": [0.79, 0.83]}
+    test = {"auroc": {"label": "mean", "value": 0.801, "low": 0.77, "high": 0.83}}
+    sweep.update(folds={"runs": ["fold-0", "fold-1"], "objectives": {"val/auroc/mean": held}, "test": test})
+    said = words(section(sweep_page.write(sweep).read_text(encoding="utf-8"), "worth"))
+    assert "The best trial's knobs on 2 folds" in said and "Mean ROC AUC on val: 0.812 ± 0.031 between folds" in said
+    assert "Their ensemble, judged on test: Mean ROC AUC 0.801" in said
+
+
 def test_a_trial_that_failed_is_listed_with_its_reason_and_nowhere_judged(whole: Sweep) -> None:
     page = text_of(whole)
     assert table_rows(section(page, "failed"))[1] == [

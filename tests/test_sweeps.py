@@ -357,7 +357,12 @@ def test_the_same_sweep_goes_on_and_may_get_more(tmp_path: Path) -> None:
     first.write_trials([made(0)])
     more = config(tmp_path, tune={"trials": 40, "max_concurrent": 1, "max_time": 5.0, "retries": 3, "ensemble": 2})
     again = create(more)
-    assert again == first and again.trials and again.config.tune.trials == 40 and again.info["status"] == "started"
+    assert again == first and again.trials and again.info["status"] == "started"
+    assert again.config.tune.trials == 16  # until the lease is held: another driver may be at work by this file
+    sweeps.take_over(again, more)
+    assert (
+        again.config == more.model_copy(update={"output": str(tmp_path.resolve())}) and again.config.tune.trials == 40
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from cxr_ray.errors import UserError
 from cxr_ray.metrics import judge
 from cxr_ray.report.tables import evaluation
 from cxr_ray.sweeps import FAILED, FINISHED, Sweep, Trial
+from cxr_ray.verbs import tune as verb
 from cxr_ray.verbs.tune import say_worth
 from tests.fakes.sweep import STORE
 
@@ -77,10 +79,10 @@ def add(sweep: Sweep, number: int, skill: float, *, status: str = FINISHED) -> N
     sweep.write_trials([*sweep.trials, *made])
 
 
-def make(folder: Path, *skills: float, **tune: Any) -> Sweep:
+def make(folder: Path, *skills: float, data: dict[str, Any] | None = None, **tune: Any) -> Sweep:
     space = {"optim.lr": {"loguniform": [1e-6, 1e-1]}}
     config = cfg.validate({
-        "name": "s", "output": str(folder), "data": {"shards": "x"}, "report": {"bootstrap": 50},
+        "name": "s", "output": str(folder), "data": {"shards": "x", **(data or {})}, "report": {"bootstrap": 50},
         "tune": {"space": space, "scheduler": "none", **tune},
     })  # fmt: skip
     knobs = config.tune
@@ -111,6 +113,8 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         run.update(test_looks=run.info["test_looks"] + 1)
 
     def make_ensemble(folder: Path, members: list[runs.Run]) -> runs.Run:
+        if (folder / "run.json").exists():
+            return runs.Run(folder)
         frame = ensembles.out_of_fold(members)
         plan = ensembles._plan(members, frame)
         about = {"labels": LABELS, "task": "multilabel", "members": [str(m.path) for m in members]}
@@ -283,13 +287,87 @@ def test_worth_is_told_with_folds_and_constraints_unmet(tmp_path: Path, capsys: 
 
 def test_worth_is_told_with_an_ensemble(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = make(tmp_path, 1.0, 1.01, ensemble=2, metric="val/auroc/Mass")
-    worth = winner.conclude(sweep)
-    say_worth(sweep, worth)
+    say_worth(sweep, winner.conclude(sweep))
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].startswith("  on test: auroc/Mass 0.") and lines[3].startswith(
         "  the ensemble on test: auroc/Mass 0."
     )
     against = list(itertools.takewhile(lambda line: "less the second" in line, lines[4:]))
     assert "auroc/Mass" in against[0] and len(against) == 4
-    noise = [row["low"] <= 0 <= row["high"] for row in worth["against"] if row["what"] == "the second"]
-    assert [line.endswith("; within noise") for line in against] == noise and any(noise)
+    row = {"metric": "auroc", "label": "Mass", "value": 0.01, "low": -0.02, "high": 0.03, "p": 0.4}
+    assert verb._lead(row) == "auroc/Mass +0.0100 (-0.020 to +0.030), p 0.4; within noise"
+    assert verb._lead({**row, "low": 0.001}) == "auroc/Mass +0.0100 (+0.001 to +0.030), p 0.4"
+
+
+# Trained once more
+
+
+@pytest.fixture
+def training(monkeypatch: pytest.MonkeyPatch) -> list[cfg.Config]:
+    """The configs that were trained, each by what a trial of their knobs left."""
+    from cxr_ray.on_ray import train as on_ray
+    from cxr_ray.on_ray import tune as on_tune
+
+    asked: list[cfg.Config] = []
+
+    def train(config: cfg.Config, *, address: str | None = None) -> runs.Run:
+        asked.append(config)
+        sweep = Sweep(Path(config.output) if config.name == "refit" else Path(config.output).parent)
+        shutil.copytree(sweep.path / "trials" / "0001", Path(config.output) / str(config.name))
+        run = runs.Run(Path(config.output) / str(config.name))
+        (run.path / "config.yaml").write_text(config.to_yaml())
+        run.update(test_looks=0)
+        return run
+
+    monkeypatch.setattr(on_ray, "train", train)
+    monkeypatch.setattr(on_tune, "tune", lambda config, **kw: Sweep(Path(config.output) / config.name))
+    monkeypatch.setattr(verb, "page_of", lambda sweep: None)
+    return asked
+
+
+def test_a_refit_is_the_winner_on_all_rows_and_done_once(
+    tmp_path: Path, training: list[cfg.Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = make(tmp_path, 1.0, 3.0, data={"limit": 50})
+    verb.run(sweep.config, refit="best")
+    (config,) = training
+    assert config.optim.lr == 0.001 and config.data.limit is None and config.tune == cfg.Tune()
+    assert (config.name, config.output, config.data.split.folds) == ("refit", str(sweep.path), None)
+    assert f"refit: {sweep.path / 'refit'}" in capsys.readouterr().out
+    verb.run(sweep.config, refit="best")
+    told = capsys.readouterr().out
+    assert len(training) == 1 and "refit is finished already" in told and f"refit: {sweep.path / 'refit'}" in told
+    add(sweep, 2, 5.0)
+    with pytest.raises(UserError, match=r"an earlier winner \(optim.lr: was 0.001, is 0.002\); move or remove it"):
+        verb.run(sweep.config, refit="best")
+
+
+def test_the_winner_alone_on_folds(
+    tmp_path: Path, training: list[cfg.Config], judged: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = make(tmp_path, 1.0, 3.0, data={"limit": 50, "split": {"val": "official"}})
+    verb.run(sweep.config, refit="folds")
+    assert [(c.name, c.data.split.folds, c.data.split.fold) for c in training] == [
+        (f"fold-{k}", 5, k) for k in range(5)
+    ]
+    for config in training:
+        assert config.output == str(sweep.path / "folds") and config.data.limit is None and config.optim.lr == 0.001
+        assert cfg.validate(config.model_dump()) == config
+    said = sweep.info["folds"]
+    value = sweep.ranked()[0].values[0]  # each stands for the winner here
+    assert said["objectives"]["val/auroc/mean"]["mean"] == pytest.approx(value) and len(said["runs"]) == 5
+    assert said["objectives"]["val/auroc/mean"]["deviation"] == pytest.approx(0, abs=1e-12)
+    assert judged == ["best", "ensemble"] and set(said["test"]) == {"auroc", "recall", "precision"}
+    assert sweep.info["test_looks"] == 2
+    told = capsys.readouterr().out
+    assert f"  val/auroc/mean {value:.4f} (deviation between folds 0.0000)" in told and "their ensemble on test" in told
+    shutil.rmtree(sweep.path / "folds" / "fold-3")
+    verb.run(sweep.config, refit="folds")
+    assert [c.name for c in training[5:]] == ["fold-3"] and judged == ["best", "ensemble"]
+
+
+def test_a_winner_that_was_trained_on_its_folds_is_not_again(
+    tmp_path: Path, training: list[cfg.Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb.run(make(tmp_path, 1.0, 3.0, folds=2).config, refit="folds")
+    assert not training and "was trained on 2 folds already: best is their ensemble" in capsys.readouterr().out

@@ -74,6 +74,7 @@ def tune(
         say(f"warning: {warning}")
     with Lease(sweep.path):
         try:
+            sweeps.take_over(sweep, settled)
             if failed_again:
                 sweep.forgive()
             proposals = _proposals(sweep, searched, plan, store)

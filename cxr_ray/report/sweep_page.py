@@ -90,6 +90,7 @@ def write(sweep: Sweep) -> Path:
         base=next((r for r in judged if r.base), None),
         cells=_headline(best, judged, tune),
         worth=_worth(info.get("worth") or {}, tune, info["labels"]),
+        folds=_folds(info.get("folds") or {}, tune, info["labels"]),
         each=_best_of_each(judged, info["labels"], best),
         maps=_maps(judged, info["labels"]),
         constraints=[{"said": str(c), "met": [r for r in judged if c.met(r.values)]} for c in limits],
@@ -236,6 +237,18 @@ def _worth(said: Mapping[str, Any], tune: cfg.Tune, labels: Sequence[str]) -> di
     return {"test": _test_cells(said.get("test"), order), "lines": [_lead(one) for one in said.get("against", [])],
             "members": ensemble.get("members", []), "ensemble": _test_cells(ensemble.get("test"), order),
             "note": said.get("note")}  # fmt: skip
+
+
+def _folds(said: Mapping[str, Any], tune: cfg.Tune, labels: Sequence[str]) -> dict[str, Any]:
+    """`sweep.json`'s folds in words: their `count`, `lines`, and `test` cells of their ensemble."""
+    held = said.get("objectives", {})
+    lines = [
+        f"{title(name)} on val: {html.number(held[name]['mean'])} ± {html.number(held[name]['deviation'])} between folds"
+        for name in tune.metrics
+        if name in held
+    ]
+    order = sweeps.headline(tune.metrics, labels)
+    return {"count": len(said.get("runs", [])), "lines": lines, "test": _test_cells(said.get("test"), order)}
 
 
 def _lead(one: Mapping[str, Any]) -> str:

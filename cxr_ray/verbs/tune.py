@@ -36,7 +36,7 @@ def tune(
     config: FileFlag = None,
     address: str | None = None,
     resume: str | None = None,
-    refit: Annotated[Literal["none", "best"], Parameter()] = "none",
+    refit: Annotated[Literal["none", "best", "folds"], Parameter()] = "none",
 ) -> None:
     """Sweep knobs over one store: many trainings, judged label by label on the same rows.
 
@@ -53,7 +53,9 @@ def tune(
         Folder of a sweep that was stopped or killed: finishes what is left and repeats nothing that ended. Knobs of the tune
         block that change no trial (--tune.trials 32, --tune.max_concurrent 4) may be given besides.
     refit
-        best: after the sweep, train the winner's knobs on all rows (without data.limit) as the run `refit` of the sweep.
+        What to train after the sweep by the winner's knobs, on all rows (without data.limit); what is finished is not repeated.
+        best: the run `refit` of the sweep. folds: a run for each of tune.folds (else 5) folds by patient, `folds/fold-K`, and
+        their ensemble, `folds/ensemble`, judged on test.
     """
     if resume is None:
         wanted = read_config(config, words)
@@ -89,7 +91,6 @@ def read_sweep(folder: str, file: str | None, words: tuple[str, ...]) -> configs
 
 def run(config: configs.Config, *, address: str | None = None, refit: str = "none") -> Any:
     """Sweep as `config` says, tell what came of it, and return the sweep."""
-    from cxr_ray.on_ray import train as training
     from cxr_ray.on_ray import tune as on_ray
 
     with shown() as (say, watch):
@@ -102,14 +103,32 @@ def run(config: configs.Config, *, address: str | None = None, refit: str = "non
     say_worth(sweep, worth)
     best = sweep.path / "best"
     if refit == "best":
-        made = training.train(winner.refit(sweep), address=address)
-        print(f"refit: {made.path}")
-        best = made.path
+        best = _trained(sweep, winner.refit(sweep), address).path
+        print(f"refit: {best}")
+    if refit == "folds" and sweep.config.tune.folds and sweep.config.data.limit is None:
+        print(f"the winner was trained on {sweep.config.tune.folds} folds already: best is their ensemble")
+    elif refit == "folds":
+        best = sweep.path / "folds" / "ensemble"
+        say_folds(winner.folded(sweep, [_trained(sweep, one, address) for one in winner.on_folds(sweep)]), sweep)
+        print(f"folds: {best}")
+        page = page_of(sweep)
     if page is not None:
         print(f"page: {page}")
     print(f"sweep: {sweep.path}")
     print(f"next: open the page in a browser, or: cxr-ray evaluate {shlex.quote(str(best))}")
     return sweep
+
+
+def _trained(sweep: Any, config: configs.Config, address: str | None) -> Any:
+    """The run of one of the winner's further trainings; what is finished is not trained again."""
+    from cxr_ray import winner
+    from cxr_ray.on_ray import train as training
+
+    held = winner.finished(sweep, config)
+    if held is not None:
+        print(f"{held.path} is finished already")
+        return held
+    return training.train(config, address=address)
 
 
 @contextmanager
@@ -267,6 +286,18 @@ def say_worth(sweep: Any, worth: dict[str, Any]) -> None:
         print(f"  less {row['what']} ({row['trial']}) on {row['part']}: {_lead(row)}")
     if worth.get("note"):
         print(f"  note: {worth['note']}")
+
+
+def say_folds(found: Mapping[str, Any], sweep: Any) -> None:
+    """What the winner's knobs come to over folds, and their ensemble on test."""
+    from cxr_ray import sweeps
+
+    print(f"the winner's knobs on {len(found['runs'])} folds:")
+    for name, one in found["objectives"].items():
+        print(f"  {name} {one['mean']:.4f} (deviation between folds {one['deviation']:.4f})")
+    if found["test"]:
+        order = sweeps.headline(sweep.info["metrics"], sweep.info["labels"])
+        print(f"  their ensemble on test: {_on_test(found['test'], order)}")
 
 
 def _on_test(test: Mapping[str, Any], order: Sequence[tuple[str, str]]) -> str:
