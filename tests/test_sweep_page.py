@@ -332,6 +332,27 @@ def test_several_objectives_show_what_no_trial_beats(tmp_path: Path) -> None:
     assert {r[0] for r in rows} == front and "at least as good in all" in words(page)
 
 
+@pytest.mark.parametrize(("kind", "written", "said"), [("loguniform", 0.0, "0"), ("uniform", None, "null")])
+def test_an_interval_keeps_its_axis_where_the_config_as_written_lies_off_it(kind: str, written: Any, said: str) -> None:
+    """No weight decay beside 1e-6 to 1e-2, no clipping beside 0.5 to 5."""
+    ends = [1e-6, 1e-2]
+    scale = draw.scale("x", [written, 1e-4, 1e-3], kind, ends)
+    plain = draw.scale("x", [1e-4, 1e-3], kind, ends)
+    assert (scale.kind, scale.low, scale.high) == (plain.kind, 1e-6, 1e-2) and scale.off == (said,)
+    assert scale.place(written) == 0.0 and np.isnan(scale.at(written)) and plain.off == ()
+    for value in (1e-6, 1e-4, 1e-2):
+        assert scale.at(value) == value and scale.place(value) == pytest.approx(0.1 + 0.9 * plain.place(value))
+    assert scale.ticks()[0] == (0.0, said) and len(scale.ticks()) == len(plain.ticks()) + 1
+
+
+def test_a_base_off_the_axis_is_drawn(tmp_path: Path) -> None:
+    space = {"optim.weight_decay": {"loguniform": [1e-6, 1e-2]}, "optim.clip_norm": {"uniform": [0.5, 5.0]}}
+    sweep = make_sweep(tmp_path / "s", trials=4, labels=THREE, failed=(), epochs=1, space=space)
+    assert sweep.config.optim.weight_decay == 0 and sweep.config.optim.clip_norm is None
+    sweep_page.write(sweep)
+    assert {"knob-optim_weight_decay.png", "parallel.png"} <= {p.name for p in (sweep.path / "figures").iterdir()}
+
+
 def test_less_is_better(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path / "s", trials=4, failed=(), labels=THREE, metric="val/loss", mode="min", epochs=2)
     page = sweep_page.write(sweep).read_text(encoding="utf-8")

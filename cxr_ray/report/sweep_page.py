@@ -397,7 +397,7 @@ def _figures(
     if len(judged) > 1 and scales:
         out["parallel"] = (draw.parallel, shown, places, (*scales.values(), goal))
     for knob, scale in scales.items():
-        given = tuple(text(r.knobs[knob]) if scale.kind == "choice" else float(r.knobs[knob]) for r in judged)
+        given = tuple(text(r.knobs[knob]) if scale.kind == "choice" else r.knobs[knob] for r in judged)
         out[f"knob-{knob}"] = (draw.knob, shown, scale, given, y, title(tune.metrics[0]))
     forest = _forest(judged, info, config)
     if forest is not None:

@@ -21,6 +21,8 @@ from cxr_ray.report.plots import ACCENT, INK, MENDED, QUIET, STYLE, shade, svg
 PALE = "#c3cfd9"
 """A trial that is neither the best nor the config as written."""
 MARK = "trial-"
+FOOT = 0.1
+"""Share of an upright below its interval, where the config as written says what the interval cannot hold."""
 
 
 class Shown(NamedTuple):
@@ -46,17 +48,25 @@ class Scale(NamedTuple):
     """Of kind choice, in their order."""
     down: bool = False
     """Whether less is better: the head of an upright is then `low`."""
+    off: tuple[str, ...] = ()
+    """Of an interval what the config as written says and the axis cannot hold: null, or 0 on a logarithm's. It stands at the foot."""
 
     def at(self, value: Any) -> float:
-        """The value as a number on an axis: of a choice its place among them."""
-        return float(self.choices.index(text(value))) if self.kind == "choice" else float(value)
+        """The value as a number on an axis: of a choice its place among them; NaN for what the axis cannot hold."""
+        if self.kind == "choice":
+            return float(self.choices.index(text(value)))
+        return math.nan if text(value) in self.off else float(value)
 
     def place(self, value: Any) -> float:
         """The value on an upright, from its foot (0) to its head (1)."""
         if self.kind == "choice":
             return 0.5 if len(self.choices) == 1 else self.at(value) / (len(self.choices) - 1)
+        if text(value) in self.off:
+            return 0.0
         low, high, here = (math.log(v) if self.kind == "log" else v for v in (self.low, self.high, float(value)))
         share = 0.5 if high == low else (here - low) / (high - low)
+        if self.off:  # which have the foot for themselves
+            share = FOOT + (1 - FOOT) * share
         return 1 - share if self.down else share
 
     def ticks(self) -> list[tuple[float, str]]:
@@ -70,20 +80,25 @@ class Scale(NamedTuple):
             values = [self.low]
         else:
             values = [v for v in MaxNLocator(5).tick_values(self.low, self.high) if self.low <= v <= self.high]
-        return [(self.place(v), text(float(v))) for v in values]
+        return [*((0.0, said) for said in self.off), *((self.place(v), text(float(v))) for v in values)]
 
 
 def scale(title: str, values: Sequence[Any], kind: str, declared: Sequence[Any] = (), *, down: bool = False) -> Scale:
     """The scale of the values that the trials had and of those that the space declares: its ends, or its choices in their order.
     `kind` as in a search space; numbers of another kind (a list's) are choices while they are few."""
     values = [*declared, *values]
+    off: tuple[str, ...] = ()
+    if kind in ("loguniform", "uniform", "integer") and declared:
+        held = [v for v in values if v is not None and (kind != "loguniform" or v > 0)]
+        off = tuple(dict.fromkeys(text(v) for v in values if v not in held))
+        values = held
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     few = len({text(v) for v in values}) <= 6
     if not numbers or kind == "choice" or (kind not in ("loguniform", "uniform", "integer") and few):
         order = sorted(values) if numbers else values
         return Scale(title, "choice", choices=tuple(dict.fromkeys(map(text, order))))
     log = kind == "loguniform" and min(values) > 0
-    return Scale(title, "log" if log else "linear", float(min(values)), float(max(values)), down=down)
+    return Scale(title, "log" if log else "linear", float(min(values)), float(max(values)), down=down, off=off)
 
 
 def text(value: Any) -> str:
@@ -132,7 +147,8 @@ def knob(shown: Sequence[Shown], scale: Scale, value_T: Sequence[Any], y_T: Sequ
     if scale.kind == "log":
         axes.set_xscale("log")
     for one, value, y in zip(shown, value_T, y_T, strict=True):
-        _dot(axes, one, scale.at(value) + (_spread(one.name) if names else 0.0), y)
+        if not math.isnan(x := scale.at(value)):
+            _dot(axes, one, x + (_spread(one.name) if names else 0.0), y)
     if names:
         axes.set_xticks(range(len(names)), [n if len(n) <= 12 else n[:11] + "…" for n in names])
         axes.set_xlim(-0.5, len(names) - 0.5)
