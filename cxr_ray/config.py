@@ -313,7 +313,7 @@ class Tune(Section):
     mode: Literal["auto"] | Mode | list[Literal["auto"] | Mode] = "auto"
     """Whether more of the metric is better; auto: by what it measures, as `train.monitor_mode`; one for all, or one a metric."""
     constraint: MetricName | list[MetricName] | None = None
-    """What the winner must reach besides, such as "val/recall/mean >= 0.8"."""
+    """What the winner must reach besides, such as "val/recall/mean >= 0.8"; a scheduler ranks a trial lower by what it misses."""
     search: Literal["random", "grid", "optuna", "list"] = "random"
     """random draws, grid takes every combination of choices, optuna learns from what it tried, list takes `combinations`."""
     scheduler: Literal["asha", "none", "pbt"] = "asha"
@@ -331,7 +331,7 @@ class Tune(Section):
     """The best so many trials are also judged together, their probabilities averaged; 0: none. With folds this is not read: the
     winner's folds are judged together in any case."""
     max_concurrent: Literal["auto"] | int = "auto"
-    """Trials at once; auto: as many as the cluster has room for."""
+    """Trials at once; auto: as many as the cluster has room for. Under pbt all take turns: leave it at auto."""
     trial_gpus: float | None = Field(default=None, gt=0.0)
     """Share of a GPU for a trial of one worker: 0.25 puts four on one; null: a whole one where there is one."""
     max_time: float | None = Field(default=None, gt=0.0)

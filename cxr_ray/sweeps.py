@@ -21,8 +21,6 @@ from cxr_ray.errors import UserError, unknown
 WAITING, RUNNING, FINISHED, STOPPED, FAILED = "waiting", "running", "finished", "stopped early", "failed"
 ENDED = (FINISHED, STOPPED, FAILED)
 """What is not done again when a sweep goes on."""
-WORTH = ("recall", "auroc", "precision")
-"""The order of worth."""
 
 
 @dataclass(frozen=True)
@@ -335,7 +333,7 @@ def headline(objectives: Sequence[str], labels: Sequence[str]) -> list[tuple[str
     parsed = [name.split("/", 2)[1:] for name in objectives]
     wanted = [(metric, rest[0] if rest else "") for metric, *rest in parsed]
     wanted = [(metric, mean if label == metrics.MEAN else label) for metric, label in wanted]
-    return list(dict.fromkeys([*wanted, *((metric, mean) for metric in WORTH)]))
+    return list(dict.fromkeys([*wanted, *((metric, mean) for metric in metrics.WORTH)]))
 
 
 def at(values: Mapping[str, Any], knob: str) -> Any:

@@ -36,37 +36,42 @@ def tune(
     config: FileFlag = None,
     address: str | None = None,
     resume: str | None = None,
-    refit: Annotated[Literal["none", "best", "folds"], Parameter()] = "none",
+    retry_failed: Annotated[bool, Parameter(negative="")] = False,
+    refit: Literal["none", "best", "folds"] = "none",
 ) -> None:
     """Sweep knobs over one store: many trainings, judged label by label on the same rows.
 
     The file's `tune:` block says the space, how it is searched and what a trial is judged by; the rest of the file is what all
-    trials share. The trials run on a Ray of this machine, or on the cluster at --address.
+    trials share. The trials run on a Ray of this machine, or on the cluster at --address or RAY_ADDRESS.
 
     Parameters
     ----------
     config
         YAML file of knobs with a tune block, or preset:NAME for one that comes with cxr-ray.
     address
-        Ray cluster to run on, such as auto; without it, this machine.
+        Ray cluster to run on, such as auto; without it, the one that RAY_ADDRESS names (every Ray job sets it), else this machine.
     resume
         Folder of a sweep that was stopped or killed: finishes what is left and repeats nothing that ended. Knobs of the tune
         block that change no trial (--tune.trials 32, --tune.max_concurrent 4) may be given besides.
+    retry_failed
+        With --resume: trials that failed go on from their last checkpoints too, once what made them fail is mended.
     refit
         What to train after the sweep by the winner's knobs, on all rows (without data.limit); what is finished is not repeated.
         best: the run `refit` of the sweep. folds: a run for each of tune.folds (else 5) folds by patient, `folds/fold-K`, and
         their ensemble, `folds/ensemble`, judged on test.
     """
+    if retry_failed and resume is None:
+        raise UserError("--retry-failed is of --resume SWEEP; give both, or neither")
     if resume is None:
         wanted = read_config(config, words)
     else:
         wanted = read_sweep(resume, config, words)
-    run(wanted, address=address, refit=refit)
+    run(wanted, address=address, failed_again=retry_failed, refit=refit)
 
 
 def read_config(file: str | None, words: tuple[str, ...]) -> configs.Config:
     """The config of a file with the knobs among `words` laid over it. Raises `UserError` naming the closest knob."""
-    also = ["--config", "--address", "--resume", "--refit", "--help"]
+    also = ["--config", "--address", "--resume", "--retry-failed", "--refit", "--help"]
     rest, values = flags.parse(words, configs.Config, also=also)
     if rest:
         raise UserError(f"unexpected {shlex.join(rest)}; a sweep is given by a file: cxr-ray tune -c FILE")
@@ -82,19 +87,19 @@ def read_sweep(folder: str, file: str | None, words: tuple[str, ...]) -> configs
             "--resume goes on with the sweep's own config, so -c cannot change it; for another give a new --name"
         )
     found = sweeps.load(folder)
-    rest, values = flags.parse(words, configs.Config, also=["--address", "--refit", "--help"])
+    rest, values = flags.parse(words, configs.Config, also=["--address", "--retry-failed", "--refit", "--help"])
     if rest:
         raise UserError(f"unexpected {shlex.join(rest)} beside --resume")
     config = configs.validate(configs.merge(found.config.model_dump(), values), where="the flags")
     return config.model_copy(update={"name": found.path.name, "output": str(found.path.parent)})
 
 
-def run(config: configs.Config, *, address: str | None = None, refit: str = "none") -> Any:
+def run(config: configs.Config, *, address: str | None = None, failed_again: bool = False, refit: str = "none") -> Any:
     """Sweep as `config` says, tell what came of it, and return the sweep."""
     from cxr_ray.on_ray import tune as on_ray
 
     with shown() as (say, watch):
-        sweep = on_ray.tune(config, address=address, say=say, watch=watch)
+        sweep = on_ray.tune(config, address=address, failed_again=failed_again, say=say, watch=watch)
     from cxr_ray import winner
 
     worth = winner.conclude(sweep)
