@@ -1,7 +1,8 @@
-"""Checkpoints of a run: immutable `step-N/` folders and the pointers `best` and `last`. No pickle.
+"""Checkpoints of a run: `step-N/` folders whose tensors never change, and the pointers `last`, `best` and `judged`. No pickle.
 
 A folder counts once its `manifest.json` is there, which is written last; a pointer is replaced by rename. So a kill at any
-point leaves the previous checkpoint whole. A checkpoint is state, never config.
+point leaves the previous checkpoint whole. What is learnt of a checkpoint later, by judging it, is laid beside its state, and
+counts once the manifest, replaced by rename, lists it. A checkpoint is state, never config.
 """
 
 import json
@@ -15,10 +16,13 @@ import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as dump
 
-from cxr_ray.durable import Written, mendable, sha256, write_whole
+from cxr_ray.durable import mendable, sha256, write_whole
 from cxr_ray.errors import UserError
 
 Tensors = dict[str, torch.Tensor]
+POINTERS = ("last", "best", "judged")
+AMENDED = "judged.json"
+"""What judging has added to a checkpoint's state."""
 
 
 class Checkpoint(NamedTuple):
@@ -28,61 +32,69 @@ class Checkpoint(NamedTuple):
     optimizer: dict[str, Any]
     """A torch optimiser's `state_dict()`."""
     state: dict[str, Any]
-    """Plain JSON: epoch, batches done within it, step, best value."""
+    """Plain JSON: epoch, batches done within it, whether it is judged, step, best value."""
     within: Tensors
-    """What an unfinished epoch has gathered so far; empty between epochs."""
+    """What its epoch has gathered so far; empty for the untrained model."""
 
 
 class Writing:
-    """A checkpoint on its way to `folder/step-N`: its tensors are written in a thread, beside what reads the model and does not
-    change it, as judging. It counts once `end` has written its manifest. The arguments are as in `Checkpoint`; a whole one that is
-    there already is kept."""
+    """A checkpoint on its way to `folder/step-N`: written in a thread, beside what reads the model and does not change it, as
+    judging. It counts, and `last` says it, as soon as it is whole. The arguments are as in `Checkpoint`; what lies there already
+    is written anew."""
 
     def __init__(
-        self, folder: Path, step: int, *, model: Tensors, optimizer: dict[str, Any], within: Tensors | None = None
+        self,
+        folder: Path,
+        step: int,
+        *,
+        model: Tensors,
+        optimizer: dict[str, Any],
+        state: dict[str, Any],
+        within: Tensors | None = None,
     ) -> None:
-        self.place = folder / f"step-{step:08d}"
-        self._step = step
-        tensors, self._rest = _flatten(optimizer)
+        self.place = at(folder, step)
+        tensors, rest = _flatten(optimizer)
         held = {"model.safetensors": model, "optimizer.safetensors": tensors}
         if within:
             held["within.safetensors"] = within
-        self._files: Future[dict[str, Written]] = Future()
-        self._whole = is_whole(self.place)
-        if self._whole:
-            return
+        body = json.dumps({"state": state, "optimizer": rest}, sort_keys=True)
+        self._done: Future[None] = Future()
+        threading.Thread(target=self._write, args=(step, held, body), name="cxr-checkpoint", daemon=True).start()
+
+    def _write(self, step: int, held: dict[str, Tensors], body: str) -> None:
+        place = self.place
         try:
-            shutil.rmtree(self.place, ignore_errors=True)
-            self.place.mkdir(parents=True)
-        except OSError as error:
-            self._files.set_exception(error)  # told by `end`, as all trouble: other ranks wait there, and not here
+            try:
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir(parents=True)
+                files = {name: write_whole(place / name, _dumped(tensors)) for name, tensors in held.items()}
+                files["state.json"] = write_whole(place / "state.json", body)
+                _write_manifest(place, {"step": step, "files": {name: one._asdict() for name, one in files.items()}})
+            except BaseException:
+                shutil.rmtree(place, ignore_errors=True)
+                raise
+            point(place.parent, "last", place)  # where this fails, the pointer may have moved all the same
+        except BaseException as error:
+            self._done.set_exception(mendable(error, place) if isinstance(error, OSError) else error)
         else:
-            threading.Thread(target=self._write, args=(held,), name="cxr-checkpoint", daemon=True).start()
+            self._done.set_result(None)
 
-    def _write(self, held: dict[str, Tensors]) -> None:
-        try:
-            self._files.set_result({name: write_whole(self.place / name, _dumped(t)) for name, t in held.items()})
-        except BaseException as error:
-            self._files.set_exception(error)
-
-    def end(self, state: dict[str, Any]) -> Path:
-        """Write what is left, the manifest last; the checkpoint's folder. Raises `UserError` on a full disk: what was there before
-        stays."""
-        if self._whole:
-            return self.place
-        try:
-            files = dict(self._files.result())
-            body = json.dumps({"state": state, "optimizer": self._rest}, sort_keys=True)
-            files["state.json"] = write_whole(self.place / "state.json", body)
-            said = {name: written._asdict() for name, written in files.items()}
-            manifest = json.dumps({"step": self._step, "files": said}, indent=1, sort_keys=True)
-            write_whole(self.place / "manifest.json", manifest)
-        except BaseException as error:
-            shutil.rmtree(self.place, ignore_errors=True)
-            if isinstance(error, OSError):
-                raise mendable(error, self.place) from None
-            raise
+    def end(self) -> Path:
+        """Wait for it; the checkpoint's folder. Raises `UserError` on a full disk: what was there before stays."""
+        self._done.result()
         return self.place
+
+
+def at(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return folder / f"step-{step:08d}"
+
+
+def amend(place: Path, changes: dict[str, Any]) -> None:
+    """Lay `changes` on the state of a whole checkpoint: all of them, or none where that is cut short."""
+    manifest = json.loads((place / "manifest.json").read_text())
+    manifest["files"][AMENDED] = write_whole(place / AMENDED, json.dumps(changes, sort_keys=True))._asdict()
+    _write_manifest(place, manifest)
 
 
 def is_whole(place: Path) -> bool:
@@ -94,18 +106,54 @@ def is_whole(place: Path) -> bool:
         return False
 
 
-def load(place: Path) -> Checkpoint:
-    """The checkpoint in the folder `place`, checked against its manifest. Raises `UserError` where it is broken."""
+def check(place: Path) -> dict[str, Any]:
+    """The manifest of the checkpoint in the folder `place`, whose files are what was written. Raises `UserError` where one is not."""
     if not is_whole(place):
         raise UserError(f"the checkpoint {place} is not whole; take another, or delete it and start the run again")
-    manifest = json.loads((place / "manifest.json").read_text())
+    manifest: dict[str, Any] = json.loads((place / "manifest.json").read_text())
     for name, said in manifest["files"].items():
         if sha256(place / name) != said["sha256"]:
             raise UserError(f"{place / name} is not what was written (its checksum differs); take another checkpoint")
+    return manifest
+
+
+def is_sound(place: Path) -> bool:
+    """Whether `check` has nothing against the checkpoint. Reads all of it."""
+    try:
+        check(place)
+    except (UserError, OSError):
+        return False
+    return True
+
+
+def load(place: Path) -> Checkpoint:
+    """The checkpoint in the folder `place`, checked against its manifest. Raises `UserError` where it is broken."""
+    files = check(place)["files"]
     body = json.loads((place / "state.json").read_text())
+    later = json.loads((place / AMENDED).read_text()) if AMENDED in files else {}
     optimizer = _unflatten(load_file(place / "optimizer.safetensors"), body["optimizer"])
-    within = load_file(place / "within.safetensors") if "within.safetensors" in manifest["files"] else {}
-    return Checkpoint(load_file(place / "model.safetensors"), optimizer, body["state"], within)
+    within = load_file(place / "within.safetensors") if "within.safetensors" in files else {}
+    return Checkpoint(load_file(place / "model.safetensors"), optimizer, {**body["state"], **later}, within)
+
+
+def latest(folder: Path) -> tuple[Path, str] | None:
+    """The checkpoint to go on from: what `last` says or, where that is damaged, the newest that is sound, and then a line that
+    says so (else an empty one). None where no checkpoint was ever finished. Raises `UserError` where one was, and none is sound."""
+    last = _named(folder, "last")
+    if last is not None and is_sound(last):
+        return last, ""
+    began = any((folder / f"{name}.json").exists() for name in POINTERS)
+    for place in sorted(folder.glob("step-*"), reverse=True):
+        if place != last and is_sound(place):
+            what = "the pointer to the last checkpoint" if last is None else f"the last checkpoint ({last.name})"
+            said = f"warning: {what} is damaged: going on from {place.name}, the newest that is sound"
+            return place, said if began else ""
+    if not began:
+        return None
+    raise UserError(
+        f"no checkpoint in {folder} is sound any more: put back a copy of one with its pointers, or delete that folder to "
+        "train from the start"
+    )
 
 
 def state_of(place: Path) -> dict[str, Any]:
@@ -114,25 +162,34 @@ def state_of(place: Path) -> dict[str, Any]:
 
 
 def point(folder: Path, name: str, place: Path) -> None:
-    """Let the pointer `name` (best, last) say `place`, in one rename."""
+    """Let the pointer `name` (of `POINTERS`) say `place`, in one rename."""
     write_whole(folder / f"{name}.json", json.dumps({"checkpoint": place.name}))
 
 
 def pointed(folder: Path, name: str) -> Path | None:
     """The whole checkpoint that `name` says, or None."""
-    try:
-        place = folder / json.loads((folder / f"{name}.json").read_text())["checkpoint"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return place if is_whole(place) else None
+    place = _named(folder, name)
+    return place if place is not None and is_whole(place) else None
 
 
 def prune(folder: Path) -> None:
-    """Delete checkpoints that neither `best` nor `last` says."""
-    kept = {pointed(folder, "best"), pointed(folder, "last")}
+    """Delete checkpoints that no pointer says. One that is said stays, also where it cannot be read now: a disk may come back."""
+    kept = {_named(folder, name) for name in POINTERS}
     for place in folder.glob("step-*"):
         if place not in kept:
             shutil.rmtree(place, ignore_errors=True)
+
+
+def _named(folder: Path, name: str) -> Path | None:
+    """What the pointer `name` says, whole or not; None where there is no pointer that can be read."""
+    try:
+        return folder / str(json.loads((folder / f"{name}.json").read_text())["checkpoint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write_manifest(place: Path, manifest: dict[str, Any]) -> None:
+    write_whole(place / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True))
 
 
 def _dumped(tensors: Tensors) -> bytes:

@@ -96,10 +96,19 @@ def first_alone(work: Callable[[], None]) -> None:
         raise UserError(said) if kind else RuntimeError(f"rank 0 failed: {said}")
 
 
+def answer_of_first(work: Callable[[], T]) -> T:
+    """What `work()` gives on rank 0 alone, on every rank; what it raises likewise. Small plain objects only, as for `from_first`."""
+    found: list[T] = []
+    first_alone(lambda: found.append(work()))
+    answer: T = from_first(found[0] if found else None)
+    return answer
+
+
 def running_statistics(model: nn.Module) -> torch.Tensor:
     """Batch norm's running means and variances in one vector [P] of fp32, in the order of the modules; P may be 0."""
     held = [buffer.detach().float().reshape(-1) for buffer in _running(model)]
-    return torch.cat(held) if held else torch.zeros(0)
+    # On the model's device also where it is empty: NCCL takes no tensor of the processor's.
+    return torch.cat(held) if held else torch.zeros(0, device=next(model.parameters()).device)
 
 
 def set_running_statistics(model: nn.Module, vector_P: torch.Tensor) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
@@ -79,12 +80,13 @@ def fit(config: cfg.Config, plan: Plan, store: Data, context: Context, run: Run)
 
 
 class _Seen:
-    """What this rank has gathered of an unfinished epoch."""
+    """What this rank has gathered of an epoch that is not judged yet."""
 
     def __init__(self, positions: npt.NDArray[np.int64] | None = None, logits: torch.Tensor | None = None) -> None:
         self._positions = [] if positions is None else [positions]
         self._logits = [] if logits is None else [logits]
         self.batches = 0
+        """Of all ranks together, since the epoch's beginning."""
 
     def add(self, positions_N: npt.NDArray[np.int64], logits_NL: torch.Tensor) -> None:
         self._positions.append(positions_N)
@@ -135,16 +137,22 @@ class _Fit:
         self.folder = run.path / "checkpoints"
         self.done_epochs, self.step = -1, 0
         self.seen = _Seen()
+        self.trained_at: Path | None = None
+        """The checkpoint of the epoch after `done_epochs`, where it is trained and only its judging is left."""
+        self.shortened = False
+        """Whether the time was over within the last epoch, which ended there."""
         self.best: dict[str, Any] | None = None
         self.history: list[dict[str, Any]] = []
         self.seconds, self.began = 0.0, time.perf_counter()
         self.ended: str | None = None
 
     def all_epochs(self) -> dict[str, float]:
-        self._restore()
+        between = self._restore()
         train = self.train
         left = None if train.max_time is None else max(0.0, train.max_time * 60 - self.seconds)
         self.watch = Watch(self.context, minutes=train.checkpoint_minutes, left_s=left)
+        if between:  # the kill may have come before this was asked
+            self._end_early(self.done_epochs, Answer(stop=False, over=left == 0.0, save=False, bad_step=None))
         first = self.done_epochs + 1
         tracker = trackers.open(self.run, self.config, say=self.context.say, epoch=first) if self.first else None
         status: trackers.Status = "failed"
@@ -162,43 +170,69 @@ class _Fit:
 
     def _epochs(self, tracker: trackers.Trackers | None) -> dict[str, float]:
         """Every epoch that is left; the last one's metrics by name."""
-        train = self.train
-        latest: dict[str, float] = {}
-        for epoch in range(self.done_epochs + 1, train.epochs + 1):
+        latest = distributed.answer_of_first(self._told)
+        while self.ended is None and self.done_epochs < self.train.epochs:
             self.began = time.perf_counter()
-            parts: dict[str, Judged] = {}
-            speed = 0.0
-            if epoch:
-                judged, speed = self._train_epoch(epoch)
-                if judged is None:  # ended within
-                    break
-                parts["train"] = judged
-                for model in self._models():
-                    distributed.average_running_statistics(model)
-            # What is judged is what is kept: its tensors are written meanwhile.
-            writing = self._writing() if self.first else None
-            if len(self.plan.rows["val"]):
-                rows = self.plan.rows["val"]
-                parts["val"] = Judged(rows, self.predict(rows), self.plan.truth["val"])
-            values = self._judge(parts)
-            latest = {
-                metrics.name(part, v.metric, v.label): v.value
-                for part, held in values.items()
-                for v in held
-                if v.metric != judging.CONFUSION
-            }
-            distributed.first_alone(lambda: self._end_epoch(epoch, values, parts, speed, writing))  # noqa: B023 - called now
-            if tracker is not None:
-                tracker.log(epoch, latest)
-            self.done_epochs, self.seen = epoch, _Seen()
+            epoch = self.done_epochs + 1
+            found = self._epoch(epoch)
+            if found is not None and tracker is not None:
+                tracker.log(epoch, found)
             self.seconds += time.perf_counter() - self.began
+            if found is None:
+                break
+            latest = found
             self.context.report(
                 {"epoch": epoch, **latest}, checkpoints.pointed(self.folder, "last") if self.first else None
             )
             self._end_early(epoch, self.watch.look_up())
-            if self.ended is not None:
-                break
         return latest
+
+    def _epoch(self, epoch: int) -> dict[str, float] | None:
+        """One epoch trained, judged and kept; its metrics by name, or None where it was stopped within."""
+        speed, writing = 0.0, None
+        if epoch and self.trained_at is None:
+            speed = self._train_epoch(epoch)
+            if self.ended is not None:
+                return None
+            for model in self._models():
+                distributed.average_running_statistics(model)
+        parts = {"train": self._as_trained(epoch)} if epoch else {}
+        if self.first and self.trained_at is None:
+            # Written while val is judged, and counted from then on: a kill meanwhile costs the judging alone.
+            within = {"logits": parts["train"].logits} if epoch else None
+            writing = self._writing(self._state(epoch), within)
+
+        def place() -> Path:
+            return self.trained_at if writing is None else writing.end()  # type: ignore[return-value]
+
+        if len(self.plan.rows["val"]):
+            rows = self.plan.rows["val"]
+            logits = self.predict(rows)
+            if logits is None:
+                self.ended = "stop"
+                distributed.first_alone(lambda: self._stopped_judging(epoch, place()))
+                return None
+            parts["val"] = Judged(rows, logits, self.plan.truth["val"])
+        values = self._judge(parts)
+        distributed.first_alone(lambda: self._end_epoch(epoch, values, parts, speed, place()))
+        self.done_epochs, self.seen, self.trained_at = epoch, _Seen(), None
+        return {
+            metrics.name(part, v.metric, v.label): v.value
+            for part, held in values.items()
+            for v in held
+            if v.metric != judging.CONFUSION
+        }
+
+    def _told(self) -> dict[str, float]:
+        """The metrics by name of the last epoch that was judged; rank 0's to know."""
+        return {
+            metrics.name(row["part"], row["metric"], row["label"]): row["value"]
+            for row in self.history
+            if row["epoch"] == self.done_epochs and row["metric"] != judging.CONFUSION
+        }
+
+    def _stopped_judging(self, epoch: int, place: Path) -> None:
+        self.context.say(f"stopped while judging val of epoch {epoch}, which is trained ({place.name})")
 
     def _end_epoch(
         self,
@@ -206,11 +240,10 @@ class _Fit:
         values: dict[str, list[Value]],
         parts: dict[str, Judged],
         speed: float,
-        writing: checkpoints.Writing | None,
+        place: Path,
     ) -> None:
-        assert writing is not None  # rank 0's
         self._record(epoch, values)
-        self._save(epoch, values, parts, writing)
+        self._save(epoch, values, parts, place)
         for line in judging.epoch_lines(self.config, self.plan, epoch, values, speed, time.perf_counter() - self.began):
             self.context.say(line)
 
@@ -218,7 +251,9 @@ class _Fit:
         """Whether the training ends after this epoch, and why. `best` is rank 0's to know."""
         patience = self.train.patience
         best = distributed.from_first(self.best) if patience is not None else None
-        if epoch == self.train.epochs:
+        if self.shortened:  # said when it was
+            self.ended = "max_time"
+        if epoch == self.train.epochs or self.shortened:
             return
         if answer.stop or answer.over:
             self.ended = "stop" if answer.stop else "max_time"
@@ -280,9 +315,8 @@ class _Fit:
 
     # -- one epoch ----------------------------------------------------------------------------------------------
 
-    def _train_epoch(self, epoch: int) -> tuple[Judged | None, float]:
-        """One pass; the outputs of its own forward passes (as trained, with augmentation), or None where the training ended
-        within; and rank 0's images/s."""
+    def _train_epoch(self, epoch: int) -> float:
+        """One pass, up to where it is stopped (`ended`) or its time is over (`shortened`); rank 0's images/s."""
         plan, train, context = self.plan, self.train, self.context
         rows, truth = plan.rows["train"], plan.truth["train"]
         order = batches.epoch_order(plan.drawn, seed=self.config.seed, epoch=epoch)
@@ -313,12 +347,18 @@ class _Fit:
             if self.watch.due() or last:
                 answer = self.watch.look_up()
                 if answer.bad_step is not None:
-                    self._diverged(epoch, answer.bad_step, rows[order])
-                if not last and (answer.stop or answer.over or answer.save):
+                    self._diverged(epoch, answer.bad_step, rows[order], "the loss of step {} is not a number")
+                if last or answer.stop or answer.over or answer.save:  # a checkpoint is next
+                    self._check_finite(epoch, rows[order])
+                self.shortened = answer.over and not answer.stop and not last
+                if self.shortened:
+                    self._say_shortened(epoch)
+                    break
+                if not last and (answer.stop or answer.save):
                     self._save_within(epoch)
-                    if answer.stop or answer.over:
-                        self.ended = "stop" if answer.stop else "max_time"
-                        return None, 0.0
+                if not last and answer.stop:
+                    self.ended = "stop"
+                    return 0.0
             now = time.perf_counter()
             if self.first and now - said > SAY_EVERY_S:
                 said, share = now, (batch.step + 1) / self.steps_per_epoch
@@ -328,22 +368,45 @@ class _Fit:
                 context.say(f"epoch {epoch}/{train.epochs}  {share:4.0%}  {rate:,.0f} images/s  {left:,.0f} s left")
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        speed = (len(order) - first * train.batch_size) / max(time.perf_counter() - began, 1e-9)
+        done = min(self.seen.batches * train.batch_size, len(order)) - first * train.batch_size
+        return done / max(time.perf_counter() - began, 1e-9)
+
+    def _say_shortened(self, epoch: int) -> None:
+        if self.first:
+            self.context.say(
+                f"train.max_time: {self.train.max_time:g} minutes are over after batch {self.seen.batches} of "
+                f"{self.steps_per_epoch} in epoch {epoch}, which ends here"
+            )
+
+    def _as_trained(self, epoch: int) -> Judged:
+        """The outputs of the epoch's own forward passes (as trained, with augmentation) on all ranks."""
+        order = batches.epoch_order(self.plan.drawn, seed=self.config.seed, epoch=epoch)
         at, logits = self.seen.of_all_ranks(self.device)
         in_order = np.argsort(at)
-        assert np.array_equal(at[in_order], np.arange(len(order))), "an epoch must see every drawn row exactly once"
-        return Judged(rows[order], logits[torch.from_numpy(in_order)], truth[order]), speed
+        whole = len(at) if self.shortened else len(order)
+        assert np.array_equal(at[in_order], np.arange(whole)), "an epoch must see every drawn row exactly once"
+        here = order[:whole]
+        rows, truth = self.plan.rows["train"][here], self.plan.truth["train"][here]
+        return Judged(rows, logits[torch.from_numpy(in_order)], truth)
 
-    def _diverged(self, epoch: int, step: int, row_N: npt.NDArray[np.int64]) -> NoReturn:
+    def _check_finite(self, epoch: int, row_N: npt.NDArray[np.int64]) -> None:
+        """A finite loss may have made a step to weights that are not: no such checkpoint replaces a good one."""
+        moments = [v for slots in self.optimizer.state.values() for v in slots.values() if isinstance(v, torch.Tensor)]
+        held = [*self.model.parameters(), distributed.running_statistics(self.model), *moments]
+        bad = ~torch.stack([tensor.detach().isfinite().all().to(self.device) for tensor in held]).all()
+        if distributed.most_of_ranks(bad.float()).item():
+            self._diverged(epoch, self.step, row_N, "the weights after step {} are not all numbers")
+
+    def _diverged(self, epoch: int, step: int, row_N: npt.NDArray[np.int64], what: str) -> NoReturn:
         """Every rank ends together and says which batch it was; the checkpoints before it stay."""
         size = self.train.batch_size
-        batch = (step - 1) % self.steps_per_epoch
+        batch = self.seen.batches - 1 - (self.step - step)
         here = row_N[batch * size : (batch + 1) * size].tolist()
         if self.first:
             self.run.update(diverged={"epoch": epoch, "step": step, "rows": here})
         kept = checkpoints.pointed(self.folder, "last")
         raise UserError(
-            f"the loss of step {step} (epoch {epoch}) is not a number: the training has diverged: lower optim.lr, or set "
+            f"{what.format(f'{step} (epoch {epoch})')}: the training has diverged: lower optim.lr, or set "
             f"optim.clip_norm; its batch is rows {', '.join(map(str, here[:8]))}{', ...' if len(here) > 8 else ''} of the store "
             f"(all in run.json); {f'the last good checkpoint is {kept.name}' if kept else 'there is no checkpoint yet'}"
         )
@@ -416,12 +479,26 @@ class _Fit:
 
     # -- judging ------------------------------------------------------------------------------------------------
 
-    def predict(self, rows: npt.NDArray[np.int64]) -> torch.Tensor:
-        """Logits [M, L] of store rows [M], in their order, on every rank: each rank predicts a contiguous share once."""
-        mine = rows[batches.rank_slice(len(rows), self.context.rank, self.context.world)]
+    def predict(self, rows: npt.NDArray[np.int64]) -> torch.Tensor | None:
+        """Logits [M, L] of store rows [M], in their order, on every rank: each rank predicts a contiguous share once. None where
+        a stop was asked for meanwhile."""
+        world = self.context.world
+        mine = rows[batches.rank_slice(len(rows), self.context.rank, world)]
         size = self.rows_at_once if self.train.micro_batch else self.train.batch_size
-        logits = forward(self.judged, self.store, mine, self.precision, self.device, batch_size=size)
+        logits = forward(
+            self.judged, self.store, mine, self.precision, self.device, batch_size=size, stop=self._stop_asked
+        )
+        # A rank with a row less may have a batch less, and yet looks up as often as the others.
+        largest = -(-len(rows) // world)
+        fewer = -(-len(mine) // size) < -(-largest // size)
+        if logits is None or (fewer and self._stop_asked()):
+            return None
         return distributed.gather_rows(logits).cpu()
+
+    def _stop_asked(self) -> bool:
+        """Asked after every batch that is judged; all ranks come to one answer."""
+        self.watch.tick()
+        return self.watch.due() and self.watch.look_up().stop
 
     def _drops(self) -> int:
         """How often a plateau of the monitored metric has lowered the rate so far, on every rank."""
@@ -459,15 +536,18 @@ class _Fit:
         lines += [",".join(_cell(row[c]) for c in METRIC_COLUMNS) for row in self.history]
         write_whole(self.run.path / "metrics.csv", "\n".join(lines) + "\n")
 
-    def _writing(self, within: dict[str, torch.Tensor] | None = None) -> checkpoints.Writing:
+    def _writing(self, state: dict[str, Any], within: dict[str, torch.Tensor] | None) -> checkpoints.Writing:
         return checkpoints.Writing(
-            self.folder, self.step, model=self._tensors(), optimizer=self.optimizer.state_dict(), within=within
+            self.folder,
+            self.step,
+            model=self._tensors(),
+            optimizer=self.optimizer.state_dict(),
+            state=state,
+            within=within,
         )
 
-    def _save(
-        self, epoch: int, values: dict[str, list[Value]], parts: dict[str, Judged], writing: checkpoints.Writing
-    ) -> None:
-        """The epoch's checkpoint and, where it is the one to keep, its val predictions; pointers move last."""
+    def _save(self, epoch: int, values: dict[str, list[Value]], parts: dict[str, Judged], place: Path) -> None:
+        """Let the epoch's checkpoint count as judged; where it is the one to keep, with its val predictions, written before."""
         value = metrics.find(values, self.train.monitor)
         sign = 1.0 if self.train.mode == "max" else -1.0
         # The untrained model is judged, and kept only until there is a trained one, however lucky its draw.
@@ -485,20 +565,28 @@ class _Fit:
                     self.run.write_predictions("val", table)
                 if self.config.report.keep_predictions:
                     self.run.write_predictions(f"epochs/{epoch:04d}-{part}", table)
-        place = writing.end(self._state(epoch))
-        if is_best:
-            checkpoints.point(self.folder, "best", place)
-        checkpoints.point(self.folder, "last", place)
+        seconds = self.seconds + time.perf_counter() - self.began
+        checkpoints.amend(place, {"judged": True, "best": self.best, "seconds": seconds})
+        self._point(place)
         checkpoints.prune(self.folder)
+
+    def _point(self, judged: Path | None) -> None:
+        """Let the pointers say what the state says: from it they can be set again after a kill."""
+        if self.best is not None:
+            checkpoints.point(self.folder, "best", checkpoints.at(self.folder, self.best["step"]))
+        if judged is not None and self.train.select == "last":
+            checkpoints.point(self.folder, "judged", judged)
 
     def _predictions(self, judged: Judged) -> Any:
         prob = losses.probabilities(judged.logits, task=self.plan.task).numpy()
         return predictions_table(self.store.index, judged.rows, self.plan.labels, judged.truth, prob)
 
-    def _state(self, epoch: int) -> dict[str, Any]:
+    def _state(self, epoch: int, *, batches_done: int = 0) -> dict[str, Any]:
         return {
             "epoch": epoch,
-            "batches": self.seen.batches % self.steps_per_epoch,  # done of an unfinished epoch
+            "batches": batches_done,  # of an epoch that is not trained to its end
+            "judged": False,
+            "shortened": self.shortened,
             "step": self.step,
             "best": self.best,
             "seconds": self.seconds + time.perf_counter() - self.began,
@@ -508,12 +596,13 @@ class _Fit:
     def _save_within(self, epoch: int) -> None:
         """A checkpoint in the middle of an epoch: also what the epoch has gathered, and every rank's running statistics."""
         at, logits = self.seen.of_all_ranks(self.device)
-        running = distributed.gather_rows(torch.cat([distributed.running_statistics(m) for m in self._models()])[None])
+        running = torch.cat([distributed.running_statistics(m) for m in self._models()])[None]
+        if running.numel():
+            running = distributed.gather_rows(running)
         within = {"positions": torch.from_numpy(at), "logits": logits, "running": running}
 
         def save() -> None:
-            place = self._writing(within).end(self._state(epoch))
-            checkpoints.point(self.folder, "last", place)
+            self._writing(self._state(epoch, batches_done=self.seen.batches), within).end()
             checkpoints.prune(self.folder)
 
         distributed.first_alone(save)
@@ -527,10 +616,12 @@ class _Fit:
         average = {} if self.ema is None else self.ema.state_dict()
         return {**self.model.state_dict(), **{EMA + name: value for name, value in average.items()}}
 
-    def _restore(self) -> None:
-        place = self.context.restore() or checkpoints.pointed(self.folder, "last")
+    def _restore(self) -> bool:
+        """Take up the checkpoint to go on from; whether it is one of this run's own after a whole epoch."""
+        given = self.context.restore()
+        place = given or self._latest()
         if place is None:
-            return
+            return False
         held = checkpoints.load(place)
         state = held.state
         self.model.load_state_dict({name: value for name, value in held.model.items() if not name.startswith(EMA)})
@@ -539,30 +630,80 @@ class _Fit:
         optim.load_state(self.optimizer, held.optimizer)
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
-        own = checkpoints.pointed(self.folder, "last")
-        if own is not None and own.resolve() != place.resolve():  # taken over from another run: its best is not ours
-            self.best = checkpoints.load(own).state["best"]
-        self.done_epochs = state["epoch"] - (1 if state["batches"] else 0)
-        if state["batches"]:
-            # Rank 0 takes what was gathered; as many ranks as before take their own statistics, others the mean.
-            if self.first:
-                self.seen = _Seen(held.within["positions"].numpy(), held.within["logits"].to(self.device))
-            self.seen.batches = state["batches"]
-            running = held.within["running"]
-            same = len(running) == self.context.world
-            mine = (running[self.context.rank] if same else running.mean(dim=0)).to(self.device)
-            for model in self._models():
-                size = len(distributed.running_statistics(model))
-                distributed.set_running_statistics(model, mine[:size])
-                mine = mine[size:]
+        within, due = bool(state["batches"]), False
+        if given is not None:  # taken over from another run: its best is not ours
+            own = checkpoints.pointed(self.folder, "last")
+            self.best = None if own is None else checkpoints.load(own).state["best"]
+        else:
+            self.shortened = state["shortened"]
+            lost = distributed.answer_of_first(self._best_is_lost)
+            if lost:
+                self.best = None
+            # Where the best is lost, this epoch is judged again, as the first of those that are left to choose from.
+            due = not within and (lost or not state["judged"])
+            distributed.first_alone(lambda: self._point(None if within or due else place))
+        self.done_epochs = state["epoch"] - (within or due)
+        self.trained_at = place if due else None
+        if within or due:
+            self._restore_seen(held)
         if self.first:
             table = self.run.metrics
             self.history = table[table["epoch"] <= self.done_epochs].to_dict("records")  # type: ignore[assignment]
-            where = f"batch {state['batches']} of {self.steps_per_epoch} in " if state["batches"] else ""
+            where = f"batch {state['batches']} of {self.steps_per_epoch} in " if within else "training " if due else ""
             self.context.say(f"going on after {where}epoch {state['epoch']} of {self.train.epochs} ({place.name})")
+        return given is None and not within and not due
+
+    def _latest(self) -> Path | None:
+        """Rank 0's answer, so that all go on from the same checkpoint, whatever is written meanwhile."""
+        found = distributed.answer_of_first(lambda: checkpoints.latest(self.folder))
+        if found is None:
+            return None
+        place, warning = found
+        if warning and self.first:
+            self.context.say(warning)
+        return place
+
+    def _best_is_lost(self) -> bool:
+        """Whether the checkpoint of the best epoch was damaged, which is said; rank 0's to ask."""
+        if self.best is None or checkpoints.is_sound(checkpoints.at(self.folder, self.best["step"])):
+            return False
+        self.context.say(
+            f"warning: the checkpoint of the best epoch ({self.best['epoch']}) is damaged or gone: the best is chosen anew, "
+            "from here on"
+        )
+        return True
+
+    def _restore_seen(self, held: checkpoints.Checkpoint) -> None:
+        """Rank 0 takes what the epoch had gathered; as many ranks as before take their own statistics, others the mean."""
+        within = held.within
+        if held.state["epoch"]:
+            logits = within["logits"].to(self.device)
+            at = within["positions"].numpy() if "positions" in within else np.arange(len(logits))
+            kept = slice(None) if self.first else slice(0)
+            self.seen = _Seen(at[kept], logits[kept])
+        self.seen.batches = held.state["batches"]
+        running = within.get("running")
+        if running is None:  # averaged already
+            return
+        same = len(running) == self.context.world
+        mine = (running[self.context.rank] if same else running.mean(dim=0)).to(self.device)
+        for model in self._models():
+            size = len(distributed.running_statistics(model))
+            distributed.set_running_statistics(model, mine[:size])
+            mine = mine[size:]
 
     def _finish(self, status: str) -> None:
         kept = keep(self.run, self.model, self.plan, select=self.train.select, precision=self.precision.name)
+        if status == "finished" and kept is None:
+            raise UserError(
+                f"the checkpoint of the {self.train.select} epoch in {self.folder} is damaged or gone; the same command again "
+                "judges and keeps the newest that is sound"
+            )
+        if status == "finished" and kept == {"epoch": 0, "step": 0} and self.train.epochs:
+            self.context.say(
+                "warning: the training ended before its first step: the model that is kept is untrained; give it more time "
+                "(train.max_time)"
+            )
         self.run.update(
             status=status,
             ended=self.ended,
@@ -586,9 +727,10 @@ class _Fit:
 
 
 def keep(run: Run, model: models.Classifier, plan: Plan, *, select: str, precision: str) -> dict[str, int] | None:
-    """Write the run's `model.safetensors` from the checkpoint that `select` (best, last) says; its epoch and step, or None
-    where there is no checkpoint yet. `model` is the run's architecture; its own weights are not read."""
-    place = checkpoints.pointed(run.path / "checkpoints", select)
+    """Write the run's `model.safetensors` from the checkpoint of the epoch that `select` (best, last) says; its epoch and step,
+    or None where no epoch was judged yet. `model` is the run's architecture; its own weights are not read."""
+    # Not `last`: that one may lie within an epoch, and its predictions of val are those of the epoch before.
+    place = checkpoints.pointed(run.path / "checkpoints", "judged" if select == "last" else select)
     if place is None:
         return None
     tensors, _, state, _ = checkpoints.load(place)
@@ -606,14 +748,18 @@ def forward(
     device: torch.device,
     *,
     batch_size: int,
-) -> torch.Tensor:
-    """Logits [N, L] in fp32 on `device` of store rows [N], in their order, in eval mode without gradients."""
+    stop: Callable[[], bool],
+) -> torch.Tensor | None:
+    """Logits [N, L] in fp32 on `device` of store rows [N], in their order, in eval mode without gradients; None where `stop()`,
+    asked after every batch, is true."""
     model.eval()
     outputs = []
     with torch.inference_mode():
         for _, pixels in batches.judging_batches(store, rows, batch_size=batch_size, hold=memory.holder(device)):
             with how.autocast(device):
                 outputs.append(model(torch.from_numpy(pixels).to(device, non_blocking=True)).float())
+            if stop():
+                return None
         if not outputs:
             outputs.append(model(torch.zeros((0, *store.size), dtype=torch.uint8, device=device)).float())
     return torch.cat(outputs)

@@ -1,5 +1,5 @@
-"""What a training looks up for between its steps: a stop that was asked for, its time, a checkpoint that is due, a loss that
-is not a number. All ranks look up together, about once a second, and come to one answer.
+"""What a training looks up for between its steps, and between the batches that it judges: a stop that was asked for, its time,
+a checkpoint that is due, a loss that is not a number. All ranks look up together, about once a second, and come to one answer.
 """
 
 import math
@@ -22,7 +22,7 @@ class Answer(NamedTuple):
     stop: bool
     """Someone asked for it: write a checkpoint and end."""
     over: bool
-    """`train.max_time` is over: write a checkpoint and end, finished."""
+    """`train.max_time` is over: end the epoch here, judge it, and end, finished."""
     save: bool
     """A checkpoint is due."""
     bad_step: int | None
@@ -45,6 +45,10 @@ class Watch:
     def note(self, step: int, loss: torch.Tensor) -> None:
         """Step `step` had this loss; its value is not waited for."""
         self._losses.append((step, loss.detach()))
+        self.tick()
+
+    def tick(self) -> None:
+        """A step, or a batch that was judged, is done; equally many on every rank."""
         self._steps_since += 1
 
     def due(self) -> bool:

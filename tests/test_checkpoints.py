@@ -34,8 +34,9 @@ KINDS = [
 
 
 def written(folder, number, model, optimizer):
-    writing = checkpoints.Writing(folder, number, model=model.state_dict(), optimizer=optimizer.state_dict())
-    return writing.end({"epoch": number})
+    return checkpoints.Writing(
+        folder, number, model=model.state_dict(), optimizer=optimizer.state_dict(), state={"epoch": number}
+    ).end()
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
@@ -73,7 +74,6 @@ def test_no_file_of_a_checkpoint_is_a_pickle(tmp_path):
 
 def test_it_counts_only_once_the_manifest_is_there(tmp_path):
     place = saved(tmp_path, 1)
-    checkpoints.point(tmp_path, "last", place)
     assert checkpoints.pointed(tmp_path, "last") == place
     (place / "manifest.json").unlink()
     assert checkpoints.pointed(tmp_path, "last") is None
@@ -107,3 +107,47 @@ def test_a_pointer_to_nothing_is_none(tmp_path):
     assert checkpoints.pointed(tmp_path, "last") is None
     (tmp_path / "last.json").write_text("{")
     assert checkpoints.pointed(tmp_path, "last") is None
+
+
+def test_prune_keeps_what_a_pointer_says_though_it_cannot_be_read(tmp_path):
+    """A file server that does not answer for a moment costs no checkpoint."""
+    best, _ = saved(tmp_path, 1), saved(tmp_path, 2)
+    checkpoints.point(tmp_path, "best", best)
+    (best / "manifest.json").rename(best / "away")
+    checkpoints.prune(tmp_path)
+    assert best.exists() and checkpoints.pointed(tmp_path, "best") is None
+
+
+def test_the_newest_that_is_sound_is_gone_on_from(tmp_path):
+    assert checkpoints.latest(tmp_path) is None
+    (tmp_path / "step-00000000").mkdir()  # begun, and killed
+    assert checkpoints.latest(tmp_path) is None
+    places = [saved(tmp_path, n) for n in (1, 2, 3)]
+    assert checkpoints.latest(tmp_path) == (places[2], "")
+    (places[2] / "state.json").write_text("{")
+    flipped = bytearray((places[1] / "model.safetensors").read_bytes())
+    flipped[-1] ^= 1
+    (places[1] / "model.safetensors").write_bytes(flipped)  # of its size, and not what was written
+    found, said = checkpoints.latest(tmp_path)
+    assert found == places[0] and "step-00000003) is damaged: going on from step-00000001" in said
+    (places[0] / "optimizer.safetensors").unlink()
+    with pytest.raises(UserError, match=r"no checkpoint in .* is sound any more: put back a copy"):
+        checkpoints.latest(tmp_path)
+
+
+def test_what_judging_adds_counts_once_the_manifest_lists_it(tmp_path, monkeypatch):
+    place = saved(tmp_path, 1)
+    write = checkpoints.write_whole
+
+    def killed(path, body, **given):
+        if path.name == "manifest.json":
+            raise KeyboardInterrupt
+        return write(path, body, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "write_whole", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.amend(place, {"judged": True})
+    assert checkpoints.load(place).state == {"epoch": 1}
+    checkpoints.amend(place, {"judged": True})
+    assert checkpoints.load(place).state == {"epoch": 1, "judged": True}

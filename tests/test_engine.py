@@ -1,7 +1,7 @@
 """The engine under `LocalContext`, alone and on two gloo ranks: what is learnt, written, resumed, and exactly equal."""
 
-import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cxr_ray import batches, checkpoints, engine, metrics, runs, watch
+from cxr_ray import batches, checkpoints, distributed, engine, metrics, runs, watch
 from cxr_ray import config as cfg
 from cxr_ray import plan as plans
 from cxr_ray.context import LocalContext
@@ -200,15 +200,82 @@ def test_a_stopped_run_goes_on_and_ends_bit_equal(tmp_path):
     pd.testing.assert_frame_equal(whole.metrics, part.metrics)
 
 
-def test_a_half_written_checkpoint_is_not_gone_on_from(tmp_path):
+def _damage(place: Path, *, cut: bool) -> None:
+    """Half of the model's file, or one bit of it flipped."""
+    body = bytearray((place / "model.safetensors").read_bytes())
+    body[len(body) // 2] ^= 1
+    (place / "model.safetensors").write_bytes(body[: len(body) // 2] if cut else body)
+
+
+def _same_end(a: runs.Run, b: runs.Run) -> None:
+    """Finished alike: bit-equal weights, the same metrics and the same predictions of val."""
+    assert a.info["status"] == b.info["status"] == "finished" and a.info["kept"] == b.info["kept"]
+    one, two = final_weights(a), final_weights(b)
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    pd.testing.assert_frame_equal(a.metrics, b.metrics)
+    pd.testing.assert_frame_equal(a.predictions("val"), b.predictions("val"))
+
+
+# Worst by the monitor from epoch 1 on, so that the best stays epoch 1's.
+FALLING = {"train": {"epochs": 4, "monitor": "val/loss", "monitor_mode": "max", "checkpoint_minutes": None}}
+
+
+@pytest.mark.parametrize("cut", [True, False], ids=["cut", "flipped"])
+def test_a_damaged_last_checkpoint_leaves_the_best_one_to_go_on_from(tmp_path, cut, capsys):
+    store = fake_store(60)
+    whole = fit(config(tmp_path, name="whole", **FALLING), store)
+    run = fit(config(tmp_path, name="part", **FALLING), store, StopAfter(3))
+    folder = run.path / "checkpoints"
+    best, last = checkpoints.pointed(folder, "best"), checkpoints.pointed(folder, "last")
+    assert best != last
+    _damage(last, cut=cut)
+    context = LocalContext()
+    run = fit(config(tmp_path, name="part", **FALLING), store, context)
+    said = capsys.readouterr().out
+    assert f"the last checkpoint ({last.name}) is damaged: going on from {best.name}, the newest" in said
+    assert len(context.history) == 3  # epochs 2 to 4
+    _same_end(whole, run)
+
+
+def test_no_sound_checkpoint_is_refused_with_the_mend(tmp_path):
     store = fake_store(60)
     run = fit(config(tmp_path, train={"epochs": 3}), store, StopAfter(1))
-    last = run.path / "checkpoints" / json.loads((run.path / "checkpoints/last.json").read_text())["checkpoint"]
-    body = (last / "model.safetensors").read_bytes()
-    (last / "model.safetensors").write_bytes(body[: len(body) // 2])
-    context = LocalContext(quiet=True)
-    run = fit(config(tmp_path, train={"epochs": 3}), store, context)
-    assert run.info["status"] == "finished" and len(context.history) == 4  # from epoch 0 again, not from half a file
+    folder = run.path / "checkpoints"
+    for place in folder.glob("step-*"):
+        _damage(place, cut=True)
+    with pytest.raises(UserError, match=r"no checkpoint in .*checkpoints is sound.*delete that folder"):
+        fit(config(tmp_path, train={"epochs": 3}), store)
+    for place in [*folder.iterdir()]:
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    assert fit(config(tmp_path, train={"epochs": 3}), store).info["status"] == "finished"
+
+
+def test_where_the_best_is_lost_the_last_epoch_is_judged_again_and_kept(tmp_path, capsys):
+    store = fake_store(60)
+    run = fit(config(tmp_path, **FALLING), store, StopAfter(4))  # stopped after the last epoch: only finishing is left
+    run.update(status="stopped")
+    _damage(checkpoints.pointed(run.path / "checkpoints", "best"), cut=True)
+    before = run.metrics
+    run = fit(config(tmp_path, **FALLING), store, LocalContext())
+    assert "the checkpoint of the best epoch (1) is damaged or gone" in capsys.readouterr().out
+    assert run.info["best"]["epoch"] == run.info["kept"]["epoch"] == 4
+    pd.testing.assert_frame_equal(before, run.metrics)
+    _predictions_are_the_model_s(run, store)
+
+
+def _predictions_are_the_model_s(run: runs.Run, store: FakeStore) -> None:
+    table = run.predictions("val")
+    with torch.inference_mode():
+        prob = saved.read(run.weights).model(torch.from_numpy(store.images(table["row"]))).sigmoid().numpy()
+    np.testing.assert_allclose(table[[f"prob/{k}" for k in store.labels]].to_numpy(), prob, atol=1e-6)
+
+
+class Killed(BaseException):
+    """As a kill: nothing catches it."""
+
+
+def _killed(*_):
+    raise Killed
 
 
 @pytest.fixture
@@ -267,17 +334,165 @@ def test_a_checkpoint_within_an_epoch_is_written_when_due_and_replaced_at_its_en
         patch.setattr(checkpoints, "Writing", noted)
         run = fit(config(tmp_path, **knobs), store)
     steps = -(-len(run.plan.query("part == 'train'")) // 16)
-    assert written == [(0, False), *[(s, True) for s in range(1, steps)], (steps, False)]
+    assert written == [(0, False), *[(s, True) for s in range(1, steps + 1)]]
     assert len(list((run.path / "checkpoints").glob("step-*"))) <= 2
 
 
-def test_time_and_patience_end_a_training_with_what_it_has(tmp_path, every_step):
+class TimeOver:
+    """A `Watch` whose time is over at the n-th step of all."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, step: int) -> None:
+        look_up, note = watch.Watch.look_up, watch.Watch.note
+        self.step = 0
+
+        def noted(own, step, loss):
+            self.step = step
+            note(own, step, loss)
+
+        patch.setattr(watch.Watch, "note", noted)
+        patch.setattr(watch.Watch, "look_up", lambda own: look_up(own)._replace(over=self.step >= step))
+
+
+@pytest.mark.parametrize("select", ["best", "last"])
+@pytest.mark.parametrize("step", [2, 7])
+def test_time_that_is_over_within_an_epoch_ends_the_epoch_there_and_judges_it(
+    tmp_path, every_step, monkeypatch, capsys, step, select
+):
+    """Also within the first one: what is kept is trained, and its predictions are its own."""
     store = fake_store(90)
-    over = fit(config(tmp_path, name="over", train={"epochs": 50, "max_time": 1e-6}), store)
-    assert over.info["status"] == "finished" and over.info["ended"] == "max_time" and over.weights.exists()
-    knobs = {"optim": {"lr": 1e-12}, "train": {"epochs": 50, "patience": 2, "monitor": "val/recall/mean"}}
-    tired = fit(config(tmp_path, name="tired", **knobs), store)
+    knobs = {"epochs": 50, "max_time": 60, "select": select, "monitor": "train/loss", "monitor_mode": "min"}
+    TimeOver(monkeypatch, step)
+    run = fit(config(tmp_path, model={"name": "covid_cnn"}, train=knobs), store, LocalContext())
+    steps = -(-len(run.plan.query("part == 'train'")) // 16)
+    epoch, batch = 1 + (step - 1) // steps, 1 + (step - 1) % steps
+    said = f"train.max_time: 60 minutes are over after batch {batch} of {steps} in epoch {epoch}, which ends here"
+    assert said in capsys.readouterr().out
+    assert run.info["status"] == "finished" and run.info["ended"] == "max_time" and run.info["epochs"] == epoch
+    assert run.info["kept"] == {"epoch": epoch, "step": step}
+    rows = run.metrics.query("epoch == @epoch and part == 'train' and metric == 'loss' and label == ''")["rows"]
+    assert rows.tolist() == [batch * 16]
+    _predictions_are_the_model_s(run, store)
+
+
+def test_a_run_that_died_after_its_shortened_epoch_trains_no_more(tmp_path, every_step, monkeypatch):
+    store = fake_store(90)
+    knobs = {"epochs": 50, "max_time": 60}
+    with monkeypatch.context() as patch:
+        TimeOver(patch, 7)
+        patch.setattr(engine._Fit, "_finish", _killed)
+        with pytest.raises(Killed):
+            fit(config(tmp_path, train=knobs), store)
+    context = LocalContext(quiet=True)
+    run = fit(config(tmp_path, train=knobs), store, context)
+    assert run.info["ended"] == "max_time" and run.info["kept"]["step"] <= 7 and not context.history
+
+
+def test_a_time_too_short_for_one_step_is_warned_of(tmp_path, every_step, capsys):
+    over = fit(config(tmp_path, train={"epochs": 50, "max_time": 1e-6}), fake_store(90), LocalContext())
+    assert over.info["status"] == "finished" and over.info["ended"] == "max_time" and over.info["kept"]["epoch"] == 0
+    assert "warning: the training ended before its first step: the model that is kept is untrained" in (
+        capsys.readouterr().out
+    )
+
+
+TIRED = {"optim": {"lr": 1e-12}, "train": {"epochs": 50, "patience": 2, "monitor": "val/recall/mean"}}
+
+
+def test_patience_ends_a_training(tmp_path):
+    tired = fit(config(tmp_path, name="tired", **TIRED), fake_store(90))
     assert tired.info["ended"] == "patience" and tired.info["epochs"] == tired.info["best"]["epoch"] + 2
+
+
+def test_patience_is_decided_before_going_on(tmp_path, monkeypatch):
+    """A kill between an epoch's checkpoint and the look at patience costs no epoch more."""
+    store = fake_store(90)
+    whole = fit(config(tmp_path, name="whole", **TIRED), store)
+    with monkeypatch.context() as patch:
+        end_early = engine._Fit._end_early
+        last = whole.info["epochs"]
+        patch.setattr(engine._Fit, "_end_early", lambda self, e, a: _killed() if e == last else end_early(self, e, a))
+        with pytest.raises(Killed):
+            fit(config(tmp_path, name="part", **TIRED), store)
+    context = LocalContext(quiet=True)
+    part = fit(config(tmp_path, name="part", **TIRED), store, context)
+    assert part.info["ended"] == "patience" and not context.history
+    _same_end(whole, part)
+
+
+def test_the_seconds_of_an_epoch_that_was_stopped_within_count(tmp_path, every_step, monkeypatch):
+    clock = iter(range(10**6))
+    monkeypatch.setattr(engine.time, "perf_counter", lambda: float(next(clock)))  # each look at it a second later
+    looks = 6  # two of epoch 0, then steps
+    run = fit(config(tmp_path), fake_store(90), StopAfterSteps(looks))
+    kept = checkpoints.load(checkpoints.pointed(run.path / "checkpoints", "last"))
+    assert kept.state["batches"] > 0 and run.info["seconds"] >= kept.state["seconds"]
+
+
+def test_a_stop_is_heard_while_val_is_judged_and_the_epoch_is_judged_first_when_it_goes_on(
+    tmp_path, every_step, monkeypatch
+):
+    store = fake_store(90)
+    knobs = {"model": {"name": "covid_cnn"}, "train": {"epochs": 2, "batch_size": 8}}
+    whole = fit(config(tmp_path, name="whole", **knobs), store)
+    steps = -(-len(whole.plan.query("part == 'train'")) // 8)
+    judgings = -(-len(whole.plan.query("part == 'val'")) // 8)
+    assert judgings > 1
+    for name, looks in (("zero", 1), ("one", judgings + 1 + steps + 1)):
+        part = fit(config(tmp_path, name=name, **knobs), store, StopAfterSteps(looks))
+        kept = checkpoints.load(checkpoints.pointed(part.path / "checkpoints", "last"))
+        assert part.info["status"] == "stopped" and not kept.state["judged"] and not kept.state["batches"]
+        assert kept.state["epoch"] == (name == "one") and part.info["epochs"] == kept.state["epoch"] - 1
+        with monkeypatch.context() as patch:
+            trained = _epochs_of_steps(patch)
+            _same_end(whole, fit(config(tmp_path, name=name, **knobs), store))
+        assert trained.count(1) == (0 if name == "one" else steps)
+
+
+def _epochs_of_steps(patch: pytest.MonkeyPatch) -> list[int]:
+    """The epoch of every step that is made from now on."""
+    forward, seen = engine._Fit._forward_backward, []
+    patch.setattr(
+        engine._Fit, "_forward_backward", lambda self, b, epoch, s: seen.append(epoch) or forward(self, b, epoch, s)
+    )
+    return seen
+
+
+def test_a_stop_within_an_epoch_keeps_the_model_whose_predictions_are_there(tmp_path, every_step):
+    store = fake_store(90)
+    knobs = {"model": {"name": "covid_cnn"}, "train": {"epochs": 3, "select": "last"}}
+    run = fit(config(tmp_path, **knobs), store, StopAfterSteps(2 + 1 + 2))
+    assert checkpoints.load(checkpoints.pointed(run.path / "checkpoints", "last")).state["batches"] > 0
+    assert run.info["kept"]["epoch"] == run.info["epochs"] == 0
+    _predictions_are_the_model_s(run, store)
+
+
+@pytest.mark.parametrize("when", ["within", "end"])
+def test_weights_that_are_no_numbers_replace_no_checkpoint(tmp_path, every_step, monkeypatch, when):
+    """The loss of the step was finite; its update was not, and nothing came after it that could tell."""
+    store = fake_store(90)
+    monkeypatch.setattr(watch, "LOOK_UP_S", 0.0)
+    split = {"split": {"val": 0.25 if when == "within" else 0, "test": 0}}
+    knobs = {"train": {"epochs": 3, "checkpoint_minutes": 1e-9, "monitor": "train/loss", "log_rows": True}}
+    plan = plans.build(store, config(tmp_path, data=split).data, seed=0)
+    steps = -(-int(plan.drawn.sum()) // 16)
+    batch = 1 if when == "within" else steps - 1
+    step = engine._Fit._step
+
+    def poisoned(self, given, epoch, drops):
+        outputs = step(self, given, epoch, drops)
+        if (epoch, given.step) == (2, batch):
+            with torch.no_grad():
+                next(self.model.parameters()).view(-1)[0] = float("inf")
+        return outputs
+
+    monkeypatch.setattr(engine._Fit, "_step", poisoned)
+    with pytest.raises(UserError, match=rf"the weights after step {steps + batch + 1} \(epoch 2\) are not all numbers"):
+        fit(config(tmp_path, data=split, **knobs), store)
+    run = runs.load(tmp_path / "run")
+    assert run.info["diverged"]["rows"] == next(r for e, s, r in _rows_in_order(run) if (e, s) == (2, batch))
+    for place in (run.path / "checkpoints").glob("step-*"):
+        assert all(torch.isfinite(t).all() for t in checkpoints.load(place).model.values())
+    assert checkpoints.load(checkpoints.pointed(run.path / "checkpoints", "last")).state["step"] == steps + batch
 
 
 def test_a_loss_that_is_not_a_number_names_its_batch_and_keeps_the_last_checkpoint(tmp_path, every_step, monkeypatch):
@@ -298,10 +513,6 @@ def test_a_loss_that_is_not_a_number_names_its_batch_and_keeps_the_last_checkpoi
     assert run.info["diverged"]["rows"] == rows and f"rows {rows[0]}, " in str(said.value)
     kept = checkpoints.load(checkpoints.pointed(run.path / "checkpoints", "last"))
     assert kept.state["epoch"] == 1 and all(torch.isfinite(t).all() for t in kept.model.values())
-
-
-class Killed(BaseException):
-    """As a kill: nothing catches it."""
 
 
 def test_a_run_killed_at_any_write_goes_on_from_a_whole_checkpoint(tmp_path, monkeypatch):
@@ -523,3 +734,79 @@ def test_a_rank_without_rows_still_answers():
             assert [list(range(count))[batches.rank_slice(count, r, world)] for r in range(world)] == [
                 c.tolist() for c in cut
             ]
+
+
+def test_statistics_lie_on_the_model_s_device_also_where_there_are_none():
+    """NCCL takes no tensor of the processor's, also no empty one."""
+    assert distributed.running_statistics(torch.nn.Linear(2, 2, device="meta")).device.type == "meta"
+
+
+def test_a_network_without_batch_norm_gathers_no_statistics(tmp_path, every_step, monkeypatch):
+    gather, widths = distributed.gather_rows, []
+    monkeypatch.setattr(distributed, "gather_rows", lambda mine: widths.append(mine.shape[1:].numel()) or gather(mine))
+    run = fit(config(tmp_path), fake_store(90), StopAfterSteps(6))
+    assert checkpoints.load(checkpoints.pointed(run.path / "checkpoints", "last")).state["batches"] > 0
+    assert widths and 0 not in widths
+
+
+@pytest.mark.parametrize(("monitor", "mode"), [("val/f1/mean", "max"), ("val/auroc/Edema", "max"), ("val/loss", "max")])
+def test_the_epoch_of_the_best_value_is_kept(tmp_path, monitor, mode):
+    store = fake_store(60)
+    train = {"epochs": 4, "batch_size": 16, "monitor": monitor, "monitor_mode": mode}
+    run = fit(config(tmp_path, optim={"lr": 1e-3}, train=train), store)
+    table = run.metrics.query("epoch > 0")
+    named = (table["part"] + "/" + table["metric"] + "/" + table["label"]).str.rstrip("/") == monitor
+    values = table[named].set_index("epoch")["value"].astype(float)
+    assert values.nunique() > 1
+    best = int(values.idxmax())  # the first of equals
+    assert run.info["best"] == {**run.info["best"], "epoch": best, "value": values[best]}
+    assert run.info["kept"]["epoch"] == best
+    _predictions_are_the_model_s(run, store)
+
+
+def _diverge(output: str) -> None:
+    watch.LOOK_UP_S = 0.0
+    context = LocalContext(quiet=True)
+    step = engine._Fit._forward_backward
+
+    def poisoned(self, batch, epoch, scale):
+        outputs, loss = step(self, batch, epoch, scale)
+        bad = (epoch, batch.step) == (2, 1) and context.rank == 1  # the other rank's own loss is a number
+        return outputs, loss * float("nan") if bad else loss
+
+    engine._Fit._forward_backward = poisoned
+    try:
+        fit(config(Path(output), train={"epochs": 3, "log_rows": True}), fake_store(90), context)
+    except UserError as error:
+        (Path(output) / f"said-{context.rank}.txt").write_text(str(error))
+
+
+def test_a_loss_that_is_not_a_number_on_one_rank_ends_both(tmp_path):
+    on_ranks(2, tmp_path, _diverge, str(tmp_path))
+    run = runs.load(tmp_path / "run")
+    rows = next(rows for epoch, number, rows in _rows_in_order(run) if (epoch, number) == (2, 1))
+    assert len(rows) == 16 and run.info["diverged"]["rows"] == rows  # of both ranks
+    for rank in (0, 1):
+        assert f"rows {rows[0]}, {rows[1]}, " in (tmp_path / f"said-{rank}.txt").read_text()
+
+
+def _stopped_judging(output: str) -> None:
+    """21 val rows in batches of 5: one rank has 11 and looks up three times, the other 10 and two batches."""
+    watch.LOOK_UP_S = 0.0
+    knobs = {"data": {"split": {"by": "image", "val": 21 / 80, "test": 0}}, "train": {"epochs": 2, "micro_batch": 5}}
+    store = fake_store(80, images_a_patient=1)
+    whole = fit(config(Path(output), name="whole", **knobs), store)
+    assert len(whole.plan.query("part == 'val'")) == 21
+    for looks in (2, 3 + 1 + 4 + 2):  # at the last look of epoch 0's judging, at that of epoch 1's
+        fit(config(Path(output), name=f"part{looks}", **knobs), store, StopAfterSteps(looks))
+        torch.distributed.barrier()
+        place = checkpoints.pointed(Path(output) / f"part{looks}" / "checkpoints", "last")
+        assert not checkpoints.load(place).state["judged"]
+        torch.distributed.barrier()
+        fit(config(Path(output), name=f"part{looks}", **knobs), store)
+
+
+def test_two_ranks_stop_together_while_they_judge(tmp_path):
+    on_ranks(2, tmp_path, _stopped_judging, str(tmp_path))
+    for looks in (2, 10):
+        _same_end(runs.load(tmp_path / "whole"), runs.load(tmp_path / f"part{looks}"))
