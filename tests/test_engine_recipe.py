@@ -6,14 +6,14 @@ import pandas as pd
 import pytest
 import torch
 
-from cxr_ray import checkpoints, models, optim, runs
+from cxr_ray import checkpoints, models, optim, runs, watch
 from cxr_ray import config as cfg
 from cxr_ray.context import LocalContext
 from cxr_ray.errors import UserError
 from cxr_ray.models import saved
 from tests.fakes.ranks import on_ranks
 from tests.fakes.store import fake_store
-from tests.test_engine import StopAfter, config, final_weights, fit
+from tests.test_engine import StopAfter, StopAfterSteps, config, final_weights, fit
 
 DATA = {"blank": "ignore", "split": {"by": "image", "val": 0.25, "test": 0}}
 EVERYTHING = {
@@ -47,6 +47,25 @@ def test_a_stopped_run_of_every_option_goes_on_and_ends_bit_equal(tmp_path: Path
     whole = fit(config(tmp_path, **knobs, name="whole"), store)
     part = fit(config(tmp_path, **knobs, name="part"), store, StopAfter(1))
     assert part.info["status"] == "stopped" and part.info["epochs"] == 1
+    part = fit(config(tmp_path, **knobs, name="part"), store)
+    a, b = final_weights(whole), final_weights(part)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    pd.testing.assert_frame_equal(whole.metrics, part.metrics)
+
+
+@pytest.mark.parametrize("looks", [4, 11, 18])  # one a batch and one an epoch: within the epochs 1, 2 and 3
+def test_a_run_of_every_option_cut_within_an_epoch_ends_bit_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: int
+) -> None:
+    """Within the frozen epoch, within those after it; rare label vectors drawn more than once."""
+    monkeypatch.setattr(watch, "LOOK_UP_S", 0.0)
+    store = fake_store(45, unknown=0.2)
+    knobs = everything(tmp_path, data={"oversample_min_count": 4})
+    whole = fit(config(tmp_path, **knobs, name="whole"), store)
+    assert whole.plan["drawn"].max() > 1
+    part = fit(config(tmp_path, **knobs, name="part"), store, StopAfterSteps(looks))
+    place = checkpoints.pointed(part.path / "checkpoints", "last")
+    assert place is not None and checkpoints.load(place).state["batches"] > 0
     part = fit(config(tmp_path, **knobs, name="part"), store)
     a, b = final_weights(whole), final_weights(part)
     assert all(torch.equal(a[k], b[k]) for k in a)
