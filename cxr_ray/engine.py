@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from cxr_ray import (
     checkpoints,
     distributed,
     judging,
+    kept,
     losses,
     memory,
     metrics,
@@ -38,26 +39,12 @@ from cxr_ray.context import Context
 from cxr_ray.durable import write_whole
 from cxr_ray.errors import UserError
 from cxr_ray.metrics import Value
-from cxr_ray.models import norms, saved
+from cxr_ray.models import norms
 from cxr_ray.plan import Plan
 from cxr_ray.runs import METRIC_COLUMNS, Run, predictions_table
 from cxr_ray.watch import Answer, Watch
 
 SAY_EVERY_S = 30.0
-EMA = "ema."
-"""Before the names of the moving average's tensors, which a checkpoint holds beside the model's."""
-
-
-class Data(Protocol):
-    """What the engine needs of a store."""
-
-    @property
-    def index(self) -> Any: ...
-    @property
-    def size(self) -> tuple[int, int]: ...
-    def images(
-        self, rows: npt.NDArray[np.int64], out: npt.NDArray[np.uint8] | None = None
-    ) -> npt.NDArray[np.uint8]: ...
 
 
 class Judged(NamedTuple):
@@ -68,7 +55,7 @@ class Judged(NamedTuple):
     truth: npt.NDArray[np.float32]
 
 
-def fit(config: cfg.Config, plan: Plan, store: Data, context: Context, run: Run) -> dict[str, float]:
+def fit(config: cfg.Config, plan: Plan, store: kept.Data, context: Context, run: Run) -> dict[str, float]:
     """Train `config`'s model on the plan's train rows and judge val at epoch 0 and after every epoch.
 
     Goes on from the run's last whole checkpoint where there is one. Every rank calls it; rank 0 writes the run folder.
@@ -102,13 +89,12 @@ class _Seen:
 class _Fit:
     """One training: what stays the same from step to step, and what is counted."""
 
-    def __init__(self, config: cfg.Config, plan: Plan, store: Data, context: Context, run: Run) -> None:
+    def __init__(self, config: cfg.Config, plan: Plan, store: kept.Data, context: Context, run: Run) -> None:
         self.config, self.plan, self.store, self.context, self.run = config, plan, store, context, run
         self.train = config.train
         self.device, self.first = context.device, context.rank == 0
         self.precision = precision.pick(self.train.precision, self.device)
         torch.manual_seed(config.seed)
-        mean, deviation = gray_statistics(store, plan, config.data.normalize)
         self.loss = losses.build(
             config.loss,
             task=plan.task,
@@ -116,13 +102,8 @@ class _Fit:
             whole=self.train.micro_batch is None,
             mixed=config.augment.mixup > 0.0,
         )
-        self.model = models.build(
-            config.model,
-            outputs=len(plan.labels),
-            image_size=config.data.image_size or store.size,
-            mean=mean,
-            deviation=deviation,
-        )
+        # A file of weights that one node lacks is known to all.
+        self.model = distributed.all_or_none(lambda: kept.build(config, plan, store))
         if self.train.sync_batch_norm:
             norms.over_ranks(self.model, self.device, self.train, rows=int(plan.drawn.sum()), world=context.world)
         self.model.to(self.device, memory_format=self.precision.layout)
@@ -296,17 +277,11 @@ class _Fit:
             torch.stack([one.float().sum() for one in logits]).sum().backward()
 
         self.model.train()
-        mistake: UserError | None = None
-        try:
-            rows = memory.rows_that_fit(step, share)
-        except UserError as error:  # raised once all ranks know, so that none waits for the others
-            rows, mistake = 0, error
+        rows = distributed.all_or_none(lambda: memory.rows_that_fit(step, share))
         self.model.zero_grad(set_to_none=True)
         for name, value in self.model.named_buffers():  # running statistics of pictures that were none
             value.copy_(buffers[name])
         rows = -int(distributed.most_of_ranks(torch.tensor(-rows, device=self.device)))
-        if not rows:
-            raise mistake or UserError("not one image of this size fits the memory of another worker's device")
         if self.first and rows < share:
             self.context.say(
                 f"micro-batches of {rows} rows: a worker's share of {share} does not fit the memory at once"
@@ -404,11 +379,11 @@ class _Fit:
         here = row_N[batch * size : (batch + 1) * size].tolist()
         if self.first:
             self.run.update(diverged={"epoch": epoch, "step": step, "rows": here})
-        kept = checkpoints.pointed(self.folder, "last")
+        good = checkpoints.pointed(self.folder, "last")
         raise UserError(
             f"{what.format(f'{step} (epoch {epoch})')}: the training has diverged: lower optim.lr, or set "
             f"optim.clip_norm; its batch is rows {', '.join(map(str, here[:8]))}{', ...' if len(here) > 8 else ''} of the store "
-            f"(all in run.json); {f'the last good checkpoint is {kept.name}' if kept else 'there is no checkpoint yet'}"
+            f"(all in run.json); {f'the last good checkpoint is {good.name}' if good else 'there is no checkpoint yet'}"
         )
 
     def _step(self, batch: batches.Batch, epoch: int, drops: int) -> torch.Tensor:
@@ -613,8 +588,7 @@ class _Fit:
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """The model's weights and, where one is kept, their moving average under names of its own."""
-        average = {} if self.ema is None else self.ema.state_dict()
-        return {**self.model.state_dict(), **{EMA + name: value for name, value in average.items()}}
+        return kept.joined(self.model.state_dict(), {} if self.ema is None else self.ema.state_dict())
 
     def _restore(self) -> bool:
         """Take up the checkpoint to go on from; whether it is one of this run's own after a whole epoch."""
@@ -624,9 +598,10 @@ class _Fit:
             return False
         held = checkpoints.load(place)
         state = held.state
-        self.model.load_state_dict({name: value for name, value in held.model.items() if not name.startswith(EMA)})
+        weights, average = kept.parted(held.model)
+        self.model.load_state_dict(weights)
         if self.ema is not None:
-            self.ema.load_state_dict(_average(held.model))
+            self.ema.load_state_dict(average)
         optim.load_state(self.optimizer, held.optimizer)
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
@@ -634,6 +609,10 @@ class _Fit:
         if given is not None:  # taken over from another run: its best is not ours
             own = checkpoints.pointed(self.folder, "last")
             self.best = None if own is None else checkpoints.load(own).state["best"]
+            if (
+                self.best is not None and self.best["epoch"] > state["epoch"]
+            ):  # its epoch is trained once more, otherwise
+                self.best = None
         else:
             self.shortened = state["shortened"]
             lost = distributed.answer_of_first(self._best_is_lost)
@@ -679,8 +658,8 @@ class _Fit:
         if held.state["epoch"]:
             logits = within["logits"].to(self.device)
             at = within["positions"].numpy() if "positions" in within else np.arange(len(logits))
-            kept = slice(None) if self.first else slice(0)
-            self.seen = _Seen(at[kept], logits[kept])
+            gathered = slice(None) if self.first else slice(0)
+            self.seen = _Seen(at[gathered], logits[gathered])
         self.seen.batches = held.state["batches"]
         running = within.get("running")
         if running is None:  # averaged already
@@ -693,13 +672,13 @@ class _Fit:
             mine = mine[size:]
 
     def _finish(self, status: str) -> None:
-        kept = keep(self.run, self.model, self.plan, select=self.train.select, precision=self.precision.name)
-        if status == "finished" and kept is None:
+        which = kept.keep(self.run, self.model, self.plan, select=self.train.select, precision=self.precision.name)
+        if status == "finished" and which is None:
             raise UserError(
                 f"the checkpoint of the {self.train.select} epoch in {self.folder} is damaged or gone; the same command again "
                 "judges and keeps the newest that is sound"
             )
-        if status == "finished" and kept == {"epoch": 0, "step": 0} and self.train.epochs:
+        if status == "finished" and which == {"epoch": 0, "step": 0} and self.train.epochs:
             self.context.say(
                 "warning: the training ended before its first step: the model that is kept is untrained; give it more time "
                 "(train.max_time)"
@@ -708,7 +687,7 @@ class _Fit:
             status=status,
             ended=self.ended,
             best=self.best,
-            kept=kept,
+            kept=which,
             epochs=self.done_epochs,
             seconds=round(self.seconds, 2),
             parameters=models.parameter_count(self.model),
@@ -726,23 +705,9 @@ class _Fit:
         return csv.writer(handle)
 
 
-def keep(run: Run, model: models.Classifier, plan: Plan, *, select: str, precision: str) -> dict[str, int] | None:
-    """Write the run's `model.safetensors` from the checkpoint of the epoch that `select` (best, last) says; its epoch and step,
-    or None where no epoch was judged yet. `model` is the run's architecture; its own weights are not read."""
-    # Not `last`: that one may lie within an epoch, and its predictions of val are those of the epoch before.
-    place = checkpoints.pointed(run.path / "checkpoints", "judged" if select == "last" else select)
-    if place is None:
-        return None
-    tensors, _, state, _ = checkpoints.load(place)
-    saved.write(
-        run.weights, model, _average(tensors) or tensors, labels=plan.labels, task=plan.task, precision=precision
-    )
-    return {"epoch": state["epoch"], "step": state["step"]}
-
-
 def forward(
     model: nn.Module,
-    store: Data,
+    store: kept.Data,
     rows: npt.NDArray[np.int64],
     how: precision.Precision,
     device: torch.device,
@@ -763,28 +728,6 @@ def forward(
         if not outputs:
             outputs.append(model(torch.zeros((0, *store.size), dtype=torch.uint8, device=device)).float())
     return torch.cat(outputs)
-
-
-def gray_statistics(store: Data, plan: Plan, normalize: str | tuple[float, float]) -> tuple[float, float]:
-    """Mean and deviation, of gray values in 0 to 1, that the model's input is normalised by.
-
-    dataset: over all pixels of the undrawn train rows, from the mean and variance that ingest kept of each image;
-    imagenet: the mean over the colours of torchvision's (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225)."""
-    if not isinstance(normalize, str):
-        return float(normalize[0]), float(normalize[1])
-    if normalize == "imagenet":
-        return 0.449, 0.226
-    if normalize == "none":
-        return 0.0, 1.0
-    here = store.index["row"].isin(plan.rows["train"])
-    means, variances = store.index.loc[here, "mean"].to_numpy(float), store.index.loc[here, "variance"].to_numpy(float)
-    deviation = float(np.sqrt(variances.mean() + means.var()))
-    return float(means.mean()) / 255.0, max(deviation / 255.0, 1e-6)
-
-
-def _average(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The moving average among a checkpoint's tensors; empty where none was kept."""
-    return {name.removeprefix(EMA): value for name, value in tensors.items() if name.startswith(EMA)}
 
 
 @contextmanager

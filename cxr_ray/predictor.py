@@ -11,8 +11,8 @@ import torch
 
 from cxr_ray import batches, losses, precision, runs
 from cxr_ray.context import pick_device
-from cxr_ray.engine import Data
 from cxr_ray.errors import UserError
+from cxr_ray.kept import Data
 from cxr_ray.models import saved
 
 

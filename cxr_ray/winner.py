@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cxr_ray import compare, engine, ensembles, models, runs, shards, sweeps
+from cxr_ray import compare, ensembles, kept, runs, shards, sweeps
 from cxr_ray import config as cfg
 from cxr_ray.errors import UserError
 from cxr_ray.evaluate import evaluate
@@ -152,11 +152,9 @@ def whole(run: runs.Run) -> None:
     config = run.config
     store = shards.open(run.info["store"]["path"], verify="manifest", cache=config.data.cache)
     plan = runs.plan_of(run, store)
-    mean, deviation = engine.gray_statistics(store, plan, config.data.normalize)
-    size = config.data.image_size or store.size
-    model = models.build(config.model, outputs=len(plan.labels), image_size=size, mean=mean, deviation=deviation)
-    kept = engine.keep(run, model, plan, select=config.train.select, precision=config.train.precision)
-    run.update(status="stopped", kept=kept)
+    model = kept.build(config, plan, store)
+    which = kept.keep(run, model, plan, select=config.train.select, precision=config.train.precision)
+    run.update(status="stopped", kept=which)
 
 
 def _best(sweep: Sweep, best: Ranked) -> None:

@@ -47,6 +47,7 @@ FLOORS = {
     "cxr_ray.context": 2,
     "cxr_ray.watch": 2,
     "cxr_ray.judging": 2,
+    "cxr_ray.kept": 2,
     "cxr_ray.engine": 2,
     "cxr_ray.checkpoints": 2,
     "cxr_ray.distributed": 2,
