@@ -398,7 +398,7 @@ class _Fit:
         # Every rank knows the known cells of the whole batch; DDP averages over ranks, so each scales by the world.
         cells = self.loss.cells(batch.global_truth) if config.loss.reduction == "mean" else 1
         scale = world / max(1, cells)
-        with _compiling(config.train.compile):
+        with _compiling(config.train.compile), memory.enough():
             outputs, loss = self._forward_backward(batch, epoch, scale)
         if config.optim.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
@@ -416,6 +416,10 @@ class _Fit:
         count = len(batch.rows)
         images = torch.from_numpy(batch.images).to(self.device, non_blocking=True)
         truth = torch.from_numpy(batch.truth).to(self.device, non_blocking=True)
+        # Whole: of a part of a pinned page torch does not know when its copy is done and the page may be used again.
+        others = (
+            None if batch.mixed is None else torch.from_numpy(batch.mixed.images).to(self.device, non_blocking=True)
+        )
         size = self.rows_at_once
         outputs = []
         summed = torch.zeros((), device=self.device)
@@ -424,7 +428,7 @@ class _Fit:
         for start in range(0, max(1, count), size):
             piece = slice(start, start + size)
             last = start + size >= count
-            pixels = self._changed(images[piece], batch, piece, epoch)
+            pixels = self._changed(images[piece], None if others is None else others[piece], batch, piece, epoch)
             quiet = nullcontext() if last or self.context.world == 1 else self.net.no_sync()  # type: ignore[operator]
             with quiet:
                 with self.precision.autocast(self.device):
@@ -437,13 +441,14 @@ class _Fit:
             outputs.append(logits.detach().float())
         return torch.cat(outputs), summed
 
-    def _changed(self, images: torch.Tensor, batch: batches.Batch, piece: slice, epoch: int) -> torch.Tensor:
+    def _changed(
+        self, images: torch.Tensor, others: torch.Tensor | None, batch: batches.Batch, piece: slice, epoch: int
+    ) -> torch.Tensor:
         """A piece of the batch, augmented and, with mixup, mixed with its others, which are augmented as their own places say."""
         change = partial(augment, config=self.config.augment, seed=self.config.seed, epoch=epoch)
         pixels = change(images, positions=batch.positions[piece])
-        if batch.mixed is None:
+        if others is None or batch.mixed is None:
             return pixels
-        others = torch.from_numpy(batch.mixed.images[piece]).to(self.device, non_blocking=True)
         others = change(others, positions=batch.mixed.positions[piece])
         return mixup.blend(pixels, others, batch.mixed.share[piece])
 

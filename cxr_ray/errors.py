@@ -8,6 +8,10 @@ class UserError(Exception):
     """A mistake the user can mend: one line that says what, where and the mend. The command line ends with exit 2."""
 
 
+class OutOfMemory(UserError):
+    """A batch does not fit a device's memory. One of several workers may find that alone, in the middle of a step."""
+
+
 class Stopped(Exception):
     """The training was asked to stop and has written a checkpoint. The command line ends with exit 143."""
 

@@ -1,14 +1,15 @@
 """Memory of a device: how many rows fit in it at once, and pages that it can copy from by itself."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from cxr_ray.errors import UserError
+from cxr_ray.errors import OutOfMemory, UserError
 
 
 def rows_that_fit(step: Callable[[int], None], most: int) -> int:
@@ -31,6 +32,18 @@ def rows_that_fit(step: Callable[[int], None], most: int) -> int:
         gc.collect()  # the error's frames hold what was computed
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+@contextmanager
+def enough() -> Iterator[None]:
+    """A step. Raises `OutOfMemory`, which says the mend, where the device's memory does not hold it."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(
+            "a worker's share of the batch does not fit its device's memory: set train.micro_batch to auto (the batch stays what it "
+            "is), or take a smaller data.image_size"
+        ) from error
 
 
 def holder(device: torch.device) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:

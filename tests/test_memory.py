@@ -8,7 +8,7 @@ import torch
 
 from cxr_ray import memory
 from cxr_ray.context import LocalContext
-from cxr_ray.errors import UserError
+from cxr_ray.errors import OutOfMemory, UserError
 from tests.fakes import greedy_model
 from tests.fakes.ranks import on_ranks
 from tests.fakes.store import fake_store
@@ -63,6 +63,13 @@ def test_auto_trains_as_micro_batches_of_what_fits(tmp_path, monkeypatch, capsys
     a, b = final_weights(made["auto"]), final_weights(made["given"])
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert capsys.readouterr().out.count("micro-batches of 4 rows: a worker's share of 16 does not fit") == 1
+
+
+def test_a_step_that_does_not_fit_says_the_mend(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXR_RAY_TEST_ROWS", "4")
+    with pytest.raises(OutOfMemory, match=r"set train\.micro_batch to auto") as caught:
+        fit(config(tmp_path, name="whole", **GREEDY), fake_store(50))
+    assert "\n" not in str(caught.value)
 
 
 def test_auto_where_all_fits_is_the_whole_share(tmp_path, monkeypatch):

@@ -52,7 +52,8 @@ def policies(store, ray_local, tmp_path_factory) -> tuple[Sweep, list[str]]:
         "data.oversample_min_count": {"choice": [0, 40]},
     }
     # replaces the space of the base config whole
-    made = config(store, tmp_path_factory.mktemp("sweeps"), data={"uncertain": {"all": "smooth"}})
+    trackers = {"trackers": ["tensorboard", "mlflow"]}
+    made = config(store, tmp_path_factory.mktemp("sweeps"), data={"uncertain": {"all": "smooth"}}, report=trackers)
     made = made.model_copy(update={"tune": cfg.Tune(search="grid", scheduler="none", space=space)})
     seen = threading.Lock()  # as a terminal's: it cannot be pickled
     return on_ray.tune(made, say=said.append, watch=lambda sweep: seen.acquire(blocking=False)), said
@@ -86,6 +87,34 @@ def test_the_table_has_knobs_and_every_metric_of_every_label(policies):
     long = sweep.run(trial).metrics.query("part == 'val' and metric == 'auroc' and label == 'mean' and epoch == @kept")
     assert table["auroc/mean"][1] == pytest.approx(long["value"].item())
     assert any(line.startswith("trials: 5 to train, 2 at a time") for line in said)
+
+
+def test_tensorboard_and_mlflow_hold_what_the_sweep_s_folder_says(policies):
+    """Both read back by their own programs' readers, after a sweep that Ray has run."""
+    mlflow, plugin = (
+        pytest.importorskip("mlflow.tracking"),
+        pytest.importorskip("tensorboard.plugins.hparams.plugin_data_pb2"),
+    )
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    sweep, _ = policies
+    client = mlflow.MlflowClient(f"sqlite:///{sweep.path.parent / 'mlflow.db'}")
+    found = client.search_runs([client.get_experiment_by_name("sweep").experiment_id])
+    logged = {run.info.run_name: run for run in found}
+    assert set(logged) == {t.name for t in sweep.trials}
+    table = sweep.table().set_index("trial")
+    for trial in sweep.trials:
+        run, auroc = logged[trial.name], trial.values["val/auroc/mean"]
+        assert run.info.status == "FINISHED" and run.data.metrics["kept/val/auroc/mean"] == pytest.approx(auroc)
+        assert run.data.params["data.oversample_min_count"] == str(table["data.oversample_min_count"][trial.name])
+        events = EventAccumulator(str(sweep.run(trial).path))
+        events.Reload()
+        assert events.Scalars("kept/val/auroc/mean")[-1].value == pytest.approx(auroc, abs=1e-6)
+        content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+        given = plugin.HParamsPluginData.FromString(content).session_start_info.hparams
+        assert {
+            name: v.number_value if v.HasField("number_value") else v.string_value for name, v in given.items()
+        } == {knob: table[knob][trial.name] for knob in sweep.info["knobs"]}
 
 
 def test_the_winner_is_a_run_folder_judged_once_on_test(policies):

@@ -17,7 +17,7 @@ from cxr_ray import config as cfg
 from cxr_ray import labels as label_space
 from cxr_ray import leaks, registry, runs, shards, trackers
 from cxr_ray import plan as plans
-from cxr_ray.errors import Stopped, UserError
+from cxr_ray.errors import OutOfMemory, Stopped, UserError
 from cxr_ray.lease import Lease
 from cxr_ray.on_ray.beside import beside
 from cxr_ray.on_ray.room import check_room, total, use_gpus
@@ -285,10 +285,16 @@ def _worker(given: dict[str, Any]) -> None:
     run = runs.load(given["run"])
     config = run.config
     registry.load_plugins(config.plugins)
+    if run.info.get("error"):  # of one worker, which ended the others with it: a new start would find it again
+        return
     try:
         place, cache = run.info["store"]["path"], config.data.cache
         store = distributed.all_or_none(lambda: shards.open(place, verify="none", cache=cache, say=run.log))
         engine.fit(config, runs.plan_of(run, store), store, TrainContext(run), run)
+    except OutOfMemory as error:
+        run.update(status="failed", error=str(error))
+        if config.train.workers > 1:  # the others wait for this one in the middle of a step
+            raise
     except UserError as error:
         # A mistake is the same on every rank and at every new start: say it once and end, rather than fail and retry.
         run.update(status="failed", error=str(error))
