@@ -100,7 +100,7 @@ def coverage(simulations: int = 1000) -> None:
                 # A temperature has no intercept: it is asked of scores whose odds are not shifted.
                 a, b = (prob, prob_t) if method == "platt" else (expit(logit(prob) - 1), expit(logit(prob_t) - 1))
                 table = decide(true[:, None], a[:, None], labels=["a"], task="binary", thresholds_L=[0.5])
-                fitted = calibration.fit(table, method, of)  # type: ignore[arg-type]
+                fitted = calibration.fit(table, method, of)
                 mended = calibration.apply(fitted, b[:, None], ["a"])[:, 0]
                 for k, error in enumerate((fitted["labels"]["a"]["slope_error"], 0.0)):
                     found = calibration.slope(true_t, mended, of_t if k == 0 else None, fit_error=error)

@@ -21,7 +21,7 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -69,11 +69,13 @@ def by_ingest(records: Records, root: Path, out: Path, cores: int) -> None:
 
 def by_tasks(records: Records, root: Path, out: Path, cores: int) -> None:
     """The same work, Ray Data replaced by one `ray.remote` task a shard; the rest is the ingest's own."""
-    task = ray.remote(on_ray._shard)
 
-    def run(todo: list[tuple[int, int, int]], job: on_ray._Job, table: pd.DataFrame) -> list[dict[str, int]]:
+    def run(
+        todo: list[tuple[int, int, int]], job: on_ray._Job, table: pd.DataFrame, task: on_ray.Task = on_ray._shard
+    ) -> Iterator[dict[str, int]]:
         images = [on_ray.put_records(table)]  # in a list it travels as a reference, as it does to Ray Data's tasks
-        return ray.get([task.remote(job, images, {"number": n, "start": a, "stop": b}) for n, a, b in todo])
+        begun = [ray.remote(task).remote(job, images, {"number": n, "start": a, "stop": b}) for n, a, b in todo]
+        yield from ray.get(begun)
 
     held, on_ray._run = on_ray._run, run
     try:

@@ -48,7 +48,7 @@ def main() -> None:
     def pillow(data: bytes, how: Image.Resampling = Image.Resampling.BICUBIC) -> npt.NDArray[np.uint8]:
         return np.asarray(Image.open(io.BytesIO(data)).convert("L").resize(size[::-1], how))
 
-    ways: dict[str, Callable[[bytes], npt.NDArray[np.uint8]]] = {
+    ways: dict[str, Callable[[bytes], npt.NDArray[np.unsignedinteger]]] = {
         "ours": lambda data: decode(data, size).pixels,
         "pillow": pillow,
         "full": lambda data: pillow(data, Image.Resampling.BILINEAR),

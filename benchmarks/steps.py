@@ -99,22 +99,24 @@ def checkpoint(folder: Path, threads: int) -> None:
                     model(images)
             return time.perf_counter() - began
 
+        def written(step: int, name: str = name, model: Any = model, optimizer: Any = optimizer) -> Writing:
+            tensors = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            return Writing(folder / name, step, **tensors, state={"epoch": step})
+
         count = max(2, round(6 / (judge(4) / 4)))
         added, alone = [], []
         for _ in range(5):
             before = judge(count)
             steps += 1
             began = time.perf_counter()
-            writing = Writing(folder / name, steps, model=model.state_dict(), optimizer=optimizer.state_dict())
+            writing = written(steps)
             judge(count)
-            writing.end({"epoch": steps})
+            writing.end()
             both = time.perf_counter() - began
             added.append(both - (before + judge(count)) / 2)
             steps += 1
             began = time.perf_counter()
-            Writing(folder / name, steps, model=model.state_dict(), optimizer=optimizer.state_dict()).end(
-                {"epoch": steps}
-            )
+            written(steps).end()
             alone.append(time.perf_counter() - began)
         beside, by_itself = statistics.median(added), statistics.median(alone)
         print(

@@ -62,8 +62,9 @@ def together(sweep: sweeps.Sweep, ranked: sweeps.Ranked) -> None:
     table, rival = pd.concat(tables, ignore_index=True), pd.concat(rivals, ignore_index=True)
     labels = held_out.found["labels"]
     thumbnail = {"thumbnail": rival[[f"thumbnail/{label}" for label in labels]].to_numpy(float)}
-    by = {"rivals": thumbnail, "bootstrap": 2000, "interval_by": "patient", "seed": 0}
-    found = evaluation(table, labels, "multiclass", 0.5, **by)
+    found = evaluation(
+        table, labels, "multiclass", 0.5, rivals=thumbnail, bootstrap=2000, interval_by="patient", seed=0
+    )
     print(f"seed {run.config.seed}, five folds together: {told(found)}", flush=True)
 
 
@@ -117,8 +118,8 @@ def main() -> None:
         f"deviation of macro F1 between folds {every.std(axis=1, ddof=1).mean():.3f}, between seeds {every.mean(axis=1).std(ddof=1):.3f}"
     )
     winner.conclude(sweep, say=quiet)
-    best = evaluate.evaluate(sweep.path / "best", say=quiet)
-    print(f"the ensemble of the best seed's folds, put aside: {told(best.found)}")
+    ensemble = evaluate.evaluate(sweep.path / "best", say=quiet)
+    print(f"the ensemble of the best seed's folds, put aside: {told(ensemble.found)}")
 
 
 if __name__ == "__main__":

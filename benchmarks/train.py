@@ -63,7 +63,8 @@ def write_store(folder: Path, rows: np.ndarray, pixels: np.ndarray, rng: np.rand
     for row, picture in zip(rows, pixels, strict=True):
         Image.fromarray(picture).save(root / ("finding" if rng.random() < 0.5 else "normal") / f"{row}.png")
     records = sources.load("image_folder", root)
-    return ingest(records, root, folder / "shards", source="image_folder", size=pixels.shape[1:]).path
+    ingest(records, root, folder / "shards", source="image_folder", size=(pixels.shape[1], pixels.shape[2]))
+    return folder / "shards"
 
 
 def config(
