@@ -28,8 +28,8 @@ from cxr_ray.runs import Run
 class Timed(LocalContext):
     """Keeps the lines that the engine says."""
 
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
+    def __init__(self, device: torch.device | None = None) -> None:
+        super().__init__(device=device, quiet=True)
         self.lines: list[str] = []
 
     def say(self, line: str) -> None:
@@ -109,25 +109,36 @@ def on_ray_train(store: Path, output: Path, name: str, **knobs: object) -> list[
 
 
 class Resident:
-    """The bare step on one batch of 32 that stays in memory, fused Adam: the ceiling."""
+    """The bare step on one batch that stays in memory, fused Adam: the ceiling."""
 
-    def __init__(self, store: Path, how: Precision, *, compiled: bool = False) -> None:
-        opened = shards.open(store)
-        self.model = models.build(cfg.Model(), outputs=1, image_size=opened.size, mean=0.5, deviation=0.25)
-        self.model.to(memory_format=how.layout).train()
+    def __init__(
+        self,
+        store: Path,
+        how: Precision,
+        *,
+        name: str = "resnet18",
+        batch: int = 32,
+        device: torch.device | None = None,
+        compiled: bool = False,
+    ) -> None:
+        opened, self.device, self.how = shards.open(store), device or torch.device("cpu"), how
+        self.model = models.build(cfg.Model(name=name), outputs=1, image_size=opened.size, mean=0.5, deviation=0.25)
+        self.model.to(self.device, memory_format=how.layout).train()
         self.net = torch.compile(self.model) if compiled else self.model
         self.optimizer = optim.build(self.model, cfg.Optim())
-        self.images = torch.from_numpy(opened.images(opened.index["row"].to_numpy()[:32]))
-        self.truth, self.how = torch.zeros(32, 1), how
+        self.images = torch.from_numpy(opened.images(opened.index["row"].to_numpy()[:batch])).to(self.device)
+        self.truth = torch.zeros(batch, 1, device=self.device)
 
     def step(self) -> float:
         """One step; its seconds."""
         began = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
-        with self.how.autocast(torch.device("cpu")):
+        with self.how.autocast(self.device):
             logits = self.net(self.images)
         torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), self.truth).backward()
         self.optimizer.step()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         return time.perf_counter() - began
 
 

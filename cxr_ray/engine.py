@@ -94,6 +94,8 @@ class _Fit:
         self.train = config.train
         self.device, self.first = context.device, context.rank == 0
         self.precision = precision.pick(self.train.precision, self.device)
+        if self.device.type == "cuda":  # shapes stay the same, so that trying cuDNN's kernels out pays
+            torch.backends.cudnn.benchmark = True
         torch.manual_seed(config.seed)
         self.loss = losses.build(
             config.loss,
