@@ -1,15 +1,16 @@
 """One live writer a folder, of a run or of an ingest: a lease file, renewed while its holder lives.
 
-The file appears whole and only where none is, on a disk that machines share as well; a dead one's is first put aside by a
-rename, and put back if it turns out to be another. The file's age is measured against a file written now on the same disk, so
-that clocks of two machines need not agree. On the holder's own machine a dead process is known at once; elsewhere its lease
-runs out. Object stores let nobody write only where nothing is: there each waits `SETTLE_S` and looks again, so two are told
-apart unless one was slower than that.
+The file appears only where none is; a dead one's is removed under a lock of the folder. Its age is measured against a file
+written now on the same disk, so that clocks of two machines need not agree. On the holder's own machine a dead process is known
+at once; elsewhere its lease runs out. Where nothing can be locked (object stores, some network disks), and after a dead one of
+another machine, each waits `SETTLE_S` and looks again, so two are told apart unless one was slower than that; it then notices at its
+next renewal that the lease is another's, and ends.
 """
 
-import _thread
 import json
 import os
+import signal
+import sys
 import threading
 import time
 import uuid
@@ -34,15 +35,16 @@ class Lease:
     """The right to write to `folder`, as a context manager. Raises `UserError`, which begins with `busy`, where another
     process holds it.
 
-    A holder that was silent for too long (its machine slept) may find another's lease in its place: `lost` is then set, and a block
-    in the main thread interrupted, so that two do not write to the folder for long: it ends with a `UserError`."""
+    A holder that was silent for too long (its machine slept) may find another's lease in its place. Two must not write to one
+    folder: a block in the main thread is interrupted and raises `UserError`; elsewhere, or where interrupts are ignored, the process
+    says so and ends."""
 
     def __init__(self, folder: Place, *, busy: str | None = None, instead: str = "give another --name") -> None:
         self._file = folder / NAME
         self._busy, self._instead = busy or f"the run {folder} is being trained now", instead
         self._holder = uuid.uuid4().hex
         self._ended = threading.Event()
-        self.lost = threading.Event()
+        self._lost = threading.Event()
 
     def __enter__(self) -> "Lease":
         me = {"holder": self._holder, "pid": os.getpid(), "started": _started(os.getpid()), "on": _machine()}
@@ -52,8 +54,9 @@ class Lease:
         else:
             with one_at_a_time(self._file.parent) as alone:
                 self._take(self._file, alone=alone)
-        interrupts = threading.current_thread() is threading.main_thread()
-        self._thread = threading.Thread(target=self._renew, args=(interrupts,), name="cxr-lease", daemon=True)
+        # Programs that are started in the background may ignore interrupts.
+        hears = threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGINT))
+        self._thread = threading.Thread(target=self._renew, args=(hears,), name="cxr-lease", daemon=True)
         self._thread.start()
         return self
 
@@ -66,45 +69,46 @@ class Lease:
             held = self._read()
             if held is not None and held["holder"] == self._holder:
                 self._file.unlink(missing_ok=True)
-        if self.lost.is_set() and kind is KeyboardInterrupt:
-            raise UserError(
-                f"this process was silent for over {LASTS_S:.0f} s and has lost {self._file.parent} to another, which writes there "
-                "now: wait for that one, or stop it and run the same command again"
-            ) from None
+        if self._lost.is_set() and kind is KeyboardInterrupt:
+            raise UserError(self._said_lost()) from None
+
+    def _said_lost(self) -> str:
+        return (
+            f"this process was silent for over {LASTS_S:.0f} s and has lost {self._file.parent} to another, which writes there now: "
+            "wait for that one, or stop it and run the same command again"
+        )
 
     def _take(self, file: Path, *, alone: bool) -> None:
-        """Make the lease appear where none is, a dead one's put aside first."""
-        mine = file.with_name(f".{NAME}.{self._holder}.new")
+        """Make the lease appear where none is, a dead one removed first; `alone` where no other does that now."""
         settle = False
-        try:
-            write_whole(mine, self._body)
-            while not _appear(mine, file):
-                held = self._read() or self._read(after_s=0.1)  # it may be in the making
-                if held is not None and held["holder"] == self._holder:  # the answer to a link may get lost on NFS
-                    break
-                if held is not None and self._alive(held):
-                    raise self._taken(held)
-                settle |= not alone or (held is not None and held.get("on") != _machine())
-                self._put_aside(file, held)
-        finally:
-            mine.unlink(missing_ok=True)
-        if settle:  # what another machine is about to put aside might be ours
+        while not self._appear(file):
+            held = self._read() or self._read(after_s=0.1)  # it may be in the making
+            if held is not None and held["holder"] == self._holder:  # the answer to a link may get lost on NFS
+                break
+            if held is not None and self._alive(held):
+                raise self._taken(held)
+            settle |= not alone or (held is not None and held.get("on") != _machine())
+            file.unlink(missing_ok=True)
+        if settle:
             self._believe()
 
-    def _put_aside(self, file: Path, dead: dict[str, Any] | None) -> None:
-        """Remove the lease of a dead holder, and no other: one that took its place meanwhile is put back."""
-        aside = file.with_name(f".{NAME}.{self._holder}.old")
+    def _appear(self, file: Path) -> bool:
+        """Let `file` hold this lease, whole, where nothing is; whether it was so."""
+        mine = file.with_name(f".{NAME}.{self._holder}.new")
         try:
-            file.rename(aside)
-        except FileNotFoundError:
-            return
-        try:
-            held = _read(aside)
-            if held is not None and (dead is None or held["holder"] != dead["holder"]):
-                _appear(aside, file)
-                raise self._taken(held)
+            write_whole(mine, self._body)
+            os.link(mine, file)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links: for a moment it may be seen half written
+            try:
+                with file.open("xb") as handle:
+                    handle.write(self._body)
+            except FileExistsError:
+                return False
         finally:
-            aside.unlink(missing_ok=True)
+            mine.unlink(missing_ok=True)
+        return True
 
     def _take_remote(self, file: Remote) -> None:
         held = self._read()
@@ -119,22 +123,30 @@ class Lease:
         if after is None or after["holder"] != self._holder:
             raise self._taken(after or {"pid": "?"})
 
-    def _renew(self, interrupts: bool) -> None:
+    def _renew(self, hears: bool) -> None:
         while not self._ended.wait(RENEW_S):
             try:
                 held = self._read()
                 if held is not None and held["holder"] != self._holder:
-                    self.lost.set()
-                    if interrupts:
-                        _thread.interrupt_main()
+                    self._lost.set()
+                    if not hears:
+                        print(f"error: {self._said_lost()}", file=sys.stderr, flush=True)
+                        os._exit(1)
+                    # A signal, since it also wakes a thread that waits.
+                    signal.pthread_kill(int(threading.main_thread().ident or 0), signal.SIGINT)
                     return
                 self._file.write_bytes(self._body) if isinstance(self._file, Remote) else os.utime(self._file)
             except (OSError, UserError):  # a folder that cannot be reached now may be there again in five seconds
                 continue
 
     def _read(self, *, after_s: float = 0.0) -> dict[str, Any] | None:
+        """Who holds the lease; None where there is none, or none that can be read."""
         time.sleep(after_s)
-        return _read(self._file)
+        try:
+            held: dict[str, Any] = json.loads(self._file.read_text(encoding="utf-8"))
+            return held if "holder" in held else None
+        except (OSError, ValueError):
+            return None
 
     def _alive(self, held: dict[str, Any]) -> bool:
         if held.get("on") == _machine():
@@ -157,31 +169,6 @@ class Lease:
             f"{self._busy}, by {where}; wait for it, stop it, or {self._instead}"
             + ("" if held.get("on") == _machine() else f" (a dead one's lease runs out after {LASTS_S:.0f} s)")
         )
-
-
-def _read(file: Place) -> dict[str, Any] | None:
-    """Who holds the lease in `file`; None where there is none, or none that can be read."""
-    try:
-        held: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return held if "holder" in held else None
-    except (OSError, ValueError):
-        return None
-
-
-def _appear(source: Path, file: Path) -> bool:
-    """Let `file` be what `source` is, at once and only where nothing is; whether it was so."""
-    try:
-        os.link(source, file)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without links
-        try:
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        except FileExistsError:
-            return False
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(source.read_bytes())
-    return True
 
 
 def _machine() -> str:
