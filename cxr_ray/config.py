@@ -383,6 +383,8 @@ class Config(Section):
     """Folder that runs are made in."""
     seed: int = 0
     """Keys every random draw but the split's."""
+    seeds: int = Field(default=1, ge=1)
+    """`cxr-ray train` trains so many runs, with seed, seed + 1, ..., one after the other; `cxr-ray compare` tells their spread."""
     plugins: list[str] = []
     """Modules that register more sources, models, losses."""
     data: Data = Data()

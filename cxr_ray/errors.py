@@ -12,6 +12,10 @@ class OutOfMemory(UserError):
     """A batch does not fit a device's memory. One of several workers may find that alone, in the middle of a step."""
 
 
+class Finished(UserError):
+    """The same run was trained to its end before."""
+
+
 class Stopped(Exception):
     """The training was asked to stop and has written a checkpoint. The command line ends with exit 143."""
 

@@ -21,7 +21,7 @@ import pandas as pd
 from cxr_ray import config as cfg
 from cxr_ray import plan as plans
 from cxr_ray.durable import one_at_a_time, write_whole
-from cxr_ray.errors import UserError, closest
+from cxr_ray.errors import Finished, UserError, closest
 from cxr_ray.labels import nearest
 from cxr_ray.metrics import prevalence as part_prevalence
 
@@ -244,19 +244,18 @@ def prevalence(store: plans.Described, plan: plans.Plan) -> dict[str, Any]:
 
 
 def _check_same(run: Run, config: cfg.Config, store: Mapping[str, Any]) -> None:
-    name = run.path.name
-    if run.info["status"] == "finished":
-        raise UserError(f"the run {name} in {run.path.parent} is finished; give a new --name to train again")
+    name, ended = run.path.name, run.info["status"] == "finished"
     place = {"name", "output"}  # a folder that was moved is the same run
     changed = differences(
         run.config.model_dump(mode="json", exclude=place), config.model_dump(mode="json", exclude=place)
     )
     if changed:
-        raise UserError(
-            f"the run {name} was started with another config ({'; '.join(changed)}); give a new --name, or the same config to go on"
-        )
+        instead = "give a new --name" if ended else "give a new --name, or the same config to go on"
+        raise UserError(f"the run {name} was started with another config ({'; '.join(changed)}); {instead}")
     if run.info["store"]["fingerprint"] != store["fingerprint"]:
         raise UserError(f"the store {store['path']} has changed since the run {name} was started; give a new --name")
+    if ended:
+        raise Finished(f"the run {name} in {run.path.parent} is finished; give a new --name to train again")
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -105,6 +105,11 @@ def prepare(
 ) -> tuple[shards.Store, plans.Plan, cfg.Config]:
     """The store, the plan and the settled config; every name is resolved here, so that no worker starts on a typo."""
     trackers.check(config.report.trackers)
+    if config.seeds > 1:
+        raise UserError(
+            "seeds is for `cxr-ray train`, which trains one after the other: here set seed (in a sweep tune.space.seed: "
+            "{choice: [0, 1, 2]}), and leave seeds at 1"
+        )
     if config.data.shards is None:
         raise UserError("data.shards is not set: give the folder that `cxr-ray ingest` wrote, as --data.shards FOLDER")
     store = shards.open(config.data.shards, verify=config.data.verify, cache=config.data.cache, say=say)

@@ -1,12 +1,13 @@
 """`cxr-ray train`: a config file with flags laid over it, handed to the training."""
 
 import shlex
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from cxr_ray import config as configs
-from cxr_ray.errors import UserError
+from cxr_ray.errors import Finished, UserError
 from cxr_ray.verbs import flags
 
 Words = Annotated[str, Parameter(name="knob", show=False, allow_leading_hyphen=True)]
@@ -64,10 +65,31 @@ def train(*words: Words, config: FileFlag = None, address: str | None = None, re
 
 
 def run(config: configs.Config, *, address: str | None = None) -> Any:
-    """Train as `config` says, tell where the run is, and return it."""
+    """Train as `config` says, tell where the run is, and return it; of several seeds the last one's."""
     from cxr_ray.on_ray import train as on_ray
 
+    if config.seeds > 1:
+        return _run_seeds(config, address)
     made = on_ray.train(config, address=address)
     print(f"run: {made.path.resolve()}")
     print(f"next: cxr-ray evaluate {shlex.quote(str(made.path))}")
     return made
+
+
+def _run_seeds(config: configs.Config, address: str | None) -> Any:
+    """A run for each seed; the same command again goes on with what is not finished."""
+    from cxr_ray import runs
+    from cxr_ray.on_ray import train as on_ray
+
+    name = config.name or runs.default_name(config)
+    made = []
+    for seed in range(config.seed, config.seed + config.seeds):
+        one = config.model_copy(update={"seed": seed, "seeds": 1, "name": f"{name}-seed-{seed}"})
+        try:
+            run = on_ray.train(one, address=address)
+        except Finished:
+            run = runs.load(Path(one.output) / str(one.name))
+        print(f"run: {run.path.resolve()}")
+        made.append(run)
+    print(f"next: cxr-ray compare {' '.join(shlex.quote(str(run.path)) for run in made)}")
+    return made[-1]
