@@ -48,15 +48,17 @@ def store(folder: Path, patients: int, size: int) -> Path:
 
 def config(shards_at: Path, output: Path, name: str, *, epochs: int, **sections: Any) -> cfg.Config:
     """Trials of one thread each over the phantoms."""
-    base = {
+    base: dict[str, Any] = {
         "name": name,
         "output": str(output),
         "data": {"shards": str(shards_at), "split": {"val": 0.3, "test": 0}},
         "model": {"name": "lenet"},
         "train": {"epochs": epochs, "batch_size": 32, "threads": 1},
         "report": {"trackers": []},
-        "tune": {"search": "grid", "scheduler": "none", "base": False, "space": GRID},
+        "tune": {"search": "grid", "scheduler": "none", "base": False},
     }
+    if "space" not in sections.get("tune", {}):
+        base["tune"]["space"] = GRID
     return cfg.validate(cfg.merge(base, sections))
 
 

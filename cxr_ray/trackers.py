@@ -119,6 +119,19 @@ class Trackers:
             self._say(f"warning: {name} gets nothing more of this training, which goes on: {_reason(error)}")
 
 
+def end(run: Run, config: cfg.Config, status: Status, *, say: Callable[[str], None]) -> None:
+    """Tell MLflow how a trial ended whose own process could not: its scheduler may have taken it first, or it died."""
+    held = run.info.get("mlflow_run")
+    if "mlflow" not in config.report.trackers or held is None:
+        return
+    try:
+        to = client(run.path.parents[2])
+        if to.get_run(held).info.status == "RUNNING":
+            to.set_terminated(held, ENDS[status])
+    except Exception as error:
+        say(f"warning: mlflow was not told how {run.path.name} ended: {_reason(error)}")
+
+
 class TensorBoard:
     """An event file in the run folder, its hyperparameters with it where the run is a trial.
 

@@ -241,6 +241,25 @@ def test_a_sweep_is_an_experiment_beside_the_sweeps(out: Path) -> None:
     assert not list((sweep.path / "trials").glob("mlflow.db"))
 
 
+def test_the_end_of_a_trial_whose_process_was_taken_is_told(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = make_sweep(out / "lr-sweep", trials=2, epochs=2, failed=())
+    config = sweep.config.model_copy(update={"report": cfg.Report(trackers=["mlflow"])})
+    first, second = (sweep.run(t) for t in sweep.trials)
+    for run in (first, second):
+        settings = run.config.model_copy(update={"report": config.report})
+        tracker = trackers.open(run, settings, say=pytest.fail)
+        tracker.log(0, values(0.5))
+    tracker.close("finished")
+    for run in (first, second):
+        trackers.end(run, config, "stopped", say=pytest.fail)
+    held = client(out)
+    assert [held.get_run(run.info["mlflow_run"]).info.status for run in (first, second)] == ["KILLED", "FINISHED"]
+    monkeypatch.setattr(trackers, "client", lambda output: 1 / 0)
+    said: list[str] = []
+    trackers.end(first, config, "stopped", say=said.append)  # trouble is a line, and never the sweep's end
+    assert len(said) == 1 and said[0].startswith("warning: mlflow was not told how 0000 ended")
+
+
 @pytest.mark.slow
 def test_trials_that_make_the_store_at_once_do_not_trip_each_other(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")

@@ -33,6 +33,8 @@ from cxr_ray.on_ray.room import Room
 from cxr_ray.on_ray.trial import OBJECTIVE, train_trial
 from cxr_ray.sweeps import ENDED, FAILED, FINISHED, RUNNING, STOPPED, WAITING, Sweep, Trial
 
+TOLD: dict[str, trackers.Status] = {FINISHED: "finished", STOPPED: "stopped", FAILED: "failed"}
+"""How a trial ended, as trackers say it."""
 HALT_S = 60
 """What a trial that its scheduler ends may take to write its model; Ray then kills it."""
 
@@ -416,6 +418,8 @@ class _Seen(ray_tune.Callback):
     def _set(self, name: str, **changes: Any) -> None:
         self._proposals.set(replace(self._proposals.trial(name), **changes))
         self.sweep.write_trials(self._proposals.trials)
+        if changes.get("status") in ENDED and (self.sweep.path / "trials" / name / "run.json").exists():
+            trackers.end(self.sweep.run(name), self.sweep.config, TOLD[changes["status"]], say=self._say)
 
     def _draw(self, *, now: bool = False) -> None:
         if now or time.monotonic() - self._drawn > self.EVERY_S:
