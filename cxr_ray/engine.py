@@ -304,6 +304,7 @@ class _Fit:
         if self.model.freeze(epoch <= self.config.model.freeze_epochs):
             self.net = self._together()
         began = said = time.perf_counter()
+        self.watch.anew()
         self.net.train()
         for batch in batches.train_batches(
             self.store,
@@ -464,6 +465,7 @@ class _Fit:
     def predict(self, rows: npt.NDArray[np.int64]) -> torch.Tensor | None:
         """Logits [M, L] of store rows [M], in their order, on every rank: each rank predicts a contiguous share once. None where
         a stop was asked for meanwhile."""
+        self.watch.anew()
         world = self.context.world
         mine = rows[batches.rank_slice(len(rows), self.context.rank, world)]
         size = self.rows_at_once if self.train.micro_batch else self.train.batch_size

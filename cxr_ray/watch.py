@@ -42,6 +42,10 @@ class Watch:
         self._next = 1  # steps until the next look, the same on every rank
         self._losses: list[tuple[int, torch.Tensor]] = []
 
+    def anew(self) -> None:
+        """Other work begins (training, judging), whose steps last otherwise: the first of them is looked up after."""
+        self._looked, self._steps_since, self._next = time.monotonic(), 0, 1
+
     def note(self, step: int, loss: torch.Tensor) -> None:
         """Step `step` had this loss; its value is not waited for."""
         self._losses.append((step, loss.detach()))
