@@ -194,8 +194,8 @@ def test_what_failed_is_tried_again_when_that_is_asked_for_and_only_then(store, 
     assert [t.status for t in sweep.trials] == [FAILED, FINISHED]  # it died again
 
 
-def test_a_store_that_changed_during_the_sweep_fails_its_trials(store, tmp_path, monkeypatch):
-    made = config(store, tmp_path)
+def test_a_store_that_changed_during_the_sweep_fails_its_trials(store, tmp_path):
+    made = config(store, tmp_path, train={"monitor": "val/auroc/mean", "monitor_mode": "max"})  # as a sweep settles it
     sweep = sweeps.create(
         made, store={"path": str(store), "fingerprint": "another"},
         about={"labels": list(shards.open(store).labels), "metrics": made.tune.metrics},
