@@ -12,7 +12,7 @@ import pandas as pd
 from cxr_ray.config import Report
 from cxr_ray.errors import UserError
 from cxr_ray.labels import PARTS
-from cxr_ray.metrics import FIRST, MEAN, RATES, WHOLE_METRICS, delong, judge, operating
+from cxr_ray.metrics import FIRST, MEAN, RATES, WHOLE_METRICS, Value, delong, judge, operating
 from cxr_ray.metrics.intervals import Samples, bca, bootstrap, jackknife, p_value, percentile
 from cxr_ray.metrics.table import Table
 from cxr_ray.metrics.values import MICRO, WEIGHTED
@@ -60,18 +60,11 @@ def compare(
         report = run.config.report
         rule = rule_of(run, thresholds, labels)
         val = run.predictions("val") if _has(run, "val") else None
-        points[name] = choose(
-            rule, labels, task, val, interval_by=report.interval_by, assurance=report.assurance, rows=len(frame)
-        )
-        limits_L = operating.limits(points[name])
-        tables[name] = table_of(frame, labels, task, limits_L)
-        truth_NL, prob_NL = columns_of(frame, labels, "true"), columns_of(frame, labels, "prob")
-        values[name] = judge(truth_NL, prob_NL, labels=labels, task=task, thresholds_L=limits_L)
+        points[name], tables[name], values[name] = _judged(frame, val, labels, task, rule, report)
     first = runs[0].config.report
     by, group_N = resampled_by(frames[0]["patient"], first.interval_by)
     drawn = first.bootstrap if resamples is None else resamples
-    samples = bootstrap(tables, group_N, resamples=drawn, rng=np.random.default_rng(seed))
-    left_out = jackknife(tables, group_N) if drawn and first.interval == "bca" else {name: {} for name in names}
+    samples, left_out = _drawn(tables, group_N, drawn, first, seed)
     told = []
     for name, run in zip(names, runs, strict=True):
         rows = []
@@ -111,19 +104,37 @@ def of_tables(
         raise UserError("they were judged on different rows")
     tables, values = {}, {}
     for name, frame in (("first", first), ("second", second)):
-        points = choose(
-            thresholds, labels, task, frame,
-            interval_by=report.interval_by, assurance=report.assurance, rows=len(frame),
-        )  # fmt: skip
-        limits_L = operating.limits(points)
-        tables[name] = table_of(frame, labels, task, limits_L)
-        truth_NL, prob_NL = columns_of(frame, labels, "true"), columns_of(frame, labels, "prob")
-        values[name] = judge(truth_NL, prob_NL, labels=labels, task=task, thresholds_L=limits_L)
+        _, tables[name], values[name] = _judged(frame, frame, labels, task, thresholds, report)
     _, group_N = resampled_by(first["patient"], report.interval_by)
-    samples = bootstrap(tables, group_N, resamples=report.bootstrap, rng=np.random.default_rng(seed))
-    exact = report.bootstrap and report.interval == "bca"
-    left_out = jackknife(tables, group_N) if exact else {name: {} for name in tables}
+    samples, left_out = _drawn(tables, group_N, report.bootstrap, report, seed)
     return _pair("first", "second", tables, values, samples, left_out, labels, also=(MICRO, WEIGHTED))["rows"]
+
+
+def _judged(
+    frame: pd.DataFrame,
+    val: pd.DataFrame | None,
+    labels: Sequence[str],
+    task: str,
+    rule: operating.Rule,
+    report: Report,
+) -> tuple[dict[str, operating.Point], Table, list[Value]]:
+    """A predictions table at the thresholds of `rule`, chosen on `val`: these, the decided table, its values."""
+    points = choose(
+        rule, labels, task, val, interval_by=report.interval_by, assurance=report.assurance, rows=len(frame)
+    )
+    limits_L = operating.limits(points)
+    truth_NL, prob_NL = columns_of(frame, labels, "true"), columns_of(frame, labels, "prob")
+    values = judge(truth_NL, prob_NL, labels=labels, task=task, thresholds_L=limits_L)
+    return points, table_of(frame, labels, task, limits_L), values
+
+
+def _drawn(
+    tables: Mapping[str, Table], group_N: npt.NDArray[np.int64], resamples: int, report: Report, seed: int
+) -> tuple[Mapping[str, Samples], Mapping[str, Samples]]:
+    """What the tables give under one set of resamples, and with each group left out where BCa intervals want that."""
+    samples = bootstrap(tables, group_N, resamples=resamples, rng=np.random.default_rng(seed))
+    exact = resamples and report.interval == "bca"
+    return samples, jackknife(tables, group_N) if exact else {name: {} for name in tables}
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
