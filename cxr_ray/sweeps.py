@@ -65,13 +65,17 @@ class Constraint:
 
     def met(self, values: Mapping[str, float]) -> bool:
         """Whether `values` reach it; an undefined metric does not."""
-        value = values.get(self.metric, math.nan)
-        return bool(value >= self.limit if self.above else value <= self.limit)
+        return self.gap(values) <= 0.0
 
-    def missed(self, values: Mapping[str, float]) -> float:
-        """By how much `values` miss it, in its metric's unit; 0 where it is met, 1 where the metric is undefined."""
+    def gap(self, values: Mapping[str, float]) -> float:
+        """By how much `values` miss it, in its metric's unit; at most 0 where it is met, NaN where the metric is undefined."""
         value = values.get(self.metric, math.nan)
-        return 1.0 if math.isnan(value) else max(0.0, self.limit - value if self.above else value - self.limit)
+        return self.limit - value if self.above else value - self.limit
+
+    def missed(self, values: Mapping[str, float], *, undefined: float) -> float:
+        """The `gap`, or `undefined` in the place of NaN."""
+        gap = self.gap(values)
+        return undefined if math.isnan(gap) else gap
 
     def __str__(self) -> str:
         return f"{self.metric} {'>=' if self.above else '<='} {self.limit:g}"
@@ -119,12 +123,18 @@ class Sweep:
     @property
     def trials(self) -> list[Trial]:
         """Every trial that was started or is to be, by number and fold, with what its own run folder says now."""
-        try:
-            held = json.loads((self.path / "trials.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        held = self._held()
+        if not held:
             return []
         monitor = self.config.train
-        return [self._now(Trial(**one), monitor) for one in held]
+        return [self._now(one, monitor) for one in held]
+
+    def _held(self) -> list[Trial]:
+        """The trials as they were written, without what their run folders say."""
+        try:
+            return [Trial(**one) for one in json.loads((self.path / "trials.json").read_text(encoding="utf-8"))]
+        except FileNotFoundError:
+            return []
 
     def write_trials(self, trials: Sequence[Trial]) -> None:
         """Keep which trials there are and how each stands; what it came to is read from its run folder."""
@@ -153,10 +163,10 @@ class Sweep:
 
     def trial(self, name: str) -> Trial:
         """The trial of that name. Raises `UserError` naming the closest one."""
-        held = {t.name: t for t in self.trials}
+        held = {t.name: t for t in self._held()}
         if name not in held:
             raise unknown("trial", name, held, where=f" of {self.path.name}")
-        return held[name]
+        return self._now(held[name], self.config.train)
 
     def run(self, trial: Trial | str) -> runs.Run:
         """The run folder of a trial. Raises `UserError` where it was not started."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from cxr_ray import config as cfg
-from cxr_ray import metrics, sweeps
+from cxr_ray import sweeps
 from cxr_ray.errors import UserError
 from cxr_ray.runs import Run
 
@@ -101,14 +101,7 @@ class Trackers:
 
     def _kept(self) -> dict[str, float]:
         """The objectives at the epoch whose model is kept so far, where they are defined."""
-        table = self._run.metrics
-        table = table[table["part"] == "val"]
-        epoch = sweeps.kept_epoch(table, self._train)
-        here = table[table["epoch"] == epoch]
-        named = {
-            metrics.name("val", m, k): float(v)
-            for m, k, v in zip(here["metric"], here["label"], here["value"], strict=True)
-        }
+        _, named, _ = sweeps.kept_values(self._run, self._train)
         return {KEPT + name: named[name] for name in self._objectives if name in named}
 
     def _try(self, name: str, what: Callable[[], object]) -> None:

@@ -1,7 +1,6 @@
 """`train` on Ray Train and in this process: the same rows, the same run folder, one clear line where the user erred."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -160,7 +159,7 @@ def _within_an_epoch(run: Path, epoch: int) -> bool:
     if place is None:
         return False
     try:
-        state = json.loads((place / "state.json").read_text())["state"]
+        state = checkpoints.state_of(place)
     except OSError:  # replaced meanwhile
         return False
     return bool(state["epoch"] == epoch and state["batches"] > 0)

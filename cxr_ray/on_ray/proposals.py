@@ -114,8 +114,7 @@ class Study(Proposals):
 
     def _missed(self, values: Mapping[str, float]) -> dict[str, float]:
         """By how much each constraint is missed; at most 0 where it is met."""
-        gaps = {str(c): (c.limit - values.get(c.metric, math.nan)) * (1 if c.above else -1) for c in self._limits}
-        return {name: 1e9 if math.isnan(gap) else gap for name, gap in gaps.items()}
+        return {str(c): c.missed(values, undefined=1e9) for c in self._limits}
 
 
 def _distribution(optuna: Any, d: space.Dimension) -> Any:

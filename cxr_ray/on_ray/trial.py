@@ -161,7 +161,9 @@ def objective_of(knobs: cfg.Tune) -> Callable[[Mapping[str, float]], float]:
     sign = 1.0 if knobs.modes[0] == "max" else -1.0
     metric, limits = knobs.metrics[0], sweeps.constraints(knobs)
     return lambda values: (
-        sign * values[metric] - sum(c.missed(values) for c in limits) if metric in values else UNDEFINED
+        sign * values[metric] - sum(max(0.0, c.missed(values, undefined=1.0)) for c in limits)
+        if metric in values
+        else UNDEFINED
     )
 
 
