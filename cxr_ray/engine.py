@@ -36,12 +36,12 @@ from cxr_ray import (
 from cxr_ray import config as cfg
 from cxr_ray.augment import augment
 from cxr_ray.context import Context
-from cxr_ray.durable import write_whole
 from cxr_ray.errors import UserError
+from cxr_ray.history import History
 from cxr_ray.metrics import Value
 from cxr_ray.models import norms
 from cxr_ray.plan import Plan
-from cxr_ray.runs import METRIC_COLUMNS, Run, predictions_table
+from cxr_ray.runs import Run, predictions_table
 from cxr_ray.watch import Answer, Watch
 
 SAY_EVERY_S = 30.0
@@ -125,7 +125,7 @@ class _Fit:
         self.shortened = False
         """Whether the time was over within the last epoch, which ended there."""
         self.best: dict[str, Any] | None = None
-        self.history: list[dict[str, Any]] = []
+        self.history = History()
         self.seconds, self.began = 0.0, time.perf_counter()
         self.ended: str | None = None
 
@@ -153,7 +153,7 @@ class _Fit:
 
     def _epochs(self, tracker: trackers.Trackers | None) -> dict[str, float]:
         """Every epoch that is left; the last one's metrics by name."""
-        latest = distributed.answer_of_first(self._told)
+        latest = distributed.answer_of_first(lambda: judging.by_name(self.history.of(self.done_epochs)))
         while self.ended is None and self.done_epochs < self.train.epochs:
             self.began = time.perf_counter()
             epoch = self.done_epochs + 1
@@ -199,20 +199,7 @@ class _Fit:
         values = self._judge(parts)
         distributed.first_alone(lambda: self._end_epoch(epoch, values, parts, speed, place()))
         self.done_epochs, self.seen, self.trained_at = epoch, _Seen(), None
-        return {
-            metrics.name(part, v.metric, v.label): v.value
-            for part, held in values.items()
-            for v in held
-            if v.metric != judging.CONFUSION
-        }
-
-    def _told(self) -> dict[str, float]:
-        """The metrics by name of the last epoch that was judged; rank 0's to know."""
-        return {
-            metrics.name(row["part"], row["metric"], row["label"]): row["value"]
-            for row in self.history
-            if row["epoch"] == self.done_epochs and row["metric"] != judging.CONFUSION
-        }
+        return judging.by_name(values)
 
     def _stopped_judging(self, epoch: int, place: Path) -> None:
         self.context.say(f"stopped while judging val of epoch {epoch}, which is trained ({place.name})")
@@ -225,7 +212,7 @@ class _Fit:
         speed: float,
         place: Path,
     ) -> None:
-        self._record(epoch, values)
+        self.history.add(epoch, self.step, values, self.run)
         self._save(epoch, values, parts, place)
         for line in judging.epoch_lines(self.config, self.plan, epoch, values, speed, time.perf_counter() - self.began):
             self.context.say(line)
@@ -488,9 +475,7 @@ class _Fit:
         """How often a plateau of the monitored metric has lowered the rate so far, on every rank."""
         if self.config.optim.schedule != "plateau":
             return 0
-        wanted = metrics.parse(self.train.monitor, labels=self.plan.labels, task=self.plan.task)
-        seen = {r["epoch"]: r["value"] for r in self.history if (r["part"], r["metric"], r["label"]) == wanted}
-        values = [seen.get(epoch) for epoch in range(self.done_epochs + 1)]
+        values = self.history.course(self.train.monitor, until=self.done_epochs)
         drops = optim.plateau(values, mode=self.train.mode, wait=self.config.optim.drop_epochs)
         return int(distributed.from_first(drops))  # rank 0 alone keeps the history
 
@@ -503,22 +488,6 @@ class _Fit:
         return {part: judging.judge(j.logits, j.truth, self.loss, self.plan, limits_L) for part, j in parts.items()}
 
     # -- writing ------------------------------------------------------------------------------------------------
-
-    def _record(self, epoch: int, values: dict[str, list[Value]]) -> None:
-        for part, held in values.items():
-            for v in held:
-                self.history.append(
-                    dict(
-                        zip(
-                            METRIC_COLUMNS,
-                            [epoch, self.step, part, v.metric, v.label, v.value, v.positives, v.rows],
-                            strict=True,
-                        )
-                    )
-                )
-        lines = [",".join(METRIC_COLUMNS)]
-        lines += [",".join(_cell(row[c]) for c in METRIC_COLUMNS) for row in self.history]
-        write_whole(self.run.path / "metrics.csv", "\n".join(lines) + "\n")
 
     def _writing(self, state: dict[str, Any], within: dict[str, torch.Tensor] | None) -> checkpoints.Writing:
         return checkpoints.Writing(
@@ -624,7 +593,7 @@ class _Fit:
                 self.best = None
         else:
             self.shortened = state["shortened"]
-            lost = distributed.answer_of_first(self._best_is_lost)
+            lost = distributed.answer_of_first(lambda: self._best_is_lost(place))
             if lost:
                 self.best = None
             # Where the best is lost, this epoch is judged again, as the first of those that are left to choose from.
@@ -635,8 +604,7 @@ class _Fit:
         if within or due:
             self._restore_seen(held)
         if self.first:
-            table = self.run.metrics
-            self.history = table[table["epoch"] <= self.done_epochs].to_dict("records")  # type: ignore[assignment]
+            self.history = History.until(self.done_epochs, self.run)
             where = f"batch {state['batches']} of {self.steps_per_epoch} in " if within else "training " if due else ""
             self.context.say(f"going on after {where}epoch {state['epoch']} of {self.train.epochs} ({place.name})")
         return given is None and not within and not due
@@ -651,9 +619,10 @@ class _Fit:
             self.context.say(warning)
         return place
 
-    def _best_is_lost(self) -> bool:
-        """Whether the checkpoint of the best epoch was damaged, which is said; rank 0's to ask."""
-        if self.best is None or checkpoints.is_sound(checkpoints.at(self.folder, self.best["step"])):
+    def _best_is_lost(self, sound: Path) -> bool:
+        """Whether the checkpoint of the best epoch was damaged, which is said; rank 0's to ask. `sound` is known to be none such."""
+        best = sound if self.best is None else checkpoints.at(self.folder, self.best["step"])
+        if self.best is None or best == sound or checkpoints.is_sound(best):
             return False
         self.context.say(
             f"warning: the checkpoint of the best epoch ({self.best['epoch']}) is damaged or gone: the best is chosen anew, "
@@ -757,8 +726,3 @@ def _compiling(asked: bool) -> Iterator[None]:
 def _mix(seed: int, step: int, rank: int) -> int:
     """A generator's seed from (seed, step, rank): counted, not carried, so that a resumed run needs no saved generator."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
-
-
-def _cell(value: Any) -> str:
-    text = repr(float(value)) if isinstance(value, float) else str(value)
-    return f'"{text}"' if "," in text else text

@@ -1,7 +1,7 @@
 """An epoch judged: the loss beside every metric, and the lines that say them. Metrics alone live in metrics/."""
 # N rows, L labels
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,16 @@ def judge(
     found = metrics.judge(nearest(truth_NL), prob_NL, labels=plan.labels, task=plan.task, thresholds_L=limits_L)
     counted = _confusion(truth_NL, prob_NL, plan.labels) if plan.task == "multiclass" else []
     return [*_losses(loss, logits_NL, truth_NL, plan.labels), *found, *counted]
+
+
+def by_name(values: Mapping[str, Sequence[Value]]) -> dict[str, float]:
+    """The values of each part as curves are named, such as val/auroc/Edema; the confusion matrix is none."""
+    return {
+        metrics.name(part, v.metric, v.label): v.value
+        for part, held in values.items()
+        for v in held
+        if v.metric != CONFUSION
+    }
 
 
 def limits(
