@@ -4,7 +4,6 @@ import logging
 import os
 import shlex
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from cxr_ray import leaks, registry, runs, shards, trackers
 from cxr_ray import plan as plans
 from cxr_ray.errors import OutOfMemory, Stopped, UserError
 from cxr_ray.lease import Lease
+from cxr_ray.on_ray import sigterm
 from cxr_ray.on_ray.beside import beside
 from cxr_ray.on_ray.room import check_room, total, use_gpus
 
@@ -85,19 +85,6 @@ def identity(store: shards.Store) -> dict[str, Any]:
         "notes": list(store.manifest.notes),
         "groups": {name: list(labels) for name, labels in store.groups.items()},
     }
-
-
-@contextmanager
-def _sigterm(run: runs.Run) -> Iterator[None]:
-    """SIGTERM (of a scheduler, of `ray job stop`) asks for a checkpoint and an end instead of killing the process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: run.ask_to_stop())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def prepare(
@@ -184,27 +171,24 @@ def _here(config: cfg.Config, plan: plans.Plan, store: shards.Store, run: runs.R
         def should_stop(self) -> bool:
             return run.asked_to_stop
 
-    with _sigterm(run):
+    with sigterm.answered(run.ask_to_stop):
         engine.fit(config, plan, store, Here(device=pick_device(config.train.gpu)), run)
 
 
 def _on_workers(config: cfg.Config, run: runs.Run, address: str | None, say: Callable[[str], None]) -> None:
-    import ray
-
     from cxr_ray.on_ray import cluster
 
     workers, fewest = config.train.workers, config.train.min_workers or config.train.workers
-    local = address in (None, "local") and "RAY_ADDRESS" not in os.environ and not ray.is_initialized()
     cores = max(os.cpu_count() or 1, workers)
     _environment()
-    with cluster.session(address, num_cpus=cores if local else None, dashboard=True):
+    with cluster.session(address, num_cpus=cores, dashboard=True) as alone:
         resources = dict(config.train.resources_per_worker)
         if "CPU" not in resources:
-            resources["CPU"] = max(1, cores // workers) if local else 1
+            resources["CPU"] = max(1, cores // workers) if alone else 1
         nodes = cluster.nodes()
         use_gpu = use_gpus(config.train.gpu, fewest, total("GPU", nodes))
         check_room({**resources, "GPU": resources.get("GPU", 1)} if use_gpu else resources, fewest, nodes)
-        with _read_out(run, say), _sigterm(run):
+        with _read_out(run, say), sigterm.answered(run.ask_to_stop):
             on_workers(run, resources, use_gpu=use_gpu, failures=config.train.max_failures, say=say)
 
 

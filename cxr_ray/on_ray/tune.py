@@ -7,11 +7,8 @@ import math
 import os
 import shlex
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +23,7 @@ from cxr_ray import plan as plans
 from cxr_ray.errors import Stopped, UserError
 from cxr_ray.labels import spread
 from cxr_ray.lease import Lease
-from cxr_ray.on_ray import cluster, schedulers
+from cxr_ray.on_ray import cluster, schedulers, sigterm
 from cxr_ray.on_ray import train as training
 from cxr_ray.on_ray.proposals import Proposals, Study
 from cxr_ray.on_ray.room import Room
@@ -227,9 +224,8 @@ def _run(
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # it misses those loggers
     config = sweep.config
     knobs = config.tune
-    local = address in (None, "local") and "RAY_ADDRESS" not in os.environ and not ray.is_initialized()
     cores = max(os.cpu_count() or 1, config.train.workers)
-    with cluster.session(address, num_cpus=cores if local else None, dashboard=True):
+    with cluster.session(address, num_cpus=cores, dashboard=True):
         room = Room.of(config, cluster.nodes())
         at_once = room.at_once(knobs.max_concurrent)
         if "mlflow" in config.report.trackers:
@@ -242,7 +238,8 @@ def _run(
         scratch = sweep.path / "ray"
         pbt = knobs.scheduler == "pbt"
         trainable: Any = ray_tune.with_resources(train_trial, ray_tune.PlacementGroupFactory(room.bundles()))
-        with _ending(seen):
+        # SIGTERM asks the running trials for a checkpoint and ends the sweep, to be gone on with.
+        with sigterm.answered(lambda: seen.end("asked")):
             ray_tune.Tuner(
                 trainable,
                 # pbt takes no searcher: all its trials are known and start at once.
@@ -446,16 +443,3 @@ def _name(trial: Any) -> str:
 
 def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-@contextmanager
-def _ending(seen: _Seen) -> Iterator[None]:
-    """SIGTERM asks the running trials for a checkpoint and ends the sweep, to be gone on with."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.end("asked"))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
