@@ -1,7 +1,6 @@
 """Where a training's metrics go besides the run folder's tables: TensorBoard's event files, MLflow. Trouble there is one line
 of warning, never the training's end."""
 
-import fcntl
 import importlib.util
 import json
 import os
@@ -9,12 +8,13 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from cxr_ray import config as cfg
 from cxr_ray import sweeps
+from cxr_ray.durable import one_at_a_time
 from cxr_ray.errors import UserError
 from cxr_ray.runs import Run
 
@@ -225,7 +225,8 @@ class Mlflow:
     def _begin(self) -> None:
         """The run's own MLflow run, started again or made; parameters that it lacks."""
         output = self._run.path.parents[2 if self._sweep else 0]
-        with _alone(output):
+        # Two trials that make the SQLite file at once would both lay its tables out.
+        with one_at_a_time(output) if uri(output).startswith("sqlite:") else nullcontext():
             self._client = client(output)
             experiment = self._experiment(output)
         from mlflow.entities import Param
@@ -360,14 +361,3 @@ def _session_end(status: Status) -> Any:
     return Summary(
         value=[Summary.Value(tag="_hparams_/session_end_info", metadata=SummaryMetadata(plugin_data=plugin))]
     )
-
-
-@contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """One process at a time: two trials that make the SQLite file at once would both lay its tables out."""
-    if not uri(output).startswith("sqlite:"):
-        yield
-        return
-    with (output / ".mlflow.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
