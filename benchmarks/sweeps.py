@@ -23,8 +23,8 @@ import ray
 import torch
 from trainings import quiet
 
+from cxr_ray import compare, phantom, sources, sweeps
 from cxr_ray import config as cfg
-from cxr_ray import phantom, sources, sweeps
 from cxr_ray.on_ray import cluster
 from cxr_ray.on_ray import train as training
 from cxr_ray.on_ray.ingest import ingest
@@ -179,15 +179,23 @@ def asha(folder: Path, seeds: int, epochs: int) -> None:
     place, rows = store(folder, 600, 64), []
     for seed in range(seeds):
         found: dict[str, Any] = {"seed": seed}
+        winners = []
         for name in ("none", "asha"):
             knobs = {"seed": seed, "data": {"split": {"seed": seed}}, "tune": {"scheduler": name}}
             sweep, wall = swept(
                 config(place, folder / "runs", f"{name}-{seed}-{time.time_ns()}", epochs=epochs, **knobs)
             )
             best = sweep.ranked()[0]
+            winners.append(sweep.run(best.trials[0]))
             epochs_of = sum(t.epochs for t in sweep.trials)
             found |= {f"{name} {k}": v for k, v in (("wall", wall), ("epochs", epochs_of), ("best", best.values[0]))}
             found[f"{name} winner"] = best.number
+        pairs = compare.of_tables(
+            *(run.predictions("val") for run in winners), labels=winners[0].info["labels"], task=winners[0].info["task"],
+            thresholds=0.5, report=winners[0].config.report,
+        )  # fmt: skip
+        lead = next(row for row in pairs if (row["metric"], row["label"]) == ("auroc", "mean"))
+        found |= {k: lead.get(k) for k in ("low", "high")}  # of ended early less whole, paired over val's patients
         rows.append(found)
         print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}), flush=True)
     saved = [r["asha epochs"] / r["none epochs"] for r in rows]
@@ -196,7 +204,8 @@ def asha(folder: Path, seeds: int, epochs: int) -> None:
         f"epochs: {statistics.median(saved):.3f} of the grid's ({min(saved):.3f} to {max(saved):.3f})\n"
         f"wall: {statistics.median(r['asha wall'] / r['none wall'] for r in rows):.3f} of the grid's\n"
         f"best val AUROC lost: {statistics.median(lost):.4f} ({min(lost):.4f} to {max(lost):.4f}); "
-        f"same winner in {sum(r['none winner'] == r['asha winner'] for r in rows)} of {len(rows)}"
+        f"same winner in {sum(r['none winner'] == r['asha winner'] for r in rows)} of {len(rows)}, "
+        f"within noise of it in {sum(r['low'] is not None and r['low'] <= 0 <= r['high'] for r in rows)}"
     )
 
 
