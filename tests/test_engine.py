@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cxr_ray import batches, checkpoints, distributed, engine, metrics, runs, watch
+from cxr_ray import batches, checkpoints, distributed, engine, learner, metrics, runs, watch
 from cxr_ray import config as cfg
 from cxr_ray import plan as plans
 from cxr_ray.context import LocalContext
@@ -450,9 +450,9 @@ def test_a_stop_is_heard_while_val_is_judged_and_the_epoch_is_judged_first_when_
 
 def _epochs_of_steps(patch: pytest.MonkeyPatch) -> list[int]:
     """The epoch of every step that is made from now on."""
-    forward, seen = engine._Fit._forward_backward, []
+    forward, seen = learner.Learner._forward_backward, []
     patch.setattr(
-        engine._Fit, "_forward_backward", lambda self, b, epoch, s: seen.append(epoch) or forward(self, b, epoch, s)
+        learner.Learner, "_forward_backward", lambda self, b, epoch, s: seen.append(epoch) or forward(self, b, epoch, s)
     )
     return seen
 
@@ -476,16 +476,16 @@ def test_weights_that_are_no_numbers_replace_no_checkpoint(tmp_path, every_step,
     plan = plans.build(store, config(tmp_path, data=split).data, seed=0)
     steps = -(-int(plan.drawn.sum()) // 16)
     batch = 1 if when == "within" else steps - 1
-    step = engine._Fit._step
+    step = learner.Learner.step
 
-    def poisoned(self, given, epoch, drops):
-        outputs = step(self, given, epoch, drops)
+    def poisoned(self, given, *, epoch, drops):
+        outputs = step(self, given, epoch=epoch, drops=drops)
         if (epoch, given.step) == (2, batch):
             with torch.no_grad():
                 next(self.model.parameters()).view(-1)[0] = float("inf")
         return outputs
 
-    monkeypatch.setattr(engine._Fit, "_step", poisoned)
+    monkeypatch.setattr(learner.Learner, "step", poisoned)
     with pytest.raises(UserError, match=rf"the weights after step {steps + batch + 1} \(epoch 2\) are not all numbers"):
         fit(config(tmp_path, data=split, **knobs), store)
     run = runs.load(tmp_path / "run")
@@ -497,13 +497,13 @@ def test_weights_that_are_no_numbers_replace_no_checkpoint(tmp_path, every_step,
 
 def test_a_loss_that_is_not_a_number_names_its_batch_and_keeps_the_last_checkpoint(tmp_path, every_step, monkeypatch):
     store = fake_store(90)
-    step = engine._Fit._forward_backward
+    step = learner.Learner._forward_backward
 
     def poisoned(self, batch, epoch, scale):
         outputs, loss = step(self, batch, epoch, scale)
         return outputs, loss * float("nan") if (epoch, batch.step) == (2, 1) else loss
 
-    monkeypatch.setattr(engine._Fit, "_forward_backward", poisoned)
+    monkeypatch.setattr(learner.Learner, "_forward_backward", poisoned)
     with pytest.raises(
         UserError, match=r"the loss of step \d+ \(epoch 2\) is not a number.*lower optim\.lr.*last good"
     ) as said:
@@ -767,14 +767,14 @@ def test_the_epoch_of_the_best_value_is_kept(tmp_path, monitor, mode):
 def _diverge(output: str) -> None:
     watch.LOOK_UP_S = 0.0
     context = LocalContext(quiet=True)
-    step = engine._Fit._forward_backward
+    step = learner.Learner._forward_backward
 
     def poisoned(self, batch, epoch, scale):
         outputs, loss = step(self, batch, epoch, scale)
         bad = (epoch, batch.step) == (2, 1) and context.rank == 1  # the other rank's own loss is a number
         return outputs, loss * float("nan") if bad else loss
 
-    engine._Fit._forward_backward = poisoned
+    learner.Learner._forward_backward = poisoned
     try:
         fit(config(Path(output), train={"epochs": 3, "log_rows": True}), fake_store(90), context)
     except UserError as error:

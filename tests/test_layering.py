@@ -50,6 +50,7 @@ FLOORS = {
     "cxr_ray.kept": 2,
     "cxr_ray.engine": 2,
     "cxr_ray.history": 2,
+    "cxr_ray.learner": 2,
     "cxr_ray.checkpoints": 2,
     "cxr_ray.distributed": 2,
     "cxr_ray.runs": 2,

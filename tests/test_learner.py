@@ -1,4 +1,4 @@
-"""The recipe's options through the engine: the same alone, on two gloo ranks, and stopped and gone on with."""
+"""The recipe's options, through the engine: the same alone, on two gloo ranks, and stopped and gone on with."""
 
 from pathlib import Path
 
