@@ -72,8 +72,7 @@ def share(folder: Path, epochs: int) -> None:
     """A grid of 16 trained whole: how much of the wall time is training, and the gaps between trials. Then the same grid ended
     early, and the loop that a notebook would run."""
     at_once = 2
-    knobs = {"model": {"name": "resnet18"}}
-    made = config(store(folder, 300, 64), folder / "runs", f"share-{time.time_ns()}", epochs=epochs, **knobs)
+    made = config(store(folder, 600, 64), folder / "runs", f"share-{time.time_ns()}", epochs=epochs)
     sweep, wall = swept(made)
     spans = []
     for trial in sweep.trials:
@@ -176,7 +175,7 @@ def looped(made: cfg.Config, grid: list[dict[str, Any]]) -> float:
 
 def asha(folder: Path, seeds: int, epochs: int) -> None:
     """Whole and ended early, for each seed: epochs, wall time, the best val AUROC."""
-    place, rows = store(folder, 600, 64), []
+    place, rows = store(folder, 300, 64), []
     for seed in range(seeds):
         found: dict[str, Any] = {"seed": seed}
         winners = []

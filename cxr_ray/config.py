@@ -315,7 +315,8 @@ class Tune(Section):
     constraint: MetricName | list[MetricName] | None = None
     """What the winner must reach besides, such as "val/recall/mean >= 0.8"; a scheduler ranks a trial lower by what it misses."""
     search: Literal["random", "grid", "optuna", "list"] = "random"
-    """random draws, grid takes every combination of choices, optuna learns from what it tried, list takes `combinations`."""
+    """random draws, grid takes every combination of choices (under asha in an order that `seed` draws), optuna learns from what it
+    tried, list takes `combinations`."""
     scheduler: Literal["asha", "none", "pbt"] = "asha"
     """asha ends trials that lag behind, pbt lets them take over weights and change knobs in mid-training, none."""
     grace_epochs: int = Field(default=1, ge=1)

@@ -252,14 +252,14 @@ def test_the_folder_of_another_sweep_is_refused(policies, store):
 
 
 def test_asha_ends_what_lags_and_leaves_each_a_whole_run(store, tmp_path):
-    space = {"optim.lr": {"choice": [3e-3, 1e-9, 1e-8]}}
+    combinations = [{"optim.lr": rate} for rate in (3e-3, 1e-9, 1e-8)]
     made = config(
         store,
         tmp_path,
         train={"epochs": 4},
-        tune={"search": "grid", "scheduler": "asha", "reduction": 2.0, "base": False},
+        tune={"search": "list", "combinations": combinations, "scheduler": "asha", "reduction": 2.0, "base": False},
     )
-    sweep = quiet(made.model_copy(update={"tune": made.tune.model_copy(update={"space": space})}))
+    sweep = quiet(made.model_copy(update={"tune": made.tune.model_copy(update={"space": {}})}))
     lost = [t for t in sweep.trials if t.status == STOPPED]
     assert lost and all(1 <= t.epochs < 4 for t in lost)
     assert sweep.ranked()[0].knobs == {"optim.lr": 3e-3}

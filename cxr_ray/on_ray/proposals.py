@@ -12,12 +12,17 @@ from cxr_ray.sweeps import ENDED, FAILED, WAITING, Sweep, Trial, constraints
 
 
 class Proposals:
-    """The trials of a sweep that are all known when it starts, and which of them comes next."""
+    """The trials of a sweep that are all known when it starts, and which of them comes next: by number or, with a seed,
+    `shuffled` by it, but for the config as written, which comes first."""
 
-    def __init__(self, trials: Sequence[Trial]) -> None:
+    def __init__(self, trials: Sequence[Trial], *, shuffled: int | None = None) -> None:
         self.trials = list(trials)  # all that are known, ended ones too
         self.planned = len(self.trials)  # how many there will be
-        self._waiting = [t.name for t in self.trials if t.status not in ENDED]
+        order = list(self.trials)
+        if shuffled is not None:  # all of them: what is left of a killed sweep comes in the order that it had
+            order = [order[i] for i in np.random.default_rng(shuffled).permutation(len(order))]
+            order.sort(key=lambda t: not t.base)
+        self._waiting = [t.name for t in order if t.status not in ENDED]
 
     @property
     def left(self) -> int:

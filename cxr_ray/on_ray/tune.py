@@ -201,7 +201,9 @@ def _proposals(sweep: Sweep, searched: space.Space, plan: plans.Plan, store: sha
         if trial.status not in sweeps.ENDED and key not in checked:
             checked.add(key)
             training.check(made, plan, store)
-    return Proposals(trials)
+    # asha ends a trial by those that came before it: of a grid whose values rise from bad to good it would end none.
+    shuffled = config.seed if knobs.search == "grid" and knobs.scheduler == "asha" else None
+    return Proposals(trials, shuffled=shuffled)
 
 
 # -- the trials on Ray ---------------------------------------------------------------------------------------------
