@@ -180,7 +180,11 @@ def asha(folder: Path, seeds: int, epochs: int) -> None:
         found: dict[str, Any] = {"seed": seed}
         winners = []
         for name in ("none", "asha"):
-            knobs = {"seed": seed, "data": {"split": {"seed": seed}}, "tune": {"scheduler": name}}
+            knobs = {
+                "seed": seed,
+                "data": {"split": {"seed": seed}, "image_size": [32, 32]},
+                "tune": {"scheduler": name},
+            }
             sweep, wall = swept(
                 config(place, folder / "runs", f"{name}-{seed}-{time.time_ns()}", epochs=epochs, **knobs)
             )
