@@ -100,7 +100,7 @@ class Study(Proposals):
         if asked is None:
             return
         # The kept epoch's values, as the sweep is judged by; not those of the last report.
-        kept = next((t.values for t in self._sweep.trials if t.name == trial.name), {})
+        kept = self._sweep.trial(trial.name).values
         found = [kept.get(name, math.nan) for name in self._metrics]
         if trial.status == FAILED or any(math.isnan(v) for v in found):
             self._study.tell(asked, state=self._optuna.trial.TrialState.FAIL)
