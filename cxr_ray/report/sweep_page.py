@@ -167,14 +167,13 @@ def _line(row: Row, tune: cfg.Tune) -> str:
 
 def _parts(sweep: Sweep, info: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, int]:
     """Rows of each part; folds move between train and val, so those are the first trial's."""
-    if info.get("rows"):
-        return {part: n for part, n in info["rows"].items() if n}
+    counts = pd.Series(info.get("rows", {}))
     for trial in trials:
         file = sweep.path / "trials" / trial.name / "plan.parquet"
         if file.exists():
             counts = pd.read_parquet(file, columns=["part"])["part"].value_counts()
-            return {part: int(counts[part]) for part in metrics.values.PARTS if part in counts}
-    return {}
+            break
+    return {part: int(counts[part]) for part in metrics.values.PARTS if counts.get(part)}
 
 
 def _searched(config: cfg.Config, info: Mapping[str, Any]) -> list[dict[str, str]]:
