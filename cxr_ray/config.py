@@ -319,8 +319,8 @@ class Tune(Section):
     tried, list takes `combinations`."""
     scheduler: Literal["asha", "none", "pbt"] = "asha"
     """asha ends trials that lag behind, pbt lets them take over weights and change knobs in mid-training, none."""
-    grace_epochs: int = Field(default=1, ge=1)
-    """asha: no trial is ended before; pbt: epochs between changes."""
+    grace_epochs: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """asha: no trial is ended before; pbt: epochs between changes; auto: what 30 steps take, at most a third of `train.epochs`."""
     reduction: float = Field(default=3.0, gt=1.0)
     """asha: of so many trials at a rung one goes on (3, as Hyperband's authors advise: Li et al., JMLR 2018)."""
     base: bool = True

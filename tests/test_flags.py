@@ -125,7 +125,7 @@ WORDS: dict[str, list[tuple[list[str], Any]]] = {
     "tune.constraint": [(["val/recall/mean >= 0.8"], "val/recall/mean >= 0.8"), (["null"], None)],
     "tune.search": [(["grid"], "grid")],
     "tune.scheduler": [(["none"], "none"), (["pbt"], "pbt")],
-    "tune.grace_epochs": [(["2"], 2)],
+    "tune.grace_epochs": [(["2"], 2), (["auto"], "auto")],
     "tune.reduction": [(["4"], 4.0)],
     "tune.base": [(["false"], False)],
     "tune.folds": [(["5"], 5), (["null"], None)],

@@ -1,10 +1,12 @@
 """Ray Tune's schedulers as a sweep uses them, without a cluster: they are told what trials report, and asked what to do."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
+from cxr_ray import config as cfg
 from cxr_ray import space
 from cxr_ray.errors import UserError
 from cxr_ray.on_ray import schedulers
@@ -80,6 +82,33 @@ def test_asha_measures_the_rest_of_a_sweep_against_what_ended_before(tmp_path):
         late = SimpleNamespace(trial_id="late")
         asha.on_trial_add(None, late)
         assert asha.on_trial_result(None, late, {"epoch": 1, OBJECTIVE: 0.5}) == wanted
+
+
+def test_trials_of_few_rows_have_steps_enough_before_they_are_compared(tmp_path):
+    def grace(train_rows: int, **knobs: Any) -> int:
+        sweep = make_sweep(tmp_path / f"{train_rows}-{len(knobs)}", trials=2, failed=(), **{"epochs": 9, **knobs})
+        sweep.update(rows={"train": train_rows, "val": 400, "test": 0})
+        return schedulers.grace(sweep)
+
+    batch = cfg.Train().batch_size
+    assert grace(131_748) == grace(30 * batch) == grace(29 * batch + 1) == 1
+    assert grace(29 * batch) == grace(15 * batch) == 2
+    assert grace(batch) == 3  # a third of 9: not all are trained to their end
+    assert grace(3, epochs=2) == 1
+    assert grace(131_748, grace_epochs=4) == 4
+
+
+def test_asha_ends_nothing_within_its_grace(tmp_path):
+    sweep = make_sweep(tmp_path / "asha", trials=9, epochs=9, failed=(), waiting=range(9))
+    sweep.update(rows={"train": 15 * sweep.config.train.batch_size, "val": 400, "test": 0})
+    asha = schedulers.build(sweep, searched(sweep))
+    trials = [SimpleNamespace(trial_id=str(n)) for n in range(6)]
+    for trial in trials:
+        asha.on_trial_add(None, trial)
+    worse = [0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
+    first = [asha.on_trial_result(None, t, {"epoch": 1, OBJECTIVE: v}) for t, v in zip(trials, worse, strict=True)]
+    second = [asha.on_trial_result(None, t, {"epoch": 2, OBJECTIVE: v}) for t, v in zip(trials, worse, strict=True)]
+    assert first == [TrialScheduler.CONTINUE] * 6 and second == [TrialScheduler.CONTINUE] + [TrialScheduler.STOP] * 5
 
 
 def test_what_keeps_the_constraint_is_worth_more_to_a_scheduler(tmp_path):

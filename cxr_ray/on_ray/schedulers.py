@@ -16,6 +16,10 @@ MUTABLE = ("optim.lr", "optim.weight_decay", "optim.clip_norm", "optim.head_lr_f
            "loss.label_smoothing", "data.oversample_min_count", "augment.")  # fmt: skip
 """Knobs that pbt may change in mid-training: none that the weights or their moments hang on."""
 
+SETTLED = 30
+"""Steps before which good and bad knobs look alike: of grids whose trials were compared after 9 to 18, two of five lost their winner
+(benchmarks/README.md, sweep)."""
+
 
 def build(sweep: Sweep, searched: space.Space) -> TrialScheduler:
     """The scheduler of `tune.scheduler`; asha knows what ended in earlier launches. Raises `UserError` for what pbt cannot change."""
@@ -35,6 +39,15 @@ def starting_knobs(sweep: Sweep, trial: Trial, searched: space.Space) -> dict[st
     return {d.knob: sweeps.at(written, d.knob) for d in searched.dimensions} | dict(trial.knobs)
 
 
+def grace(sweep: Sweep) -> int:
+    """Epochs that every trial has: `tune.grace_epochs`, or those of `SETTLED` steps as the config is written, at most a third of all."""
+    config = sweep.config
+    if config.tune.grace_epochs != "auto":
+        return config.tune.grace_epochs
+    steps = -(-int(sweep.info["rows"]["train"]) // config.train.batch_size)
+    return max(1, min(-(-SETTLED // max(1, steps)), config.train.epochs // 3))
+
+
 def _asha(sweep: Sweep) -> AsyncHyperBandScheduler:
     config = sweep.config
     knobs = config.tune
@@ -42,7 +55,7 @@ def _asha(sweep: Sweep) -> AsyncHyperBandScheduler:
     made = AsyncHyperBandScheduler(
         # One more than the longest: a trial that comes to its end ends by itself.
         time_attr="epoch", metric=OBJECTIVE, mode="max", max_t=longest + 1,
-        grace_period=min(knobs.grace_epochs, max(1, longest)), reduction_factor=knobs.reduction,
+        grace_period=min(grace(sweep), max(1, longest)), reduction_factor=knobs.reduction,
     )  # fmt: skip
     objective = objective_of(knobs)
     for trial in sweep.trials:
@@ -84,7 +97,7 @@ class Population(PopulationBasedTraining):
                     "give it a number there, or set tune.base to false"
                 )
         super().__init__(
-            time_attr="epoch", metric=OBJECTIVE, mode="max", perturbation_interval=knobs.grace_epochs, synch=False,
+            time_attr="epoch", metric=OBJECTIVE, mode="max", perturbation_interval=grace(sweep), synch=False,
             hyperparam_mutations={"given": {"knobs": {d.knob: _domain(d) for d in searched.dimensions}}}, log_config=False,
         )  # fmt: skip
         self._ends = {d.knob: d.values for d in searched.dimensions if d.kind != "choice"}

@@ -234,6 +234,8 @@ def _run(
             trackers.client(sweep.path.parent)  # made once, before the trials would make it side by side
         left = proposals.left
         say(f"trials: {left:,} to train, {at_once} at a time, each on {room.said()}")
+        if knobs.scheduler == "asha":
+            say(f"asha: no trial is ended before its epoch {schedulers.grace(sweep)}")
         for line in _places(sweep):
             say(line)
         seen = _Seen(sweep, proposals, say, watch)

@@ -52,7 +52,8 @@ def make_sweep(
     sweep = sweeps.create(
         config, store=STORE,
         about={"labels": list(labels), "task": "multilabel", "knobs": knobs, "metrics": config.tune.metrics, "modes": config.tune.modes,
-               "constraints": [str(c) for c in sweeps.constraints(config.tune)], "planned": trials, "warnings": []},
+               "constraints": [str(c) for c in sweeps.constraints(config.tune)], "planned": trials, "rows": dict(PARTS),
+               "warnings": []},
     )  # fmt: skip
     rng = np.random.default_rng(seed)
     made = []
