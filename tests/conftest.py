@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.ports import free_port
+
 # Ray reads these at its import, so they stand before any test module is collected. An assignment, not setdefault,
 # where a value of the caller's would change what is tested.
 os.environ["RAY_AUTH_MODE"] = "disabled"  # a token left in a home folder changes nothing
@@ -82,9 +84,7 @@ class S3:
     """An S3 server on loopback, nanio: a process of its own that checks signatures and keeps objects as files."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         keys = {
             f"NANIO_{name}": os.environ[f"AWS_{of}"]
             for name, of in (("ACCESS_KEY", "ACCESS_KEY_ID"), ("SECRET_KEY", "SECRET_ACCESS_KEY"))

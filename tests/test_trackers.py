@@ -338,16 +338,16 @@ def test_what_a_server_missed_is_sent_when_it_answers_again(
 
 
 def test_a_server_that_never_answers_costs_two_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free.getsockname()[1]}")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    run = tracked(tmp_path / "a", "mlflow", "tensorboard")
-    said: list[str] = []
-    tracker = trackers.open(run, run.config, say=said.append)
-    for epoch in range(3):
-        tracker.log(epoch, values(0.5))
-    tracker.close("finished")
+    with socket.socket() as held:  # bound, and never listening
+        held.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{held.getsockname()[1]}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        run = tracked(tmp_path / "a", "mlflow", "tensorboard")
+        said: list[str] = []
+        tracker = trackers.open(run, run.config, say=said.append)
+        for epoch in range(3):
+            tracker.log(epoch, values(0.5))
+        tracker.close("finished")
     assert len(said) == 2 and "does not answer" in said[0] and "the run folder holds it" in said[1]
     assert scalars(run.path, "val/auroc/mean") == {0: 0.5, 1: 0.5, 2: 0.5}  # the other tracker has it all
 

@@ -257,8 +257,11 @@ def test_asha_ends_what_lags_and_leaves_each_a_whole_run(store, tmp_path):
         store,
         tmp_path,
         train={"epochs": 4},
-        tune={"search": "list", "combinations": combinations, "scheduler": "asha", "reduction": 2.0, "base": False},
-    )
+        # One at a time: two that learn nothing, begun before the third reports, would both be trained to their end.
+        tune={
+            "search": "list", "combinations": combinations, "scheduler": "asha", "reduction": 2.0, "base": False, "max_concurrent": 1,
+        },
+    )  # fmt: skip
     sweep = quiet(made.model_copy(update={"tune": made.tune.model_copy(update={"space": {}})}))
     lost = [t for t in sweep.trials if t.status == STOPPED]
     assert lost and all(1 <= t.epochs < 4 for t in lost)
