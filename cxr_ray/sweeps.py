@@ -99,6 +99,11 @@ class Ranked:
         return self.trials[0].knobs
 
 
+SETTLED = 30
+"""Steps before which good and bad knobs look alike: of grids whose trials were compared after 9 to 18, two of five lost their winner
+(benchmarks/README.md, sweep)."""
+
+
 @dataclass(frozen=True)
 class Sweep:
     """A sweep folder, opened. Everything is read when asked for."""
@@ -109,6 +114,15 @@ class Sweep:
     def config(self) -> cfg.Config:
         """The config with its `tune` block."""
         return cfg.load(str(self.path / "config.yaml"))
+
+    @property
+    def grace(self) -> int:
+        """Epochs that every trial has: `tune.grace_epochs`, or those of `SETTLED` steps as the config is written, at most a third of all."""
+        config = self.config
+        if config.tune.grace_epochs != "auto":
+            return config.tune.grace_epochs
+        steps = -(-int(self.info["rows"]["train"]) // config.train.batch_size)
+        return max(1, min(-(-SETTLED // max(1, steps)), config.train.epochs // 3))
 
     @property
     def info(self) -> dict[str, Any]:

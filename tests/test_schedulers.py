@@ -88,7 +88,7 @@ def test_trials_of_few_rows_have_steps_enough_before_they_are_compared(tmp_path)
     def grace(train_rows: int, **knobs: Any) -> int:
         sweep = make_sweep(tmp_path / f"{train_rows}-{len(knobs)}", trials=2, failed=(), **{"epochs": 9, **knobs})
         sweep.update(rows={"train": train_rows, "val": 400, "test": 0})
-        return schedulers.grace(sweep)
+        return sweep.grace
 
     batch = cfg.Train().batch_size
     assert grace(131_748) == grace(30 * batch) == grace(29 * batch + 1) == 1

@@ -16,10 +16,6 @@ MUTABLE = ("optim.lr", "optim.weight_decay", "optim.clip_norm", "optim.head_lr_f
            "loss.label_smoothing", "data.oversample_min_count", "augment.")  # fmt: skip
 """Knobs that pbt may change in mid-training: none that the weights or their moments hang on."""
 
-SETTLED = 30
-"""Steps before which good and bad knobs look alike: of grids whose trials were compared after 9 to 18, two of five lost their winner
-(benchmarks/README.md, sweep)."""
-
 
 def build(sweep: Sweep, searched: space.Space) -> TrialScheduler:
     """The scheduler of `tune.scheduler`; asha knows what ended in earlier launches. Raises `UserError` for what pbt cannot change."""
@@ -39,15 +35,6 @@ def starting_knobs(sweep: Sweep, trial: Trial, searched: space.Space) -> dict[st
     return {d.knob: sweeps.at(written, d.knob) for d in searched.dimensions} | dict(trial.knobs)
 
 
-def grace(sweep: Sweep) -> int:
-    """Epochs that every trial has: `tune.grace_epochs`, or those of `SETTLED` steps as the config is written, at most a third of all."""
-    config = sweep.config
-    if config.tune.grace_epochs != "auto":
-        return config.tune.grace_epochs
-    steps = -(-int(sweep.info["rows"]["train"]) // config.train.batch_size)
-    return max(1, min(-(-SETTLED // max(1, steps)), config.train.epochs // 3))
-
-
 def _asha(sweep: Sweep) -> AsyncHyperBandScheduler:
     config = sweep.config
     knobs = config.tune
@@ -55,7 +42,7 @@ def _asha(sweep: Sweep) -> AsyncHyperBandScheduler:
     made = AsyncHyperBandScheduler(
         # One more than the longest: a trial that comes to its end ends by itself.
         time_attr="epoch", metric=OBJECTIVE, mode="max", max_t=longest + 1,
-        grace_period=min(grace(sweep), max(1, longest)), reduction_factor=knobs.reduction,
+        grace_period=min(sweep.grace, max(1, longest)), reduction_factor=knobs.reduction,
     )  # fmt: skip
     objective = objective_of(knobs)
     for trial in sweep.trials:
@@ -77,7 +64,7 @@ def _choices(sweep: Sweep, knob: str) -> list[Any]:
 
 
 class Population(PopulationBasedTraining):
-    """Population based training (Jaderberg et al., 2017): after `tune.grace_epochs` epochs a trial of the worst quarter goes on
+    """Population based training (Jaderberg et al., 2017): after every `Sweep.grace` epochs a trial of the worst quarter goes on
     from a checkpoint of one of the best quarter, with that one's knobs changed a little.
 
     Ray's own hands the whole config of the other trial over, its run folder with it, and steps over the ends of the space."""
@@ -97,7 +84,7 @@ class Population(PopulationBasedTraining):
                     "give it a number there, or set tune.base to false"
                 )
         super().__init__(
-            time_attr="epoch", metric=OBJECTIVE, mode="max", perturbation_interval=grace(sweep), synch=False,
+            time_attr="epoch", metric=OBJECTIVE, mode="max", perturbation_interval=sweep.grace, synch=False,
             hyperparam_mutations={"given": {"knobs": {d.knob: _domain(d) for d in searched.dimensions}}}, log_config=False,
         )  # fmt: skip
         self._ends = {d.knob: d.values for d in searched.dimensions if d.kind != "choice"}

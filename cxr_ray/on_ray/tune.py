@@ -235,7 +235,7 @@ def _run(
         left = proposals.left
         say(f"trials: {left:,} to train, {at_once} at a time, each on {room.said()}")
         if knobs.scheduler == "asha":
-            say(f"asha: no trial is ended before its epoch {schedulers.grace(sweep)}")
+            say(f"asha: no trial is ended before epoch {sweep.grace} of its own")
         for line in _places(sweep):
             say(line)
         seen = _Seen(sweep, proposals, say, watch)

@@ -81,6 +81,7 @@ def write(sweep: Sweep) -> Path:
         info=info,
         config=config,
         tune=tune,
+        grace=sweep.grace,
         parts=_parts(sweep, info, trials),
         space=_searched(config, info),
         state=_state(info, trials, config),
