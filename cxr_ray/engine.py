@@ -25,6 +25,7 @@ from cxr_ray import (
     mixup,
     models,
     optim,
+    precision,
     trackers,
 )
 from cxr_ray import config as cfg
@@ -56,7 +57,22 @@ def fit(config: cfg.Config, plan: Plan, store: kept.Data, context: Context, run:
     its val predictions in `predictions/val.parquet`."""
     config = config.for_task(plan.task)
     metrics.parse(config.train.monitor, labels=plan.labels, task=plan.task)
-    return _Fit(config, plan, store, context, run).all_epochs()
+    return _Fit(_with_precision(config, context, run), plan, store, context, run).all_epochs()
+
+
+def _with_precision(config: cfg.Config, context: Context, run: Run) -> cfg.Config:
+    """`config` with `train.precision: auto` as rank 0 resolved it at the run's first start: run.json records it, so that a
+    resume on another machine does not change the numbers."""
+    if config.train.precision != "auto":
+        return config
+
+    def recorded() -> str:
+        name = run.info.get("precision") or precision.pick("auto", context.device).name
+        run.update(precision=name)
+        return str(name)
+
+    train = config.train.model_copy(update={"precision": distributed.answer_of_first(recorded)})
+    return config.model_copy(update={"train": train})
 
 
 class _Seen:

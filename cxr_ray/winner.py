@@ -153,7 +153,8 @@ def whole(run: runs.Run) -> None:
     store = shards.open(run.info["store"]["path"], verify="manifest", cache=config.data.cache)
     plan = runs.plan_of(run, store)
     model = kept.build(config, plan, store)
-    which = kept.keep(run, model, plan, select=config.train.select, precision=config.train.precision)
+    precision = run.info.get("precision", config.train.precision)
+    which = kept.keep(run, model, plan, select=config.train.select, precision=precision)
     run.update(status="stopped", kept=which)
 
 
