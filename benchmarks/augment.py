@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from cxr_ray import config, losses, models, optim, precision
-from cxr_ray.augment import augment
+from cxr_ray import config, losses, models
+from cxr_ray.runtime import precision
+from cxr_ray.training import optim
+from cxr_ray.training.augment import augment
 
 CASES = {
     "defaults (probability 0.2)": config.Augment(),
@@ -50,10 +52,10 @@ def main() -> None:
         (loss.total(logits.float(), truth) / truth.numel()).backward()
         optimizer.step()
 
-    def case(knobs: config.Augment) -> Callable[[int], Any]:
-        return lambda turn: augment(images, knobs, seed=0, epoch=turn, positions=positions)
+    def case(hyperparameters: config.Augment) -> Callable[[int], Any]:
+        return lambda turn: augment(images, hyperparameters, seed=0, epoch=turn, positions=positions)
 
-    works = {"step": step, **{name: case(knobs) for name, knobs in CASES.items()}}
+    works = {"step": step, **{name: case(hyperparameters) for name, hyperparameters in CASES.items()}}
     took: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(-2, options.rounds):
         for name, work in works.items():

@@ -17,20 +17,22 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from cxr_ray import config as cfg
-from cxr_ray import evaluate, phantom, runs, sources
+from cxr_ray import datasets, runs
+from cxr_ray.datasets.phantom import generate
+from cxr_ray.evaluation.results import resampled_by, table_of
 from cxr_ray.metrics import calibration
 from cxr_ray.metrics.per_label import calibration_error
 from cxr_ray.metrics.table import decide
 from cxr_ray.on_ray import train as on_ray
 from cxr_ray.on_ray.ingest import ingest
-from cxr_ray.report.tables import resampled_by, table_of
+from cxr_ray.workflows import evaluate
 
 
 def on_phantom(folder: Path, patients: int, threads: int | None) -> None:
     store = folder / "shards"
     if not (store / "manifest.json").exists():
-        phantom.write(folder / "phantom", patients=patients, size=64)
-        ingest(sources.load("phantom", folder / "phantom"), folder / "phantom", store, source="phantom", size=(64, 64))
+        generate.write(folder / "phantom", patients=patients, size=64)
+        ingest(datasets.load("phantom", folder / "phantom"), folder / "phantom", store, source="phantom", size=(64, 64))
     values: dict[str, Any] = {
         "name": "weighed", "output": str(folder / "runs"),
         "data": {"shards": str(store), "oversample_min_count": 150, "split": {"val": 0.25, "test": 0.25}},
@@ -41,7 +43,7 @@ def on_phantom(folder: Path, patients: int, threads: int | None) -> None:
     place = folder / "runs" / "weighed"
     done = (place / "run.json").exists() and runs.load(place).info["status"] == "finished"
     run = runs.load(place) if done else on_ray.train(cfg.validate(values))
-    found = evaluate.evaluate(run.path, say=lambda _: None).found
+    found = evaluate.evaluate(run.path, log=lambda _: None).found
     plan = run.plan["part"].value_counts()
     print(f"{patients} patients; train {plan['train']}, val {plan['val']}, test {plan['test']} images")
     for name, held in found["calibration"]["methods"].items():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cxr_ray import config as cfg
-from cxr_ray import runs, sources
+from cxr_ray import datasets, runs
 from cxr_ray.metrics.intervals import wilson
 from cxr_ray.on_ray import train as on_ray
 from cxr_ray.on_ray.ingest import ingest
@@ -48,13 +48,13 @@ def accuracy(values: dict[str, Any], *, seed: int, name: str) -> tuple[float, in
     place = Path(values["output"]) / name
     if not (place / "run.json").exists() or runs.load(place).info["status"] != "finished":
         config = cfg.validate(cfg.merge(values, {"seed": seed, "name": name, "train": {"select": "last"}}))
-        on_ray.train(config, say=lambda line: print("   ", line) if line.startswith(("epoch 0", "epoch 50")) else None)
+        on_ray.train(config, log=lambda line: print("   ", line) if line.startswith(("epoch 0", "epoch 50")) else None)
     table = runs.load(place).metrics
     last = table[(table["part"] == "val") & (table["metric"] == "accuracy")].iloc[-1]
     return float(last["value"]), int(last["rows"])
 
 
-def say(name: str, found: list[tuple[float, int]]) -> None:
+def log(name: str, found: list[tuple[float, int]]) -> None:
     """One line a recipe: each seed's accuracy with its 95% Wilson interval, and the mean."""
     each = []
     for value, rows in found:
@@ -73,12 +73,12 @@ def main() -> None:
     asked = parser.parse_args()
     options = {"patients": str(asked.patients)} if asked.patients else {}
     store = asked.out / "shards"
-    records = sources.load("image_folder", asked.root, options)
+    records = datasets.load("image_folder", asked.root, options)
     ingest(records, asked.root, store, source="image_folder", size=(224, 224), aspect="center_crop")
     base = {"output": str(asked.out / "runs"), "report": {"trackers": []}}
     official = {"data": {"shards": str(store), "split": {"val": "official", "test": 0}}}
     notebook = cfg.merge(cfg.merge(cfg.read_file("preset:covid_binary_notebook"), base), official)
-    say("notebook's recipe on Val", [accuracy(notebook, seed=s, name=f"notebook-{s}") for s in SEEDS])
+    log("notebook's recipe on Val", [accuracy(notebook, seed=s, name=f"notebook-{s}") for s in SEEDS])
 
     scores = {}
     for name, recipe in recipes(asked.weights).items():
@@ -91,11 +91,11 @@ def main() -> None:
             }
             values = cfg.merge(cfg.merge(recipe, base), {"data": inside})
             found.append(accuracy(values, seed=s, name=f"choose-{name.replace(', lr ', '-')}-{s}"))
-        say(f"chosen from, within Train: {name}", found)
+        log(f"chosen from, within Train: {name}", found)
         scores[name] = statistics.mean(v for v, _ in found)
     best = max(scores, key=lambda k: scores[k])
     values = cfg.merge(cfg.merge(recipes(asked.weights)[best], base), official)
-    say(f"{best} on Val", [accuracy(values, seed=s, name=f"ours-{s}") for s in SEEDS])
+    log(f"{best} on Val", [accuracy(values, seed=s, name=f"ours-{s}") for s in SEEDS])
 
 
 if __name__ == "__main__":

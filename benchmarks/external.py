@@ -17,11 +17,13 @@ from PIL import Image
 from trainings import arguments, trained
 
 from cxr_ray import config as cfg
-from cxr_ray import external, shards, sources
+from cxr_ray import datasets
+from cxr_ray.data import store as shards
+from cxr_ray.datasets.chexpert import LABELS
 from cxr_ray.errors import UserError
 from cxr_ray.on_ray import cluster
 from cxr_ray.on_ray.ingest import ingest
-from cxr_ray.sources.chexpert import LABELS
+from cxr_ray.workflows import external
 
 SHARED = {
     "Atelectasis": "Atelectasis", "Cardiomegaly": "Cardiomegaly", "Consolidation": "Consolidation", "Edema": "Edema",
@@ -52,7 +54,7 @@ def lay_out(table: pd.DataFrame, root: Path, out: Path) -> Path:
 def main() -> None:
     """Two halves, one training, two other stores."""
     asked = arguments(__doc__).parse_args()
-    records = sources.load("nih", asked.root)
+    records = datasets.load("nih", asked.root)
     table = records.table
     patients = np.sort(table["patient"].unique())
     first = set(np.random.default_rng(0).permutation(patients)[: len(patients) // 2])
@@ -69,7 +71,7 @@ def main() -> None:
             kept = f"source_row in {used['source_row'].tolist()}"
             ingest(records, asked.root, stores["nih-half"], source="nih", where=kept)
             for place, name in ((other, "chexpert-half"), (mixed, "chexpert-overlap")):
-                ingest(sources.load("chexpert", place), place, stores[name], source="chexpert")
+                ingest(datasets.load("chexpert", place), place, stores[name], source="chexpert")
     values = cfg.merge(RECIPE, {
         "output": str(asked.out / "runs"), "data": {"shards": str(stores["nih-half"]), "normalize": "imagenet", "split": {"val": 0.25, "test": 0}},
         "model": {"weights": asked.weights}, "train": {"threads": asked.threads},
@@ -80,7 +82,7 @@ def main() -> None:
     for name in ("chexpert-half", "chexpert-overlap"):
         print(f"{name}:")
         found = external.evaluate(
-            run.path, stores[name], mapping={"Effusion": "Pleural Effusion"}, say=lambda line: print(f"  {line}")
+            run.path, stores[name], mapping={"Effusion": "Pleural Effusion"}, log=lambda line: print(f"  {line}")
         )
         values_of = {(v["metric"], v["label"]): v for v in found.found["values"]}
         for a in found.found["external"]["alignment"]:
@@ -91,7 +93,7 @@ def main() -> None:
                     f"    {a['label']:14s} by {a['data']:18s} {count:4d} positives, ROC AUC {area['value']:.3f}{between}"
                 )
     try:
-        external.evaluate(run.path, shards.open(stores["nih-half"]).path, say=lambda line: print(f"  {line}"))
+        external.evaluate(run.path, shards.open(stores["nih-half"]).path, log=lambda line: print(f"  {line}"))
     except UserError as error:
         print(f"its own store: {error}")
 

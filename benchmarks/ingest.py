@@ -30,8 +30,8 @@ import pandas as pd
 import ray
 from PIL import Image
 
+from cxr_ray.datasets import Records, records_table
 from cxr_ray.on_ray import ingest as on_ray
-from cxr_ray.sources import Records, records_table
 
 SIDE = 224
 
@@ -185,10 +185,10 @@ def main() -> None:
         for count in (options.few, options.many):
             ratio = [b / a for a, b in zip(seconds["ingest", count], seconds["tasks", count], strict=True)]
             print(f"ingest / tasks at {count:,}: {statistics.median(ratio):.3f} of its rate")
-        for rival in ("tasks", "pillow"):
-            ratio = [a / b for a, b in zip(marginal["ingest"], marginal[rival], strict=True)]
+        for baseline in ("tasks", "pillow"):
+            ratio = [a / b for a, b in zip(marginal["ingest"], marginal[baseline], strict=True)]
             print(
-                f"ingest / {rival}, marginal: {statistics.median(ratio):.3f} (rounds: {', '.join(f'{r:.3f}' for r in ratio)})"
+                f"ingest / {baseline}, marginal: {statistics.median(ratio):.3f} (rounds: {', '.join(f'{r:.3f}' for r in ratio)})"
             )
     finally:
         ray.shutdown()

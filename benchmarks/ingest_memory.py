@@ -65,9 +65,9 @@ def measure(folder: Path, count: int, side: int, cores: int) -> None:
     """Ingest the first `count` files here and print the peaks as JSON."""
     import os
 
+    from cxr_ray.datasets import Records, records_table
     from cxr_ray.on_ray import cluster
     from cxr_ray.on_ray.ingest import ingest
-    from cxr_ray.sources import Records, records_table
 
     table = records_table({"image": [f"{i:06d}.png" for i in range(count)]}, {"a": np.arange(count) % 2}, rows=count)
     records = Records(table, ("a",), "binary", {}, (), ("a",), (), (), None)

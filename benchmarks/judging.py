@@ -15,9 +15,9 @@ from scipy.special import expit
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cxr_ray.metrics import judge
+from cxr_ray.metrics import compute_metrics
 from cxr_ray.metrics.intervals import bca, bootstrap, draws, jackknife, percentile
-from cxr_ray.metrics.operating import applied, choose
+from cxr_ray.metrics.operating_points import applied, choose
 from cxr_ray.metrics.ranking import Resampled
 from cxr_ray.metrics.table import Table, decide
 
@@ -42,7 +42,7 @@ def speed() -> None:
     truth, prob, patient = large()
     for _ in range(3):
         began = time.perf_counter()
-        values = judge(truth, prob, labels=LABELS, task="multilabel", thresholds_L=HALF)
+        values = compute_metrics(truth, prob, labels=LABELS, task="multilabel", thresholds_L=HALF)
         print(f"all {len(values)} metrics of {ROWS:,} rows x {len(LABELS)} labels: {time.perf_counter() - began:.2f} s")
     table = decide(truth, prob, labels=LABELS, task="multilabel", thresholds_L=HALF)
     began, cpu = time.perf_counter(), time.process_time()
@@ -90,7 +90,7 @@ def coverage(simulations: int = 1000, patients: int = 300, resamples: int = 500)
         labels = [str(s) for s in shares]
         table = decide(truth, expit(score), labels=labels, task="multilabel", thresholds_L=limits)
         values = {(v.metric, v.label): v.value
-                  for v in judge(truth, expit(score), labels=labels, task="multilabel", thresholds_L=limits)}  # fmt: skip
+                  for v in compute_metrics(truth, expit(score), labels=labels, task="multilabel", thresholds_L=limits)}  # fmt: skip
         samples = bootstrap({"": table}, patient, resamples=resamples, rng=rng)[""]
         left_out = jackknife({"": table}, patient)[""]
         for metric, value in exact.items():
@@ -135,9 +135,11 @@ def promise(splits: int = 500) -> None:
 
 
 def report(folder: Path) -> None:
-    from cxr_ray.metrics import prevalence
-    from cxr_ray.report import html, tables
     from tests.test_report import make_run
+
+    from cxr_ray.evaluation import results
+    from cxr_ray.metrics import prevalence
+    from cxr_ray.report import run_page
 
     truth, prob, patient = large()
     frame = pd.DataFrame(
@@ -150,12 +152,12 @@ def report(folder: Path) -> None:
     run = make_run(folder / "large", LABELS, "multilabel", rows=200)
     run.update(prevalence={"test": prevalence(truth, labels=LABELS, patients=frame["patient"])})
     began = time.perf_counter()
-    found = tables.evaluation(
+    found = results.evaluation(
         frame,
         LABELS,
         "multilabel",
         {"recall": 0.9},
-        rivals={},
+        baselines={},
         bootstrap=0,
         interval_by="patient",
         seed=0,
@@ -164,7 +166,7 @@ def report(folder: Path) -> None:
     )
     print(f"evaluation without bootstrap: {time.perf_counter() - began:.1f} s")
     began = time.perf_counter()
-    page = html.write(run, "test", judged=found, predictions=frame)
+    page = run_page.write(run, "test", judged=found, predictions=frame)
     print(
         f"report of {ROWS:,} rows x {len(LABELS)} labels: {page.stat().st_size / 1e6:.2f} MB, {time.perf_counter() - began:.1f} s to write: {page}"
     )

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cxr_ray.images import decode
+from cxr_ray.imaging.decode import decode
 
 
 def picture(height: int, width: int, seed: int) -> bytes:

@@ -26,12 +26,12 @@ from train import Resident, Timed, speeds
 from trainings import quiet
 
 from cxr_ray import config as cfg
-from cxr_ray import engine, sources
-from cxr_ray.context import pick_device
-from cxr_ray.on_ray import train as on_ray
+from cxr_ray import datasets
 from cxr_ray.on_ray.ingest import ingest
-from cxr_ray.precision import pick
 from cxr_ray.runs import Run
+from cxr_ray.runtime.context import pick_device
+from cxr_ray.runtime.precision import pick
+from cxr_ray.training import setup, trainer
 
 DIFFERENT = 64
 """Pictures that differ; the rest are their copies, since only time matters."""
@@ -107,11 +107,11 @@ def ours(store: Path, output: Path, name: str, batch: int, device: torch.device,
         "model": {"name": name},
         "train": {"epochs": 3, "batch_size": batch, "compile": compiled, "checkpoint_minutes": None},
     }
-    opened, plan, settled = on_ray.prepare(cfg.validate(said), say=quiet)
+    opened, plan, settled = setup.prepare(cfg.validate(said), log=quiet)
     run, context = Run(output / "engine"), Timed(device)
     run.path.mkdir()
     run.update(status="started")
-    engine.fit(settled, plan, opened, context, run)
+    trainer.fit(settled, plan, opened, context, run)
     return statistics.median(speeds(context.lines))
 
 
@@ -136,7 +136,7 @@ def main() -> None:
         for size in asked.sizes:
             store = folder / f"shards{size}"
             ingest(
-                sources.load("image_folder", folder / "raw"),
+                datasets.load("image_folder", folder / "raw"),
                 folder / "raw",
                 store,
                 source="image_folder",

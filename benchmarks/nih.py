@@ -11,8 +11,10 @@ from typing import Any
 from trainings import arguments, quiet, trained
 
 from cxr_ray import config as cfg
-from cxr_ray import ensembles, evaluate, sources
+from cxr_ray import datasets
 from cxr_ray.on_ray.ingest import ingest
+from cxr_ray.runs import ensemble
+from cxr_ray.workflows import evaluate
 
 LABELS = [
     "Pneumonia",
@@ -55,7 +57,7 @@ def main() -> None:
     asked = arguments(__doc__).parse_args()
     store = asked.out / "shards"
     if not (store / "manifest.json").exists():
-        ingest(sources.load("nih", asked.root), asked.root, store, source="nih", size=(224, 224))
+        ingest(datasets.load("nih", asked.root), asked.root, store, source="nih", size=(224, 224))
     members = []
     for fold in range(FOLDS):
         split = {"test": 0.25, "folds": FOLDS, "fold": fold}
@@ -64,9 +66,9 @@ def main() -> None:
             "model": {"weights": asked.weights}, "train": {"threads": asked.threads},
         }  # fmt: skip
         members.append(trained(cfg.merge(RECIPE, own), f"fold-{fold}"))
-    for run in (members[0], ensembles.make(asked.out / "runs" / "ensemble", members)):
+    for run in (members[0], ensemble.make(asked.out / "runs" / "ensemble", members)):
         print(run.path.name)
-        told(evaluate.evaluate(run.path, say=quiet).found)
+        told(evaluate.evaluate(run.path, log=quiet).found)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ OVERSAMPLE = 150
 
 def write(folder: Path, rows: int) -> None:
     """A train.csv as CheXpert's, three images a patient, one in seven lateral; labels as frequent as the published ones."""
-    from cxr_ray.sources.chexpert import LABELS
+    from cxr_ray.datasets.chexpert import LABELS
 
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -50,9 +50,9 @@ class Index:
     """What the plan reads of a store, from records that no image was made of."""
 
     def __init__(self, folder: Path) -> None:
-        from cxr_ray import sources
+        from cxr_ray import datasets
 
-        records = sources.load("chexpert", folder)
+        records = datasets.load("chexpert", folder)
         self.index = records.table.reset_index(names="row")
         self.labels, self.task, self.groups = records.labels, records.task, records.groups
         self.filters, self.default_labels, self.features = records.filters, records.default_labels, records.features
@@ -60,8 +60,9 @@ class Index:
 
 def once(folder: Path) -> None:
     """Print the seconds of reading and planning, the processor's seconds of both, the rows planned, and the peak MiB."""
-    from cxr_ray import config, plan
-    from cxr_ray import sources as _imported  # noqa: F401 (imports are not what is timed)
+    from cxr_ray import config
+    from cxr_ray import datasets as _imported  # noqa: F401 (imports are not what is timed)
+    from cxr_ray.data import plan
 
     started, used = time.perf_counter(), time.process_time()
     store = Index(folder)

@@ -19,12 +19,12 @@ import torch
 from train import Resident, Timed, config, noise_store, on_ray_train, speeds
 
 from cxr_ray import config as cfg
-from cxr_ray import engine, models, optim
-from cxr_ray.checkpoints import Writing
+from cxr_ray import models
 from cxr_ray.on_ray import cluster
-from cxr_ray.on_ray import train as on_ray
-from cxr_ray.precision import pick
 from cxr_ray.runs import Run
+from cxr_ray.runtime.precision import pick
+from cxr_ray.training import optim, setup, trainer
+from cxr_ray.training.checkpoint import Writing
 
 CPU = torch.device("cpu")
 
@@ -53,11 +53,11 @@ def resident(folder: Path, store: Path, images: int, epochs: int, threads: int, 
     context = Turns(store, images // 32, compiled=compiled)
     made = config(store, folder, "turns", precision="auto", epochs=epochs + 1, threads=threads)
     made = cfg.validate(cfg.merge(made.model_dump(), {"train": {"compile": compiled, "checkpoint_minutes": None}}))
-    opened, plan, made = on_ray.prepare(made)
+    opened, plan, made = setup.prepare(made)
     (folder / "turns").mkdir()
     run = Run(folder / "turns")
     run.update(status="started")
-    engine.fit(made, plan, opened, context, run)
+    trainer.fit(made, plan, opened, context, run)
     mine, blocks = speeds(context.lines), context.blocks  # of epochs 2 to the last; of epochs 0 to the last
     ratios = [own / statistics.mean(blocks[k + 1 : k + 3]) for k, own in enumerate(mine)]
     for own, before, after in zip(mine, blocks[1:], blocks[2:], strict=False):
@@ -92,7 +92,9 @@ def checkpoint(folder: Path, threads: int) -> None:
         images = torch.zeros((16, 224, 224), dtype=torch.uint8)
         steps = 0
 
-        def judge(count: int, model: torch.nn.Module = model, images: torch.Tensor = images, how: Any = how) -> float:
+        def compute_metrics(
+            count: int, model: torch.nn.Module = model, images: torch.Tensor = images, how: Any = how
+        ) -> float:
             began = time.perf_counter()
             with torch.inference_mode(), how.autocast(CPU):
                 for _ in range(count):
@@ -103,17 +105,17 @@ def checkpoint(folder: Path, threads: int) -> None:
             tensors = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             return Writing(folder / name, step, **tensors, state={"epoch": step})
 
-        count = max(2, round(6 / (judge(4) / 4)))
+        count = max(2, round(6 / (compute_metrics(4) / 4)))
         added, alone = [], []
         for _ in range(5):
-            before = judge(count)
+            before = compute_metrics(count)
             steps += 1
             began = time.perf_counter()
             writing = written(steps)
-            judge(count)
+            compute_metrics(count)
             writing.end()
             both = time.perf_counter() - began
-            added.append(both - (before + judge(count)) / 2)
+            added.append(both - (before + compute_metrics(count)) / 2)
             steps += 1
             began = time.perf_counter()
             written(steps).end()

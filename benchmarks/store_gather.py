@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxr_ray import shards
+from cxr_ray.data import store as stores
+from cxr_ray.data import store_writer
 
 
-def make(folder: Path, gib: float, side: int) -> shards.Store:
+def make(folder: Path, gib: float, side: int) -> stores.Store:
     """A store of random bytes: 32 MiB a shard."""
     rng = np.random.default_rng(0)
     a_shard = 2**25 // side**2
@@ -28,12 +29,12 @@ def make(folder: Path, gib: float, side: int) -> shards.Store:
     for number in range(count):
         rows = np.arange(number * a_shard, (number + 1) * a_shard)
         pictures = rng.integers(0, 256, (a_shard, side, side), dtype=np.uint8)
-        name, files[name] = shards.write_shard(folder, number, count, rows, pictures)
+        name, files[name] = store_writer.write_shard(folder, number, count, rows, pictures)
         tables.append(pd.DataFrame({"row": rows, "shard": number, "offset": rows - rows[0], "a": np.float32(0)}))
-    shards.finish(
+    store_writer.finish(
         folder, pd.concat(tables), source="random", labels=["a"], task="binary", size=(side, side), files=files
     )
-    return shards.open(folder)
+    return stores.open(folder)
 
 
 def main() -> None:
@@ -49,11 +50,11 @@ def main() -> None:
         store = make(options.folder, options.gib, options.side)
         print(f"{store}, {len(store) * options.side**2 / 2**30:.2f} GiB", flush=True)
         for name in store.manifest.files:  # warm
-            shards.file_sha256(store.path / name)
+            stores.file_sha256(store.path / name)
         rng = np.random.default_rng(1)
         held = np.empty((options.batch, options.side, options.side), np.uint8)
         for reused in (True, False):
-            store = shards.open(options.folder)  # maps anew: the first epoch pays for the page tables
+            store = stores.open(options.folder)  # maps anew: the first epoch pays for the page tables
             rates = []
             for epoch in range(options.epochs + 1):
                 order = rng.permutation(store.index["row"].to_numpy())

@@ -23,12 +23,15 @@ import ray
 import torch
 from trainings import quiet
 
-from cxr_ray import compare, phantom, sources, sweeps
 from cxr_ray import config as cfg
+from cxr_ray import datasets
+from cxr_ray.datasets.phantom import generate
+from cxr_ray.evaluation import compare
 from cxr_ray.on_ray import cluster
 from cxr_ray.on_ray import train as training
 from cxr_ray.on_ray.ingest import ingest
 from cxr_ray.on_ray.tune import tune
+from cxr_ray.tuning import sweep as sweeps
 
 GRID = {
     "optim.lr": {"choice": [1e-4, 3e-4, 1e-3, 3e-3]},
@@ -42,8 +45,8 @@ def store(folder: Path, patients: int, size: int) -> Path:
     """A store of phantoms."""
     place = folder / f"phantom-{patients}-{size}"
     if not (place / "shards").exists():
-        root = phantom.write(place / "raw", patients=patients, size=size, seed=3)
-        ingest(sources.load("phantom", root), root, place / "shards", source="phantom", size=(size, size))
+        root = generate.write(place / "raw", patients=patients, size=size, seed=3)
+        ingest(datasets.load("phantom", root), root, place / "shards", source="phantom", size=(size, size))
     return place / "shards"
 
 
@@ -66,7 +69,7 @@ def config(shards_at: Path, output: Path, name: str, *, epochs: int, **sections:
 def swept(made: cfg.Config, **more: Any) -> tuple[sweeps.Sweep, float]:
     """The finished sweep and its wall seconds, Ray's start with it."""
     began = time.perf_counter()
-    return tune(made, say=quiet, **more), time.perf_counter() - began
+    return tune(made, log=quiet, **more), time.perf_counter() - began
 
 
 def share(folder: Path, epochs: int) -> None:
@@ -102,7 +105,7 @@ def share(folder: Path, epochs: int) -> None:
         update={"name": f"{made.name}-early", "tune": made.tune.model_copy(update={"scheduler": "asha"})}
     )
     ended_early, early_wall = swept(early)
-    alone = looped(made, [t.knobs for t in sweep.trials])
+    alone = looped(made, [t.hyperparameters for t in sweep.trials])
     best, found = sweep.ranked()[0], ended_early.ranked()[0]
     print(
         f"one after the other, {torch.get_num_threads()} threads: {alone:.1f} s; ended early {early_wall:.1f} s: {early_wall / alone:.3f} of it; "
@@ -164,13 +167,13 @@ def memory(folder: Path) -> None:
 def looped(made: cfg.Config, grid: list[dict[str, Any]]) -> float:
     """Seconds of the same trainings, one after the other in this process with all its threads."""
     began = time.perf_counter()
-    for number, knobs in enumerate(grid):
+    for number, hyperparameters in enumerate(grid):
         single = {"name": f"{made.name}-loop-{number:02d}", "train": {"threads": None}, "tune": None}
-        for knob, value in knobs.items():
-            section, name = knob.split(".")
+        for hyperparameter, value in hyperparameters.items():
+            section, name = hyperparameter.split(".")
             single = cfg.merge(single, {section: {name: value}})
         body = {k: v for k, v in cfg.merge(made.model_dump(), single).items() if k != "tune"}
-        training.train(cfg.validate(body), say=quiet)
+        training.train(cfg.validate(body), log=quiet)
     return time.perf_counter() - began
 
 
@@ -181,13 +184,13 @@ def asha(folder: Path, seeds: int, epochs: int) -> None:
         found: dict[str, Any] = {"seed": seed}
         winners = []
         for name in ("none", "asha"):
-            knobs = {
+            hyperparameters = {
                 "seed": seed,
                 "data": {"split": {"seed": seed}, "image_size": [32, 32]},
                 "tune": {"scheduler": name},
             }
             sweep, wall = swept(
-                config(place, folder / "runs", f"{name}-{seed}-{time.time_ns()}", epochs=epochs, **knobs)
+                config(place, folder / "runs", f"{name}-{seed}-{time.time_ns()}", epochs=epochs, **hyperparameters)
             )
             best = sweep.ranked()[0]
             winners.append(sweep.run(best.trials[0]))
@@ -220,13 +223,13 @@ def nested(folder: Path, times: int) -> None:
     place = store(folder, 120, 32)
     with cluster.session("local", num_cpus=4, dashboard=True):
         for number in range(times):
-            knobs = {
+            hyperparameters = {
                 "train": {"workers": 2},
                 "tune": {
                     "scheduler": "asha", "search": "random", "trials": 3, "space": {"optim.lr": {"loguniform": [1e-5, 1e-2]}},
                 },
             }  # fmt: skip
-            made = config(place, folder / "runs", f"nested-{number}-{time.time_ns()}", epochs=3, **knobs)
+            made = config(place, folder / "runs", f"nested-{number}-{time.time_ns()}", epochs=3, **hyperparameters)
             sweep, wall = swept(made)
             left = [g for g in placement_group_table().values() if g["state"] not in ("REMOVED",)]
             free = ray.available_resources().get("CPU")

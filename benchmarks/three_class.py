@@ -16,10 +16,13 @@ import pandas as pd
 from trainings import arguments, quiet, trained
 
 from cxr_ray import config as cfg
-from cxr_ray import evaluate, sources, sweeps, winner
+from cxr_ray import datasets
+from cxr_ray.evaluation.results import evaluation
 from cxr_ray.on_ray.ingest import ingest
 from cxr_ray.on_ray.tune import tune
-from cxr_ray.report.tables import evaluation
+from cxr_ray.tuning import ranking
+from cxr_ray.tuning import sweep as sweeps
+from cxr_ray.workflows import evaluate, select
 
 RECIPES = {
     "adam 3e-4, 2 epochs of 32": {"optim": {"lr": 3e-4}, "train": {"epochs": 2, "batch_size": 32}},
@@ -43,27 +46,27 @@ def told(found: dict[str, Any]) -> str:
         row = next(v for v in rows if v["metric"] == metric and v["label"] == label)
         return f"{row['value']:.3f}" + (f" ({row['low']:.3f} to {row['high']:.3f})" if "low" in row else "")
 
-    rival = read(found["rivals"]["thumbnail"], "f1", "mean")
+    baseline = read(found["rivals"]["thumbnail"], "f1", "mean")
     return (
         f"{found['rows']} rows: accuracy {read(found['values'], 'accuracy', '')}, macro F1 {read(found['values'], 'f1', 'mean')}, "
-        f"thumbnail {rival}, difference {read(found['differences']['thumbnail'], 'f1', 'mean')}"
+        f"thumbnail {baseline}, difference {read(found['differences']['thumbnail'], 'f1', 'mean')}"
     )
 
 
-def together(sweep: sweeps.Sweep, ranked: sweeps.Ranked) -> None:
+def together(sweep: sweeps.Sweep, ranked: ranking.Ranked) -> None:
     """Every image of the rest, predicted by the one model of a seed that held it out; its thumbnail rival as well."""
-    tables, rivals = [], []
+    tables, baselines = [], []
     for trial in ranked.trials:
         run = sweep.run(trial)
-        held_out = evaluate.evaluate(run.path, split="val", say=quiet)
+        held_out = evaluate.evaluate(run.path, split="val", log=quiet)
         print(f"seed {run.config.seed}, fold {trial.fold}: {told(held_out.found)}", flush=True)
         tables.append(pd.read_parquet(run.path / "predictions" / "val.parquet"))
-        rivals.append(pd.read_parquet(run.path / "predictions" / "rivals-val.parquet"))
-    table, rival = pd.concat(tables, ignore_index=True), pd.concat(rivals, ignore_index=True)
+        baselines.append(pd.read_parquet(run.path / "predictions" / "rivals-val.parquet"))
+    table, baseline = pd.concat(tables, ignore_index=True), pd.concat(baselines, ignore_index=True)
     labels = held_out.found["labels"]
-    thumbnail = {"thumbnail": rival[[f"thumbnail/{label}" for label in labels]].to_numpy(float)}
+    thumbnail = {"thumbnail": baseline[[f"thumbnail/{label}" for label in labels]].to_numpy(float)}
     found = evaluation(
-        table, labels, "multiclass", 0.5, rivals=thumbnail, bootstrap=2000, interval_by="patient", seed=0
+        table, labels, "multiclass", 0.5, baselines=thumbnail, bootstrap=2000, interval_by="patient", seed=0
     )
     print(f"seed {run.config.seed}, five folds together: {told(found)}", flush=True)
 
@@ -74,7 +77,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     asked = parser.parse_args()
     store = asked.out / "shards"
-    ingest(sources.load("image_folder", asked.root), asked.root, store, source="image_folder", size=(224, 224))
+    ingest(datasets.load("image_folder", asked.root), asked.root, store, source="image_folder", size=(224, 224))
     base = {
         "output": str(asked.out / "runs"),
         "data": {"shards": str(store), "normalize": "imagenet"},
@@ -97,19 +100,19 @@ def main() -> None:
     values = cfg.merge(base, RECIPES[best])
 
     aside = trained(cfg.merge(values, {"data": {"split": {"test": 0.2, "val": 0}}}), "aside")
-    print(f"{best}, put aside: {told(evaluate.evaluate(aside.path, say=quiet).found)}", flush=True)
+    print(f"{best}, put aside: {told(evaluate.evaluate(aside.path, log=quiet).found)}", flush=True)
 
     split = {"by": "patient", "test": 0.2}
-    knobs = {"search": "grid", "scheduler": "none", "base": False, "folds": 5, "metric": "val/f1/mean"}
+    hyperparameters = {"search": "grid", "scheduler": "none", "base": False, "folds": 5, "metric": "val/f1/mean"}
     space = {"seed": {"choice": list(range(asked.seeds))}}
     # A trial takes one core, so that two stand side by side.
     whole = {
         "name": "folds",
         "data": {"split": split},
         "train": {"threads": 1},
-        "tune": {**knobs, "space": space},
+        "tune": {**hyperparameters, "space": space},
     }
-    sweep = tune(cfg.validate(cfg.merge(values, whole)), say=quiet)
+    sweep = tune(cfg.validate(cfg.merge(values, whole)), log=quiet)
     print(f"{len(sweep.trials)} trainings in {sweep.info['seconds']:,.0f} s")
     for ranked in sweep.ranked():
         together(sweep, ranked)
@@ -117,8 +120,8 @@ def main() -> None:
     print(
         f"deviation of macro F1 between folds {every.std(axis=1, ddof=1).mean():.3f}, between seeds {every.mean(axis=1).std(ddof=1):.3f}"
     )
-    winner.conclude(sweep, say=quiet)
-    ensemble = evaluate.evaluate(sweep.path / "best", say=quiet)
+    select.conclude(sweep, log=quiet)
+    ensemble = evaluate.evaluate(sweep.path / "best", log=quiet)
     print(f"the ensemble of the best seed's folds, put aside: {told(ensemble.found)}")
 
 

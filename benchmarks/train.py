@@ -17,12 +17,14 @@ import numpy as np
 import torch
 
 from cxr_ray import config as cfg
-from cxr_ray import engine, models, optim, shards
-from cxr_ray.context import LocalContext
+from cxr_ray import models
+from cxr_ray.data import store as stores
 from cxr_ray.on_ray import cluster
 from cxr_ray.on_ray import train as on_ray
-from cxr_ray.precision import Precision, pick
 from cxr_ray.runs import Run
+from cxr_ray.runtime.context import LocalContext
+from cxr_ray.runtime.precision import Precision, pick
+from cxr_ray.training import optim, setup, trainer
 
 
 class Timed(LocalContext):
@@ -32,7 +34,7 @@ class Timed(LocalContext):
         super().__init__(device=device, quiet=True)
         self.lines: list[str] = []
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         self.lines.append(line)
 
 
@@ -54,7 +56,7 @@ def write_store(folder: Path, rows: np.ndarray, pixels: np.ndarray, rng: np.rand
     """Ingest PNGs of `pixels` as an image folder would hold them."""
     from PIL import Image
 
-    from cxr_ray import sources
+    from cxr_ray import datasets
     from cxr_ray.on_ray.ingest import ingest
 
     root = folder / "raw"
@@ -62,7 +64,7 @@ def write_store(folder: Path, rows: np.ndarray, pixels: np.ndarray, rng: np.rand
         (root / name).mkdir(parents=True)
     for row, picture in zip(rows, pixels, strict=True):
         Image.fromarray(picture).save(root / ("finding" if rng.random() < 0.5 else "normal") / f"{row}.png")
-    records = sources.load("image_folder", root)
+    records = datasets.load("image_folder", root)
     ingest(records, root, folder / "shards", source="image_folder", size=(pixels.shape[1], pixels.shape[2]))
     return folder / "shards"
 
@@ -88,23 +90,23 @@ def config(
     )
 
 
-def plain(store: Path, output: Path, name: str, **knobs: object) -> list[float]:
+def plain(store: Path, output: Path, name: str, **hyperparameters: object) -> list[float]:
     """images/s of each epoch but the first, in this process."""
     context = Timed()
-    settled = config(store, output, name, **knobs)  # type: ignore[arg-type]
+    settled = config(store, output, name, **hyperparameters)  # type: ignore[arg-type]
     torch.set_num_threads(settled.train.threads or 1)
-    opened, plan, settled = on_ray.prepare(settled)
+    opened, plan, settled = setup.prepare(settled)
     (output / name).mkdir(parents=True)
     run = Run(output / name)
     run.update(status="started")
-    engine.fit(settled, plan, opened, context, run)
+    trainer.fit(settled, plan, opened, context, run)
     return speeds(context.lines)
 
 
-def on_ray_train(store: Path, output: Path, name: str, **knobs: object) -> list[float]:
+def on_ray_train(store: Path, output: Path, name: str, **hyperparameters: object) -> list[float]:
     """images/s of each epoch but the first, on one Ray Train worker."""
     lines: list[str] = []
-    on_ray.train(config(store, output, name, **knobs), address="local", say=lines.append)  # type: ignore[arg-type]
+    on_ray.train(config(store, output, name, **hyperparameters), address="local", log=lines.append)  # type: ignore[arg-type]
     return speeds(lines)
 
 
@@ -121,7 +123,7 @@ class Resident:
         device: torch.device | None = None,
         compiled: bool = False,
     ) -> None:
-        opened, self.device, self.how = shards.open(store), device or torch.device("cpu"), how
+        opened, self.device, self.how = stores.open(store), device or torch.device("cpu"), how
         self.model = models.build(cfg.Model(name=name), outputs=1, image_size=opened.size, mean=0.5, deviation=0.25)
         self.model.to(self.device, memory_format=how.layout).train()
         self.net = torch.compile(self.model) if compiled else self.model

@@ -28,4 +28,4 @@ def trained(values: dict[str, Any], name: str) -> runs.Run:
     place = Path(values["output"]) / name
     if (place / "run.json").exists() and runs.load(place).info["status"] == "finished":
         return runs.load(place)
-    return on_ray.train(cfg.validate(cfg.merge(values, {"name": name})), say=quiet)
+    return on_ray.train(cfg.validate(cfg.merge(values, {"name": name})), log=quiet)

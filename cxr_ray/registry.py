@@ -95,24 +95,24 @@ class Registry(Generic[T]):
 SOURCES: Registry[Callable[..., Any]] = Registry(
     "source",
     [
-        "cxr_ray.sources.image_folder",
-        "cxr_ray.sources.covid_radiography",
-        "cxr_ray.sources.chexpert",
-        "cxr_ray.sources.phantom",
-        "cxr_ray.sources.nih",
-        "cxr_ray.sources.covid_chestxray",
-        "cxr_ray.sources.mimic_cxr",
-        "cxr_ray.sources.vindr",
-        "cxr_ray.sources.padchest",
-        "cxr_ray.sources.table",
-        "cxr_ray.sources.dicom_folder",
+        "cxr_ray.datasets.image_folder",
+        "cxr_ray.datasets.covid_radiography",
+        "cxr_ray.datasets.chexpert",
+        "cxr_ray.datasets.phantom.reader",
+        "cxr_ray.datasets.nih",
+        "cxr_ray.datasets.covid_chestxray",
+        "cxr_ray.datasets.mimic_cxr",
+        "cxr_ray.datasets.vindr",
+        "cxr_ray.datasets.padchest",
+        "cxr_ray.datasets.table",
+        "cxr_ray.datasets.dicom_folder",
     ],
 )
 MODELS: Registry[Callable[..., Any]] = Registry(
     "model",
-    ["cxr_ray.models.lenet", "cxr_ray.models.covid_cnn", "cxr_ray.models.pneumonia_cnn", "cxr_ray.models.zoo"],
+    ["cxr_ray.models.lenet", "cxr_ray.models.covid_cnn", "cxr_ray.models.pneumonia_cnn", "cxr_ray.models.torchvision"],
 )
-LOSSES: Registry[Callable[..., Any]] = Registry("loss", ["cxr_ray.losses", "cxr_ray.pairwise"])
+LOSSES: Registry[Callable[..., Any]] = Registry("loss", ["cxr_ray.losses.base", "cxr_ray.losses.auc_margin"])
 
 
 def load_plugins(modules: Iterable[str]) -> None:

@@ -121,7 +121,7 @@ class S3:
 
     def upload(self, folder: Path, path: str) -> str:
         """Copy a local folder into the bucket; returns its URL."""
-        from cxr_ray.places import place
+        from cxr_ray.storage.remote import place
 
         for file in folder.rglob("*"):
             if file.is_file():
@@ -141,12 +141,13 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 @pytest.fixture(scope="session")
 def store(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of 60 synthetic patients at 32 px, for trainings; a module whose tests want another has its own."""
-    from cxr_ray import phantom, sources
+    from cxr_ray import datasets
+    from cxr_ray.datasets.phantom import generate
     from cxr_ray.on_ray.ingest import ingest
 
     folder = tmp_path_factory.mktemp("phantom")
-    root = phantom.write(folder / "raw", patients=60, size=64, seed=1)
-    records = sources.load("phantom", root)
+    root = generate.write(folder / "raw", patients=60, size=64, seed=1)
+    records = datasets.load("phantom", root)
     return ingest(records, root, folder / "shards", source="phantom", size=(32, 32)).path
 
 

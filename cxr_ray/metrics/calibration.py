@@ -28,7 +28,7 @@ EDGE = 1e-6  # probabilities are kept this far from 0 and 1 where their logit is
 STEPS = 50
 
 
-def shift(pos_weight_L: npt.ArrayLike, truth_NL: npt.ArrayLike, drawn_N: npt.ArrayLike) -> Array:
+def shift(pos_weight_L: npt.ArrayLike, truth_NL: npt.ArrayLike, repeats_N: npt.ArrayLike) -> Array:
     """How far training moved the log odds of each label [L]: by positivity weights, and by drawing some rows more often.
 
     A loss that weighs positives w times is least where the odds are w times the true ones (Elkan 2001, theorem 2);
@@ -37,12 +37,12 @@ def shift(pos_weight_L: npt.ArrayLike, truth_NL: npt.ArrayLike, drawn_N: npt.Arr
     where drawing hangs on the label alone; label vectors are drawn by all labels, so there it is the mean effect.
     `truth_NL` and `drawn_N` are the train part's; a label that train shows on one side only is not moved."""
     truth = np.asarray(truth_NL, dtype=np.float64)
-    drawn = np.asarray(drawn_N, dtype=np.float64)[:, None]
+    repeats = np.asarray(repeats_N, dtype=np.float64)[:, None]
     positive, negative = truth == 1.0, truth == 0.0
     both = positive.any(axis=0) & negative.any(axis=0)
     out = np.log(np.asarray(pos_weight_L, dtype=np.float64))
     with np.errstate(divide="ignore", invalid="ignore"):
-        out = out + np.log((drawn * positive).sum(axis=0) / (drawn * negative).sum(axis=0))
+        out = out + np.log((repeats * positive).sum(axis=0) / (repeats * negative).sum(axis=0))
         out = out - np.log(positive.sum(axis=0) / negative.sum(axis=0))
     return np.where(both, out, 0.0)
 

@@ -9,11 +9,11 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.stats import norm
 
+from cxr_ray.metrics.names import MEAN, MICRO, POOLED, RATES, WEIGHTED
+from cxr_ray.metrics.overall import row_sums
 from cxr_ray.metrics.per_label import BINS, bin_of, cells, rates
 from cxr_ray.metrics.ranking import Resampled
 from cxr_ray.metrics.table import Table
-from cxr_ray.metrics.values import MEAN, MICRO, POOLED, RATES, WEIGHTED
-from cxr_ray.metrics.whole_table import row_sums
 
 Array = npt.NDArray[np.float64]
 Samples = dict[tuple[str, str], Array]
@@ -173,8 +173,8 @@ def _judged(
     judges = {name: _Judge(table, group_N, groups, pooled=pooled) for name, table in tables.items()}
     held: dict[str, list[Samples]] = {name: [] for name in tables}
     for counts_RG in chunks:
-        for name, judge in judges.items():
-            held[name].append(judge(counts_RG))
+        for name, compute_metrics in judges.items():
+            held[name].append(compute_metrics(counts_RG))
     return {
         name: {key: np.concatenate([c[key] for c in some if key in c]) for key in some[0]}
         for name, some in held.items()

@@ -4,9 +4,9 @@
 import numpy as np
 import numpy.typing as npt
 
+from cxr_ray.metrics.names import AT_PRECISION, MEAN, MICRO, POOLED, RATES, WEIGHTED, Value
 from cxr_ray.metrics.ranking import ranked, recall_at
 from cxr_ray.metrics.table import Bools, Floats, Table
-from cxr_ray.metrics.values import AT_PRECISION, MEAN, MICRO, POOLED, RATES, WEIGHTED, Value
 
 Array = npt.NDArray[np.float64]
 BINS = 15

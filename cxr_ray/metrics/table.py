@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_ray.errors import UserError, unknown
-from cxr_ray.metrics.values import WHOLE_METRICS
+from cxr_ray.metrics.names import WHOLE_METRICS
 
 Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]

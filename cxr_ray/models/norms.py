@@ -46,10 +46,10 @@ def over_ranks(network: nn.Module, device: torch.device, train: config.Train, *,
     size, fewest = train.batch_size, fewest_rows(rows, train.batch_size)
     if fewest < ranks:
         more = (n for n in range(max(size, ranks), rows + 1) if fewest_rows(rows, n) >= ranks)
-        mend = f"train.workers to {rows}" if rows < ranks else f"train.batch_size to {next(more)}"
+        fix = f"train.workers to {rows}" if rows < ranks else f"train.batch_size to {next(more)}"
         raise UserError(
             f"train.sync_batch_norm: of {rows:,} rows in batches of {size} the smallest has {fewest}, and none of the {ranks} "
-            f"workers may be without: set {mend}"
+            f"workers may be without: set {fix}"
         )
     if world > 1:
         nn.SyncBatchNorm.convert_sync_batchnorm(network)

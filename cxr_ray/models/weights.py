@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cxr_ray.errors import UserError
-from cxr_ray.models.ends import head_name
+from cxr_ray.models.heads import head_name
 
 CONNECT_TIMEOUT_S = 20.0
 # What published files call otherwise than torchvision's modules do today (torchvision renames them while it loads).

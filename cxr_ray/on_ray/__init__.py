@@ -1,1 +1,1 @@
-"""Everything that imports ray: cluster, ingest, training contexts. What is computed there lives on the floors below."""
+"""Everything that imports Ray."""

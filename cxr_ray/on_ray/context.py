@@ -48,5 +48,5 @@ class TrainContext:
         self._leaving, self._saved = leaving, now
         return True
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         self._run.log(line)

@@ -25,17 +25,20 @@ import ray
 import ray.data
 from ray.data.context import DataContext
 
-from cxr_ray import shards
-from cxr_ray.durable import make_folder, write_whole
+from cxr_ray.data import store_format, store_writer
+from cxr_ray.data.plan import drop_by
+from cxr_ray.data.store_format import WORKSHOP, FileEntry
+from cxr_ray.datasets import Records
 from cxr_ray.errors import UserError
-from cxr_ray.images import KINDS, Aspect, Depth, ImageError, Root, decode
+from cxr_ray.imaging.decode import decode
+from cxr_ray.imaging.files import Root
+from cxr_ray.imaging.pixels import KINDS, Aspect, Depth, ImageError
+from cxr_ray.imaging.statistics import picture_statistics
 from cxr_ray.labels import Filter
-from cxr_ray.lease import Lease
 from cxr_ray.on_ray import cluster
-from cxr_ray.places import Place, place, remove_tree
-from cxr_ray.plan import drop_by
-from cxr_ray.shards import WORKSHOP, FileEntry
-from cxr_ray.sources import Records
+from cxr_ray.storage.atomic import make_folder, write_atomic
+from cxr_ray.storage.lease import Lease
+from cxr_ray.storage.remote import Place, place, remove_tree
 
 SHARDS_AT_LEAST = 16
 """So that a small dataset, too, keeps some processors busy, and the last shard keeps few of them waiting."""
@@ -53,7 +56,7 @@ PART = pa.schema(
 )  # fmt: skip
 """Columns of a part file; refused images have offset -1 and a reason."""
 
-Say = Callable[[int, int, int], None]
+ProgressCallback = Callable[[int, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def ingest(
     max_rejected: float = 0.01,
     shard_mib: int = 32,
     where: str | None = None,
-    progress: Say | None = None,
+    progress: ProgressCallback | None = None,
 ) -> IngestResult:
     """Decode the images of `records` below `root` and write them as a store in the folder `out`, each here or remote.
     Where this process has no Ray, it has one of its own until this returns. Workers read the environment of their own nodes for
@@ -118,20 +121,20 @@ def ingest(
     left."""
     started = time.perf_counter()
     root, out = place(root).absolute(), place(out).absolute()
-    columns = shards.index_columns(records.table.columns, records.labels)
+    columns = store_format.index_columns(records.table.columns, records.labels)
     table = _narrow(records.table, where)
     step = rows_per_shard(len(table), size, shard_mib, depth)
     deep = {} if depth == 8 else {"depth": depth}
     settings = _settings(records, table, source=source, size=size, aspect=aspect, step=step, **deep)
-    digest = shards.digest_of(settings)
+    digest = store_format.digest_of(settings)
 
-    if (out / shards.MANIFEST).exists():
+    if (out / store_format.MANIFEST).exists():
         return _complete(out, digest, started)
     job = _Job(str(root), str(out), -(-len(table) // step), size, aspect, depth)
     cuts = [(n, n * step, min((n + 1) * step, len(table))) for n in range(job.count)]
     _make_workshop(out)
     with Lease(out / WORKSHOP, busy=f"{out} is being written by another ingest", instead="give a fresh folder"):
-        if (out / shards.MANIFEST).exists():  # finished by another just now
+        if (out / store_format.MANIFEST).exists():  # finished by another just now
             return _complete(out, digest, started)
         _settle(out, table, settings)
         todo = [cut for cut in cuts if not _is_done(out, cut[0], job.count)]
@@ -162,12 +165,12 @@ def _narrow(table: pd.DataFrame, where: str | None) -> pd.DataFrame:
     return kept
 
 
-def _settings(records: Records, table: pd.DataFrame, **knobs: Any) -> dict[str, Any]:
+def _settings(records: Records, table: pd.DataFrame, **options: Any) -> dict[str, Any]:
     """All that the bytes of the store depend on, beside the images themselves; not the root: a dataset may be moved."""
     return {
-        **knobs,
-        "size": list(knobs["size"]),
-        "format_version": shards.format_version(knobs.get("depth", 8)),
+        **options,
+        "size": list(options["size"]),
+        "format_version": store_format.format_version(options.get("depth", 8)),
         "records": _digest_of_table(table),
         "boxes": None if records.boxes is None else _digest_of_table(records.boxes),
         "task": records.task,
@@ -194,7 +197,7 @@ def _digest_of_table(table: pd.DataFrame) -> str:
 
 
 def _complete(out: Place, digest: str, started: float) -> IngestResult:
-    manifest = shards.check(out)
+    manifest = store_format.check(out)
     if manifest.settings != digest:
         raise UserError(
             f"{out} already holds a store of other records or settings; give a fresh folder, or delete that one"
@@ -229,9 +232,9 @@ def _settle(out: Place, table: pd.DataFrame, settings: dict[str, Any]) -> None:
                 "run that one again to finish it, give a fresh folder, or delete this one"
             )
     else:
-        shards.write_parquet(workshop / "records.parquet", table.reset_index(names="row"))
+        store_writer.write_parquet(workshop / "records.parquet", table.reset_index(names="row"))
         text = json.dumps(settings, indent=1, ensure_ascii=False)
-        write_whole(note, text)
+        write_atomic(note, text)
     for stale in workshop.glob(".*.tmp"):  # of a killed ingest
         stale.unlink(missing_ok=True)
 
@@ -255,7 +258,7 @@ def _is_done(out: Place, number: int, count: int) -> bool:
     """Whether a shard is finished and without refused images, which may have been mended meanwhile."""
     try:
         _, refused, entry = _read_part(out, number)
-        size = (out / shards.shard_name(number, count)).stat().st_size
+        size = (out / store_format.shard_name(number, count)).stat().st_size
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return False
     return size == entry.bytes and refused.empty
@@ -316,13 +319,13 @@ def _shard(job: _Job, images: list[Any], cut: dict[str, int]) -> dict[str, int]:
             note |= {"window_low": picture.window[0], "window_high": picture.window[1]}
         used.append(note)
     pictures = pictures[: len(used)]
-    for note, statistics in zip(used, shards.picture_statistics(pictures).to_dict("records"), strict=True):
+    for note, statistics in zip(used, picture_statistics(pictures).to_dict("records"), strict=True):
         note |= {str(name): value for name, value in statistics.items()}
     out = place(job.out)
     kept = np.array([note["row"] for note in used], np.int64)
-    _, entry = shards.write_shard(out, number, job.count, kept, pictures, within=out / WORKSHOP)
+    _, entry = store_writer.write_shard(out, number, job.count, kept, pictures, within=out / WORKSHOP)
     part = pa.Table.from_pylist(notes, schema=PART.with_metadata({"entry": entry.model_dump_json()}))
-    write_whole(_part_path(out, number), lambda file: pq.write_table(part, pa.PythonFile(file, mode="w")))
+    write_atomic(_part_path(out, number), lambda file: pq.write_table(part, pa.PythonFile(file, mode="w")))
     return {"rows": len(notes), "refused": len(notes) - len(used)}
 
 
@@ -367,7 +370,7 @@ def _finish(
 ) -> IngestResult:
     stored, refused, files = [], [], {}
     for number in range(job.count):
-        images, others, files[shards.shard_name(number, job.count)] = _read_part(out, number)
+        images, others, files[store_format.shard_name(number, job.count)] = _read_part(out, number)
         stored.append(images.assign(shard=number))
         refused.append(others)
     rejected = pd.concat(refused, ignore_index=True)
@@ -377,7 +380,7 @@ def _finish(
     boxes = records.boxes
     if boxes is not None:
         boxes = boxes[boxes["row"].isin(index["row"])]
-    manifest = shards.finish(
+    manifest = store_writer.finish(
         out, index, source=source, labels=records.labels, task=records.task, size=job.size, aspect=job.aspect, depth=job.depth,
         groups=records.groups, filters=records.filters, default_labels=records.default_labels, features=records.features,
         notes=records.notes, rejected=rejected, boxes=boxes, settings=digest, files=files,
@@ -389,19 +392,19 @@ def _check_share(out: Place, rejected: pd.DataFrame, listed: int, max_rejected: 
     """Raises `UserError` where too many images were refused, or all."""
     if len(rejected) <= max_rejected * listed and len(rejected) < listed:
         return
-    path = out / WORKSHOP / shards.REJECTED
-    shards.write_parquet(path, rejected)
+    path = out / WORKSHOP / store_format.REJECTED
+    store_writer.write_parquet(path, rejected)
     reasons = rejected["reason"].value_counts()
     told = ", ".join(
         f"{count:,} {reason} (such as {rejected['image'][rejected['reason'] == reason].iloc[0]})"
         for reason, count in reasons.head(3).items()
     )
     if len(rejected) == listed:
-        mend = "is this the right root?"
+        fix = "is this the right root?"
     else:
         share = min(1.0, np.ceil(len(rejected) / listed * 100) / 100)
-        mend = f"mend the files and run the same command again, or accept it with --max-rejected {share:g}"
+        fix = f"mend the files and run the same command again, or accept it with --max-rejected {share:g}"
     raise UserError(
         f"{len(rejected):,} of {listed:,} images cannot be used, more than --max-rejected {max_rejected:g} allows: {told}; "
-        f"no store was made; the list is in {path}; {mend}"
+        f"no store was made; the list is in {path}; {fix}"
     )

@@ -7,10 +7,13 @@ from typing import Any
 from ray import tune as ray_tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 
-from cxr_ray import space, sweeps
+from cxr_ray import config as cfg
+from cxr_ray import runs
 from cxr_ray.errors import UserError
 from cxr_ray.on_ray.trial import OBJECTIVE, objective_of
-from cxr_ray.sweeps import FAILED, Sweep, Trial
+from cxr_ray.tuning import space
+from cxr_ray.tuning.sweep import Sweep
+from cxr_ray.tuning.trial import ENDED, FAILED, Trial
 
 MUTABLE = ("optim.lr", "optim.weight_decay", "optim.clip_norm", "optim.head_lr_factor", "optim.drop_factor", "loss.pos_weight_power",
            "loss.label_smoothing", "data.oversample_min_count", "augment.")  # fmt: skip
@@ -27,40 +30,44 @@ def build(sweep: Sweep, searched: space.Space) -> TrialScheduler:
     return FIFOScheduler()
 
 
-def starting_knobs(sweep: Sweep, trial: Trial, searched: space.Space) -> dict[str, Any]:
+def starting_hyperparameters(sweep: Sweep, trial: Trial, searched: space.Space) -> dict[str, Any]:
     """What a trial starts with: its own knobs, and for pbt, which changes all of them, the config's where it has none."""
     if sweep.config.tune.scheduler != "pbt":
-        return dict(trial.knobs)
+        return dict(trial.hyperparameters)
     written = sweep.config.model_dump()
-    return {d.knob: sweeps.at(written, d.knob) for d in searched.dimensions} | dict(trial.knobs)
+    return {d.hyperparameter: cfg.value_at(written, d.hyperparameter) for d in searched.dimensions} | dict(
+        trial.hyperparameters
+    )
 
 
 def _asha(sweep: Sweep) -> AsyncHyperBandScheduler:
     config = sweep.config
-    knobs = config.tune
+    tune = config.tune
     longest = max([config.train.epochs, *_choices(sweep, "train.epochs")])
     made = AsyncHyperBandScheduler(
         # One more than the longest: a trial that comes to its end ends by itself.
         time_attr="epoch", metric=OBJECTIVE, mode="max", max_t=longest + 1,
-        grace_period=min(sweep.grace, max(1, longest)), reduction_factor=knobs.reduction,
+        grace_period=min(sweep.grace, max(1, longest)), reduction_factor=tune.reduction,
     )  # fmt: skip
-    objective = objective_of(knobs)
+    objective = objective_of(tune)
     for trial in sweep.trials:
-        if trial.status not in sweeps.ENDED or trial.status == FAILED:
+        if trial.status not in ENDED or trial.status == FAILED:
             continue
         # What the trials that are left are measured against; asha wants no more of a trial than its name.
         ended: Any = SimpleNamespace(trial_id=trial.name)
         made.on_trial_add(None, ended)  # type: ignore[arg-type]
-        for epoch, rows in sweeps.judged(sweep.run(trial)).query("epoch > 0").groupby("epoch"):
-            made.on_trial_result(None, ended, {"epoch": epoch, OBJECTIVE: objective(sweeps.named(rows))})  # type: ignore[arg-type]
+        for epoch, rows in runs.val_metrics(sweep.run(trial)).query("epoch > 0").groupby("epoch"):
+            made.on_trial_result(None, ended, {"epoch": epoch, OBJECTIVE: objective(runs.values_by_name(rows))})  # type: ignore[arg-type]
         made.on_trial_remove(None, ended)  # type: ignore[arg-type]
     return made
 
 
-def _choices(sweep: Sweep, knob: str) -> list[Any]:
-    knobs = sweep.config.tune
-    said = space.flat(knobs.space).get(knob, {})
-    return [v for values in said.values() for v in values] + [one[knob] for one in knobs.combinations if knob in one]
+def _choices(sweep: Sweep, hyperparameter: str) -> list[Any]:
+    tune = sweep.config.tune
+    said = space.flat(tune.space).get(hyperparameter, {})
+    return [v for values in said.values() for v in values] + [
+        one[hyperparameter] for one in tune.combinations if hyperparameter in one
+    ]
 
 
 class Population(PopulationBasedTraining):
@@ -70,24 +77,24 @@ class Population(PopulationBasedTraining):
     Ray's own hands the whole config of the other trial over, its run folder with it, and steps over the ends of the space."""
 
     def __init__(self, sweep: Sweep, searched: space.Space) -> None:
-        knobs = sweep.config.tune
+        tune = sweep.config.tune
         written = sweep.config.model_dump()
         for d in searched.dimensions:
-            if not d.knob.startswith(MUTABLE):
+            if not d.hyperparameter.startswith(MUTABLE):
                 raise UserError(
-                    f"tune.scheduler: pbt cannot change {d.knob} in mid-training; give it outside tune.space. "
+                    f"tune.scheduler: pbt cannot change {d.hyperparameter} in mid-training; give it outside tune.space. "
                     f"It can: {', '.join(MUTABLE)}*"
                 )
-            if knobs.base and d.kind != "choice" and sweeps.at(written, d.knob) is None:
+            if tune.base and d.kind != "choice" and cfg.value_at(written, d.hyperparameter) is None:
                 raise UserError(
-                    f"tune.scheduler: pbt changes {d.knob} step by step, and the config as written has none to begin with; "
+                    f"tune.scheduler: pbt changes {d.hyperparameter} step by step, and the config as written has none to begin with; "
                     "give it a number there, or set tune.base to false"
                 )
         super().__init__(
             time_attr="epoch", metric=OBJECTIVE, mode="max", perturbation_interval=sweep.grace, synch=False,
-            hyperparam_mutations={"given": {"knobs": {d.knob: _domain(d) for d in searched.dimensions}}}, log_config=False,
+            hyperparam_mutations={"given": {"knobs": {d.hyperparameter: _domain(d) for d in searched.dimensions}}}, log_config=False,
         )  # fmt: skip
-        self._ends = {d.knob: d.values for d in searched.dimensions if d.kind != "choice"}
+        self._ends = {d.hyperparameter: d.values for d in searched.dimensions if d.kind != "choice"}
         self._last_epoch = sweep.config.train.epochs
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -101,11 +108,11 @@ class Population(PopulationBasedTraining):
         mine, theirs = trial.config["given"], trial_to_clone.config["given"]
         return {"given": {**mine, "knobs": self._within(made["given"]["knobs"]), "donor": theirs["trial"]}}, told
 
-    def _within(self, knobs: Mapping[str, Any]) -> dict[str, Any]:
+    def _within(self, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
         """The knobs, none of them beyond the ends of its interval."""
-        out = dict(knobs)
-        for knob, (low, high) in self._ends.items():
-            out[knob] = min(high, max(low, out[knob]))
+        out = dict(hyperparameters)
+        for hyperparameter, (low, high) in self._ends.items():
+            out[hyperparameter] = min(high, max(low, out[hyperparameter]))
         return out
 
 

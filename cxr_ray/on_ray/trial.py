@@ -14,16 +14,22 @@ from typing import Any
 
 from ray import tune as ray_tune
 
-from cxr_ray import checkpoints, registry, runs, shards, sweeps
 from cxr_ray import config as cfg
-from cxr_ray import plan as plans
+from cxr_ray import registry, runs
+from cxr_ray.data import plan as plans
+from cxr_ray.data import store as stores
 from cxr_ray.errors import UserError
-from cxr_ray.lease import LASTS_S, Lease
 from cxr_ray.on_ray import cluster
 from cxr_ray.on_ray import train as training
-from cxr_ray.on_ray.beside import beside
-from cxr_ray.on_ray.room import Room
-from cxr_ray.sweeps import Sweep
+from cxr_ray.on_ray.resources import Room
+from cxr_ray.runtime.threads import background
+from cxr_ray.storage.lease import LASTS_S, Lease
+from cxr_ray.training import checkpoint as checkpoints
+from cxr_ray.training import setup
+from cxr_ray.tuning import ranking
+from cxr_ray.tuning import sweep as sweeps
+from cxr_ray.tuning.sweep import Sweep
+from cxr_ray.tuning.trial import Trial
 
 OBJECTIVE = "objective"
 """What Ray's schedulers compare: the first metric, more is better; far below all others where it is undefined."""
@@ -42,7 +48,7 @@ class TuneContext:
         restored: Path | None,
         share: bool,
     ) -> None:
-        from cxr_ray.context import pick_device
+        from cxr_ray.runtime.context import pick_device
 
         self.rank, self.world = 0, 1
         self.device = pick_device(run.config.train.gpu)
@@ -74,7 +80,7 @@ class TuneContext:
     def should_save(self) -> bool:
         return False
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         self._run.log(line)
 
 
@@ -100,26 +106,26 @@ def train_trial(config: dict[str, Any]) -> None:
 
 def _train(sweep: Sweep, given: dict[str, Any]) -> bool:
     trial = sweep.trial(given["trial"])
-    knobs = sweep.config.tune
-    written = sweep.trial_config(replace(trial, knobs=trial.drawn))
-    config = sweep.trial_config(replace(trial, knobs=_knobs_now(sweep, trial, given)))
+    tune = sweep.config.tune
+    written = sweep.trial_config(replace(trial, hyperparameters=trial.sampled))
+    config = sweep.trial_config(replace(trial, hyperparameters=_hyperparameters_now(sweep, trial, given)))
     registry.load_plugins(config.plugins)
-    store = shards.open(str(config.data.shards), verify=config.data.verify, cache=config.data.cache)
+    store = stores.open(str(config.data.shards), verify=config.data.verify, cache=config.data.cache)
     if store.fingerprint != sweep.info["store"]["fingerprint"]:
         raise UserError(f"the store {store.origin} has changed since the sweep was started; start a new sweep on it")
     plan = plans.build(store, config.data, seed=config.seed, pos_weight_power=config.loss.pos_weight_power)
     about = {
-        "knobs": trial.drawn,
+        "knobs": trial.sampled,
         "sweep": {
             "name": sweep.path.name,
             "knobs": sweep.info["knobs"],
-            "metrics": knobs.metrics,
+            "metrics": tune.metrics,
             "trial": trial.name,
             "number": trial.number,
         },
     }
-    run = training.open_run(written, store, plan, **about)
-    objective = objective_of(knobs)
+    run = setup.open_run(written, store, plan, **about)
+    objective = objective_of(tune)
     with _lease(run.path):
         (run.path / "stop").unlink(missing_ok=True)
         run.update(status="started", error=None)
@@ -127,14 +133,14 @@ def _train(sweep: Sweep, given: dict[str, Any]) -> bool:
             _write_change(run, given)
         if config.train.workers > 1:
             room = Room.of(sweep.config, cluster.nodes())
-            with _watched(run, knobs.hang_minutes * 60):
+            with _watched(run, tune.hang_minutes * 60):
                 training.on_workers(
                     run,
                     dict(room.each),
                     use_gpu=bool(room.gpus),
                     failures=0,
                     callbacks=[_reporter(objective)],
-                    say=run.log,
+                    log=run.log,
                 )
             info = run.info
             if info.get("error"):
@@ -142,24 +148,24 @@ def _train(sweep: Sweep, given: dict[str, Any]) -> bool:
             return False
         import torch
 
-        from cxr_ray import engine
+        from cxr_ray.training import trainer
 
         torch.set_num_threads(config.train.threads or max(1, int(config.train.resources_per_worker.get("CPU", 1))))
         context = TuneContext(
-            run, objective, hang_s=knobs.hang_minutes * 60, restored=_shared(), share=knobs.scheduler == "pbt"
+            run, objective, hang_s=tune.hang_minutes * 60, restored=_shared(), share=tune.scheduler == "pbt"
         )
-        latest = engine.fit(config, plan, store, context, run)
+        latest = trainer.fit(config, plan, store, context, run)
         # It died after its last epoch, before it could say that it is finished.
         if not context.reported and run.info["status"] == "finished":
             context.report({"epoch": config.train.epochs, **latest}, None)
         return context.halted
 
 
-def objective_of(knobs: cfg.Tune) -> Callable[[Mapping[str, float]], float]:
+def objective_of(tune: cfg.Tune) -> Callable[[Mapping[str, float]], float]:
     """What schedulers compare, from a report's metrics by name: the first of `tune.metrics`, more is better, less what
     `tune.constraint` is missed by, so that no trial which keeps it is ended for one which does not."""
-    sign = 1.0 if knobs.modes[0] == "max" else -1.0
-    metric, limits = knobs.metrics[0], sweeps.constraints(knobs)
+    sign = cfg.sign_of(tune.modes[0])
+    metric, limits = tune.metrics[0], ranking.constraints(tune)
     return lambda values: (
         sign * values[metric] - sum(max(0.0, c.missed(values, undefined=1.0)) for c in limits)
         if metric in values
@@ -167,7 +173,7 @@ def objective_of(knobs: cfg.Tune) -> Callable[[Mapping[str, float]], float]:
     )
 
 
-def _knobs_now(sweep: Sweep, trial: sweeps.Trial, given: Mapping[str, Any]) -> dict[str, Any]:
+def _hyperparameters_now(sweep: Sweep, trial: Trial, given: Mapping[str, Any]) -> dict[str, Any]:
     """What is trained with now: as given, or, where pbt changed it in an earlier launch, what it came to."""
     folder = sweep.path / "trials" / trial.name
     changes = runs.Run(folder).info.get("changes") if (folder / "run.json").exists() else None
@@ -209,7 +215,7 @@ def _watched(run: runs.Run, hang_s: float) -> Iterator[None]:
             if time.time() - max(began, log.stat().st_mtime if log.exists() else 0.0) > hang_s:
                 os._exit(1)
 
-    with beside(watch, name="cxr-hang"):
+    with background(watch, name="cxr-hang"):
         yield
 
 

@@ -1,1 +1,1 @@
-"""Tables, figures and the one-file page of a judged run. Nothing is fitted or predicted here."""
+"""Pages and figures of runs, sweeps and stores."""

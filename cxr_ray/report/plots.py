@@ -21,8 +21,8 @@ from cxr_ray.metrics.ranking import at_each_score
 Array = npt.NDArray[Any]
 
 INK, QUIET, RULE, ACCENT = "#1d2733", "#6b7682", "#d5dae0", "#1f5f8b"
-MENDED, DULL = "#c07a2c", "#9aa5b1"
-PART_COLOURS = {"train": DULL, "val": MENDED, "test": ACCENT}
+CALIBRATED, DULL = "#c07a2c", "#9aa5b1"
+PART_COLOURS = {"train": DULL, "val": CALIBRATED, "test": ACCENT}
 POINTS = 240  # of a curve as drawn; more cannot be told apart at this size
 BINS = 10
 STYLE: Any = {
@@ -74,7 +74,7 @@ def reliability(true_N: Array, score_N: Array, mended_N: Array | None = None) ->
     `mended_N`, the same rows' probabilities after calibration, are drawn beside them in another colour."""
     figure, axes = _square("Mean probability", "Share positive")
     axes.plot([0, 1], [0, 1], color=RULE, linewidth=0.8, zorder=1)
-    for prob_N, colour in ((score_N, ACCENT), (mended_N, MENDED)):
+    for prob_N, colour in ((score_N, ACCENT), (mended_N, CALIBRATED)):
         if prob_N is None:
             continue
         bin_N = bin_of(prob_N, BINS)

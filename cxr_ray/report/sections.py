@@ -11,17 +11,17 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from cxr_ray.metrics import MEAN, WORTH
+from cxr_ray.evaluation import analysis
+from cxr_ray.evaluation.results import table_of
+from cxr_ray.metrics import MAIN_METRICS, MEAN
 from cxr_ray.metrics.ranking import at_each_score
-from cxr_ray.report import aspects
-from cxr_ray.report.tables import table_of
 
 STOPS = 160  # of the explorer's slider: thresholds at even steps of the rows called positive, and the operating point
 WORST = 4  # pictures of each kind and label
 PICTURE_SIDE = 160
 METHODS = {
-    aspects.AS_TRAINED: "As the model gives it",
-    aspects.UNSHIFTED: "Weights and draws taken out",
+    analysis.AS_TRAINED: "As the model gives it",
+    analysis.UNSHIFTED: "Weights and draws taken out",
     "temperature": "Temperature, fitted on val",
     "platt": "Platt, fitted on val",
     "isotonic": "Isotonic, fitted on val",
@@ -116,10 +116,10 @@ def group_sections(judged: Mapping[str, Any]) -> list[dict[str, Any]]:
                     "category": group["category"],
                     "rows": group["rows"],
                     "positives": sum(int(v["value"]) for v in group["values"] if v["metric"] == "positives"),
-                    "cells": [held.get((m, MEAN)) for m in WORTH],
+                    "cells": [held.get((m, MEAN)) for m in MAIN_METRICS],
                 }
             )
-        gaps = [gap for metric in WORTH if (gap := aspects.widest(entry, metric))]
+        gaps = [gap for metric in MAIN_METRICS if (gap := analysis.widest(entry, metric))]
         out.append({"feature": entry["feature"], "rows": rows, "gaps": gaps, "many": many})
     return out
 

@@ -1,67 +1,35 @@
 """The page of a sweep, written anew as trials report: what was searched, what won and what that is worth, label by label."""
 # T combinations, K knobs, L labels
 
-import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pandas as pd
-from matplotlib.figure import Figure
-
-from cxr_ray import config as cfg
-from cxr_ray import metrics, runs, space, sweeps
-from cxr_ray.durable import write_whole
-from cxr_ray.report import html, plots
+from cxr_ray.report import render
 from cxr_ray.report import sweep_plots as draw
-from cxr_ray.report.importance import FEWEST, Importance, importance
-from cxr_ray.report.sweep_plots import Scale, Shown, text
-from cxr_ray.sweeps import ENDED, FAILED, FINISHED, RUNNING, STOPPED, WAITING, Ranked, Sweep, Trial
-
-MAPS = ("recall", "auroc", "ap")
-"""Metrics of the maps of trials and labels, in the order of worth."""
-MOST = 60
-"""Trials of a map on the page, the best first; all stand in sweep.csv."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A combination as the page shows it: its trial, or its folds together."""
-
-    name: str
-    number: int
-    trials: tuple[Trial, ...]
-    knobs: dict[str, Any]
-    """Every knob of the sweep: the config's own where the combination does not say it."""
-    status: str
-    values: dict[str, float]
-    """By metric name, the mean over the folds judged."""
-    ranked: Ranked | None
-    place: int | None
-    """1: the best."""
-
-    @property
-    def base(self) -> bool:
-        """Whether it is the config as written."""
-        return self.trials[0].base
-
-    @property
-    def epochs(self) -> int:
-        """Done, over its folds."""
-        return sum(t.epochs for t in self.trials)
-
-    @property
-    def seconds(self) -> float:
-        """Of training, over its folds."""
-        return sum(t.seconds for t in self.trials)
-
-    @property
-    def shown(self) -> Shown:
-        """How figures mark it."""
-        return Shown(self.name, self.place == 1, self.base, self.status == STOPPED)
+from cxr_ray.report.sweep_figures import _figures, _forest, _heats, _png, _save, _svg
+from cxr_ray.report.sweep_plots import text
+from cxr_ray.report.sweep_sections import (
+    _best_of_each,
+    _columns,
+    _costs,
+    _folds,
+    _front,
+    _headline,
+    _line,
+    _maps,
+    _parts,
+    _rows,
+    _searched,
+    _state,
+    _worth,
+    title,
+    told,
+)
+from cxr_ray.storage.atomic import write_atomic
+from cxr_ray.tuning import ranking
+from cxr_ray.tuning.importance import FEWEST
+from cxr_ray.tuning.sweep import Sweep
+from cxr_ray.tuning.trial import FAILED
 
 
 def write(sweep: Sweep) -> Path:
@@ -70,13 +38,13 @@ def write(sweep: Sweep) -> Path:
     Called again and again while trials run: with none judged, with running and with failed ones. A figure whose numbers did
     not change is not drawn again. One file that loads nothing and names no patient."""
     info, config, trials = sweep.info, sweep.config, sweep.trials
-    tune, limits = config.tune, sweeps.constraints(config.tune)
-    rows = _rows(trials, config, info, sweeps.ranked(trials, tune, limits))
+    tune, limits = config.tune, ranking.constraints(config.tune)
+    rows = _rows(trials, config, info, ranking.ranked(trials, tune, limits))
     judged = [r for r in rows if r.ranked is not None and not math.isnan(r.ranked.values[0])]
     best = next((r for r in judged if r.place == 1), None)
     figures = _figures(sweep, config, info, judged, rows)
     lines = {r.name: _line(r, tune) for r in rows}
-    page = html.jinja().get_template("sweep.html").render(
+    page = render.jinja().get_template("sweep.html").render(
         name=sweep.path.name,
         info=info,
         config=config,
@@ -101,387 +69,16 @@ def write(sweep: Sweep) -> Path:
         few=FEWEST,
         costs=_costs(trials, config, info),
         failed=[t for t in trials if t.status == FAILED],
-        names=html.NAMES,
+        names=render.NAMES,
         text=text,
         told=told,
         title=title,
         columns=_columns(judged, tune),
         yaml=config.to_yaml(),
     )  # fmt: skip
-    write_whole(sweep.path / "sweep.csv", sweep.table(trials).to_csv(index=False))
-    write_whole(sweep.path / "sweep.html", page)
+    write_atomic(sweep.path / "sweep.csv", sweep.table(trials).to_csv(index=False))
+    write_atomic(sweep.path / "sweep.html", page)
     if info["status"] != "started":
         figures |= _heats(judged, info["labels"])
         _save(sweep.path / "figures", {name: _png(*figure) for name, figure in figures.items()})
     return sweep.path / "sweep.html"
-
-
-# -- what is shown -------------------------------------------------------------------------------------------------
-
-
-def _rows(trials: Sequence[Trial], config: cfg.Config, info: Mapping[str, Any], order: Sequence[Ranked]) -> list[Row]:
-    """The combinations, the best first, then those that are not judged, by number."""
-    written = config.model_dump()
-    places = {r.number: (at, r) for at, r in enumerate(order, start=1)}
-    out = []
-    for number in sorted({t.number for t in trials}):
-        here = tuple(t for t in trials if t.number == number)
-        place, ranked = places.get(number, (None, None))
-        named = {name for t in here for name in t.values}
-        values = {n: float(np.mean([t.values[n] for t in here if n in t.values])) for n in named}
-        knobs = {k: here[0].knobs.get(k, sweeps.at(written, k)) for k in info["knobs"]}
-        name = here[0].name if here[0].fold is None else f"{number:04d}"
-        out.append(Row(name, number, here, knobs, _status(here), values, ranked, place))
-    return sorted(out, key=lambda r: (r.place is None, r.place or r.number))
-
-
-def _status(folds: Sequence[Trial]) -> str:
-    """Of a combination: what its folds are, the least done first."""
-    held = {t.status for t in folds}
-    if len(folds) > 1 and WAITING in held and held != {WAITING}:
-        return FAILED if FAILED in held else RUNNING
-    return next(s for s in (FAILED, RUNNING, WAITING, STOPPED, FINISHED) if s in held)
-
-
-def told(name: str) -> str:
-    """A metric in words: `val/auroc/mean` is mean ROC AUC, `val/recall/Edema` recall of Edema."""
-    _, _, rest = name.partition("/")
-    metric, _, label = rest.partition("/")
-    said = html.NAMES[metric]
-    said = said if said.startswith(("ROC", "F1")) else said[0].lower() + said[1:]
-    return f"{label} {said}" if label in metrics.AVERAGES else f"{said} of {label}" if label else said
-
-
-def title(name: str) -> str:
-    """As `told`, to begin a line with."""
-    said = told(name)
-    return said[0].upper() + said[1:]
-
-
-def _line(row: Row, tune: cfg.Tune) -> str:
-    """A trial in a line, as its marks tell it."""
-    knobs = ", ".join(f"{k} {text(v)}" for k, v in row.knobs.items())
-    values = [f"{told(m)} {row.values[m]:.3f}" for m in tune.metrics if m in row.values]
-    what = "the config as written" if row.base else knobs
-    return f"{row.name}: {what}; {', '.join(values) or 'not judged'}; {row.status}, {row.epochs} epochs"
-
-
-def _parts(sweep: Sweep, info: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, int]:
-    """Rows of each part; folds move between train and val, so those are the first trial's."""
-    counts = pd.Series(info.get("rows", {}))
-    for trial in trials:
-        file = sweep.path / "trials" / trial.name / "plan.parquet"
-        if file.exists():
-            counts = pd.read_parquet(file, columns=["part"])["part"].value_counts()
-            break
-    return {part: int(counts[part]) for part in metrics.values.PARTS if counts.get(part)}
-
-
-def _searched(config: cfg.Config, info: Mapping[str, Any]) -> list[dict[str, str]]:
-    """A line a knob: what it may be, and what the config as written says."""
-    written, said = config.model_dump(), space.flat(config.tune.space)
-    out = []
-    for knob in info["knobs"]:
-        kind, values = next(iter(said[knob].items())) if knob in said else ("choice", [])
-        if knob not in said:
-            values = list(dict.fromkeys(text(c[knob]) for c in config.tune.combinations if knob in c))
-        shown = [text(v) for v in space.numbers(dict(enumerate(values))).values()]
-        words = ", ".join(shown) if kind == "choice" else " to ".join(shown) + KIND_WORDS[kind]
-        out.append({"knob": knob, "words": words, "base": text(sweeps.at(written, knob))})
-    return out
-
-
-KIND_WORDS = {"loguniform": ", even in the logarithm", "uniform": "", "integer": ", whole numbers"}
-
-
-def _state(info: Mapping[str, Any], trials: Sequence[Trial], config: cfg.Config) -> dict[str, Any]:
-    """How far it is, and the minutes left by what the ended trials took: `ended` of `planned`, `running`, `failed`, `left_s`."""
-    ended = [t for t in trials if t.status in ENDED]
-    running = [t for t in trials if t.status == RUNNING]
-    planned = max(int(info.get("planned") or 0), len(trials))
-    out: dict[str, Any] = {
-        "ended": len(ended), "planned": planned, "running": len(running), "failed": sum(t.status == FAILED for t in ended),
-        "stopped": sum(t.status == STOPPED for t in ended), "left_s": None,
-    }  # fmt: skip
-    timed = [t for t in ended if t.seconds and t.epochs]
-    if info["status"] == "started" and timed and running:
-        each = sum(t.seconds for t in timed) / sum(t.epochs for t in timed)
-        usual = sum(t.epochs for t in timed) / len(timed)
-        left = sum(max(usual - t.epochs, 0.5) for t in running) + usual * (planned - len(ended) - len(running))
-        out["left_s"] = each * left / len(running)
-    return out
-
-
-def _headline(best: Row | None, judged: Sequence[Row], tune: cfg.Tune) -> list[dict[str, str]]:
-    """The winner's objectives and what else is asked first, each with what the config as written reaches."""
-    if best is None or best.ranked is None:
-        return []
-    base = next((r for r in judged if r.base and r is not best), None)
-    wanted = [*tune.metrics, *(f"val/{m}/{metrics.MEAN}" for m in MAPS)]
-    cells: list[dict[str, str]] = []
-    for name in dict.fromkeys(wanted):
-        if name in best.values and len(cells) < 4:
-            spread = best.ranked.deviation[tune.metrics.index(name)] if name in tune.metrics else math.nan
-            about = [f"± {spread:.3f} between folds"] if not math.isnan(spread) else []
-            about += (
-                [f"as written {html.number(base.values[name])}"] if base is not None and name in base.values else []
-            )
-            cells.append({"name": title(name), "value": html.number(best.values[name]), "about": ", ".join(about)})
-    return cells
-
-
-def _worth(said: Mapping[str, Any], tune: cfg.Tune, labels: Sequence[str]) -> dict[str, Any]:
-    """`sweep.json`'s worth in words: `test` cells, `lines`, `ensemble` cells and its members, `note`."""
-    ensemble = said.get("ensemble") or {}
-    order = sweeps.headline(tune.metrics, labels)
-    return {"test": _test_cells(said.get("test"), order), "lines": [_lead(one) for one in said.get("against", [])],
-            "members": ensemble.get("members", []), "ensemble": _test_cells(ensemble.get("test"), order),
-            "note": said.get("note")}  # fmt: skip
-
-
-def _folds(said: Mapping[str, Any], tune: cfg.Tune, labels: Sequence[str]) -> dict[str, Any]:
-    """`sweep.json`'s folds in words: their `count`, `lines`, and `test` cells of their ensemble."""
-    held = said.get("objectives", {})
-    lines = [
-        f"{title(name)} on val: {html.number(held[name]['mean'])} ± {html.number(held[name]['deviation'])} between folds"
-        for name in tune.metrics
-        if name in held
-    ]
-    order = sweeps.headline(tune.metrics, labels)
-    return {"count": len(said.get("runs", [])), "lines": lines, "test": _test_cells(said.get("test"), order)}
-
-
-def _lead(one: Mapping[str, Any]) -> str:
-    """The winner's lead in one metric over another trial, and what chance has to say of it."""
-    what = f"{one['what']} ({one['trial']})" if one.get("trial") else one["what"]
-    metric = told(metrics.name(one["part"], one["metric"], one.get("label", metrics.MEAN)))
-    line = f"Against {what}: {html.signed(one['value'])} {metric} on {one['part']}"
-    folds = ""
-    if one.get("folds"):
-        by_fold = (
-            "" if one.get("by_fold") is None else f", the means over folds differ by {html.signed(one['by_fold'])}"
-        )
-        folds = f" Better on {one['folds_better']} of {one['folds']} folds{by_fold}."
-    if one.get("low") is None:
-        return f"{line}; no interval could be found.{folds}"
-    p = "" if one.get("p") is None else f", p {html.number(one['p'])}"
-    better = (one["value"] > 0) == (one.get("mode", "max") == "max")
-    verdict = "More than chance gives." if better else "It is worse."
-    if one["low"] <= 0 <= one["high"]:
-        verdict = "Within noise: chance alone may give as much."
-    return f"{line} ({html.signed(one['low'])} to {html.signed(one['high'])}{p}). {verdict}{folds}"
-
-
-def _test_cells(said: Mapping[str, Any] | None, order: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Metrics of test in the order of `sweeps.headline`."""
-    cells = [(key.partition("/")[0], one.get("label", metrics.MEAN), one) for key, one in (said or {}).items()]
-    place = {pair: at for at, pair in enumerate(order)}
-    cells.sort(key=lambda cell: place.get(cell[:2], len(place)))
-    return [{"name": title(metrics.name("test", metric, label)), **one} for metric, label, one in cells]
-
-
-def _best_of_each(judged: Sequence[Row], labels: Sequence[str], best: Row | None) -> list[dict[str, Any]]:
-    """A row a label: for each metric of the maps the best trial, its value, and the winner's."""
-    out = []
-    for label in labels:
-        cells = []
-        for metric in MAPS:
-            name = metrics.name("val", metric, label)
-            held = [r for r in judged if name in r.values]
-            top = max(held, key=lambda r: r.values[name], default=None)
-            precision = top and top.values.get(metrics.name("val", "precision", label))
-            cells.append({
-                "metric": metric, "row": top, "value": top and top.values[name], "precision": precision,
-                "winner": best.values.get(name) if best else None,
-            })  # fmt: skip
-        out.append({"label": label, "cells": cells})
-    return out
-
-
-def _maps(judged: Sequence[Row], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Trial x label of each metric, a cell's shade by how near it comes to the label's best trial."""
-    rows, out = judged[:MOST], []
-    for metric in MAPS:
-        value_TL = _values(rows, labels, metric)
-        if not np.isfinite(value_TL).any():
-            continue
-        share_TL = draw.shares(value_TL)
-        lines = []
-        for row, value_L, share_L in zip(rows, value_TL, share_TL, strict=True):
-            cells = [
-                {"value": None}
-                if np.isnan(v)
-                else {"value": v, "best": s >= 1 - 1e-9, "colours": draw.shade_of(float(s))}
-                for v, s in zip(value_L, share_L, strict=True)
-            ]
-            lines.append(
-                {"row": row, "cells": cells, "mean": row.values.get(metrics.name("val", metric, metrics.MEAN))}
-            )
-        out.append({"metric": metric, "lines": lines, "more": len(judged) - len(rows)})
-    return out
-
-
-def _heats(judged: Sequence[Row], labels: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-    """The maps as figures, for slides: on the page they are tables."""
-    names, out = tuple(r.name for r in judged[:MOST]), {}
-    for metric in MAPS:
-        value_TL = _values(judged[:MOST], labels, metric)
-        if np.isfinite(value_TL).any():
-            plain = tuple(tuple(float(v) for v in row) for row in value_TL)
-            out[f"map-{metric}"] = (draw.heat, names, tuple(labels), plain, html.NAMES[metric])
-    return out
-
-
-def _values(rows: Sequence[Row], labels: Sequence[str], metric: str) -> Any:
-    return np.array([[r.values.get(metrics.name("val", metric, k), math.nan) for k in labels] for r in rows], float)
-
-
-def _front(judged: Sequence[Row], tune: cfg.Tune) -> list[bool]:
-    """Which combinations stand on `sweeps.front`."""
-    on = sweeps.front([r.ranked for r in judged if r.ranked is not None], tune.modes)
-    return [r.number in on for r in judged]
-
-
-def _columns(judged: Sequence[Row], tune: cfg.Tune) -> list[str]:
-    """Metrics of the table of all trials: the objectives, then means in the order of worth."""
-    wanted = [
-        *tune.metrics,
-        *(f"val/{m}/mean" for m in (*metrics.WORTH, "ap")),
-        "val/accuracy",
-        "val/loss",
-    ]
-    held = {name for r in judged for name in r.values}
-    return [n for n in dict.fromkeys(wanted) if n in held]
-
-
-def _costs(trials: Sequence[Trial], config: cfg.Config, info: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Seconds and epochs of all trials, and what ending some early saved: their epochs to the end at their own pace."""
-    held = [t for t in trials if t.epochs and t.seconds]
-    if not held:
-        return None
-    longest = {t.name: int(t.knobs.get("train.epochs", config.train.epochs)) for t in held}
-    cut = [t for t in held if t.status == STOPPED]
-    saved = sum((longest[t.name] - t.epochs) * t.seconds / t.epochs for t in cut)
-    seconds = sum(t.seconds for t in held)
-    wall = float(info.get("seconds") or 0.0)
-    return {
-        "seconds": seconds, "epochs": sum(t.epochs for t in held), "trials": len(held), "each": seconds / len(held),
-        "shortest": min(t.epochs for t in held), "longest": max(t.epochs for t in held), "wall": wall,
-        "at_once": seconds / wall if wall and info["status"] != "started" else None,
-        "stopped": len(cut), "saved": saved, "share": saved / (seconds + saved), "full": sum(longest.values()),
-    }  # fmt: skip
-
-
-# -- figures -------------------------------------------------------------------------------------------------------
-
-
-def _figures(
-    sweep: Sweep, config: cfg.Config, info: Mapping[str, Any], judged: Sequence[Row], rows: Sequence[Row]
-) -> dict[str, tuple[Any, ...]]:
-    """Name to (what draws it, its arguments): nothing is drawn yet."""
-    tune = config.tune
-    out: dict[str, tuple[Any, ...]] = {}
-    curves = _curves(sweep, rows, tune.metrics[0])
-    if any(len(x) for x, _ in curves):
-        shown = tuple(r.shown for r in rows)
-        out["curves"] = (draw.curves, shown, tuple(curves), title(tune.metrics[0]))
-    if not judged:
-        return out
-    shown = tuple(r.shown for r in judged)
-    y = tuple(r.values[tune.metrics[0]] for r in judged)
-    scales = _scales(judged, config, info)
-    goal = draw.scale(told(tune.metrics[0]), y, "uniform", down=tune.modes[0] == "min")
-    places = tuple(
-        (*(s.place(r.knobs[k]) for k, s in scales.items()), goal.place(v)) for r, v in zip(judged, y, strict=True)
-    )
-    if len(judged) > 1 and scales:
-        out["parallel"] = (draw.parallel, shown, places, (*scales.values(), goal))
-    for knob, scale in scales.items():
-        given = tuple(text(r.knobs[knob]) if scale.kind == "choice" else r.knobs[knob] for r in judged)
-        out[f"knob-{knob}"] = (draw.knob, shown, scale, given, y, title(tune.metrics[0]))
-    forest = _forest(judged, info, config)
-    if forest is not None:
-        out["importance"] = (draw.importance, tuple(scales), forest.mean, forest.deviation)
-    if len(tune.metrics) > 1 and judged:
-        points = tuple(tuple(r.values.get(m, math.nan) for m in tune.metrics[:2]) for r in judged)
-        out["pareto"] = (
-            draw.pareto,
-            shown,
-            points,
-            tuple(_front(judged, tune)),
-            tuple(title(m) for m in tune.metrics[:2]),
-        )
-    return out
-
-
-def _scales(judged: Sequence[Row], config: cfg.Config, info: Mapping[str, Any]) -> dict[str, Scale]:
-    """How each knob is laid out, by what the space says of it and what the trials had."""
-    said = space.flat(config.tune.space)
-    out = {}
-    for knob in info["knobs"]:
-        kind, declared = next(iter(said[knob].items())) if knob in said else ("listed", [])
-        given = space.numbers(dict(enumerate(declared))).values()
-        out[knob] = draw.scale(knob, [r.knobs[knob] for r in judged], kind, list(given))
-    return out
-
-
-def _forest(judged: Sequence[Row], info: Mapping[str, Any], config: cfg.Config) -> Importance | None:
-    """See `importance.importance`, over knobs and the first objective."""
-    scales = _scales(judged, config, info) if judged else {}
-    x = tuple(tuple(s.place(r.knobs[k]) for k, s in scales.items()) for r in judged)
-    return _grown(x, tuple(r.ranked.values[0] for r in judged if r.ranked is not None))
-
-
-@functools.lru_cache(maxsize=16)
-def _grown(knob_TK: tuple[tuple[float, ...], ...], objective_T: tuple[float, ...]) -> Importance | None:
-    return importance(knob_TK, objective_T)
-
-
-def _curves(sweep: Sweep, rows: Sequence[Row], wanted: str) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
-    """(epochs, values) of the objective for each combination, the mean over the folds that have the epoch."""
-    _, _, rest = wanted.partition("/")
-    metric, _, label = rest.partition("/")
-    out = []
-    for row in rows:
-        held: dict[int, list[float]] = {}
-        for trial in row.trials:
-            file = sweep.path / "trials" / trial.name / "metrics.csv"
-            stamp = file.stat().st_mtime_ns if file.exists() else 0
-            for epoch, value in _curve(file, stamp, metric, label):
-                held.setdefault(epoch, []).append(value)
-        epochs = sorted(held)
-        out.append((tuple(epochs), tuple(float(np.mean(held[e])) for e in epochs)))
-    return out
-
-
-@functools.lru_cache(maxsize=1024)
-def _curve(file: Path, stamp: int, metric: str, label: str) -> tuple[tuple[int, float], ...]:
-    """(epoch, value) of a trial's val metric, read once for each time that the file was written."""
-    if not stamp:
-        return ()
-    table = runs.Run(file.parent).metrics
-    here = table[(table["part"] == "val") & (table["metric"] == metric) & (table["label"] == label)]
-    return tuple((int(e), float(v)) for e, v in zip(here["epoch"], here["value"], strict=True))
-
-
-@functools.lru_cache(maxsize=64)
-def _svg(make: Callable[..., Figure], *given: Any) -> str:
-    return draw.marked(make(*given))
-
-
-@functools.lru_cache(maxsize=64)
-def _png(make: Callable[..., Figure], *given: Any) -> bytes:
-    return plots.png(make(*given))
-
-
-def _save(folder: Path, figures: Mapping[str, bytes]) -> None:
-    """Every figure as PNG; those that this sweep no longer has go."""
-    folder.mkdir(exist_ok=True)
-    names = {html.file_name(name): body for name, body in figures.items()}
-    for old in folder.glob("*.png"):
-        if old.name not in names:
-            old.unlink()
-    for name, body in names.items():
-        file = folder / name
-        if not file.exists() or file.read_bytes() != body:
-            file.write_bytes(body)

@@ -16,7 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cxr_ray.report.plots import ACCENT, INK, MENDED, QUIET, STYLE, shade, svg
+from cxr_ray.report.plots import ACCENT, CALIBRATED, INK, QUIET, STYLE, shade, svg
 
 PALE = "#c3cfd9"
 """A trial that is neither the best nor the config as written."""
@@ -128,7 +128,7 @@ def parallel(shown: Sequence[Shown], at_TK: Sequence[Sequence[float | None]], ax
         y_K = np.array([np.nan if y is None else y for y in at_K], float)
         if np.isnan(y_K).sum() > 1 or np.isnan(y_K[-1]):
             continue
-        colour = MENDED if one.best else to_hex(colours(float(y_K[-1])))
+        colour = CALIBRATED if one.best else to_hex(colours(float(y_K[-1])))
         axes.plot(
             range(len(y_K)), y_K, color=colour, linewidth=2.4 if one.best else 1.2, zorder=5 if one.best else 2 + y_K[-1],
             linestyle=(0, (2, 1.5)) if one.base else "-", solid_joinstyle="round", gid=MARK + one.name,
@@ -140,7 +140,9 @@ def parallel(shown: Sequence[Shown], at_TK: Sequence[Sequence[float | None]], ax
 
 
 @matplotlib.rc_context(STYLE)
-def knob(shown: Sequence[Shown], scale: Scale, value_T: Sequence[Any], y_T: Sequence[float], title: str) -> Figure:
+def hyperparameter(
+    shown: Sequence[Shown], scale: Scale, value_T: Sequence[Any], y_T: Sequence[float], title: str
+) -> Figure:
     """The objective (`title`) over one knob, a dot a trial: hollow where it was stopped early."""
     figure, axes = _axes((2.9, 2.1), left=0.62)
     names = scale.choices
@@ -196,7 +198,7 @@ def curves(shown: Sequence[Shown], line_T: Sequence[tuple[Sequence[int], Sequenc
     for one, (x, y) in zip(shown, line_T, strict=True):
         if not len(x):
             continue
-        colour = MENDED if one.best else INK if one.base else PALE
+        colour = CALIBRATED if one.best else INK if one.base else PALE
         front = one.best or one.base
         axes.plot(x, y, color=colour, linewidth=2.0 if one.best else 1.1, zorder=4 if front else 2, gid=MARK + one.name,
                   linestyle=(0, (2, 1.5)) if one.base else "-", marker="o" if len(x) == 1 else None, markersize=3)  # fmt: skip
@@ -218,7 +220,7 @@ def pareto(
     figure, axes = _axes((3.9, 3.0), left=0.62)
     front = sorted(p for p, yes in zip(point_T, front_T, strict=True) if yes)
     if front:
-        axes.plot(*zip(*front, strict=True), color=MENDED, linewidth=0.9, zorder=1)
+        axes.plot(*zip(*front, strict=True), color=CALIBRATED, linewidth=0.9, zorder=1)
     for one, (x, y), on in zip(shown, point_T, front_T, strict=True):
         _dot(axes, one._replace(best=on), x, y)
     axes.set_xlabel(titles[0])
@@ -315,7 +317,7 @@ def _broken(title: str) -> str:
 
 
 def _dot(axes: Axes, one: Shown, x: float, y: float) -> None:
-    colour = MENDED if one.best else INK if one.base else ACCENT
+    colour = CALIBRATED if one.best else INK if one.base else ACCENT
     axes.plot(
         x, y, marker="D" if one.base else "o", markersize=6.5 if one.best else 5, markeredgecolor=colour, markeredgewidth=1.2,
         markerfacecolor="white" if one.stopped else colour, alpha=0.9, zorder=3 if one.best or one.base else 2, gid=MARK + one.name,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cxr_ray import phantom
+from cxr_ray.datasets.phantom import generate
 from tests.fakes import (
     chexpert,
     covid_chestxray,
@@ -22,7 +22,7 @@ LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "image_folder": lambda root: image_folder.write(root, {"normal": 3, "Covid": 4}, splits=("Train", "Val")),
     "covid_radiography": covid_radiography.write,
     "chexpert": chexpert.write,
-    "phantom": lambda root: phantom.write(root, patients=3, size=32),
+    "phantom": lambda root: generate.write(root, patients=3, size=32),
     "nih": nih.write,
     "covid_chestxray": covid_chestxray.write,
     "mimic_cxr": mimic_cxr.write,

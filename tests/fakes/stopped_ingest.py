@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from cxr_ray.datasets import Records
 from cxr_ray.on_ray import ingest
-from cxr_ray.sources import Records
 
 
 class Stopped(BaseException):

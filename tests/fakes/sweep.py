@@ -8,9 +8,12 @@ import numpy as np
 import pandas as pd
 
 from cxr_ray import config as cfg
-from cxr_ray import runs, space, sweeps
+from cxr_ray import runs
 from cxr_ray.metrics import prevalence
-from cxr_ray.sweeps import FAILED, FINISHED, RUNNING, STOPPED, WAITING, Sweep, Trial
+from cxr_ray.tuning import ranking, space
+from cxr_ray.tuning import sweep as sweeps
+from cxr_ray.tuning.sweep import Sweep
+from cxr_ray.tuning.trial import FAILED, FINISHED, RUNNING, STOPPED, WAITING, Trial
 
 CHEXPERT = (
     "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia",
@@ -47,12 +50,12 @@ def make_sweep(
         "name": folder.name, "output": str(folder.parent), "data": {"shards": "shards/x"}, "train": {"epochs": epochs},
         "tune": given,
     })  # fmt: skip
-    knobs = list(space.flat(config.tune.space)) or sorted({k for c in config.tune.combinations for k in c})
+    hyperparameters = list(space.flat(config.tune.space)) or sorted({k for c in config.tune.combinations for k in c})
     searched = space.parse(config.tune, config, labels)
     sweep = sweeps.create(
         config, store=STORE,
-        about={"labels": list(labels), "task": "multilabel", "knobs": knobs, "metrics": config.tune.metrics, "modes": config.tune.modes,
-               "constraints": [str(c) for c in sweeps.constraints(config.tune)], "planned": trials, "rows": dict(PARTS),
+        about={"labels": list(labels), "task": "multilabel", "knobs": hyperparameters, "metrics": config.tune.metrics, "modes": config.tune.modes,
+               "constraints": [str(c) for c in ranking.constraints(config.tune)], "planned": trials, "rows": dict(PARTS),
                "warnings": []},
     )  # fmt: skip
     rng = np.random.default_rng(seed)
@@ -60,7 +63,7 @@ def make_sweep(
     for number in range(trials):
         base = config.tune.base and number == 0
         drawn = config.tune.combinations[number % len(config.tune.combinations)] if config.tune.search == "list" else {}
-        here = {} if base else drawn or searched.drawn(number, seed=seed)
+        here = {} if base else drawn or searched.sample(number, seed=seed)
         state = (
             FAILED if number in failed else RUNNING if number in running else WAITING if number in waiting else FINISHED
         )
@@ -124,7 +127,7 @@ def _write_run(
     )
     run = runs.create(
         config, store=STORE, plan=plan.assign(drawn=1),
-        about={"labels": list(labels), "task": "multilabel", "warnings": [], "knobs": trial.knobs,
+        about={"labels": list(labels), "task": "multilabel", "warnings": [], "knobs": trial.hyperparameters,
                "sweep": {"name": sweep.path.name, "metrics": sweep.info["metrics"], "knobs": sweep.info["knobs"]},
                "prevalence": {"val": prevalence(truth, labels=list(labels), patients=None)}},
     )  # fmt: skip

@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 
 from cxr_ray import config as cfg
-from cxr_ray import runs, trackers
+from cxr_ray import runs
+from cxr_ray.training import trackers
 
 LABELS = ("Edema", "Mass, left")
 STORE = {"path": "x", "fingerprint": "f", "source": "fake", "rows": 1, "notes": []}
@@ -42,5 +43,5 @@ def open_one(folder: str, name: str) -> None:
     """A training that starts and ends; what it said goes to NAME.said."""
     run = tracked(Path(folder) / name, "mlflow")
     said: list[str] = []
-    trackers.open(run, run.config, say=said.append).close("finished")
+    trackers.open(run, run.config, log=said.append).close("finished")
     (Path(folder) / f"{name}.said").write_text(json.dumps(said))

@@ -1,0 +1,221 @@
+"""`cxr-ray doctor`: what this machine has, what would go wrong, and how to mend it."""
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from cyclopts import App
+
+from cxr_ray import __version__
+from cxr_ray.cli.terminal import table
+
+app = App(name="doctor", help_format="markdown")
+
+GIB = 1024**3
+DASHBOARD = ("aiohttp", "aiohttp_cors", "prometheus_client", "opencensus")
+"""Modules that the extra `default` of ray brings: without them there is no dashboard and no job submission."""
+
+OPTIONAL = {
+    "tensorboard": "TensorBoard's program, to look at runs: pip install tensorboard",
+    "mlflow-skinny": "report.trackers: [mlflow] needs it: pip install -c constraints.txt 'cxr_ray[mlflow]'",
+    "optuna": "tune.search: optuna needs it: pip install -c constraints.txt 'cxr_ray[optuna]'",
+}
+"""Distributions that a training does without, and what each is for."""
+
+
+class Finding(NamedTuple):
+    """One thing looked at; `mend` is empty where nothing is wrong."""
+
+    what: str
+    found: str
+    fix: str = ""
+
+
+@app.default
+def doctor(*, output: Path = Path("runs")) -> int:
+    """Versions, devices, memory, storage: what would go wrong, and how to mend it.
+
+    Ends with 0 where nothing is wrong, with 2 where something must be mended first.
+
+    Parameters
+    ----------
+    output
+        Folder that runs will be made in: its disk is looked at.
+    """
+    findings = [*software(), *hardware(), *storage(output), *cluster()]
+    table(["", "what", "found"], [["!!" if f.fix else "ok", f.what, f.found] for f in findings])
+    wrong = [f for f in findings if f.fix]
+    for finding in wrong:
+        print(f"{finding.what}: {finding.fix}")
+    if wrong:
+        print(f"{len(wrong)} to mend, then: cxr-ray doctor")
+        return 2
+    print("nothing is wrong")
+    print("next: cxr-ray demo")
+    return 0
+
+
+def software() -> Iterator[Finding]:
+    """Python and the packages, imported where an import can fail for a reason of its own."""
+    old = sys.version_info < (3, 11)
+    yield Finding(
+        "python", f"{platform.python_version()} at {sys.executable}", "install Python 3.11 or newer" if old else ""
+    )
+    yield Finding("cxr_ray", __version__)
+    for name in ("pandas", "pyarrow", "scikit-learn", "pillow"):
+        yield version(name)
+    yield torch_works()
+    yield version("ray")
+    missing = [name for name in DASHBOARD if importlib.util.find_spec(name) is None]
+    yield Finding(
+        "ray dashboard and jobs",
+        f"missing {', '.join(missing)}" if missing else "there",
+        "pip install 'ray[data,default,train,tune]': without the extra `default` there is no job submission"
+        if missing
+        else "",
+    )
+    for name, use in OPTIONAL.items():
+        found = version(name)
+        yield found._replace(found=f"not installed. {use}", fix="") if found.fix else found
+
+
+def version(name: str) -> Finding:
+    """The installed version of a distribution."""
+    try:
+        return Finding(name, metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return Finding(name, "missing", f"pip install -c constraints.txt {name}")
+
+
+def torch_works() -> Finding:
+    """Whether torch and torchvision load together: some pairs of builds do not."""
+    try:
+        import torch
+        import torchvision
+        from torchvision.extension import _has_ops
+    except Exception as error:
+        return Finding(
+            "torch", f"{type(error).__name__}: {error}", "install torch and torchvision as constraints.txt pins them"
+        )
+    found = f"{torch.__version__} with torchvision {torchvision.__version__}"
+    if not _has_ops():
+        return Finding("torch", found, "torchvision's operators do not load: install both as constraints.txt pins them")
+    return Finding("torch", found)
+
+
+def hardware() -> Iterator[Finding]:
+    """Cores, memory, what computes in bf16, GPUs."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        cores = os.cpu_count() or 1
+    yield Finding("cores", str(cores))
+    total, free = memory_bytes()
+    little = 0 < free < 2 * GIB
+    yield Finding(
+        "memory",
+        f"{free / GIB:.1f} GiB free of {total / GIB:.1f}",
+        "free some memory: Ray and one worker need about 2 GiB" if little else "",
+    )
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        flags = set()
+    fast = "amx_bf16" in flags
+    yield Finding(
+        "bf16 on the processor", "AMX: train.precision auto is bf16" if fast else "no AMX: train.precision auto is fp32"
+    )
+    yield gpus()
+
+
+def gpus() -> Finding:
+    """GPUs that torch can use; one that is there and cannot be used is a problem."""
+    try:
+        import torch
+
+        names = (
+            [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+            if torch.cuda.is_available()
+            else []
+        )
+    except Exception as error:
+        return Finding("GPU", f"{type(error).__name__}: {error}", "install torch as constraints.txt pins it")
+    if not names and Path("/proc/driver/nvidia/version").exists():
+        return Finding(
+            "GPU",
+            "a driver, but torch sees none",
+            "install a torch built for this driver's CUDA, or set train.gpu false",
+        )
+    return Finding("GPU", ", ".join(names) or "none: training runs on the processor")
+
+
+def memory_bytes() -> tuple[int, int]:
+    """(total, free) bytes, within a container's limit where there is one; zeros where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        said = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+        total, free = said["MemTotal"], said["MemAvailable"]
+    except (OSError, KeyError, ValueError, IndexError):
+        return 0, 0
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8"))
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # no container, or `max`
+        return total, free
+    return min(total, limit), min(free, max(limit - used, 0))
+
+
+def storage(output: Path) -> Iterator[Finding]:
+    """Room and rights where runs go, and room for Ray's object store and its session folder."""
+    here = output.resolve()
+    while not here.exists():
+        here = here.parent
+    free = shutil.disk_usage(here).free
+    fix = ""
+    if not here.is_dir():
+        fix = f"{here} is a file: choose another --output"
+    elif not os.access(here, os.W_OK):
+        fix = f"{here} cannot be written: choose another --output, or change its rights"
+    elif free < GIB:
+        fix = "free at least 1 GiB, or choose another --output"
+    yield Finding(f"disk of {output}", f"{free / GIB:.1f} GiB free", fix)
+    session = shutil.disk_usage("/tmp")
+    full = session.free < 0.05 * session.total
+    yield Finding(
+        "disk of /tmp",
+        f"{session.free / GIB:.1f} GiB free",
+        "Ray stops writing when its disk is 95% full: free some of /tmp" if full else "",
+    )
+    shm = Path("/dev/shm")
+    if shm.is_dir():
+        room = shutil.disk_usage(shm).free
+        tight = room < 256 * 1024**2
+        yield Finding(
+            "/dev/shm",
+            f"{room / GIB:.1f} GiB free",
+            "give the container more shared memory, such as --shm-size=2g" if tight else "",
+        )
+
+
+def cluster() -> Iterator[Finding]:
+    """The Ray cluster that the environment points to, and whether its token is set up."""
+    address = os.environ.get("RAY_ADDRESS")
+    yield Finding("RAY_ADDRESS", address or "not set: without --address, Ray runs on this machine")
+    mode = os.environ.get("RAY_AUTH_MODE")
+    token = (
+        bool(os.environ.get("RAY_AUTH_TOKEN"))
+        or Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser().exists()
+    )
+    said = f"RAY_AUTH_MODE {mode or 'not set'}, {'a token is there' if token else 'no token'}"
+    fix = ""
+    if mode == "token" and not token:
+        fix = "run `ray get-auth-token --generate`, or copy the cluster's token to ~/.ray/auth_token"
+    elif address and token and mode is None:
+        fix = "export RAY_AUTH_MODE=token here as well: a head with a token refuses a client without"
+    yield Finding("ray token", said, fix)

@@ -1,0 +1,86 @@
+"""`cxr-ray models`: what can be trained."""
+
+from typing import Literal
+
+from cyclopts import App
+
+from cxr_ray.cli import flags
+from cxr_ray.cli.terminal import bullets, table
+
+app = App(name="models", help_format="markdown")
+
+
+@app.default
+def models(
+    name: str | None = None,
+    /,
+    *,
+    size: int | None = None,
+    outputs: int = 14,
+    stem: Literal["gray", "repeat"] = "gray",
+    head: Literal["replace", "append"] = "replace",
+) -> None:
+    """The models that can be trained, and their options.
+
+    Parameters
+    ----------
+    name
+        One model: its parameters and options.
+    size
+        With NAME: every layer, with the shape that it gives for images of so many pixels a side, and its trainable weights.
+    outputs
+        How many labels or classes NAME is to have.
+    stem
+        The stem of NAME: one gray channel, or three equal ones.
+    head
+        The head of NAME: in place of the 1,000-way layer, or after it.
+    """
+    from cxr_ray import config
+    from cxr_ray.errors import UserError
+    from cxr_ray.models import summary
+    from cxr_ray.registry import MODELS
+
+    if name is None:
+        if size is not None:
+            raise UserError("--size shows the layers of one model: say which, as in cxr-ray models resnet18 --size 224")
+        table(
+            ["model", "parameters", "pixels", "stems", "explained by", "what it is"],
+            [
+                [m.name, m.parameters, _pixels(m.image_size), ", ".join(m.stems), _short(m.explained_by), m.about]
+                for m in (summary.listing(entry.name) for entry in MODELS)
+            ],
+        )
+        print(
+            "parameters: torchvision's with a colour stem and 1,000 classes, the others with a gray stem and 14 outputs"
+        )
+        print("explained by: g saliency and integrated gradients, c Grad-CAM, r relevance (lrp_epsilon, lrp_alphabeta)")
+        print("next: cxr-ray models NAME, or cxr-ray train --model.name NAME --data.shards SHARDS")
+        return
+    line, chosen = summary.listing(name), config.Model(name=name, stem=stem, head=head)
+    side = (size, size) if size is not None else line.image_size
+    layers = summary.layers(chosen, outputs=outputs, image_size=side)
+    if size is not None:
+        table(
+            ["layer", "kind", "gives", "trainable"],
+            [[layer.name, layer.kind, " x ".join(map(str, layer.shape)), layer.trainable] for layer in layers],
+        )
+    print(f"{line.name}: {line.about}")
+    print(
+        f"parameters: {sum(layer.trainable for layer in layers):,} with {outputs} outputs, stem {stem}, head {head}, "
+        f"images of {_pixels(side)} px; usually fed {_pixels(line.image_size)} px"
+    )
+    print(f"stems: {', '.join(line.stems)}; explained by {', '.join(line.explained_by)}")
+    bullets("options, each a flag --model.options.NAME of train", flags.help_lines(MODELS[name].options))
+    if size is None:
+        print(f"next: cxr-ray models {line.name} --size {line.image_size[0]}, or")
+    print(f"next: cxr-ray train --model.name {line.name} --data.shards SHARDS")
+
+
+def _pixels(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
+def _short(methods: tuple[str, ...]) -> str:
+    """A letter a kind of method."""
+    said = {"g": "saliency", "c": "gradcam", "r": "lrp_epsilon"}
+    return " ".join(letter for letter, method in said.items() if method in methods)

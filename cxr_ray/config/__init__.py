@@ -1,0 +1,52 @@
+"""Every setting: its name, default and meaning; config files, presets and flags."""
+
+from cxr_ray.config.loading import is_section, load, merge, number, preset_path, read_file, settings, validate, value_at
+from cxr_ray.config.metric_names import LOWER_IS_BETTER, MEAN, Mode, best_of, join_name, mode_of, sign_of, split_name
+from cxr_ray.config.schema import (
+    Augment,
+    Config,
+    Data,
+    Loss,
+    MetricName,
+    Model,
+    Optim,
+    Report,
+    Section,
+    Split,
+    Train,
+    Tune,
+    Uncertain,
+)
+
+__all__ = [
+    "LOWER_IS_BETTER",
+    "MEAN",
+    "Augment",
+    "Config",
+    "Data",
+    "Loss",
+    "MetricName",
+    "Mode",
+    "Model",
+    "Optim",
+    "Report",
+    "Section",
+    "Split",
+    "Train",
+    "Tune",
+    "Uncertain",
+    "best_of",
+    "is_section",
+    "join_name",
+    "load",
+    "merge",
+    "mode_of",
+    "number",
+    "preset_path",
+    "read_file",
+    "settings",
+    "sign_of",
+    "split_name",
+    "validate",
+    "value_at",
+]

@@ -1,0 +1,151 @@
+"""What a store holds, counted from its index alone. Pure pandas; showing it is the verb's, drawing it `report/data_page.py`'s."""
+# N rows, L labels
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cxr_ray.imaging.statistics import pooled
+from cxr_ray.labels import NEGATIVE, PARTS, POSITIVE, UNCERTAIN
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much there is. `patients` and `studies` are None where the dataset does not say."""
+
+    rows: int
+    patients: int | None
+    studies: int | None
+    most_images_of_a_patient: int | None
+
+
+def size(index: pd.DataFrame) -> Size:
+    """Rows, patients and studies of an index; a study's name counts within its patient."""
+    patients = index["patient"].dropna()
+    both = index[["patient", "study"]].dropna()
+    return Size(
+        rows=len(index),
+        patients=int(patients.nunique()) or None,
+        studies=len(both.drop_duplicates()) or None,
+        most_images_of_a_patient=int(patients.value_counts().iloc[0]) if len(patients) else None,
+    )
+
+
+def label_frequency(index: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+    """One row a label: positive, uncertain, negative, blank (rows), and the percentage of rows that are positive."""
+    raw_NL = index[list(labels)]
+    counts = pd.DataFrame(
+        {
+            "positive": (raw_NL == POSITIVE).sum(),
+            "uncertain": (raw_NL == UNCERTAIN).sum(),
+            "negative": (raw_NL == NEGATIVE).sum(),
+            "blank": raw_NL.isna().sum(),
+        },
+        index=list(labels),
+    )
+    counts["percent"] = 100.0 * counts["positive"] / max(len(index), 1)
+    return counts.rename_axis("label").reset_index()
+
+
+def label_vectors(index: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+    """Distinct sets of positive labels, the most frequent first: labels (tuple), rows, percent.
+
+    Uncertain and not mentioned count as not positive. Equal counts stand in the labels' order."""
+    positive_NL = (index[list(labels)] == POSITIVE).to_numpy()
+    vectors, counts = (
+        np.unique(positive_NL, axis=0, return_counts=True) if len(index) else (positive_NL, np.zeros(0, int))
+    )
+    order = sorted(range(len(counts)), key=lambda i: (-int(counts[i]), tuple(~vectors[i])))
+    return pd.DataFrame(
+        {
+            "labels": [tuple(label for label, on in zip(labels, vectors[i], strict=True) if on) for i in order],
+            "rows": [int(counts[i]) for i in order],
+            "percent": [100.0 * int(counts[i]) / len(index) for i in order],
+        }
+    )
+
+
+def findings_per_image(index: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+    """How many images have 0, 1, 2, ... positive labels: findings, rows, percent."""
+    found_N = (index[list(labels)] == POSITIVE).sum(axis=1)
+    counts = found_N.value_counts().sort_index()
+    return pd.DataFrame(
+        {
+            "findings": counts.index.astype(int),
+            "rows": counts.to_numpy(),
+            "percent": 100.0 * counts.to_numpy() / max(len(index), 1),
+        }
+    )
+
+
+def together(index: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+    """Rows where both labels are positive [L, L]; the diagonal is each label's own count."""
+    positive_NL = (index[list(labels)] == POSITIVE).to_numpy().astype(np.int64)
+    return pd.DataFrame(positive_NL.T @ positive_NL, index=list(labels), columns=list(labels))
+
+
+def splits(index: pd.DataFrame, labels: Sequence[str], features: Sequence[str]) -> pd.DataFrame:
+    """The dataset's own parts side by side: one row a quantity, one column a part; empty where it has no parts.
+
+    Quantities: rows, patients, each label's and each feature value's percentage of the part's rows."""
+    parts = [part for part in PARTS if (index["split"] == part).any()]
+    if not parts:
+        return pd.DataFrame()
+    columns: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        rows = index[index["split"] == part]
+        said: dict[str, Any] = {"rows": len(rows), "patients": int(rows["patient"].nunique())}
+        for label in labels:
+            said[f"{label} %"] = 100.0 * float((rows[label] == POSITIVE).mean())
+        for feature in features:
+            if feature not in index.columns or feature in labels:
+                continue
+            for value in sorted(index[feature].dropna().astype(str).unique())[:8]:
+                said[f"{feature} = {value} %"] = 100.0 * float((rows[feature].astype(str) == value).mean())
+        columns[part] = said
+    return pd.DataFrame(columns, dtype=object).rename_axis("quantity").reset_index()
+
+
+def pixel_statistics(index: pd.DataFrame) -> dict[str, float]:
+    """Of the stored pictures, gray values from 0 to 1: `mean` and `deviation` of all pixels together, and the lowest and
+    highest mean of a picture. `normalize: dataset` takes the first two, of the train rows."""
+    if not len(index):
+        return {}
+    mean, deviation = pooled(index)
+    darkest, brightest = float(index["mean"].min()), float(index["mean"].max())
+    return {"mean": mean / 255, "deviation": deviation / 255, "darkest": darkest / 255, "brightest": brightest / 255}
+
+
+def original_sizes(index: pd.DataFrame) -> pd.DataFrame:
+    """Sizes of the files, the most frequent first: width, height (pixels), rows, percent."""
+    counts = index.groupby(["width", "height"]).size().rename("rows").reset_index()
+    counts = counts.sort_values(["rows", "width", "height"], ascending=[False, True, True], ignore_index=True)
+    return counts.astype(int).assign(percent=100.0 * counts["rows"] / max(len(index), 1))
+
+
+def one_a_label(index: pd.DataFrame, labels: Sequence[str]) -> dict[str, int]:
+    """For each label a row that is positive for it and for as few others as there are; labels without one are left out.
+
+    Of several the first whose picture was not chosen for another label."""
+    positive_NL = (index[list(labels)] == POSITIVE).to_numpy()
+    others_N = positive_NL.sum(axis=1)
+    chosen: dict[str, int] = {}
+    for at, label in enumerate(labels):
+        rows = index.loc[positive_NL[:, at], "row"].to_numpy(np.int64)
+        if len(rows):
+            rows = rows[np.argsort(others_N[positive_NL[:, at]], kind="stable")]
+            free = [row for row in rows.tolist() if row not in chosen.values()]
+            chosen[label] = (free or rows.tolist())[0]
+    return chosen
+
+
+def sample(index: pd.DataFrame, count: int) -> list[int]:
+    """`count` rows at random (the same each time; all, where there are fewer), ascending, of different patients as far as there are as many."""
+    order = np.random.default_rng(0).permutation(len(index))
+    patient = index["patient"].iloc[order]
+    again = patient.duplicated() & patient.notna()
+    order = np.concatenate([order[~again.to_numpy()], order[again.to_numpy()]])
+    return sorted(index["row"].to_numpy(np.int64)[order[:count]].tolist())

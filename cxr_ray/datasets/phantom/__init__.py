@@ -1,0 +1,1 @@
+"""Synthetic chest X-rays: written to disk as a dataset, and read like any other."""

@@ -1,0 +1,1 @@
+"""Numbers from predictions: intervals, baselines, subgroups, comparisons. Nothing is rendered here."""

@@ -1,0 +1,1 @@
+"""Files to gray pixels: decoding, DICOM, perceptual hashes, burned-in text."""

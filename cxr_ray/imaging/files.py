@@ -1,0 +1,79 @@
+"""The bytes of image files below one root, local or remote, and never from outside it."""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+
+from cxr_ray.imaging.pixels import ImageError
+from cxr_ray.storage import remote
+
+
+class Root:
+    """A folder, here or remote, that images are read from, and never from outside it. Remembers which of its folders were
+    looked at."""
+
+    def __init__(self, path: str | os.PathLike[str] | remote.Place) -> None:
+        place = remote.place(path)
+        self._remote = place if isinstance(place, remote.Remote) else None
+        self._path = "" if isinstance(place, remote.Remote) else os.path.realpath(place)
+        self._folders: dict[str, str] = {}  # as named, to where they are once links are followed
+
+    def read(self, image: str) -> bytes:
+        """The bytes of the file `image`, a path relative to this root. Raises `ImageError`: outside the root (absolute,
+        `..`, or a link that leaves it), file missing, not a regular file, file unreadable; and `UserError` where the server of
+        a remote root does not answer, since that is no fault of the image."""
+        if "\0" in image:
+            raise ImageError("file missing")
+        if self._remote is not None:
+            if image.startswith("/") or ".." in PurePosixPath(image).parts:
+                raise ImageError("outside the root")
+            try:
+                return (self._remote / image).read_bytes()
+            except FileNotFoundError:
+                raise ImageError("file missing") from None
+        folder, name = os.path.split(os.path.join(self._path, image))  # noqa: PTH118 (pathlib costs more than a small read)
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        path = os.path.join(self._folders[folder], name)  # noqa: PTH118
+        if name in ("", ".", ".."):
+            path = os.path.realpath(path)
+        try:
+            return self._read(path)
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # a link: where does it lead?
+                try:
+                    return self._read(os.path.realpath(path))
+                except OSError as other:
+                    error = other
+            absent = error.errno in (errno.ENOENT, errno.ENOTDIR)
+            raise ImageError("file missing" if absent else "file unreadable") from None
+
+    def each(self, images: Sequence[str]) -> Iterator[bytes | ImageError]:
+        """The bytes of each image in order, or why it cannot be read; a remote root is asked for many at a time."""
+        return remote.ahead(self._tried, images) if self._remote is not None else map(self._tried, images)
+
+    def _tried(self, image: str) -> bytes | ImageError:
+        try:
+            return self.read(image)
+        except ImageError as error:
+            return error
+
+    def _read(self, path: str) -> bytes:
+        if not path.startswith(self._path.rstrip(os.sep) + os.sep):
+            raise ImageError("outside the root")
+        # O_NONBLOCK: a pipe would hang
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ImageError("not a regular file")
+            with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
+
+
+def read(root: str | os.PathLike[str] | remote.Place, image: str) -> bytes:
+    """The bytes of one image below `root`; see `Root.read`."""
+    return Root(root).read(image)

@@ -1,0 +1,127 @@
+"""Every classifier of torchvision by its name, with a stem for gray images and a head of the right size.
+
+Architectures only: which weights they start from is the affair of weights.py.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torchvision
+from pydantic import ConfigDict, Field
+from torch import nn
+from torchvision.models import get_model, get_model_builder, get_model_weights, list_models
+
+from cxr_ray.errors import UserError
+from cxr_ray.models.family import GRADIENTS, MAPS, RELEVANCE, Family
+from cxr_ray.models.heads import Skeleton, gray_stem, replace_head
+from cxr_ray.registry import MODELS
+
+IMAGENET_CLASSES = 1000
+# Families that relevance propagation has rules for, and those whose windows leave no one grid of tokens to weigh.
+WITH_RELEVANCE = re.compile("alexnet|vgg|resnet|resnext|wide_resnet|densenet|mobilenet_v2")
+WITHOUT_MAPS = re.compile("swin|maxvit")
+SCALED_BY_HALF = ("googlenet", "inception_v3")
+
+
+class ZooOptions(Family):
+    """torchvision's classifiers have no options of their own here."""
+
+    published_parameters: ClassVar[int]
+    """Weights of torchvision's own network, in colour and for 1,000 classes."""
+
+
+class GoogLeNetOptions(ZooOptions):
+    """GoogLeNet's auxiliary heads."""
+
+    auxiliary: float = Field(default=0.3, ge=0.0)
+    """What the loss of each of its two auxiliary heads weighs in training (Szegedy et al. 2015: 0.3); 0 leaves them out."""
+
+
+def _options(name: str) -> type[ZooOptions]:
+    """The Options of torchvision's `name`: what its default weights say of it."""
+    weights = get_model_weights(name).DEFAULT
+    side = int(weights.transforms.keywords["crop_size"])
+    methods = RELEVANCE if WITH_RELEVANCE.match(name) else GRADIENTS if WITHOUT_MAPS.match(name) else MAPS
+    base = GoogLeNetOptions if name == "googlenet" else ZooOptions
+    said: dict[str, Any] = {
+        "natural_size": (side, side),
+        "explained_by": methods,
+        "published_parameters": int(weights.meta["num_params"]),
+    }
+    # Its fields and their docstrings are the base's; to look for more in the source takes seconds over eighty classes.
+    said["model_config"] = ConfigDict(use_attribute_docstrings=False)
+    return type(f"{name}_options", (base,), {"__module__": __name__, "__doc__": base.__doc__, **said})
+
+
+def _about(name: str) -> str:
+    """The first sentence of torchvision's own docstring, without its markup."""
+    text = " ".join((get_model_builder(name).__doc__ or "").strip().split("\n\n")[0].split())
+    text = re.sub(r"`+([^`<]*?)\s*(?:<[^>]*>)?`+_*", r"\1", text)
+    text = re.sub(r"^Constructs? an? ", "", text).strip().rstrip(".:")
+    # torchvision scales within these two, from ImageNet's mean and deviation to what they were trained on.
+    scaled = "; its published weights go with data.normalize: [0.5, 0.5]" if name in SCALED_BY_HALF else ""
+    return f"torchvision: {text or name}{scaled}"
+
+
+def _build(name: str, image_size: tuple[int, int], *, auxiliary: bool) -> nn.Module:
+    """torchvision's network `name` for images of `image_size`, in colour, with 1,000 outputs, untrained."""
+    height, width = image_size
+    settings: dict[str, Any] = {}
+    if name in SCALED_BY_HALF:  # the two that have auxiliary heads
+        # Inception's auxiliary head takes images of 299 px and no smaller ones, and is left out.
+        settings = {"aux_logits": auxiliary, "init_weights": True}
+    elif name.startswith("vit_"):
+        if height != width:
+            raise UserError(
+                f"{name} takes square images, not {height} x {width}: set data.image_size to two equal numbers"
+            )
+        settings = {"image_size": height}
+    elif name.startswith("maxvit"):
+        settings = {"input_size": image_size}
+    try:
+        network: nn.Module = get_model(name, weights=None, **settings)
+    except (AssertionError, ValueError) as error:
+        unit = _unit(name)
+        if unit is None:
+            raise
+        raise UserError(
+            f"{name} cuts images into pieces of {unit} x {unit}, which {height} x {width} does not divide into: "
+            f"set data.image_size to a multiple of {unit}, such as [{_near(height, unit)}, {_near(width, unit)}]"
+        ) from error
+    return network
+
+
+def _unit(name: str) -> int | None:
+    """What a side must be a multiple of; None where any size will do."""
+    if name.startswith("vit_"):
+        with Skeleton():
+            return int(get_model(name, weights=None).patch_size)
+    # MaxViT halves five times, and each of the last four sizes must divide into partitions of 7 x 7.
+    return 224 if name.startswith("maxvit") else None
+
+
+def _near(side: int, unit: int) -> int:
+    return max(unit, side // unit * unit)
+
+
+def _maker(name: str) -> Callable[..., nn.Module]:
+    def make(*, outputs: int, channels: int, image_size: tuple[int, int], options: ZooOptions) -> nn.Module:
+        weight = options.auxiliary if isinstance(options, GoogLeNetOptions) else 0.0
+        network = _build(name, image_size, auxiliary=weight > 0.0)
+        if channels == 1:
+            gray_stem(network)
+        replace_head(network, IMAGENET_CLASSES, outputs)
+        if weight > 0.0:
+            network.auxiliary, network.auxiliary_weight = ("aux1", "aux2"), weight  # type: ignore[assignment]
+            for name_of_aux in ("aux1", "aux2"):
+                replace_head(network.get_submodule(name_of_aux), IMAGENET_CLASSES, outputs)
+        return network
+
+    make.__doc__ = _about(name)
+    make.__qualname__ = f"zoo.{name}"
+    return make
+
+
+for _name in list_models(module=torchvision.models):
+    MODELS.register(_name, _options(_name))(_maker(_name))

@@ -1,0 +1,105 @@
+"""How every page is rendered: the template environment, number formats, figures as files."""
+# N rows, L labels
+
+import base64
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from cxr_ray.metrics import AT_PRECISION
+from cxr_ray.report import plots
+
+NAMES = {
+    "accuracy": "Accuracy",
+    "ap": "Average precision",
+    "auroc": "ROC AUC",
+    "brier": "Brier score",
+    "ece": "Calibration error",
+    "exact_match": "Exact match",
+    "f1": "F1",
+    "finding_f1": "F1 of those with a finding",
+    "finding_precision": "Precision of those with a finding",
+    "finding_recall": "Recall of those with a finding",
+    "hamming": "Hamming loss",
+    "loss": "Loss",
+    "npv": "Negative predictive value",
+    "precision": "Precision",
+    "recall": "Recall",
+    "sample_f1": "F1 of an image",
+    "sample_precision": "Precision of an image",
+    "sample_recall": "Recall of an image",
+    "specificity": "Specificity",
+    "top2": "Among the top 2",
+    "top3": "Among the top 3",
+    "top5": "Among the top 5",
+    **{metric: f"Recall at a precision of {least:g}" for metric, least in AT_PRECISION.items()},
+}
+
+
+def jinja() -> Environment:
+    """What every page is made from its template with."""
+    environment = Environment(
+        loader=PackageLoader("cxr_ray.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {
+        "number": number,
+        "interval": interval,
+        "signed": signed,
+        "figure": lambda figure: data_uri(plots.svg(figure)),
+        "thousands": thousands,
+        "lasting": lasting,
+    }
+    return environment
+
+
+def _write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
+    """Every figure as PNG; those of an earlier report go."""
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+    for name, figure in figures.items():
+        (folder / file_name(name)).write_bytes(plots.png(figure))
+
+
+def file_name(figure: str) -> str:
+    """The name of a figure's PNG."""
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', figure)}.png"
+
+
+def number(value: float | None) -> str:
+    """Three decimals, a real minus, or a dash where there is no value."""
+    return "–" if value is None else f"{value:.3f}".replace("-", "−")
+
+
+def signed(value: float) -> str:
+    """Three decimals with their sign."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def interval(row: dict[str, Any] | None) -> str:
+    """`0.71 to 0.83`, or nothing where there is no interval."""
+    if not row or row.get("low") is None:
+        return ""
+    return f"{row['low']:.2f} to {row['high']:.2f}".replace("-", "−")
+
+
+def thousands(value: float) -> str:
+    """`131,748`."""
+    return f"{int(value):,}"
+
+
+def lasting(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def data_uri(svg: str) -> str:
+    """An SVG as the address of an image, so that its ids and styles stay its own."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()

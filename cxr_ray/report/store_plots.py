@@ -1,0 +1,209 @@
+"""The figures of a store: what it holds before anything is trained. How figures look is plots.py's."""
+# N images, L labels, H x W pixels of a picture
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from cxr_ray.report.plots import ACCENT, CALIBRATED, DULL, INK, PART_COLOURS, QUIET, RULE, shade
+
+SAID_COLOURS = {"positive": ACCENT, "uncertain": CALIBRATED, "negative": DULL, "blank": "#e3e7eb"}
+SAID = {"positive": "positive", "uncertain": "uncertain", "negative": "negative", "blank": "not mentioned"}
+
+
+def label_frequency(counts: pd.DataFrame) -> Figure:
+    """What the rows say of each label, as shares. `counts`: see `describe.label_frequency`."""
+    rows = max(1, int(counts[list(SAID)].sum(axis=1).max()))
+    figure, axes = _bars(len(counts), width=6.4)
+    left = np.zeros(len(counts))
+    for what, name in SAID.items():
+        share = counts[what].to_numpy() / rows
+        if share.any():
+            axes.barh(range(len(counts)), share, left=left, height=0.7, color=SAID_COLOURS[what], label=name)
+        left += share
+    for at, (positive, percent) in enumerate(zip(counts["positive"], counts["percent"], strict=True)):
+        axes.text(1.01, at, f"{positive:,}  ({percent:.1f}%)", va="center", fontsize=7, color=INK)
+    axes.set_yticks(range(len(counts)), counts["label"])
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
+    axes.set_xlabel("Share of the images; beside it, how many are positive")
+    figure.legend(loc="outside upper left", ncols=4, frameon=False, fontsize=7.5)
+    return figure
+
+
+def label_vectors(vectors: pd.DataFrame, most: int = 20) -> Figure:
+    """The most frequent label vectors. `vectors`: see `describe.label_vectors`."""
+    shown = vectors.head(most)
+    figure, axes = _bars(len(shown), width=6.4)
+    axes.barh(range(len(shown)), shown["rows"], height=0.7, color=ACCENT)
+    for at, (rows, percent) in enumerate(zip(shown["rows"], shown["percent"], strict=True)):
+        axes.text(rows, at, f"  {rows:,} ({percent:.1f}%)", va="center", fontsize=7, color=INK)
+    axes.set_yticks(range(len(shown)), [shorten(" + ".join(names) or "none") for names in shown["labels"]])
+    axes.margins(x=0.22)
+    axes.set_xlabel(f"Images; {len(shown)} of {len(vectors):,} label vectors")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return figure
+
+
+def co_occurrence(pairs: pd.DataFrame) -> Figure:
+    """Heat map of labels positive together: shade by share of the row's positives, counts written in up to 20 labels."""
+    counts = pairs.to_numpy()
+    share = counts / np.maximum(np.diag(counts), 1)[:, None]
+    n = len(counts)
+    side = max(2.4, 0.4 * n)
+    figure = Figure(figsize=(side + 2.6, side + 1.1), layout="constrained")
+    axes = figure.add_subplot()
+    edges = np.arange(n + 1) - 0.5
+    mesh = axes.pcolormesh(edges, edges, share, cmap=shade(), vmin=0, vmax=1, edgecolors="white", linewidth=1.0)
+    axes.invert_yaxis()
+    axes.set_aspect("equal")
+    for (i, j), count in np.ndenumerate(counts) if n <= 20 else ():
+        axes.text(
+            j,
+            i,
+            _brief(int(count)),
+            ha="center",
+            va="center",
+            fontsize=6.5,
+            color="white" if share[i, j] > 0.55 else INK,
+        )
+    axes.set_yticks(range(n), list(pairs.index))
+    axes.set_xticks(range(n), list(pairs.columns), rotation=55, ha="right", rotation_mode="anchor")
+    _bare(axes)
+    bar = figure.colorbar(mesh, ax=axes, shrink=0.5, aspect=18, format=lambda x, _: f"{x:.0%}")
+    bar.outline.set_visible(False)
+    bar.set_label("Share of the images positive for the row's label", fontsize=7)
+    return figure
+
+
+def findings(counts: pd.DataFrame) -> Figure:
+    """How many images have 0, 1, 2, ... positive labels. `counts`: see `describe.findings_per_image`."""
+    figure, axes = _panels(1, size=(3.6, 2.2))
+    axes[0].bar(counts["findings"], counts["rows"], width=0.7, color=ACCENT)
+    for number, rows, percent in counts.itertuples(index=False):
+        axes[0].text(number, rows, f"{percent:.0f}%", ha="center", va="bottom", fontsize=7)
+    axes[0].set_xlabel("Positive labels in an image")
+    axes[0].set_ylabel("Images")
+    axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0].margins(y=0.12)
+    return figure
+
+
+def split_balance(parts: Mapping[str, Mapping[str, Any]], labels: Sequence[str]) -> Figure:
+    """Share of positives of every label in every part, a dot a part; `parts`: `metrics.prevalence` of each."""
+    figure, axes = _bars(len(labels), width=5.4)
+    for at, label in enumerate(labels):
+        cells = {part: held["labels"][label] for part, held in parts.items()}
+        share = {part: cell["positives"] / cell["known"] for part, cell in cells.items() if cell["known"]}
+        if share:
+            axes.plot([min(share.values()), max(share.values())], [at, at], color=RULE, linewidth=2, zorder=1)
+        for part, value in share.items():
+            axes.scatter(value, at, s=22, color=PART_COLOURS[part], linewidths=0, zorder=2, alpha=0.9, clip_on=False)
+    for part, held in parts.items():
+        axes.scatter([], [], s=22, color=PART_COLOURS[part], label=f"{part}, {held['rows']:,} images")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
+    axes.set_xlabel("Share of positives")
+    figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=7.5)
+    return figure
+
+
+def pixels(index: pd.DataFrame, images: npt.NDArray[np.uint8]) -> Figure:
+    """Means and deviations of the pictures, and the gray values of the sample `images` [N, H, W]."""
+    figure, axes = _panels(3, size=(7.0, 2.1))
+    axes[0].hist(index["mean"], bins=list(range(0, 257, 8)), color=ACCENT)
+    axes[0].set_xlabel("Mean gray value of a picture")
+    axes[0].set_ylabel("Images")
+    axes[1].hist(np.sqrt(index["variance"]), bins=list(range(0, 129, 4)), color=ACCENT)
+    axes[1].set_xlabel("Its standard deviation")
+    share = np.bincount(images.reshape(-1), minlength=256) / max(1, images.size)
+    axes[2].fill_between(range(256), share, color=ACCENT, linewidth=0, step="mid")
+    axes[2].set_xlabel(f"Gray values of {len(images):,} pictures")
+    inner = share[1:255].max(initial=0)
+    if max(share[0], share[255]) > 3 * inner > 0:  # black bars and burnt letters would flatten all the rest
+        axes[2].set_ylim(0, 1.5 * inner)
+        ends = ", ".join(f"{100 * share[v]:.1f}% are {v}" for v in (0, 255) if share[v] > 1.5 * inner)
+        axes[2].text(0.5, 0.97, ends, transform=axes[2].transAxes, ha="center", va="top", fontsize=7, color=QUIET)
+    axes[2].yaxis.set_major_formatter(lambda y, _: f"{100 * y:.1f}%")
+    return figure
+
+
+def sizes(counts: pd.DataFrame) -> Figure:
+    """Widths and heights of the original files, a dot a size, its area by how many have it."""
+    figure, axes = _panels(1, size=(3.6, 3.2))
+    most = counts["rows"].max() if len(counts) else 1
+    area = 8 + 160 * counts["rows"] / most
+    axes[0].scatter(counts["width"], counts["height"], s=area, color=ACCENT, alpha=0.5, linewidths=0)
+    high = 1.08 * max(counts[["width", "height"]].max().max(), 1) if len(counts) else 1
+    axes[0].plot([0, high], [0, high], color=RULE, linewidth=0.8, zorder=0)
+    axes[0].set_xlim(0, high)
+    axes[0].set_ylim(0, high)
+    axes[0].set_aspect("equal")
+    axes[0].set_xlabel("Width of the file in pixels")
+    axes[0].set_ylabel("Height")
+    for axis in (axes[0].xaxis, axes[0].yaxis):
+        axis.set_major_locator(MaxNLocator(5, integer=True))
+    return figure
+
+
+def grid(images: npt.NDArray[np.uint8], titles: Sequence[str], *, columns: int = 6) -> Figure:
+    """Pictures [N, H, W] side by side, each under its title; all on the scale from 0 to 255."""
+    columns = min(columns, max(1, len(images)))
+    lines = -(-len(images) // columns)
+    wide = 7.2 / max(columns, 4)  # inches of a cell
+    high = wide * images.shape[1] / images.shape[2]
+    room = 0.12 * max((title.count("\n") + 1 for title in titles), default=1) + 0.1
+    size = np.array([columns * wide, lines * (high + room)])
+    figure = Figure(figsize=tuple(size))
+    for at, (picture, title) in enumerate(zip(images, titles, strict=True)):
+        line, column = divmod(at, columns)
+        corner = np.array([column * wide + 0.02, size[1] - (line + 1) * (high + room) + 0.02])
+        axes = figure.add_axes((*(corner / size), *(np.array([wide - 0.04, high - 0.04]) / size)))
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="antialiased", aspect="auto")
+        axes.set_title(title, fontsize=6.5, pad=2, color=INK)
+        axes.axis("off")
+    return figure
+
+
+def shorten(text: str, most: int = 46) -> str:
+    """`text`, or as much of it as fits in `most` characters and an ellipsis."""
+    return text if len(text) <= most else text[: most - 1].rstrip(" +") + "…"
+
+
+def _bars(rows: int, *, width: float) -> tuple[Figure, Axes]:
+    """A figure for horizontal bars, the first on top."""
+    figure = Figure(figsize=(width, 0.21 * rows + 0.85), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_ylim(rows - 0.4, -0.6)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    return figure, axes
+
+
+def _panels(count: int, *, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=size, layout="constrained")
+    axes = list(figure.subplots(1, count, squeeze=False)[0])
+    for one in axes:
+        one.spines[["top", "right"]].set_visible(False)
+        one.tick_params(length=2.5)
+    return figure, axes
+
+
+def _bare(axes: Axes) -> None:
+    axes.tick_params(length=0, pad=3, labelsize=7)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _brief(count: int) -> str:
+    """At most four characters: 950, 1.2k, 13k."""
+    if count < 1000:
+        return str(count) if count else ""
+    return f"{count / 1000:.1f}k" if count < 10_000 else f"{count // 1000}k"

@@ -1,0 +1,39 @@
+"""The run folder, and ensembles of runs. Knows no models."""
+
+from cxr_ray.runs.run import (
+    METRIC_COLUMNS,
+    Run,
+    check_name,
+    create,
+    default_name,
+    differences,
+    folder_of,
+    list_runs,
+    load,
+    plan_of,
+    predictions_table,
+    prevalence,
+    update_json,
+)
+from cxr_ray.runs.selection import best_epoch, selected_epoch, selected_values, val_metrics, values_by_name
+
+__all__ = [
+    "METRIC_COLUMNS",
+    "Run",
+    "best_epoch",
+    "check_name",
+    "create",
+    "default_name",
+    "differences",
+    "folder_of",
+    "list_runs",
+    "load",
+    "plan_of",
+    "predictions_table",
+    "prevalence",
+    "selected_epoch",
+    "selected_values",
+    "update_json",
+    "val_metrics",
+    "values_by_name",
+]

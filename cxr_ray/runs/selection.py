@@ -1,0 +1,56 @@
+"""Which epoch's model a run keeps, and the metrics of that epoch. The rule stands here alone."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from cxr_ray import config as cfg
+from cxr_ray.config.metric_names import Mode, best_of, join_name, split_name
+from cxr_ray.runs.run import Run
+
+
+def best_epoch(values: Mapping[int, float | None], mode: Mode) -> int | None:
+    """The best of the epochs whose monitored value is given (None: undefined); None where there is no epoch.
+
+    The untrained model (epoch 0) counts only until there is a trained one, however good its value. Of equal values the
+    earliest epoch is best. Where every value is undefined the newest epoch counts as best."""
+    trained = sorted(epoch for epoch in values if epoch > 0) or sorted(values)
+    at = best_of([values[epoch] for epoch in trained], mode)
+    if at is not None:
+        return trained[at]
+    return trained[-1] if trained else None
+
+
+def val_metrics(run: Run) -> pd.DataFrame:
+    """The val rows of a run's metrics.csv, all epochs."""
+    table = run.metrics
+    return table[(table["part"] == "val") & (table["metric"] != "confusion")]
+
+
+def values_by_name(rows: pd.DataFrame) -> dict[str, float]:
+    """The values of one epoch's val rows by name, such as val/auroc/Edema."""
+    return {
+        join_name("val", metric, label): float(value)
+        for metric, label, value in zip(rows["metric"], rows["label"], rows["value"], strict=True)
+    }
+
+
+def selected_values(run: Run, train: cfg.Train | None = None) -> tuple[pd.DataFrame, dict[str, float], int | None]:
+    """The val rows of a run's metrics.csv, the values by name at the selected epoch, and that epoch; `train` are the settings to
+    select by, the run's own where not given."""
+    table = val_metrics(run)
+    epoch = selected_epoch(table, train or run.config.train)
+    return table, {} if epoch is None else values_by_name(table[table["epoch"] == epoch]), epoch
+
+
+def selected_epoch(table: pd.DataFrame, train: cfg.Train) -> int | None:
+    """The epoch whose model a run keeps by `train.select` and `train.monitor`, from the val rows of its metrics.csv; None
+    before the first is evaluated."""
+    epochs = sorted({int(epoch) for epoch in table["epoch"]})
+    if train.select == "last" or not epochs:
+        return epochs[-1] if epochs else None
+    _, metric, label = split_name(train.monitor)
+    monitored = table[(table["metric"] == metric) & (table["label"] == label)]
+    course: dict[int, float | None] = dict.fromkeys(epochs)
+    course |= {int(epoch): float(value) for epoch, value in zip(monitored["epoch"], monitored["value"], strict=True)}
+    return best_epoch(course, train.mode)

@@ -1,0 +1,1 @@
+"""One training: set-up, the epoch loop, the optimisation step, checkpoints, history."""

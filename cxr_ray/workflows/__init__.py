@@ -1,0 +1,1 @@
+"""What needs evaluation and report together: evaluate a run, external data, the winner of a sweep."""

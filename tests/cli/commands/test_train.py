@@ -1,0 +1,35 @@
+"""`cxr-ray train` in this process: several seeds one after the other."""
+
+from pathlib import Path
+
+import pytest
+
+from cxr_ray import cli, runs
+from tests.workflows.test_evaluate import written
+
+SMALL = ["--model.name", "lenet", "--train.epochs", "1", "--report.trackers", "[]", "--seed", "4", "--name", "run"]
+
+
+def test_seeds_are_a_run_each_and_the_same_command_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = written(tmp_path / "shards", seed=0)
+    words = ["train", "--data.shards", str(store.path), "--output", str(tmp_path), *SMALL]
+    assert cli.main([*words, "--seeds", "2"]) == 0
+    made = [runs.load(tmp_path / f"run-seed-{seed}") for seed in (4, 5)]
+    assert [(run.config.seed, run.config.seeds, run.info["status"]) for run in made] == [
+        (4, 1, "finished"), (5, 1, "finished"),
+    ]  # fmt: skip
+    first, second = (run.plan.set_index("row") for run in made)
+    assert (first["part"] == second["part"]).all()  # the split has a seed of its own
+    assert capsys.readouterr().out.endswith(f"next: cxr-ray compare {made[0].path} {made[1].path}\n")
+
+    before = [(run.path / "metrics.csv").stat().st_mtime_ns for run in made]
+    assert cli.main([*words, "--seeds", "3"]) == 0
+    assert [(run.path / "metrics.csv").stat().st_mtime_ns for run in made] == before
+    assert runs.load(tmp_path / "run-seed-6").info["status"] == "finished"
+    capsys.readouterr()
+    assert (
+        cli.main([*words, "--seeds", "3", "--optim.lr", "0.5"]) == 2
+    )  # what is finished is not taken for what is asked
+    assert (
+        "was started with another config (optim.lr: was 0.0001, is 0.5); give a new --name" in capsys.readouterr().err
+    )

@@ -1,0 +1,61 @@
+"""PadChest: lists of findings as text, folders by number, reports that tell nothing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cxr_ray import datasets
+from cxr_ray.data import plan
+from cxr_ray.errors import UserError
+from tests.fakes import padchest
+
+
+@pytest.mark.parametrize("gzip", [True, False])
+@pytest.mark.parametrize("flat", [True, False])
+def test_the_published_table(tmp_path: Path, flat: bool, gzip: bool) -> None:
+    records = datasets.load("padchest", padchest.write(tmp_path, flat=flat, gzip=gzip))
+    table = records.table
+    assert records.labels == (
+        "chronic changes", "exclude", "kyphosis", "normal", "pulmonary fibrosis", "rib fracture", "unchanged",
+    )  # fmt: skip
+    assert records.default_labels == ("chronic changes", "kyphosis", "pulmonary fibrosis", "rib fracture")
+    assert all((tmp_path / image).is_file() for image in table["image"])
+    assert [Path(image).name for image in table["image"]] == [row[0] for row in padchest.ROWS]
+    assert table["kyphosis"].tolist()[:3] == [1, 1, 0]
+    assert table["kyphosis"].isna().tolist() == [False, False, False, True, True, False]  # unchanged; no list
+    assert table["unchanged"].tolist()[:4] == [0, 0, 0, 1] and np.isnan(table["unchanged"].iloc[4])
+    assert table["told"].tolist() == [True, True, True, False, False, True]
+    assert table["view"].tolist() == ["lateral", "PA", "PA", "AP supine", "PA", "ribs"]
+    assert table["age"].fillna(-1).tolist() == [84, 84, 50, -1, 59, 59]
+    assert table["labelled_by"].tolist()[:3] == ["Physician", "Physician", "RNN_model"]
+    assert plan.drop_by(table, records.filters).tolist() == ["frontal", "", "", "told", "told", "frontal"]
+
+
+def test_rare_findings_may_be_left_out(tmp_path: Path) -> None:
+    padchest.write(tmp_path)
+    assert datasets.load("padchest", tmp_path, {"min_images": 2}).labels == (
+        "chronic changes",
+        "kyphosis",
+        "pulmonary fibrosis",
+    )
+    with pytest.raises(UserError) as said:
+        datasets.load("padchest", tmp_path, {"min_images": 9})
+    assert str(said.value) == "padchest: the table names no label that is kept; see `cxr-ray sources padchest`"
+
+
+def test_a_list_that_is_none(tmp_path: Path) -> None:
+    path = next(padchest.write(tmp_path).glob("*.csv"))
+    path.write_text(path.read_text().replace("['normal']", "['normal'"))
+    with pytest.raises(UserError) as said:
+        datasets.load("padchest", tmp_path)
+    assert (
+        str(said.value)
+        == f"{path}: 'Labels' is \"['normal'\" at row 2, no list such as ['normal']; is the download whole?"
+    )
+
+
+def test_an_image_that_is_not_there_keeps_its_folder(tmp_path: Path) -> None:
+    padchest.write(tmp_path)
+    (tmp_path / "36" / padchest.ROWS[4][0]).unlink()
+    assert datasets.read("padchest", tmp_path)["image"].iloc[4] == f"36/{padchest.ROWS[4][0]}"

@@ -1,0 +1,337 @@
+"""DICOM: the grays by the standard's formulas, every transfer syntax, and nothing read that is not on the list."""
+
+import builtins
+import contextlib
+import struct
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cxr_ray.errors import UserError
+from cxr_ray.imaging import dicom as module
+from cxr_ray.imaging import pixels
+from cxr_ray.imaging.decode import decode
+from cxr_ray.imaging.pixels import ImageError
+from tests.fakes.dicom import SECRETS, SYNTAXES, dicom, write
+
+H, W = 40, 48
+RAW = (np.arange(H)[:, None] * 40 + np.arange(W) * 30 + 500).astype(np.uint16)  # 500 to 3,470, of 12 bits
+
+
+def grays(data: bytes) -> np.ndarray:
+    return decode(data, (H, W)).pixels  # its own size: no pixel is resampled
+
+
+def reason(data: bytes, **options: Any) -> str:
+    with pytest.raises(ImageError) as caught:
+        decode(data, (8, 8), **options)
+    return caught.value.reason
+
+
+def lut(entries: np.ndarray, first: int, bits: int) -> list[Any]:
+    from pydicom import Dataset
+
+    item = Dataset()
+    item.LUTDescriptor, item.LUTData = [len(entries) % 2**16, first, bits], entries.astype("<u2").tobytes()
+    item["LUTDescriptor"].VR, item["LUTData"].VR = "SS" if first < 0 else "US", "OW"
+    return [item]
+
+
+# ---- grays
+
+
+@pytest.mark.parametrize("syntax", sorted(set(SYNTAXES) - {"jpeg", "j2k_lossy"}))
+@pytest.mark.parametrize("kind", ["12 bits", "16 bits", "8 bits", "signed"])
+def test_every_lossless_syntax_gives_the_same_grays(syntax: str, kind: str) -> None:
+    raw = {"8 bits": (RAW // 16).astype(np.uint8), "signed": RAW.astype(np.int16) - 1500}.get(kind, RAW)
+    low, high = int(raw.min()), int(raw.max())
+    wanted = np.rint((raw.astype(float) - low) / (high - low) * 255)
+    got = decode(dicom(raw, syntax, bits=12 if kind == "12 bits" else None), (H, W))
+    np.testing.assert_array_equal(got.pixels, wanted)
+    assert (got.height, got.width, got.window) == (H, W, (low, high))
+
+
+@pytest.mark.parametrize(("syntax", "raw"), [("jpeg", (RAW // 16).astype(np.uint8)), ("j2k_lossy", RAW)])
+def test_lossy_syntaxes_are_near(syntax: str, raw: np.ndarray) -> None:
+    wanted = grays(dicom(raw)).astype(int)
+    assert np.abs(grays(dicom(raw, syntax)) - wanted).max() <= 3
+
+
+@given(
+    center=st.floats(-500, 5000),
+    width=st.floats(1, 6000),
+    function=st.sampled_from(["LINEAR", "LINEAR_EXACT", "SIGMOID", None]),
+    slope=st.sampled_from([None, 1.0, 0.5, 2.0]),
+    intercept=st.sampled_from([0.0, -1024.0]),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_window_is_pydicoms(
+    center: float, width: float, function: str | None, slope: float | None, intercept: float
+) -> None:
+    from pydicom import Dataset, dcmread
+    from pydicom.filebase import DicomBytesIO
+    from pydicom.pixels import apply_modality_lut, apply_windowing
+
+    center, width = round(center, 2), round(width, 2)
+    tags: dict[str, Any] = {"WindowCenter": center, "WindowWidth": width}
+    tags |= {"VOILUTFunction": function} if function else {}
+    tags |= {} if slope is None else {"RescaleSlope": slope, "RescaleIntercept": intercept}
+    data = dicom(RAW, bits=12, **tags)
+    held: Dataset = dcmread(DicomBytesIO(data))
+    theirs = apply_windowing(apply_modality_lut(held.pixel_array, held), held)
+    low, high = 0.0, 4095.0
+    if slope is not None:
+        low, high = low * slope + intercept, high * slope + intercept
+    np.testing.assert_allclose(grays(data), 255 * (theirs - low) / (high - low), atol=0.5001)
+
+
+def test_a_window_is_that_of_the_standards_pseudo_code() -> None:
+    """PS3.3 C.11.2.1.2.1, output 0 to 255, pixel by pixel; the slope turns the grays, and the window does not turn them back."""
+    center, width = 900.0, 1200.0
+    for slope, intercept in ((1.0, 0.0), (-1.0, 4095.0), (-0.5, 2000.0)):
+        wanted = np.empty((H, W))
+        for at in np.ndindex(H, W):
+            x = slope * float(RAW[at]) + intercept
+            if x <= center - 0.5 - (width - 1) / 2:
+                wanted[at] = 0
+            elif x > center - 0.5 + (width - 1) / 2:
+                wanted[at] = 255
+            else:
+                wanted[at] = ((x - (center - 0.5)) / (width - 1) + 0.5) * 255
+        tags = {"WindowCenter": center, "WindowWidth": width, "RescaleSlope": slope, "RescaleIntercept": intercept}
+        np.testing.assert_allclose(grays(dicom(RAW, bits=12, **tags)), wanted, atol=0.5001)
+
+
+def test_the_first_of_several_windows_counts_and_a_useless_one_does_not() -> None:
+    one = grays(dicom(RAW, bits=12, WindowCenter=1500, WindowWidth=800))
+    several = grays(dicom(RAW, bits=12, WindowCenter=[1500, 100], WindowWidth=[800, 50]))
+    np.testing.assert_array_equal(one, several)
+    plain = grays(dicom(RAW, bits=12))
+    for tags in ({"WindowCenter": 1500, "WindowWidth": 0}, {"WindowCenter": 1500}, {"WindowWidth": 50}):
+        np.testing.assert_array_equal(grays(dicom(RAW, bits=12, **tags)), plain)
+    threshold = grays(dicom(RAW, bits=12, WindowCenter=1500, WindowWidth=1))
+    np.testing.assert_array_equal(threshold, np.where(RAW > 1499.5, 255, 0))
+
+
+def test_the_window_that_is_recorded_is_of_stored_values() -> None:
+    tags = {"WindowCenter": 1000.5, "WindowWidth": 1001, "RescaleSlope": 2, "RescaleIntercept": -100}
+    black, white = decode(dicom(RAW, bits=12, **tags), (H, W)).window or (0, 0)  # 500 to 1,500 after the slope
+    assert (black, white) == (300, 800)
+    got = decode(dicom(RAW, bits=12, PhotometricInterpretation="MONOCHROME1"), (H, W)).window
+    assert got == (RAW.max(), RAW.min())
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_a_voi_lut_goes_before_a_window(bits: int) -> None:
+    entries = np.rint(np.linspace(0, 1, 2000) ** 2 * (2**bits - 1))
+    data = dicom(RAW, bits=12, VOILUTSequence=lut(entries, 700, bits), WindowCenter=1500, WindowWidth=10)
+    wanted = np.rint(entries[np.clip(RAW.astype(int) - 700, 0, 1999)] / (2**bits - 1) * 255)
+    np.testing.assert_array_equal(grays(data), wanted)
+
+
+def test_a_voi_lut_of_16_bits_is_pydicoms() -> None:
+    from pydicom import dcmread
+    from pydicom.filebase import DicomBytesIO
+    from pydicom.pixels import apply_voi
+
+    data = dicom(RAW, bits=12, VOILUTSequence=lut(np.linspace(0, 65535, 3000).round(), 200, 16))
+    held = dcmread(DicomBytesIO(data))
+    np.testing.assert_array_equal(grays(data), np.rint(apply_voi(held.pixel_array, held) / 65535 * 255))
+
+
+def test_a_lut_that_declares_more_bits_than_it_holds_is_not_dark() -> None:
+    data = dicom(RAW, bits=12, VOILUTSequence=lut(np.arange(4096), 0, 16))
+    np.testing.assert_array_equal(grays(data), np.rint(RAW / 4095 * 255))
+
+
+def test_a_modality_lut_comes_before_the_window() -> None:
+    entries = 4095 - np.arange(4096)
+    sequence = lut(entries, 0, 12)
+    sequence[0].ModalityLUTType = "US"
+    data = dicom(RAW, bits=12, ModalityLUTSequence=sequence, WindowCenter=2048, WindowWidth=4096)
+    np.testing.assert_array_equal(grays(data), np.rint((4095.0 - RAW) / 4095 * 255))
+
+
+def test_monochrome1_is_inverted_after_the_window() -> None:
+    tags = {"WindowCenter": 1500, "WindowWidth": 1000}
+    upright = grays(dicom(RAW, bits=12, **tags)).astype(int)
+    turned = grays(dicom(RAW, bits=12, PhotometricInterpretation="MONOCHROME1", **tags)).astype(int)
+    assert np.abs(upright + turned - 255).max() <= 1 and upright[0, 0] == 0 and turned[0, 0] == 255
+
+
+def test_padding_is_black_and_no_part_of_the_range() -> None:
+    raw = RAW.copy()
+    raw[:, :4] = 65535
+    for kind in ("MONOCHROME2", "MONOCHROME1"):
+        got = decode(dicom(raw, PixelPaddingValue=65535, PhotometricInterpretation=kind), (H, W))
+        inner = raw[:, 4:].astype(float)
+        shade = (inner - inner.min()) / (inner.max() - inner.min())
+        np.testing.assert_array_equal(got.pixels[:, 4:], np.rint(255 * (shade if kind == "MONOCHROME2" else 1 - shade)))
+        assert not got.pixels[:, :4].any()
+    flat = np.full((H, W), 7, np.uint16)
+    assert not grays(dicom(flat, PixelPaddingValue=7)).any() and not grays(dicom(flat)).any()
+
+
+def test_colour_becomes_luma() -> None:
+    rgb = np.stack([RAW // 16, RAW // 20, RAW // 14], -1).astype(np.uint8)
+    luma = rgb @ np.array([0.299, 0.587, 0.114])
+    for syntax, far in (("explicit", 1), ("rle", 1), ("j2k", 1), ("jpeg", 6)):
+        assert np.abs(grays(dicom(rgb, syntax)) - luma).max() <= far, syntax
+
+
+@pytest.mark.parametrize("aspect", ["squash", "pad", "center_crop"])
+def test_the_picture_is_fitted_as_any_other(aspect: pixels.Aspect) -> None:
+    from tests.imaging.test_decode import encoded
+
+    got = decode(dicom(RAW), (16, 16), aspect=aspect)
+    as_png = decode(encoded(RAW), (16, 16), aspect=aspect)
+    np.testing.assert_array_equal(got.pixels, as_png.pixels)
+    assert (got.transform, got.window) == (as_png.transform, as_png.window)
+
+
+# ---- what is refused
+
+
+def test_what_is_no_single_picture_is_refused() -> None:
+    assert reason(dicom(None)) == "no pixels"
+    assert reason(dicom(RAW, Rows=0)) == "no pixels"
+    assert reason(dicom(np.tile(RAW, (2, 1)), Rows=H, NumberOfFrames=2)) == "several frames"
+    assert reason(dicom(RAW.astype(np.uint16), PhotometricInterpretation="PALETTE COLOR")) == "unsupported pixel kind"
+    assert reason(dicom(RAW, BitsAllocated=32)) == "unsupported pixel kind"
+    assert reason(b"\0" * 128 + b"DICM" + b"\xff" * 100) in ("no pixels", "damaged")
+
+
+def test_the_cap_is_read_from_the_header_and_from_the_codestream() -> None:
+    assert reason(dicom(RAW, Rows=60_000, Columns=60_000)) == "over the pixel cap"
+    assert reason(dicom(RAW), max_pixels=H * W - 1) == "over the pixel cap"
+    for syntax, at in (("j2k", b"\xff\x4f\xff\x51"), ("jpegls", b"\xff\xf7"), ("lossless", b"\xff\xc3")):
+        body = bytearray(dicom(RAW, syntax))
+        start = body.index(at)
+        if syntax == "j2k":
+            struct.pack_into(">2I", body, start + 8, 60_000, 60_000)  # Rows and Columns still say 40 x 48
+        else:
+            struct.pack_into(">2H", body, start + 5, 60_000, 60_000)
+        assert reason(bytes(body)) == "over the pixel cap", syntax
+        struct.pack_into(">2I" if syntax == "j2k" else ">2H", body, start + (8 if syntax == "j2k" else 5), H, W + 1)
+        assert reason(bytes(body)) == "damaged", syntax
+
+
+def test_a_deflated_file_is_refused_before_it_is_inflated() -> None:
+    data = dicom(None)
+    at = data.index(b"1.2.840.10008.1.2.1\0")
+    packed = zlib.compressobj(wbits=-15)
+    bomb = packed.compress(bytes(50_000_000)) + packed.flush()
+    start = at - 8
+    head = bytearray(data[:start]) + b"\x02\0\x10\0UI" + struct.pack("<H", 22) + b"1.2.840.10008.1.2.1.99" + bomb
+    assert len(head) < 100_000 and reason(bytes(head)) == "unsupported transfer syntax"
+
+
+def test_cut_files_are_refused_at_any_length() -> None:
+    for syntax in ("explicit", "implicit", "j2k", "rle", "jpegls"):
+        data = dicom(RAW, syntax, bits=12)
+        tag = data.index(b"\xe0\x7f\x10\0")
+        for length in (0, 50, 132, 300, tag - 3, tag + 40, (tag + len(data)) // 2, len(data) - 30):
+            assert reason(data[:length]) in ("empty file", "not an image", "no pixels", "truncated", "damaged"), length
+        assert reason(data[: (tag + len(data)) // 2]) == "truncated", syntax
+
+
+@given(
+    at=st.integers(0, 100_000), bit=st.integers(0, 7), syntax=st.sampled_from(["explicit", "j2k", "rle", "lossless"])
+)
+@settings(max_examples=120, deadline=None)
+def test_flipped_bits_end_in_a_picture_or_a_reason(at: int, bit: int, syntax: str) -> None:
+    data = bytearray(FLIPPED[syntax])
+    data[at % len(data)] ^= 1 << bit
+    try:
+        assert decode(bytes(data), (8, 8)).pixels.shape == (8, 8)
+    except ImageError as error:
+        assert len(error.reason) < 40
+
+
+FLIPPED = {syntax: dicom(RAW, syntax, bits=12) for syntax in ("explicit", "j2k", "rle", "lossless")}
+
+
+def test_without_the_extra_the_reason_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = dicom(RAW)
+    real = builtins.__import__
+
+    def absent(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.split(".")[0] == "pydicom":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    for name in [name for name in sys.modules if name.split(".")[0] == "pydicom"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert reason(data) == "a DICOM, which needs the extra dicom: pip install 'cxr_ray[dicom]'"
+    with pytest.raises(UserError, match=r"pip install 'cxr_ray\[dicom\]'"):
+        module.need()
+
+
+# ---- headers
+
+
+def test_a_header_holds_the_allowed_tags_alone(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.dcm", RAW, ImageType=["DERIVED", "SECONDARY", "LOCALIZER"], ViewPosition=None)
+    found = module.header(path)
+    assert set(found) <= {*module.ABOUT, *module.IDENTITY}
+    assert (found["PatientID"], found["AccessionNumber"]) == (SECRETS["PatientID"], SECRETS["AccessionNumber"])
+    assert found["ImageType"] == "DERIVED\\SECONDARY\\LOCALIZER" and "ViewPosition" not in found
+    assert (found["Rows"], found["Columns"], found["Modality"]) == ("40", "48", "DX")
+    said = "|".join(found.values())
+    secret = [value for name, value in SECRETS.items() if name not in module.IDENTITY]
+    assert not [value for value in secret if value in said]
+
+
+def test_pixels_are_read_without_any_identifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pydicom
+
+    asked: list[Any] = []
+    real = pydicom.dcmread
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        held = real(*args, **kwargs)
+        asked.extend(element.keyword for element in held)
+        return held
+
+    monkeypatch.setattr(pydicom, "dcmread", spy)
+    decode(dicom(RAW, bits=12, WindowCenter=1, WindowWidth=2), (8, 8))
+    assert "Rows" in asked and set(asked) <= set(module.PIXELS)
+    assert not {*module.IDENTITY, *SECRETS} & {*module.PIXELS, *module.ABOUT}
+
+
+def test_a_damaged_tag_says_nothing_aloud(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    """pydicom warns of a wrong value by quoting it, and gdcm prints what it cannot read."""
+    import pydicom
+
+    data = dicom(RAW, SOPInstanceUID="1.2.3.4")
+    body = data.replace(b"1.2.3.4\0", b"JANE DOE").replace(b"MRN-00471123", b"DOE\xff\xfe^JANE..")
+    path = tmp_path / "a.dcm"
+    path.write_bytes(body)
+    str(pydicom.dcmread(path))  # without care it does say them
+    assert any("JANE" in str(warning.message) for warning in recwarn) and "JANE" in caplog.text
+    recwarn.clear()
+    caplog.clear()
+    module.header(path)
+    decode(body, (8, 8))
+    cut = dicom(RAW, "lossless")
+    for at in range(len(cut) - 600, len(cut) - 10, 40):
+        with contextlib.suppress(ImageError):
+            decode(cut[:at] + bytes(40) + cut[at + 40 :], (8, 8))
+    (tmp_path / "b.dcm").write_bytes(b"no DICOM at all")
+    with pytest.raises(ImageError, match="not a DICOM"):
+        module.header(tmp_path / "b.dcm")
+    assert not list(recwarn) and not caplog.text
+    said = "".join(capfd.readouterr())  # gdcm's own JPEG code speaks of Huffman codes, and of nobody
+    assert not [value for value in (*SECRETS.values(), "JANE", "1.2.3.4") if value in said]

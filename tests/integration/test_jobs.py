@@ -1,0 +1,59 @@
+"""jobs/: the verbs for `ray job submit`, where the package is not installed and lies beside them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+JOBS = ("evaluate", "ingest", "train", "tune")
+
+
+def job(name: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a job's script as a Ray job does: by its path, from the working directory; -P and -I are not used there."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *words], capture_output=True, text=True, cwd=cwd
+    )
+
+
+def test_there_is_a_job_a_verb() -> None:
+    assert sorted(path.stem for path in (ROOT / "jobs").glob("*.py")) == sorted(JOBS)
+    for path in (ROOT / "jobs").glob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) < 20  # a job is a sentence
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_help_is_the_verbs(name: str, tmp_path: Path) -> None:
+    out = job(name, "--help", cwd=tmp_path)
+    assert out.returncode == 0, out.stderr
+    assert f"cxr-ray {name}" in out.stdout
+
+
+def test_the_package_beside_jobs_is_found_without_an_installation(tmp_path: Path) -> None:
+    """A working directory is uploaded anywhere; the copy beside the script is the one that runs."""
+    import shutil
+
+    shutil.copytree(ROOT / "jobs", tmp_path / "jobs")
+    shutil.copytree(ROOT / "cxr_ray", tmp_path / "cxr_ray", ignore=shutil.ignore_patterns("__pycache__"))
+    code = f"import runpy, sys; sys.argv = ['train', '--version']; runpy.run_path({str(tmp_path / 'jobs' / 'train.py')!r}); import cxr_ray; print(cxr_ray.__file__)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", check=True)
+    assert Path(out.stdout.splitlines()[-1]).is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("train", ["-c", "preset:dmo"], "did you mean 'demo'"),
+        ("train", ["-c", "CONFIG"], "optim.lr"),
+        ("evaluate", ["run", "--thresholds", "Edema=2"], "from 0 to 1"),
+    ],
+)
+def test_a_wrong_config_fails_the_job_with_one_line(name: str, words: list[str], said: str, tmp_path: Path) -> None:
+    """A job is failed by its exit code; what its log ends with is all that its user sees."""
+    (tmp_path / "c.yaml").write_text("optim: {lr: fast}\n", encoding="utf-8")
+    out = job(name, *[str(tmp_path / "c.yaml") if word == "CONFIG" else word for word in words], cwd=tmp_path)
+    assert out.returncode == 2
+    assert out.stderr.count("\n") == 1
+    assert out.stderr.startswith("cxr-ray: error: ")
+    assert said in out.stderr

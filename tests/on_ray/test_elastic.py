@@ -1,0 +1,105 @@
+"""Elastic training over nodes that go and come: two workers, then one, then two, and the batches of a run of fixed size."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cxr_ray import runs
+from cxr_ray.data import loader
+from cxr_ray.data import store as stores
+from tests.fakes.waiting import until
+
+ROOT = Path(__file__).resolve().parents[2]
+EPOCHS = 5  # of 16 seconds each: Ray looks once a minute for a node that has come
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A cluster of one node with room for one worker, to which others can be added."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("CXR_RAY_TEST_STEP_S", "1.0")  # the nodes' workers take it from here
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    yield cluster
+    cluster.shutdown()
+
+
+def attempts(run: Path) -> list[dict[tuple[int, int], list[tuple[int, ...]]]]:
+    """Of each rank: the rows of every attempt at a step (epoch, batch), in the order they were made."""
+    found: list[dict[tuple[int, int], list[tuple[int, ...]]]] = []
+    for rank in range(2):
+        file, tried = run / "rows" / f"rank-{rank}.csv", {}
+        for line in csv.reader(file.open()) if file.exists() else []:
+            if len(line) == 4:  # a killed rank's last line may be torn
+                tried.setdefault((int(line[0]), int(line[1])), []).append(tuple(map(int, line[3].split())))
+        found.append(tried)
+    return found
+
+
+@pytest.mark.cluster
+@pytest.mark.long
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_a_worker_lost_and_regained_changes_no_batch(store, tmp_path, nodes):
+    second = nodes.add_node(num_cpus=1)
+    words = {
+        "data.shards": store, "output": tmp_path, "name": "elastic", "plugins": "[tests.fakes.slow_model]", "model.name": "slow",
+        "train.epochs": EPOCHS, "train.batch_size": 8, "train.workers": 2, "train.min_workers": 1, "train.checkpoint_minutes": 0.05,
+        "train.resources_per_worker": "{CPU: 1}", "train.log_rows": "true", "train.max_failures": 5,
+    }  # fmt: skip
+    command = [sys.executable, "-m", "cxr_ray", "train", "--address", nodes.address]
+    command += [part for hyperparameter, value in words.items() for part in (f"--{hyperparameter}", str(value))]
+    log = (tmp_path / "out.txt").open("w")
+    process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, text=True, env={**os.environ})
+    run = tmp_path / "elastic"
+
+    def tried(rank: int) -> int:
+        return sum(map(len, attempts(run)[rank].values()))
+
+    def alone() -> bool:  # rank 0 has taken a whole batch
+        return any(len(rows) == 8 for rows in attempts(run)[0].get(max(attempts(run)[0], default=(0, 0)), []))
+
+    try:
+        took = {"two workers began": until(lambda: tried(1) >= 5, 240, process)}
+        nodes.remove_node(second, allow_graceful=False)
+        took["one went on after the other's node was lost"] = until(alone, 240, process)
+        had = tried(1)
+        nodes.add_node(num_cpus=1)
+        took["two again after a node came"] = until(lambda: tried(1) > had, 240, process)
+        began = time.monotonic()
+        assert process.wait(timeout=300) == 0
+        took["the rest"] = time.monotonic() - began
+    finally:
+        process.kill()
+        log.close()
+        print((tmp_path / "out.txt").read_text()[-6000:])
+    print(json.dumps({what: round(seconds, 1) for what, seconds in took.items()}, indent=1))
+
+    done = runs.load(run)
+    assert done.info["status"] == "finished" and done.info["workers"] == 2
+    opened = stores.open(store)
+    plan = runs.plan_of(done, opened)
+    zero, one = attempts(run)
+    sizes = set()
+    for epoch in range(1, EPOCHS + 1):
+        order = plan.rows["train"][loader.epoch_order(plan.repeats, seed=0, epoch=epoch)]
+        seen = []
+        for step in range(-(-len(order) // 8)):
+            batch = list(zero[epoch, step][-1])
+            shared = len(batch) < len(order[step * 8 : step * 8 + 8])
+            batch += one[epoch, step][-1] if shared else ()
+            sizes.add(1 + shared)
+            seen += batch
+        np.testing.assert_array_equal(seen, order)
+    assert sizes == {1, 2}
+    assert done.metrics["epoch"].max() == EPOCHS

@@ -1,0 +1,499 @@
+"""The report of a made-up run: what it says, what it must not hold, how it looks in a browser."""
+
+import base64
+import functools
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from cxr_ray import config as cfg
+from cxr_ray import runs
+from cxr_ray.errors import UserError
+from cxr_ray.evaluation import results
+from cxr_ray.metrics import compute_metrics, prevalence, thresholds
+from cxr_ray.report import plots, run_page, sections
+
+MANY = ["Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture"]
+CLASSES = ["Covid-19", "No_findings", "Pneumonia"]
+NOTE = "class goes with source, so accuracy flatters"
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def predictions(labels: list[str], task: str, rows: int, skill: float, seed: int = 0) -> pd.DataFrame:
+    """A table of `rows` images, about two a patient, whose probabilities know `skill` of the truth."""
+    rng = np.random.default_rng(seed)
+    if task == "multiclass":
+        truth = np.eye(len(labels), dtype=np.float32)[rng.integers(0, len(labels), rows)]
+        logits = skill * truth + rng.normal(size=truth.shape)
+        prob = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    else:
+        shares = np.linspace(0.45, 0.08, len(labels))
+        truth = (rng.random((rows, len(labels))) < shares).astype(np.float32)
+        if len(labels) == len(MANY):
+            truth[:, -1] = 0.0  # Fracture: no positives
+            truth[rng.random(truth.shape) < 0.1] = np.nan
+        prob = 1 / (1 + np.exp(-(skill * (np.nan_to_num(truth) - 0.5) + rng.normal(size=truth.shape) - 0.4)))
+    table = pd.DataFrame({"row": np.arange(rows) + 7000, "source_row": np.arange(rows)})
+    table["patient"] = [f"patient-secret-{k}" for k in rng.integers(0, max(rows // 2, 1), rows)]
+    table["study"] = "study-secret"
+    truth_columns = pd.DataFrame(truth, columns=[f"true/{k}" for k in labels])
+    prob_columns = pd.DataFrame(prob.astype(np.float32), columns=[f"prob/{k}" for k in labels])
+    return pd.concat([table, truth_columns, prob_columns], axis=1)
+
+
+def judged(
+    table: pd.DataFrame, labels: list[str], task: str, *, bootstrap: int = 200, **changes: Any
+) -> dict[str, Any]:
+    baselines = {
+        name: predictions(labels, task, len(table), 0.6, seed)[[f"prob/{k}" for k in labels]].to_numpy()
+        for name, seed in (("thumbnail", 5), ("border", 6))
+    }
+    settings: dict[str, Any] = {
+        "baselines": baselines,
+        "bootstrap": bootstrap,
+        "interval_by": "patient",
+        "seed": 0,
+        **changes,
+    }
+    return results.evaluation(table, labels, task, 0.5, **settings)
+
+
+def make_run(
+    folder: Path,
+    labels: list[str],
+    task: str,
+    *,
+    part: str = "test",
+    rows: int = 240,
+    skill: float = 2.0,
+    **hyperparameters: Any,
+) -> runs.Run:
+    """A finished run's folder with everything that a report reads, as `runs.create` and `evaluate` leave it."""
+    config = cfg.validate(
+        {"name": folder.name, "output": str(folder.parent), "data": {"shards": "shards/x"}, **hyperparameters}
+    )
+    of_part = {"train": np.arange(rows * 3) + 200_000, "val": np.arange(rows) + 107_000, "test": np.arange(rows) + 7000}
+    plan = pd.concat([pd.DataFrame({"row": held, "part": p, "drawn": 1}) for p, held in of_part.items()])
+    store = {
+        "path": "shards/x",
+        "fingerprint": "ab12cd34ef56ab12",
+        "rows": rows * 5,
+        "source": "chexpert",
+        "notes": [NOTE],
+    }
+    held = {
+        p: predictions(labels, task, n, skill, s)
+        for p, n, s in (("train", rows * 3, 1), ("val", rows, 2), ("test", rows, 3))
+    }
+    about = {
+        p: prevalence(t[[f"true/{k}" for k in labels]].to_numpy(), labels=labels, patients=t["patient"])
+        for p, t in held.items()
+    }
+    best = {"epoch": 3, "step": 30, "metric": "val/auroc/mean", "value": 0.9}
+    run = runs.create(
+        config, store=store, plan=plan,
+        about={"labels": labels, "task": task, "best": best, "epochs": 4, "warnings": ["Edema: 12.0% in train, 15.5% in val"], "parameters": 2_226_434, "seconds": 81.5, "prevalence": about},
+    )  # fmt: skip
+    run.update(status="finished", test_looks=1)
+    lines: list[dict[str, Any]] = []
+    for epoch in range(5):
+        for p in ("train", "val"):
+            table = predictions(labels, task, 120, skill * epoch / (4 if p == "val" else 3), epoch + 10 * (p == "val"))
+            truth, prob = (table[[f"{k}/{name}" for name in labels]].to_numpy() for k in ("true", "prob"))
+            values = compute_metrics(truth, prob, labels=labels, task=task, thresholds_L=thresholds(0.5, labels))
+            lines += [{"epoch": epoch, "step": epoch * 10, "part": p, **v._asdict()} for v in values]
+            lines.append(
+                {
+                    "epoch": epoch,
+                    "step": epoch * 10,
+                    "part": p,
+                    "metric": "loss",
+                    "label": "",
+                    "value": 0.7 / (epoch + 1 + (p == "train")),
+                    "positives": 1,
+                    "rows": 120,
+                }
+            )
+    pd.DataFrame(lines)[runs.METRIC_COLUMNS].to_csv(run.path / "metrics.csv", index=False)
+    run.write_predictions(part, held[part])
+    (run.path / f"evaluation-{part}.json").write_text(json.dumps(judged(held[part], labels, task)))
+    return run
+
+
+def page_text(folder: Path) -> str:
+    return (folder / "a-run" / "report.html").read_text(encoding="utf-8")
+
+
+class Page(HTMLParser):
+    """Text, figures and every address of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [value or "" for key, value in attrs if key in ("src", "href", "srcset", "data")]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    @property
+    def figures(self) -> list[str]:
+        return [
+            base64.b64decode(a.partition(",")[2]).decode()
+            for a in self.loads
+            if a.startswith("data:image/svg+xml;base64,")
+        ]
+
+
+LABELS = {"multilabel": MANY, "multiclass": CLASSES, "binary": ["Covid"]}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], runs.Run]:
+    """The finished run of a task, its report written once for all tests."""
+
+    @functools.cache
+    def of(task: str) -> runs.Run:
+        run = make_run(tmp_path_factory.mktemp(task) / "a-run", LABELS[task], task)
+        assert run_page.write(run, "test") == run.path / "report.html"
+        return run
+
+    return of
+
+
+@pytest.mark.parametrize("task", list(LABELS))
+def test_one_file_that_loads_nothing_and_names_no_patient(written: Callable[[str], runs.Run], task: str) -> None:
+    path = written(task).path / "report.html"
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    assert len(text) < 3_000_000
+    assert all(a.startswith(("data:image/svg+xml;base64,", "#")) for a in page.loads)
+    assert not {"link", "iframe", "object", "form"} & set(page.tags)
+    assert page.tags.count("script") == (
+        1 if task == "multiclass" else 2
+    )  # the page's own, inline; the explorer's data
+    assert "fetch(" not in text and "XMLHttpRequest" not in text and "import(" not in text
+    assert "http" not in text and "url(" not in text and "@import" not in text
+    for figure in page.figures:
+        assert figure.startswith("<svg") and "<image" not in figure
+    everything = text + "".join(page.figures)
+    assert "secret" not in everything and "patient-" not in everything
+    assert "Not a medical device" in page.text and NOTE in page.text and "15.5% in val" in page.text
+    assert "Judged on the test part, 240 images" in page.text and "looked at once" in page.text
+    assert "2,226,434 parameters" in page.text and "pos_weight_power: 0.0" in page.text
+
+
+def test_the_label_table_says_what_the_judge_says(written: Callable[[str], runs.Run]) -> None:
+    run = written("multilabel")
+    page = Page((run.path / "report.html").read_text(encoding="utf-8"))
+    table = run.predictions("test")
+    truth, prob = (table[[f"{k}/{name}" for name in MANY]].to_numpy() for k in ("true", "prob"))
+    for value in compute_metrics(truth, prob, labels=MANY, task="multilabel", thresholds_L=thresholds(0.5, MANY)):
+        if value.metric in ("recall", "precision", "f1", "auroc", "ap", "exact_match", "hamming"):
+            assert f"{value.value:.3f}" in page.text, value
+    rows = {
+        row["label"]: row
+        for row in run_page._label_table(
+            run.evaluation("test"), {(v["metric"], v["label"]): v for v in run.evaluation("test")["values"]}
+        )
+    }
+    true = truth[:, 0] == 1
+    assert rows["Atelectasis"]["counts"] == [
+        true.sum(),
+        (prob[:, 0] >= 0.5)[~np.isnan(truth[:, 0])].sum(),
+        ((prob[:, 0] >= 0.5) & true).sum(),
+    ]
+    assert "Fracture: Recall, ROC AUC, Average precision (no positives in test)" in page.text.replace("F1, ", "")
+    assert "Fewer than 10 positives in test:" in page.text and "Fracture (none)" in page.text
+
+
+def test_val_is_called_what_it_is(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a-run", ["Covid"], "binary", part="val", rows=60)
+    assert (
+        "Val is the part that chose the epoch, so these figures flatter"
+        in Page(run_page.write(run, "val").read_text()).text
+    )
+    out = run.evaluation("val")
+    assert "val chose nothing in this run" in run_page._standing("val", out, run.info, "last")
+    assert "the model was fitted to" in run_page._standing("train", out, run.info, "best")
+    assert "looked at 3 times" in run_page._standing("test", out, {"test_looks": 3}, "best")
+
+
+def test_every_policy_for_uncertain_has_words() -> None:
+    assert set(run_page.POLICIES) == set(get_args(cfg.Uncertain))
+
+
+def test_equal_runs_give_equal_bytes(written: Callable[[str], runs.Run]) -> None:
+    run = written("multiclass")
+    first = (run.path / "report.html").read_bytes()
+    assert run_page.write(run, "test").read_bytes() == first
+
+
+def test_names_of_labels_cannot_break_the_page(tmp_path: Path) -> None:
+    bad = ["<script>alert(1)</script>", "a & b $x^2$", "c"]
+    page = Page(run_page.write(make_run(tmp_path / "a-run", bad, "multilabel", rows=80), "test").read_text())
+    assert page.tags.count("script") == 2 and bad[0] in page.text and "a & b $x^2$" in page.text
+    assert "<script>alert" not in page_text(tmp_path) and r"\u003cscript\u003ealert" in page_text(tmp_path)
+
+
+def test_a_part_that_was_not_judged_is_said(written: Callable[[str], runs.Run]) -> None:
+    with pytest.raises(UserError, match="evaluate"):
+        run_page.write(written("multiclass"), "val")
+
+
+@pytest.mark.parametrize(
+    "skill,said", [(3.0, "uses more of the picture"), (0.0, "chance alone may give"), (-2.0, "it is worse than")]
+)
+def test_the_verdict_follows_the_interval(skill: float, said: str) -> None:
+    table = predictions(CLASSES, "multiclass", 200, skill)
+    assert said in run_page._verdict(judged(table, CLASSES, "multiclass"))[0]
+
+
+def test_a_border_that_ranks_is_spoken_of() -> None:
+    table = predictions(CLASSES, "multiclass", 200, 3.0)
+    truth = table[[f"true/{k}" for k in CLASSES]].to_numpy()
+    even = np.full(truth.shape, 1 / 3)
+    assert len(run_page._verdict(judged(table, CLASSES, "multiclass", baselines={"border": even}))) == 1
+    assert (
+        "hardly any lung"
+        in run_page._verdict(judged(table, CLASSES, "multiclass", baselines={"border": 0.8 * truth + 0.2 * even}))[1]
+    )
+
+
+# The evaluation as data.
+
+
+def test_evaluation_is_json_and_repeats_itself() -> None:
+    table = predictions(MANY, "multilabel", 150, 2.0)
+    first = judged(table, MANY, "multilabel")
+    assert json.loads(json.dumps(first, allow_nan=False)) == first
+    assert judged(table, MANY, "multilabel") == first
+    assert judged(table, MANY, "multilabel", seed=1) != first
+
+
+def test_intervals_hold_their_value_and_undefined_is_said() -> None:
+    out = judged(predictions(MANY, "multilabel", 300, 2.0), MANY, "multilabel")
+    ranged = [v for v in out["values"] if "low" in v]
+    assert len(ranged) > 30 and all(v["low"] <= v["value"] <= v["high"] for v in ranged)
+    said = {(u["metric"], u["label"]): u["reason"] for u in out["undefined"]}
+    assert said["auroc", "Fracture"] == said["ap", "Fracture"] == said["recall", "Fracture"] == "no positives"
+    assert not {(v["metric"], v["label"]) for v in out["values"]} & set(said)
+
+
+def test_a_share_of_one_has_wilsons_interval_over_patients() -> None:
+    table = pd.DataFrame(
+        {
+            "row": range(6),
+            "patient": ["a", "a", "b", "c", "d", "e"],
+            "true/x": [1.0, 1, 1, 0, 0, 0],
+            "prob/x": [0.9, 0.9, 0.8, 0.1, 0.6, 0.2],
+        }
+    )
+    out = results.evaluation(table, ["x"], "binary", 0.5, baselines={}, bootstrap=300, interval_by="patient", seed=0)
+    recall = next(v for v in out["values"] if (v["metric"], v["label"]) == ("recall", "x"))
+    assert recall["value"] == 1.0 and recall["method"] == "wilson"
+    assert recall["low"] == pytest.approx(2 / (2 + 1.959963984540054**2))  # two patients, both found
+    assert out["confusion"] == [[2, 1], [0, 3]] and out["classes"] == ["not x", "x"]
+
+
+def test_unknown_patients_are_each_their_own() -> None:
+    table = predictions(["x"], "binary", 60, 2.0).assign(patient=None)
+    out = judged(table, ["x"], "binary")
+    assert out["interval"]["by"] == "image" and out["patients"] is None
+    accuracy = next(v for v in out["values"] if v["metric"] == "accuracy")
+    assert [accuracy["low"], accuracy["high"]] == out["accuracy_wilson"]
+
+
+def test_no_bootstrap_gives_no_intervals_and_differences_are_of_points() -> None:
+    table = predictions(CLASSES, "multiclass", 90, 2.0)
+    out = judged(table, CLASSES, "multiclass", bootstrap=0)
+    assert not any("low" in v for v in out["values"])
+    point = {(v["metric"], v["label"]): v["value"] for v in out["values"]}
+    baseline = {(v["metric"], v["label"]): v["value"] for v in out["rivals"]["border"]}
+    for gap in out["differences"]["border"]:
+        key = gap["metric"], gap["label"]
+        assert gap["value"] == pytest.approx(point[key] - baseline[key], abs=1e-12) and "low" not in gap
+
+
+def test_a_model_against_itself_differs_by_nothing() -> None:
+    table = predictions(MANY, "multilabel", 120, 1.0)
+    prob = table[[f"prob/{k}" for k in MANY]].to_numpy()
+    for gap in judged(table, MANY, "multilabel", baselines={"same": prob})["differences"]["same"]:
+        assert gap["value"] == gap["low"] == gap["high"] == 0.0  # paired: the same resamples on both sides
+
+
+def test_bad_tables_are_refused() -> None:
+    table = predictions(["x"], "binary", 20, 1.0)
+    with pytest.raises(UserError, match="prob/x"):
+        judged(table.drop(columns="prob/x").assign(z=0), ["x"], "binary", baselines={})
+    with pytest.raises(UserError, match="twice"):
+        judged(table.assign(row=1), ["x"], "binary", baselines={})
+    with pytest.raises(UserError, match="NaN"):
+        judged(table.assign(**{"prob/x": np.nan}), ["x"], "binary", baselines={})
+
+
+# Figures.
+
+
+def test_curves_are_scikit_learns() -> None:
+    rng = np.random.default_rng(1)
+    true, score = rng.random(60) < 0.4, rng.integers(0, 12, 60) / 11
+    away, recall, _ = roc_curve(true, score, drop_intermediate=False)
+    drawn = plots.roc(true, score, None).axes[0].lines[1].get_xydata()
+    np.testing.assert_allclose(drawn, np.stack([away, recall], axis=1))
+    precision, recall, _ = precision_recall_curve(true, score)
+    drawn = plots.precision_recall(true, score, None).axes[0].lines[1].get_xydata()
+    np.testing.assert_allclose(drawn, np.stack([recall, precision], axis=1)[-2::-1])
+
+
+def test_thinned_curves_keep_their_shape() -> None:
+    x = np.linspace(0, 1, 20_001)
+    y = np.sqrt(x)
+    thin_x, thin_y = plots._thin(x, y)
+    assert len(thin_x) <= plots.POINTS and thin_x[0] == 0 and thin_x[-1] == 1
+    assert np.abs(np.interp(x, thin_x, thin_y) - y).max() < 0.005
+
+
+def test_long_curves_stay_small() -> None:
+    rng = np.random.default_rng(0)
+    true, score = rng.random(100_000) < 0.1, rng.random(100_000)
+    assert len(plots.svg(plots.roc(true, score, (0.5, 0.5)))) < 40_000
+    assert len(plots.svg(plots.precision_recall(true, score, None))) < 40_000
+
+
+def test_confusion_writes_every_count_and_name() -> None:
+    drawn = plots.confusion([[61, 2], [13, 1204]], ["Normal", "Viral Pneumonia"])
+    assert plots.png(drawn).startswith(b"\x89PNG")
+    figure = plots.svg(drawn)
+    for said in ("61", "13", "1,204", "97%", "Normal"):
+        assert f">{said}</text>" in figure
+
+
+# Looked at.
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_page_fits_its_width(written: Callable[[str], runs.Run], tmp_path: Path, width: int) -> None:
+    """Headless Chromium lays the page out in a frame of `width`: nothing sticks out, tables scroll in their own box."""
+    report = written("multilabel").path / "report.html"
+    probe = (
+        "<script>onload = () => { const d = document.documentElement; document.title = JSON.stringify({width: d.clientWidth,"
+        " needs: d.scrollWidth, broken: [...document.images].filter(i => !i.naturalWidth).length}) }</script>"
+    )
+    page = tmp_path / "probe.html"
+    page.write_text(report.read_text(encoding="utf-8").replace("</head>", probe + "</head>"), encoding="utf-8")
+    outer = tmp_path / "outer.html"
+    outer.write_text(
+        f'<iframe id="f" src="probe.html" style="width:{width}px;height:900px;border:0"></iframe><pre id="out"></pre>'
+        "<script>const f = document.getElementById('f'); f.onload = () => setTimeout(() => {"
+        " document.getElementById('out').textContent = f.contentDocument.title }, 300)</script>"
+    )
+    shown = subprocess.run(
+        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+         "--disable-background-networking", "--disable-component-update", "--allow-file-access-from-files",
+         f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=4000", "--dump-dom", outer.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    ).stdout  # fmt: skip
+    found = re.search(r'<pre id="out">(.*?)</pre>', shown, re.DOTALL)
+    assert found and found.group(1), shown[-500:]
+    size = json.loads(found.group(1))
+    assert size["broken"] == 0
+    assert size["needs"] <= size["width"] <= width
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_the_explorer_moves_and_tables_sort(written: Callable[[str], runs.Run], tmp_path: Path) -> None:
+    """The slider moved, another label picked and a head clicked in headless Chromium: the page says what the judge says."""
+    run = written("multilabel")
+    probe = """<script>addEventListener("load", () => {
+      const box = document.getElementById("explorer"), pick = box.querySelector("select"), slide = box.querySelector("input");
+      const said = () => Object.fromEntries([...box.querySelectorAll("[data-say]")].map(o => [o.dataset.say, o.textContent]));
+      const first = said();
+      pick.value = "1"; pick.dispatchEvent(new Event("change"));
+      const other = said();
+      slide.value = 100; slide.dispatchEvent(new Event("input"));
+      const moved = said();
+      const table = document.querySelector("#labels table.sortable"), head = table.tHead.rows[0].cells[4];
+      head.click();
+      const names = () => [...table.tBodies[0].rows].map(r => r.cells[0].firstChild.textContent);
+      const down = names(); head.click(); const up = names();
+      const out = document.createElement("pre"); out.id = "out";
+      out.textContent = JSON.stringify({first, other, moved, down, up, pick: pick.options[1].text});
+      document.body.append(out);
+    })</script>"""
+    page = tmp_path / "probe.html"
+    text = (run.path / "report.html").read_text(encoding="utf-8")
+    page.write_text(text.replace("</head>", probe + "</head>"), encoding="utf-8")
+    shown = subprocess.run(
+        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+         "--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}",
+         "--virtual-time-budget=4000", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    ).stdout  # fmt: skip
+    found = re.search(r'<pre id="out">(.*?)</pre>', shown, re.DOTALL)
+    assert found, shown[-500:]
+    out = json.loads(unescape(found.group(1)))
+    table = run.predictions("test")
+
+    def judged_at(label: str, limit: float) -> dict[str, float]:
+        truth, prob = table[[f"true/{label}"]].to_numpy(), table[[f"prob/{label}"]].to_numpy()
+        values = compute_metrics(truth, prob, labels=[label], task="binary", thresholds_L=[limit])
+        return {v.metric: v.value for v in values if v.label == label}
+
+    assert out["pick"] == MANY[1]
+    # The page starts at the operating point: the lowest score that is still called positive there.
+    for said, label, limit in ((out["first"], MANY[0], 0.5), (out["other"], MANY[1], 0.5)):
+        want = judged_at(label, limit)
+        assert said["recall"] == f"{want['recall']:.3f}" and said["precision"] == f"{want['precision']:.3f}"
+    want = judged_at(MANY[1], float(out["moved"]["threshold"]) - 1e-4)  # shown with four digits
+    assert float(out["moved"]["recall"]) == pytest.approx(want["recall"], abs=0.02)
+    assert float(out["moved"]["recall"]) > float(out["other"]["recall"])
+    recall = {v["label"]: v["value"] for v in run.evaluation("test")["values"] if v["metric"] == "recall"}
+    order = sorted((k for k in MANY if k in recall), key=recall.__getitem__, reverse=True)
+    assert [k for k in out["down"] if k in recall] == order
+    assert [k for k in out["up"] if k in recall] == order[::-1]
+    assert out["down"][-3:] == ["Mean", "Micro (all cells together)", "Weighted by positives"]
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_the_worst_errors_are_those_of_the_decision(task: str) -> None:
+    labels = LABELS[task]
+    table = predictions(labels, task, 200, 1.0)
+    shown = sections.worst(
+        table,
+        judged(table, labels, task, bootstrap=0),
+        lambda rows: np.stack([np.full((20, 20), r % 251, np.uint8) for r in rows]),
+    )
+    truth, prob = (table[[f"{k}/{name}" for name in labels]].to_numpy() for k in ("true", "prob"))
+    said = prob >= 0.5 if task == "multilabel" else prob == prob.max(axis=1, keepdims=True)
+    for entry in shown:
+        i = labels.index(entry["label"])
+        missed = np.sort(prob[(truth[:, i] == 1) & ~said[:, i], i])[:4]
+        alarms = np.sort(prob[(truth[:, i] == 0) & said[:, i], i])[::-1][:4]
+        assert [one["prob"] for one in entry["missed"]] == pytest.approx(missed.tolist())
+        assert [one["prob"] for one in entry["alarms"]] == pytest.approx(alarms.tolist())
+        assert all(one["src"].startswith("data:image/jpeg;base64,") for one in entry["missed"] + entry["alarms"])
+    assert shown

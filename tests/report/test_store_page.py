@@ -1,0 +1,161 @@
+"""The pictures of a store: what the page says, what it must not hold, and that every figure is one."""
+
+import base64
+import io
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from cxr_ray.data import store as stores
+from cxr_ray.data import store_writer
+from cxr_ray.errors import UserError
+from cxr_ray.labels import Filter
+from cxr_ray.report import store_page, store_plots
+from tests.fakes.store import fake_store
+from tests.report.test_run_page import CHROMIUM
+
+FIGURES = ["label_frequency", "pixels", "samples", "sizes"]
+SEVERAL = ["co_occurrence", "findings", "label_vectors", "one_a_label", "split_balance"]
+
+
+def made(folder: Path, *, task: str = "multilabel", rows: int = 120, **about: object) -> stores.Store:
+    labels = {"multilabel": ("Edema", "Mass & Co", "Effusion"), "multiclass": ("A", "B", "C"), "binary": ("Covid",)}[
+        task
+    ]
+    fake = fake_store(
+        rows, labels, task="multilabel" if task == "binary" else task, uncertain=0.1 if task == "multilabel" else 0
+    )
+    table = fake.index.drop(columns=["mean", "variance", "split"])
+    table["patient"] = "patient-secret-" + table["patient"]
+    table["image"] = "path-secret/" + table["image"]
+    table["split"] = np.where(fake.index["patient"].str[1:].astype(int) % 3 == 0, "test", "train")
+    return store_writer.write(
+        folder, fake.pixels, table, labels=list(labels), task=task, features=["view", "sex"], notes=["a <b>note</b>"],
+        filters=[Filter(name="PA", query="view == 'PA'")], **about,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> stores.Store:
+    return made(tmp_path_factory.mktemp("data_page") / "store")
+
+
+@pytest.fixture(scope="module")
+def written(store: stores.Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the page."""
+    return store_page.write(store, tmp_path_factory.mktemp("data_page") / "d", top=4).parent
+
+
+def page_of(store: stores.Store, out: Path, **options: object) -> str:
+    return store_page.write(store, out, **options).read_text(encoding="utf-8")  # type: ignore[arg-type]
+
+
+def test_the_page_says_what_the_store_holds(store: stores.Store, written: Path) -> None:
+    page = (written / "describe.html").read_text(encoding="utf-8")
+    files = sorted(path.name for path in written.iterdir())
+    assert files == sorted(["describe.html", *(f"{name}.png" for name in [*FIGURES, *SEVERAL])])
+    words = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+    edema = int((store.index["Edema"] == 1).sum())
+    assert f"Edema {edema} {100 * edema / 120:.2f}" in words and "Mass &amp; Co" in words
+    vectors = store.index[list(store.labels)].eq(1).value_counts()
+    assert f"The 4 most frequent of {len(vectors)}" in words and f"none {vectors[False, False, False]}" in words
+    assert "a &lt;b&gt;note&lt;/b&gt;" in page
+    kept = int((store.index["view"] == "PA").sum())
+    assert f"{kept} rows after the declared cleaning" in words
+    assert f"rows {int((store.index['split'] == 'train').sum())} {int((store.index['split'] == 'test').sum())}" in words
+    assert f"mean {store.index['mean'].mean() / 255:.4f}" in words and "28 × 28 120 100.0" in words
+
+
+def test_every_figure_is_a_picture_and_stands_in_the_page(written: Path) -> None:
+    page = (written / "describe.html").read_text(encoding="utf-8")
+    inside = [base64.b64decode(body) for body in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
+    for name in [*FIGURES, *SEVERAL]:
+        body = (written / f"{name}.png").read_bytes()
+        assert body in inside, name
+        pixels = np.asarray(Image.open(io.BytesIO(body)).convert("L"))
+        assert min(pixels.shape) > 200 and len(np.unique(pixels)) > 5, name
+        assert (pixels[:, -2:] > 250).mean() > 0.5, name  # nothing runs out of the paper
+    assert len(inside) == len(FIGURES) + len(SEVERAL)
+
+
+def test_nothing_of_a_patient_or_the_network_is_in_it(store: stores.Store, written: Path) -> None:
+    page = (written / "describe.html").read_text(encoding="utf-8")
+    assert "secret" not in page and str(store.path) not in page
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page) and "http" not in page and "<script" not in page
+
+
+def test_equal_stores_give_equal_bytes(store: stores.Store, written: Path, tmp_path: Path) -> None:
+    page_of(stores.open(store.path), tmp_path, top=4)
+    for path in written.iterdir():
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
+
+
+def test_pictures_can_be_kept_out(store: stores.Store, tmp_path: Path) -> None:
+    page = page_of(store, tmp_path, pictures=False)
+    assert (
+        "Samples" not in page
+        and not (tmp_path / "samples.png").exists()
+        and not (tmp_path / "one_a_label.png").exists()
+    )
+
+
+@pytest.mark.parametrize("task", ["multiclass", "binary"])
+def test_one_class_an_image_needs_no_vectors(task: str, tmp_path: Path) -> None:
+    page = page_of(made(tmp_path / "s", task=task), tmp_path / "d")
+    assert "Label vectors" not in page and "Co-occurrence" not in page and "Split balance" in page
+
+
+def test_a_store_that_cannot_be_split_is_described_all_the_same(tmp_path: Path) -> None:
+    page = page_of(made(tmp_path / "s", rows=3), tmp_path / "d")
+    assert "A run with default knobs cannot split these rows" in page
+
+
+def test_leaks_between_the_datasets_own_parts_are_told_by_row(tmp_path: Path) -> None:
+    fake = fake_store(40)
+    fake.pixels[7] = fake.pixels[20]
+    table = fake.index.drop(columns=["mean", "variance"]).assign(split=["test"] * 10 + ["train"] * 30)
+    table.loc[12, "patient"] = table.loc[3, "patient"]
+    store = store_writer.write(tmp_path / "s", fake.pixels, table, labels=list(fake.labels), task="multilabel")
+    said = store_page._leaks(store)
+    assert said == (
+        "1 times one patient (row 9 of test and row 39 of train); 1 times one picture (row 24 of test and row 63 of train)"
+    )
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(store: stores.Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match=r"cannot make .*choose a folder"):
+        store_page.write(store, tmp_path / "file")
+
+
+def test_many_labels_are_drawn_without_numbers_and_long_names_cut() -> None:
+    pairs = pd.DataFrame(
+        np.eye(30, dtype=int) * 5, index=[f"l{i}" for i in range(30)], columns=[f"l{i}" for i in range(30)]
+    )
+    assert not store_plots.co_occurrence(pairs).axes[0].texts
+    assert len(store_plots.co_occurrence(pairs.iloc[:5, :5]).axes[0].texts) == 25
+    assert store_plots.shorten("a + " * 30, 10) == "a + a + a…" and store_plots.shorten("short") == "short"
+    assert [store_plots._brief(n) for n in (0, 7, 999, 1234, 98_765)] == ["", "7", "999", "1.2k", "98k"]
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_the_page_fits_a_phone(written: Path, tmp_path: Path) -> None:
+    """No sideways scrolling at 390 px: figures shrink, tables scroll in their own box."""
+    probe = tmp_path / "probe.html"
+    script = "<script>onload=()=>{document.body.innerHTML='WIDTH '+document.documentElement.scrollWidth+' OF '+innerWidth}</script>"
+    probe.write_text(
+        (written / "describe.html").read_text(encoding="utf-8").replace("</body>", script + "</body>"), encoding="utf-8"
+    )
+    out = subprocess.run(
+        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={tmp_path}/chrome",
+         "--disable-background-networking", "--window-size=390,800", "--dump-dom", probe.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    ).stdout  # fmt: skip
+    found = re.search(r"WIDTH (\d+) OF (\d+)", out)
+    assert found is not None and int(found[1]) <= int(found[2]), found

@@ -1,0 +1,27 @@
+"""What ranks tell each other."""
+
+import pytest
+import torch.distributed as dist
+
+from cxr_ray.errors import UserError
+from cxr_ray.runtime import distributed
+from tests.fakes.ranks import on_ranks
+
+
+def _one_lacks_a_file() -> None:
+    rank = dist.get_rank() if dist.is_initialized() else 0
+
+    def work() -> int:
+        if rank == 1:
+            raise UserError("node 1 has no weights.pth")
+        return rank
+
+    if dist.is_initialized():
+        with pytest.raises(UserError, match=r"node 1 has no weights\.pth"):
+            distributed.all_or_none(work)
+    assert distributed.all_or_none(lambda: rank + 5) == rank + 5
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_mistake_of_one_rank_is_raised_on_all(world, tmp_path):
+    on_ranks(world, tmp_path, _one_lacks_a_file)

@@ -1,0 +1,53 @@
+"""Whole or absent: what a failed write leaves, and what a whole one says of itself."""
+
+import errno
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from cxr_ray.errors import UserError
+from cxr_ray.storage import atomic
+
+
+@pytest.mark.parametrize("body", ["Befund: ä", b"\x00\x01", lambda file: [file.write(b"ab"), file.write(b"c")]])
+def test_what_is_written_and_what_is_said_of_it_agree(tmp_path: Path, body: object) -> None:
+    written = atomic.write_atomic(tmp_path / "x", body)  # type: ignore[arg-type]
+    data = (tmp_path / "x").read_bytes()
+    assert written == (len(data), hashlib.sha256(data).hexdigest()) == (len(data), atomic.sha256(tmp_path / "x"))
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("before")
+
+    def fail(file: object) -> None:
+        file.write(b"half")  # type: ignore[attr-defined]
+        raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError):
+        atomic.write_atomic(tmp_path / "x", fail)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("x", "before")]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.ENOSPC, "no space left to write"), (errno.EDQUOT, "no space left"), (errno.EROFS, "cannot write .*choose")],
+)
+def test_a_full_or_closed_disk_is_one_line(tmp_path: Path, number: int, said: str) -> None:
+    def fail(file: object) -> None:
+        raise OSError(number, "so")
+
+    with pytest.raises(UserError, match=said):
+        atomic.write_atomic(tmp_path / "x", fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_really_full_disk_is_one_line() -> None:
+    with pytest.raises(UserError, match="no space left"):
+        atomic.write_atomic(Path("/dev/shm") / "never", _fill)
+
+
+def _fill(file: object) -> None:
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        full.write(b"x")
