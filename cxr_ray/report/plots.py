@@ -1,4 +1,4 @@
-"""The figures of a report, and each as SVG text or PNG. Drawn with matplotlib's objects: no pyplot, no state shared."""
+"""Plots of a report, and their output as SVG or PNG. Uses matplotlib's objects: no pyplot, no shared state."""
 # N rows, L labels
 
 import io
@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 INK, QUIET, RULE, ACCENT = "#1d2733", "#6b7682", "#d5dae0", "#1f5f8b"
 CALIBRATED, DULL = "#c07a2c", "#9aa5b1"
 PART_COLOURS = {"train": DULL, "val": CALIBRATED, "test": ACCENT}
-POINTS = 240  # of a curve as drawn; more cannot be told apart at this size
+POINTS = 240  # of a plotted curve; more cannot be distinguished at this size
 BINS = 10
 STYLE: Any = {
     "font.family": "sans-serif",
@@ -50,7 +50,7 @@ def roc(true_N: Array, score_N: Array, point: tuple[float, float] | None) -> Fig
     _, tp_K, fp_K = at_each_score(true_N, score_N)
     figure, axes = _square("1 − specificity", "Recall")
     axes.plot([0, 1], [0, 1], color=RULE, linewidth=0.8, zorder=1)
-    axes.plot(*_thin(np.r_[0.0, fp_K] / fp_K[-1], np.r_[0.0, tp_K] / tp_K[-1]), color=ACCENT, linewidth=1.4, zorder=2)
+    axes.plot(*thin(np.r_[0.0, fp_K] / fp_K[-1], np.r_[0.0, tp_K] / tp_K[-1]), color=ACCENT, linewidth=1.4, zorder=2)
     _mark(axes, point)
     return figure
 
@@ -61,36 +61,36 @@ def precision_recall(true_N: Array, score_N: Array, point: tuple[float, float] |
     _, tp_K, fp_K = at_each_score(true_N, score_N)
     figure, axes = _square("Recall", "Precision")
     axes.axhline(float(np.mean(true_N)), color=RULE, linewidth=0.8, zorder=1)
-    x, y = _thin(tp_K / tp_K[-1], tp_K / (tp_K + fp_K))  # without (0, 1), which no threshold reaches
+    x, y = thin(tp_K / tp_K[-1], tp_K / (tp_K + fp_K))  # without (0, 1), which no threshold reaches
     axes.plot(x, y, color=ACCENT, linewidth=1.4, zorder=2, drawstyle="steps-pre")
     _mark(axes, point)
     return figure
 
 
 @matplotlib.rc_context(STYLE)
-def reliability(true_N: Array, score_N: Array, mended_N: Array | None = None) -> Figure:
-    """Share of positives over the mean probability, in ten equal bins of probability; a dot's area goes with its rows.
+def reliability(true_N: Array, score_N: Array, calibrated_N: Array | None = None) -> Figure:
+    """Reliability diagram: share of positives over mean probability in ten equal-width bins; a dot's area is proportional to its rows.
 
-    `mended_N`, the same rows' probabilities after calibration, are drawn beside them in another colour."""
+    `calibrated_N`, the same rows' probabilities after calibration, are plotted in another colour."""
     figure, axes = _square("Mean probability", "Share positive")
     axes.plot([0, 1], [0, 1], color=RULE, linewidth=0.8, zorder=1)
-    for prob_N, colour in ((score_N, ACCENT), (mended_N, CALIBRATED)):
+    for prob_N, colour in ((score_N, ACCENT), (calibrated_N, CALIBRATED)):
         if prob_N is None:
             continue
         bin_N = bin_of(prob_N, BINS)
         rows = np.bincount(bin_N, minlength=BINS)
-        held = rows > 0
-        said = np.bincount(bin_N, weights=prob_N, minlength=BINS)[held] / rows[held]
-        seen = np.bincount(bin_N, weights=true_N, minlength=BINS)[held] / rows[held]
-        axes.plot(said, seen, color=colour, linewidth=0.7, alpha=0.6, zorder=2)
-        sizes = 6 + 60 * rows[held] / rows.max()
-        axes.scatter(said, seen, s=sizes, color=colour, alpha=0.85, linewidths=0, zorder=3)
+        filled = rows > 0
+        predicted = np.bincount(bin_N, weights=prob_N, minlength=BINS)[filled] / rows[filled]
+        observed = np.bincount(bin_N, weights=true_N, minlength=BINS)[filled] / rows[filled]
+        axes.plot(predicted, observed, color=colour, linewidth=0.7, alpha=0.6, zorder=2)
+        sizes = 6 + 60 * rows[filled] / rows.max()
+        axes.scatter(predicted, observed, s=sizes, color=colour, alpha=0.85, linewidths=0, zorder=3)
     return figure
 
 
 @matplotlib.rc_context(STYLE)
 def confusion(matrix_LL: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
-    """Heat map of a confusion matrix: shade by share of the true class (row), counts written in."""
+    """Heat map of a confusion matrix: shaded by share of the true class (row), with counts."""
     matrix = np.asarray(matrix_LL)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = 0.62 * len(names)
@@ -112,8 +112,8 @@ def confusion(matrix_LL: Sequence[Sequence[int]], names: Sequence[str]) -> Figur
     axes.set_xticks(range(len(names)), [_wrap(n) for n in names] if crowded else names)
     axes.tick_params(length=0, pad=4)
     axes.tick_params(axis="x", labelsize=7)
-    axes.set_xlabel("Decision")
-    axes.set_ylabel("Truth")
+    axes.set_xlabel("Predicted class")
+    axes.set_ylabel("True class")
     for spine in axes.spines.values():
         spine.set_visible(False)
     return figure
@@ -121,7 +121,7 @@ def confusion(matrix_LL: Sequence[Sequence[int]], names: Sequence[str]) -> Figur
 
 @matplotlib.rc_context(STYLE)
 def progress(table: pd.DataFrame, *, chosen: int | None) -> Figure:
-    """One metric over the epochs, a line a part. `table`: epoch, part, value; `chosen` is the epoch kept, marked."""
+    """One metric by epoch, a line for each part. `table`: epoch, part, value; `chosen` is the selected epoch, marked."""
     figure, axes = _axes((2.5, 1.75), (0.16, 0.23, 0.8, 0.71))
     for part in ("train", "val"):
         rows = table[table["part"] == part].sort_values("epoch")
@@ -136,14 +136,14 @@ def progress(table: pd.DataFrame, *, chosen: int | None) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.margins(x=0.04, y=0.12)
-    if not (table["value"] > 1.0).any():  # shares end at 1, and so does their axis
+    if not (table["value"] > 1.0).any():  # shares end at 1, and so does the axis
         axes.set_ylim(top=min(axes.get_ylim()[1], 1.02))
     return figure
 
 
 @matplotlib.rc_context(STYLE)
 def prevalence(parts: Mapping[str, Mapping[str, Any]], labels: Sequence[str]) -> Figure:
-    """Share of positives of every label in every part (see `metrics.prevalence`), a dot a part."""
+    """Share of positives of every label (see `metrics.prevalence`), a dot for each part."""
     height = 0.24 * len(labels) + 0.55
     longest = min(max(len(n) for n in labels), 30) * 0.066 + 0.15
     width = longest + 3.0
@@ -170,7 +170,7 @@ def prevalence(parts: Mapping[str, Mapping[str, Any]], labels: Sequence[str]) ->
 
 @matplotlib.rc_context(STYLE)
 def svg(figure: Figure) -> str:
-    """The figure as SVG from `<svg` on: no prologue, no date, the same text for the same figure."""
+    """The figure as SVG from `<svg` on: no prologue, no date, equal text for equal figures."""
     FigureCanvasSVG(figure)
     out = io.StringIO()
     figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -180,7 +180,7 @@ def svg(figure: Figure) -> str:
 
 @matplotlib.rc_context(STYLE)
 def png(figure: Figure) -> bytes:
-    """The figure as PNG on white, 200 dots an inch, for a slide or a paper: no date, the same bytes for the same figure."""
+    """The figure as PNG on white, 200 dpi, for a slide or a paper: no date, equal bytes for equal figures."""
     FigureCanvasAgg(figure)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=200, facecolor="white", metadata={"Software": None})
@@ -222,13 +222,13 @@ def _mark(axes: Axes, point: tuple[float, float] | None) -> None:
         )
 
 
-def _thin(x: Array, y: Array) -> tuple[Array, Array]:
-    """The curve at `POINTS` places at most, even along its length, its ends kept."""
+def thin(x: Array, y: Array) -> tuple[Array, Array]:
+    """The curve at no more than `POINTS` points, evenly spaced along its length, ends included."""
     if len(x) <= POINTS:
         return x, y
-    way = np.r_[0.0, np.cumsum(np.hypot(np.diff(x), np.diff(y)))]
-    keep = np.unique(np.searchsorted(way, np.linspace(0, way[-1], POINTS)).clip(0, len(x) - 1))
-    return x[keep], y[keep]
+    length = np.r_[0.0, np.cumsum(np.hypot(np.diff(x), np.diff(y)))]
+    chosen = np.unique(np.searchsorted(length, np.linspace(0, length[-1], POINTS)).clip(0, len(x) - 1))
+    return x[chosen], y[chosen]
 
 
 def shade() -> Any:
@@ -239,7 +239,7 @@ def shade() -> Any:
 
 
 def _wrap(name: str) -> str:
-    """A class name in lines of about nine letters, broken at spaces and `_`."""
+    """A class name wrapped to about nine letters a line, at spaces and `_`."""
     words = name.replace("_", " ").split()
     lines: list[str] = []
     for word in words:

@@ -21,27 +21,27 @@ NAMES = {
     "ece": "Calibration error",
     "exact_match": "Exact match",
     "f1": "F1",
-    "finding_f1": "F1 of those with a finding",
-    "finding_precision": "Precision of those with a finding",
-    "finding_recall": "Recall of those with a finding",
+    "finding_f1": "F1, images with a finding",
+    "finding_precision": "Precision, images with a finding",
+    "finding_recall": "Recall, images with a finding",
     "hamming": "Hamming loss",
     "loss": "Loss",
     "npv": "Negative predictive value",
     "precision": "Precision",
     "recall": "Recall",
-    "sample_f1": "F1 of an image",
-    "sample_precision": "Precision of an image",
-    "sample_recall": "Recall of an image",
+    "sample_f1": "F1, averaged over images",
+    "sample_precision": "Precision, averaged over images",
+    "sample_recall": "Recall, averaged over images",
     "specificity": "Specificity",
-    "top2": "Among the top 2",
-    "top3": "Among the top 3",
-    "top5": "Among the top 5",
+    "top2": "Top-2 accuracy",
+    "top3": "Top-3 accuracy",
+    "top5": "Top-5 accuracy",
     **{metric: f"Recall at a precision of {least:g}" for metric, least in AT_PRECISION.items()},
 }
 
 
 def jinja() -> Environment:
-    """What every page is made from its template with."""
+    """The template environment of all pages, with their filters."""
     environment = Environment(
         loader=PackageLoader("cxr_ray.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -56,7 +56,7 @@ def jinja() -> Environment:
     return environment
 
 
-def _write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
+def write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
     """Every figure as PNG; those of an earlier report go."""
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.png"):

@@ -1,4 +1,4 @@
-"""The one-file report of a judged run: what is said, in which order. How it looks is template.html, figures plots.py."""
+"""The report of an evaluated run: which values it shows, in which order. The layout is run.html, the figures are plots.py."""
 # N rows, L labels
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from cxr_ray.labels import PARTS
 from cxr_ray.metrics import AVERAGES, MAIN_METRICS, MEAN, TABLE_METRICS
 from cxr_ray.metrics.names import MICRO, WEIGHTED
 from cxr_ray.report import plots, sections
-from cxr_ray.report.render import NAMES, _write_figures, interval, jinja, number, thousands
+from cxr_ray.report.render import NAMES, interval, jinja, number, thousands, write_figures
 from cxr_ray.runs import Run
 from cxr_ray.storage.atomic import write_atomic
 
@@ -39,7 +39,7 @@ PRIMARY = {"multilabel": ("auroc", MEAN), "binary": ("auroc", MEAN), "multiclass
 
 SAMPLES = tuple(f"{over}_{m}" for over in ("sample", "finding") for m in ("recall", "precision", "f1"))
 
-WHOLE = {
+OVERALL = {
     "multilabel": ("exact_match", "hamming", *SAMPLES),
     "binary": (),
     "multiclass": ("accuracy", "top2", "top3", "top5"),
@@ -50,85 +50,90 @@ EPOCHS = ("loss", "accuracy", *TABLE_METRICS, "exact_match", "hamming")
 BASELINES = {"thumbnail": "the 16 × 16 thumbnail", "border": "the thumbnail's border"}
 
 POLICIES = {
-    "zeros": "read as negative",
-    "ones": "read as positive",
-    "ignore": "left out as unknown",
-    "smooth": "drawn from 0.55 to 0.85",
-    "smooth_zeros": "drawn from 0 to 0.3",
+    "zeros": "counted as negative",
+    "ones": "counted as positive",
+    "ignore": "masked as unknown",
+    "smooth": "sampled from 0.55 to 0.85",
+    "smooth_zeros": "sampled from 0 to 0.3",
 }
 
-FEW = 10  # positives under which a label's figures are said to mean little
+FEW = 10  # with fewer positives a label's figures are called unreliable
 
 
 def write(
     run: Run,
     part: str,
     *,
-    judged: dict[str, Any] | None = None,
+    evaluation: dict[str, Any] | None = None,
     predictions: pd.DataFrame | None = None,
     path: Path | None = None,
     images: Images | None = None,
 ) -> Path:
-    """Write `report.html` into the run's folder from its evaluation and predictions of `part`; gives its path.
+    """Write `report.html` into the run's folder from the evaluation and predictions of `part`; returns its path.
 
-    What was just found and its predictions may be handed over, and another place for the page.
+    `evaluation`, `predictions` and `path` replace what the run folder has. `images` maps store rows [N] to pictures uint8
+    [N, H, W]: with it the worst errors are shown.
 
-    `images`, where given, gives the pictures of store rows: the worst misses and false alarms are then shown.
-
-    One file that loads nothing and names no patient; every figure lies beside it in `figures/` as PNG. Equal runs give equal
-    bytes. Raises `UserError` where the part was not evaluated."""
-    judged = run.evaluation(part) if judged is None else judged
+    The page is one file, loads nothing and names no patient; every figure is also written to `figures/` as PNG. Equal runs
+    give equal bytes. Raises `UserError` if the part was not evaluated."""
+    evaluation = run.evaluation(part) if evaluation is None else evaluation
     predictions = run.predictions(part) if predictions is None else predictions
     info, config = run.info, run.config
-    values = {(v["metric"], v["label"]): v for v in judged["values"]}
+    values = {(v["metric"], v["label"]): v for v in evaluation["values"]}
     figures: dict[str, Figure] = {}
     parts = _parts(run, info)
-    if judged["confusion"]:
-        figures["confusion"] = plots.confusion(judged["confusion"], judged["classes"])
+    if evaluation["confusion"]:
+        figures["confusion"] = plots.confusion(evaluation["confusion"], evaluation["classes"])
     if any(p["labels"] for p in parts.values()):
-        figures["prevalence"] = plots.prevalence(parts, judged["labels"])
-    mended = None
-    if judged.get("calibration"):
-        prob_NL = predictions[[f"prob/{k}" for k in judged["labels"]]].to_numpy()
-        mended = analysis.after(judged["calibration"], prob_NL, judged["labels"])
-    curves = _curves(predictions, judged, values, mended, figures)
-    epochs = _epochs(run.metrics, info, config.train.select, judged["task"], figures)
+        figures["prevalence"] = plots.prevalence(parts, evaluation["labels"])
+    calibrated = None
+    if evaluation.get("calibration"):
+        prob_NL = predictions[[f"prob/{k}" for k in evaluation["labels"]]].to_numpy()
+        calibrated = analysis.after(evaluation["calibration"], prob_NL, evaluation["labels"])
+    curves = _curves(predictions, evaluation, values, calibrated, figures)
+    epochs = _epochs(run.metrics, info, config.train.select, evaluation["task"], figures)
     path = path or run.path / "report.html"
-    recalls, at_recall = sections.at_recall_rows(judged)
+    recalls, at_recall = sections.at_recall_rows(evaluation)
     page = (
         jinja()
-        .get_template("template.html")
+        .get_template("run.html")
         .render(
             name=run.path.name,
             architecture=run.architecture,
             part=part,
             info=info,
             config=config,
-            judged=judged,
-            labels=judged["labels"],
+            evaluation=evaluation,
+            labels=evaluation["labels"],
             names=NAMES,
-            headline=[_cell(values, metric, label, judged["task"]) for metric, label in HEADLINE[judged["task"]]],
-            standing=_standing(part, judged, info, config.train.select),
-            table=_label_table(judged, values),
-            whole=[_cell(values, m, "", judged["task"]) for m in WHOLE[judged["task"]] if (m, "") in values],
-            details=_details(judged, values),
-            operating=sections.operating_rows(judged),
+            headline=[
+                _cell(values, metric, label, evaluation["task"]) for metric, label in HEADLINE[evaluation["task"]]
+            ],
+            standing=standing(part, evaluation, info, config.train.select),
+            table=label_table(evaluation, values),
+            overall=[
+                _cell(values, m, "", evaluation["task"]) for m in OVERALL[evaluation["task"]] if (m, "") in values
+            ],
+            details=_details(evaluation, values),
+            operating=sections.operating_rows(evaluation),
             recalls=recalls,
             at_recall=at_recall,
-            explorer=[] if judged["task"] == "multiclass" else sections.explorer(predictions, judged),
-            calibration=sections.calibration_rows(judged),
-            mended=mended and sections.METHODS[mended[0]],
-            groups=sections.group_sections(judged),
-            shortcuts=analysis.shortcut_words(judged.get("groups") or [], values),
-            pictures=sections.worst(predictions, judged, images) if images else [],
-            mended_colour=plots.CALIBRATED,
+            explorer=[] if evaluation["task"] == "multiclass" else sections.explorer(predictions, evaluation),
+            calibration=sections.calibration_rows(evaluation),
+            calibrated=calibrated and sections.METHODS[calibrated[0]],
+            groups=sections.group_sections(evaluation),
+            shortcuts=analysis.shortcut_words(evaluation.get("groups") or [], values),
+            pictures=sections.worst(predictions, evaluation, images) if images else [],
+            calibrated_colour=plots.CALIBRATED,
             colour=plots.ACCENT,
-            cautions=_cautions(judged, info, part),
-            limits=sorted(set(judged["thresholds"].values())),
-            undefined=_undefined(judged["undefined"]),
-            baselines=_baselines(judged, values),
-            baseline_columns=[_title(m, label, judged["task"]) for m, label in BASELINE_COLUMNS[judged["task"]]],
-            verdict=_verdict(judged),
+            cautions=_cautions(evaluation, info, part),
+            limits=sorted(set(evaluation["thresholds"].values())),
+            undefined=_undefined(evaluation["undefined"]),
+            baselines=_baselines(evaluation, values),
+            baseline_columns=[
+                _title(m, label, evaluation["task"]) for m, label in BASELINE_COLUMNS[evaluation["task"]]
+            ],
+            verdict=verdict(evaluation),
             confusion=figures.get("confusion"),
             curves=curves,
             epochs=epochs,
@@ -141,12 +146,12 @@ def write(
         )
     )
     write_atomic(path, page)
-    _write_figures(path.with_name("figures" if path.name == "report.html" else f"figures-{path.stem}"), figures)
+    write_figures(path.with_name("figures" if path.name == "report.html" else f"figures-{path.stem}"), figures)
     return path
 
 
 def write_comparison(found: dict[str, Any], path: Path) -> None:
-    """Write the page of a comparison (`compare.compare`): one file that loads nothing."""
+    """Write the page of a comparison (see `evaluation.compare`): one file that loads nothing."""
     page = jinja().get_template("comparison.html").render(found=found, names=NAMES, first=TABLE_METRICS)
     write_atomic(path, page)
 
@@ -165,23 +170,26 @@ def _cell(values: dict[tuple[str, str], dict[str, Any]], metric: str, label: str
     return {"name": _title(metric, label, task), "value": row and row["value"], "interval": interval(row)}
 
 
-def _standing(part: str, judged: dict[str, Any], info: dict[str, Any], select: str) -> str:
-    people = f" of {thousands(judged['patients'])} patients" if judged["patients"] else ""
-    on = f"{thousands(judged['rows'])} images{people}"
-    if judged.get("external"):
+def standing(part: str, evaluation: dict[str, Any], info: dict[str, Any], select: str) -> str:
+    people = f" of {thousands(evaluation['patients'])} patients" if evaluation["patients"] else ""
+    on = f"{thousands(evaluation['rows'])} images{people}"
+    if evaluation.get("external"):
         return (
-            f"Judged on other data: the store {judged['external']['store']} of {judged['external']['source']}, {on}. "
+            f"Evaluated on external data: the store {evaluation['external']['store']} of {evaluation['external']['source']}, {on}. "
             "Thresholds and calibration are from the run's own val."
         )
     if part == "test":
-        looks = info["test_looks"]
-        times = "once" if looks == 1 else f"{looks} times"
-        return f"Judged on the test part, {on}, used neither to fit the model nor to choose it. Test has been looked at {times}."
+        count = info["test_looks"]
+        times = "once" if count == 1 else f"{count} times"
+        return (
+            f"Evaluated on the test part, {on}, used neither to fit the model nor to select it. "
+            f"The test part has been evaluated {times}."
+        )
     if part == "train":
-        return f"Judged on the train part, {on}: the images that the model was fitted to. This says nothing of other images."
+        return f"Evaluated on the train part, {on}: the images that the model was fitted to. This says nothing about other images."
     if select == "last":
-        return f"Judged on val, {on}. The last epoch was kept as it came, so val chose nothing in this run."
-    return f"Judged on val, {on}. Val is the part that chose the epoch, so these figures flatter the model; they are not a test."
+        return f"Evaluated on val, {on}. The last epoch was selected, so val selected nothing in this run."
+    return f"Evaluated on val, {on}. Val selected the epoch, so these figures are optimistic; they are not a test."
 
 
 AVERAGED = {
@@ -191,92 +199,92 @@ AVERAGED = {
 }
 
 
-def _details(judged: dict[str, Any], values: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
-    """The second table: misses, false alarms and true negatives of each label (beside the true positives of the first table, its
-    confusion matrix), and the metrics that the first leaves out."""
+def _details(evaluation: dict[str, Any], values: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
+    """The second table: false negatives, false positives and true negatives of each label, and the metrics that the first table
+    leaves out."""
     out: list[dict[str, Any]] = []
-    for label in judged["labels"]:
+    for label in evaluation["labels"]:
         if ("positives", label) not in values:
             continue
-        positives, said, hit = (
+        positives, predicted, hit = (
             values[m, label]["value"] for m in ("positives", "predicted_positives", "true_positives")
         )
         cells = [values.get((m, label)) for m in DETAIL_COLUMNS]
-        delong = judged["delong"].get(label)
+        delong = evaluation["delong"].get(label)
         rows = values["positives", label]["rows"]
-        counts = [int(positives - hit), int(said - hit), int(rows - positives - said + hit)]
+        counts = [int(positives - hit), int(predicted - hit), int(rows - positives - predicted + hit)]
         out.append({"label": label, "counts": counts, "cells": cells, "delong": delong})
     return out
 
 
-def _label_table(judged: dict[str, Any], values: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a label and, where there are several, their averages."""
+def label_table(evaluation: dict[str, Any], values: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each label and, if there are several, for each average."""
     counts = ("positives", "predicted_positives", "true_positives")
     out: list[dict[str, Any]] = []
-    averages = [a for a in AVERAGES if len(judged["labels"]) > 1 and ("recall", a) in values]
-    for label in [*judged["labels"], *averages]:
+    averages = [a for a in AVERAGES if len(evaluation["labels"]) > 1 and ("recall", a) in values]
+    for label in [*evaluation["labels"], *averages]:
         cells = [values.get((metric, label)) for metric in TABLE_METRICS]
         numbers = [int(values[m, label]["value"]) if (m, label) in values else None for m in counts]
         known = values["positives", label]["rows"] if ("positives", label) in values else None
-        mean = label not in judged["labels"]
+        mean = label not in evaluation["labels"]
         shown = AVERAGED[label] if mean else label
         out.append({"label": shown, "counts": numbers, "cells": cells, "known": known, "mean": mean})
     return out
 
 
 def _undefined(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """One line a label and reason, its metrics joined."""
-    held: dict[tuple[str, str], list[str]] = {}
+    """One entry for each label and reason, its metrics joined."""
+    names: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        held.setdefault((row["label"], row["reason"]), []).append(NAMES[row["metric"]])
-    return [{"label": k[0], "reason": k[1], "metrics": ", ".join(v)} for k, v in held.items()]
+        names.setdefault((row["label"], row["reason"]), []).append(NAMES[row["metric"]])
+    return [{"label": k[0], "reason": k[1], "metrics": ", ".join(v)} for k, v in names.items()]
 
 
-def _cautions(judged: dict[str, Any], info: dict[str, Any], part: str) -> list[str]:
-    out = [*info["store"].get("notes", []), *(judged.get("external") or {}).get("notes", [])]
+def _cautions(evaluation: dict[str, Any], info: dict[str, Any], part: str) -> list[str]:
+    out = [*info["store"].get("notes", []), *(evaluation.get("external") or {}).get("notes", [])]
     few = [
         (v["label"], v["positives"])
-        for v in judged["values"]
+        for v in evaluation["values"]
         if v["metric"] == "positives" and v["rows"] and v["positives"] < FEW
     ]
     if few:
         listed = ", ".join(f"{label} ({n or 'none'})" for label, n in few)
-        out.append(f"Fewer than {FEW} positives in {part}: {listed}. Their figures say little.")
-    by = judged["interval"]
+        out.append(f"Fewer than {FEW} positives in {part}: {listed}. Their figures are unreliable.")
+    by = evaluation["interval"]
     if by["asked"] == "patient" and by["by"] == "image":
         out.append(
-            "No patient is known for these images, so intervals take images as independent and may be too narrow."
+            "The patients of these images are unknown, so intervals treat images as independent and may be too narrow."
         )
     return [*out, *info.get("warnings", [])]
 
 
-def _baselines(judged: dict[str, Any], values: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
-    if not judged["rivals"]:
+def _baselines(evaluation: dict[str, Any], values: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
+    if not evaluation["rivals"]:
         return []
-    columns = BASELINE_COLUMNS[judged["task"]]
+    columns = BASELINE_COLUMNS[evaluation["task"]]
     rows: list[tuple[str, dict[tuple[str, str], Any], dict[tuple[str, str], Any]]] = [("This model", values, {})]
-    for name, held in judged["rivals"].items():
-        gap = {(d["metric"], d["label"]): d for d in judged["differences"][name]}
+    for name, found in evaluation["rivals"].items():
+        gap = {(d["metric"], d["label"]): d for d in evaluation["differences"][name]}
         shown = BASELINES.get(name, name).removeprefix("the ").capitalize()
-        rows.append((shown, {(v["metric"], v["label"]): v for v in held}, gap))
+        rows.append((shown, {(v["metric"], v["label"]): v for v in found}, gap))
     return [
         {
             "name": name,
-            "cells": [_cell(held, m, label, judged["task"]) for m, label in columns],
-            "gap": gap.get(PRIMARY[judged["task"]]),
+            "cells": [_cell(by_metric, m, label, evaluation["task"]) for m, label in columns],
+            "gap": gap.get(PRIMARY[evaluation["task"]]),
         }
-        for name, held, gap in rows
+        for name, by_metric, gap in rows
     ]
 
 
-def _verdict(judged: dict[str, Any]) -> list[str]:
-    """What the rivals say of the model, in words that a small difference does not outrun."""
-    metric, label = PRIMARY[judged["task"]]
-    title = _title(metric, label, judged["task"])
+def verdict(evaluation: dict[str, Any]) -> list[str]:
+    """How the model compares with its strongest baseline, in words that the interval of the difference supports."""
+    metric, label = PRIMARY[evaluation["task"]]
+    title = _title(metric, label, evaluation["task"])
     title = title if title.startswith("ROC") else title[0].lower() + title[1:]
     found = [
         (d, name)
-        for name, gaps in judged["differences"].items()
+        for name, gaps in evaluation["differences"].items()
         for d in gaps
         if (d["metric"], d["label"]) == (metric, label)
     ]
@@ -284,36 +292,36 @@ def _verdict(judged: dict[str, Any]) -> list[str]:
         return []
     gap, baseline = min(found, key=lambda f: f[0]["value"])
     side, against = "above" if gap["value"] >= 0 else "below", BASELINES.get(baseline, baseline)
-    said = f"Its {title} is {number(abs(gap['value']))} {side} that of its strongest trivial rival ({against}"
+    line = f"Its {title} is {number(abs(gap['value']))} {side} that of the strongest trivial baseline ({against}"
     if gap.get("low") is None:
-        out = [f"{said}); no interval was computed, so chance is not excluded."]
+        out = [f"{line}); no interval was computed, so chance is not excluded."]
     elif gap["low"] > 0:
-        out = [f"{said}; difference {interval(gap)}): the model uses more of the picture than a thumbnail shows."]
+        out = [f"{line}; difference {interval(gap)}): the model uses more of the image than a thumbnail shows."]
     elif gap["high"] < 0:
-        out = [f"{said}; difference {interval(gap)}): it is worse than a regression on 256 gray values. Do not use it."]
+        out = [f"{line}; difference {interval(gap)}): it is worse than a regression on 256 gray values. Do not use it."]
     else:
         out = [
-            f"{said}; difference {interval(gap)}), which chance alone may give: it is not shown to beat a trivial rule."
+            f"{line}; difference {interval(gap)}), which chance alone may explain: it is not shown to outperform a trivial rule."
         ]
-    border = {(v["metric"], v["label"]): v for v in judged["rivals"].get("border", [])}.get(("auroc", MEAN))
+    border = {(v["metric"], v["label"]): v for v in evaluation["rivals"].get("border", [])}.get(("auroc", MEAN))
     if border and (border["value"] == 1.0 or border.get("low", 0.0) > 0.5):  # 1.0 has no interval
         out.append(
-            f"The border alone, where there is hardly any lung, ranks with a ROC AUC of {number(border['value'])}: "
-            "something other than what the lungs show (source, view, collimation, letters) goes with the labels here."
+            f"The image border alone, with hardly any lung in it, reaches a ROC AUC of {number(border['value'])}: "
+            "something other than the lungs (source, view, collimation, burned-in text) is associated with the labels here."
         )
     return out
 
 
 def _curves(
     predictions: pd.DataFrame,
-    judged: dict[str, Any],
+    evaluation: dict[str, Any],
     values: dict[tuple[str, str], dict[str, Any]],
-    mended: "tuple[str, npt.NDArray[np.float64]] | None",
+    calibrated: "tuple[str, npt.NDArray[np.float64]] | None",
     figures: dict[str, Figure],
 ) -> list[dict[str, Any]]:
-    """ROC, precision-recall and reliability of each label that has both classes, the operating point marked."""
+    """ROC, precision-recall and reliability plots of each label that has positives and negatives, with the operating point."""
     out: list[dict[str, Any]] = []
-    for i, label in enumerate(judged["labels"]):
+    for i, label in enumerate(evaluation["labels"]):
         truth_N = predictions[f"true/{label}"].to_numpy()
         known = ~np.isnan(truth_N)
         true_N, score_N = truth_N[known] == 1.0, predictions[f"prob/{label}"].to_numpy()[known].astype(np.float64)
@@ -321,13 +329,13 @@ def _curves(
             continue
         at = {m: values[m, label]["value"] for m in ("recall", "specificity", "precision") if (m, label) in values}
         point = (at["recall"], at["precision"]) if "precision" in at else None
-        drawn = {
+        panels = {
             "roc": plots.roc(true_N, score_N, (1 - at["specificity"], at["recall"])),
             "pr": plots.precision_recall(true_N, score_N, point),
-            "reliability": plots.reliability(true_N, score_N, mended[1][known, i] if mended else None),
+            "reliability": plots.reliability(true_N, score_N, calibrated[1][known, i] if calibrated else None),
         }
-        figures |= {f"{kind}-{label}": figure for kind, figure in drawn.items()}
-        out.append({"label": label, "about": f"{true_N.sum():,} of {len(true_N):,} positive", **drawn})
+        figures |= {f"{kind}-{label}": figure for kind, figure in panels.items()}
+        out.append({"label": label, "about": f"{true_N.sum():,} of {len(true_N):,} positive", **panels})
     return out
 
 
@@ -350,16 +358,16 @@ def _epochs(
 
 
 def _parts(run: Run, info: dict[str, Any]) -> dict[str, Any]:
-    """Rows, draws, patients and prevalence of each part that has rows (`run.json` holds `metrics.prevalence` of each)."""
-    plan, held = run.plan, info.get("prevalence", {})
+    """Rows, samples an epoch, patients and prevalence of each part that has rows (run.json has the prevalence)."""
+    plan, prevalence = run.plan, info.get("prevalence", {})
     out: dict[str, Any] = {}
     for part in PARTS:
         rows = plan[plan["part"] == part]
         if len(rows):
-            about = held.get(part, {"patients": None, "labels": {}})
+            about = prevalence.get(part, {"patients": None, "labels": {}})
             out[part] = {
                 "rows": len(rows),
-                "drawn": int(rows["drawn"].sum()),
+                "samples": int(rows["drawn"].sum()),
                 **{k: about[k] for k in ("patients", "labels")},
             }
     return out

@@ -1,4 +1,4 @@
-"""The pictures of a store: each figure as PNG, and one HTML page of them all. What is counted is describe.py's."""
+"""The page of a store, and its figures as PNG. The numbers are data/summary.py, the plots store_plots.py."""
 
 import base64
 from pathlib import Path
@@ -19,15 +19,15 @@ from cxr_ray.report.plots import STYLE, png
 from cxr_ray.report.render import jinja
 from cxr_ray.storage.atomic import make_folder, write_atomic
 
-GRID = 24  # pictures in the grid of samples
-HISTOGRAM = 400  # pictures whose gray values are counted
+GRID = 24  # images in the grid of samples
+HISTOGRAM = 400  # images whose gray values are counted
 
 
 def write(store: Store, out: Path, *, pictures: bool = True, top: int = 30) -> Path:
-    """Write `describe.html` and its figures as PNG into the folder `out`; gives the page's path.
+    """Write `describe.html` and its figures as PNG into the folder `out`; returns the page's path.
 
-    `pictures`: whether X-rays themselves are shown; they are named by row, and no patient is. `top`: label vectors listed.
-    Equal stores give equal pages. Raises `UserError` where `out` cannot be made."""
+    `pictures`: whether the page shows images (named by row, never by patient). `top`: number of label vectors listed.
+    Equal stores give equal pages. Raises `UserError` if `out` cannot be created."""
     make_folder(out.absolute())
     index, labels = store.index, list(store.labels)
     frequency = summary.label_frequency(index, labels)
@@ -36,22 +36,22 @@ def write(store: Store, out: Path, *, pictures: bool = True, top: int = 30) -> P
     parts, split_note = _parts(store)
     sampled = summary.sample(index, HISTOGRAM)
     with matplotlib.rc_context(STYLE):
-        drawn: dict[str, Figure] = {"label_frequency": plots.label_frequency(frequency)}
+        plotted: dict[str, Figure] = {"label_frequency": plots.label_frequency(frequency)}
         if store.task == "multilabel":
-            drawn["label_vectors"] = plots.label_vectors(vectors)
-            drawn["findings"] = plots.findings(summary.findings_per_image(index, labels))
+            plotted["label_vectors"] = plots.label_vectors(vectors)
+            plotted["findings"] = plots.findings(summary.findings_per_image(index, labels))
             if len(labels) > 1:
-                drawn["co_occurrence"] = plots.co_occurrence(summary.together(index, labels))
+                plotted["co_occurrence"] = plots.co_occurrence(summary.together(index, labels))
         if parts:
-            drawn["split_balance"] = plots.split_balance(parts, list(next(iter(parts.values()))["labels"]))
-        drawn["pixels"] = plots.pixels(index, store.pictures(sampled))
-        drawn["sizes"] = plots.sizes(sizes)
+            plotted["split_balance"] = plots.split_balance(parts, list(next(iter(parts.values()))["labels"]))
+        plotted["pixels"] = plots.pixels(index, store.pictures(sampled))
+        plotted["sizes"] = plots.sizes(sizes)
         if pictures:
-            drawn |= _grids(store)
-        figures = {name: png(figure) for name, figure in drawn.items()}
+            plotted |= _grids(store)
+        figures = {name: png(figure) for name, figure in plotted.items()}
     page = (
         jinja()
-        .get_template("data.html")
+        .get_template("store.html")
         .render(
             store=store,
             size=summary.size(index),
@@ -61,8 +61,8 @@ def write(store: Store, out: Path, *, pictures: bool = True, top: int = 30) -> P
                 {**row, "name": " + ".join(row["labels"]) or "none"} for row in vectors.head(top).to_dict("records")
             ],
             vectors_in_all=len(vectors),
-            official=summary.splits(index, labels, store.features).to_dict("split"),
-            leaks=_leaks(store),
+            official=summary.splits(index, labels, store.info.features).to_dict("split"),
+            leaks=leakage_text(store),
             parts=parts,
             split_note=split_note,
             pixel=summary.pixel_statistics(index),
@@ -72,7 +72,7 @@ def write(store: Store, out: Path, *, pictures: bool = True, top: int = 30) -> P
                 name: {
                     "uri": "data:image/png;base64," + base64.b64encode(body).decode(),
                     "width": round(
-                        100 * drawn[name].get_size_inches()[0]
+                        100 * plotted[name].get_size_inches()[0]
                     ),  # 8 points of text are 11 pixels in each figure
                 }
                 for name, body in figures.items()
@@ -86,47 +86,47 @@ def write(store: Store, out: Path, *, pictures: bool = True, top: int = 30) -> P
 
 
 def _parts(store: Store) -> tuple[dict[str, Any], str]:
-    """`metrics.prevalence` of each part as a run with default knobs would cut them, and a line that says so, or why not."""
+    """The prevalence of each part of the default split, and a line that describes the split, or why there is none."""
     data = cfg.Data()
     try:
         plan = plans.build(store, data, seed=0)
     except UserError as error:
-        return {}, f"A run with default knobs cannot split these rows: {error}."
+        return {}, f"The default settings cannot split these rows: {error}."
     patient = store.index.set_index("row")["patient"]
     parts = {
         part: prevalence(plan.truth[part], labels=plan.labels, patients=patient.loc[rows.tolist()])
         for part, rows in plan.rows.items()
         if len(rows)
     }
-    kept = sum(len(rows) for rows in plan.rows.values())
+    rows_in_parts = sum(len(rows) for rows in plan.rows.values())
     return parts, (
-        f"As a run with default knobs cuts them: {kept:,} rows after the declared cleaning, by {data.split.by}, "
+        f"The split of a run with default settings: {rows_in_parts:,} rows after the declared cleaning, by {data.split.by}, "
         f"val {data.split.val:g}, test {data.split.test:g}, seed {data.split.seed}."
     )
 
 
-def _leaks(store: Store) -> str:
-    """What stands in two of the dataset's own parts, by row; empty where nothing does."""
+def leakage_text(store: Store) -> str:
+    """Leakage between the dataset's official parts, by row; empty if there is none."""
     index = store.index
     listed = index[index["split"].notna()]
     part_N = listed["split"].to_numpy(object)
     found = leakage.between(listed, part_N, by_patient=True)
     rows = {part: listed["row"].to_numpy(np.int64)[part_N == part] for part in plans.PARTS}
     near = leakage.near(listed, rows, distance=cfg.Split().near_duplicates or 0, images=store.pictures)
-    said = [
-        f"{len(pairs):,} {what} ({leakage.told(pairs)})"
-        for what, pairs in (
-            ("times one patient", found[found["what"] == "patient"]),
-            ("times one picture", found[found["what"] == "picture"]),
-            ("pairs of pictures that look like one", near),
+    lines = [
+        f"{len(pairs):,} {what if len(pairs) == 1 else others} ({leakage.told(pairs)})"
+        for what, others, pairs in (
+            ("patient in two parts", "patients in two parts", found[found["what"] == "patient"]),
+            ("image in two parts", "images in two parts", found[found["what"] == "picture"]),
+            ("pair of near-duplicate images", "pairs of near-duplicate images", near),
         )
         if len(pairs)
     ]
-    return "; ".join(said)
+    return "; ".join(lines)
 
 
 def _grids(store: Store) -> dict[str, Figure]:
-    """One sample a label, and samples of all; each named by its row."""
+    """One image for each label, and random samples; each named by its row."""
     chosen = summary.one_a_label(store.index, store.labels)
     out = {}
     if chosen:

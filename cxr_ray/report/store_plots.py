@@ -1,5 +1,5 @@
-"""The figures of a store: what it holds before anything is trained. How figures look is plots.py's."""
-# N images, L labels, H x W pixels of a picture
+"""Plots of a store: labels, split, sizes, samples. The common style is plots.py."""
+# N images, L labels, H x W pixels of an image
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,32 +13,32 @@ from matplotlib.ticker import MaxNLocator
 
 from cxr_ray.report.plots import ACCENT, CALIBRATED, DULL, INK, PART_COLOURS, QUIET, RULE, shade
 
-SAID_COLOURS = {"positive": ACCENT, "uncertain": CALIBRATED, "negative": DULL, "blank": "#e3e7eb"}
-SAID = {"positive": "positive", "uncertain": "uncertain", "negative": "negative", "blank": "not mentioned"}
+VALUE_COLOURS = {"positive": ACCENT, "uncertain": CALIBRATED, "negative": DULL, "blank": "#e3e7eb"}
+VALUE_NAMES = {"positive": "positive", "uncertain": "uncertain", "negative": "negative", "blank": "not mentioned"}
 
 
 def label_frequency(counts: pd.DataFrame) -> Figure:
-    """What the rows say of each label, as shares. `counts`: see `describe.label_frequency`."""
-    rows = max(1, int(counts[list(SAID)].sum(axis=1).max()))
+    """Label values by label, as shares. `counts`: see `summary.label_frequency`."""
+    rows = max(1, int(counts[list(VALUE_NAMES)].sum(axis=1).max()))
     figure, axes = _bars(len(counts), width=6.4)
     left = np.zeros(len(counts))
-    for what, name in SAID.items():
+    for what, name in VALUE_NAMES.items():
         share = counts[what].to_numpy() / rows
         if share.any():
-            axes.barh(range(len(counts)), share, left=left, height=0.7, color=SAID_COLOURS[what], label=name)
+            axes.barh(range(len(counts)), share, left=left, height=0.7, color=VALUE_COLOURS[what], label=name)
         left += share
     for at, (positive, percent) in enumerate(zip(counts["positive"], counts["percent"], strict=True)):
         axes.text(1.01, at, f"{positive:,}  ({percent:.1f}%)", va="center", fontsize=7, color=INK)
     axes.set_yticks(range(len(counts)), counts["label"])
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
-    axes.set_xlabel("Share of the images; beside it, how many are positive")
+    axes.set_xlabel("Share of the images; on the right, the number of positives")
     figure.legend(loc="outside upper left", ncols=4, frameon=False, fontsize=7.5)
     return figure
 
 
 def label_vectors(vectors: pd.DataFrame, most: int = 20) -> Figure:
-    """The most frequent label vectors. `vectors`: see `describe.label_vectors`."""
+    """The most frequent label vectors. `vectors`: see `summary.label_vectors`."""
     shown = vectors.head(most)
     figure, axes = _bars(len(shown), width=6.4)
     axes.barh(range(len(shown)), shown["rows"], height=0.7, color=ACCENT)
@@ -52,7 +52,7 @@ def label_vectors(vectors: pd.DataFrame, most: int = 20) -> Figure:
 
 
 def co_occurrence(pairs: pd.DataFrame) -> Figure:
-    """Heat map of labels positive together: shade by share of the row's positives, counts written in up to 20 labels."""
+    """Heat map of labels that are positive together, shaded by share of the row's positives; with counts for up to 20 labels."""
     counts = pairs.to_numpy()
     share = counts / np.maximum(np.diag(counts), 1)[:, None]
     n = len(counts)
@@ -67,7 +67,7 @@ def co_occurrence(pairs: pd.DataFrame) -> Figure:
         axes.text(
             j,
             i,
-            _brief(int(count)),
+            brief(int(count)),
             ha="center",
             va="center",
             fontsize=6.5,
@@ -83,7 +83,7 @@ def co_occurrence(pairs: pd.DataFrame) -> Figure:
 
 
 def findings(counts: pd.DataFrame) -> Figure:
-    """How many images have 0, 1, 2, ... positive labels. `counts`: see `describe.findings_per_image`."""
+    """How many images have 0, 1, 2, ... positive labels. `counts`: see `summary.findings_per_image`."""
     figure, axes = _panels(1, size=(3.6, 2.2))
     axes[0].bar(counts["findings"], counts["rows"], width=0.7, color=ACCENT)
     for number, rows, percent in counts.itertuples(index=False):
@@ -96,17 +96,17 @@ def findings(counts: pd.DataFrame) -> Figure:
 
 
 def split_balance(parts: Mapping[str, Mapping[str, Any]], labels: Sequence[str]) -> Figure:
-    """Share of positives of every label in every part, a dot a part; `parts`: `metrics.prevalence` of each."""
+    """Share of positives of every label, a dot for each part; `parts`: `metrics.prevalence` of each."""
     figure, axes = _bars(len(labels), width=5.4)
     for at, label in enumerate(labels):
-        cells = {part: held["labels"][label] for part, held in parts.items()}
+        cells = {part: counts["labels"][label] for part, counts in parts.items()}
         share = {part: cell["positives"] / cell["known"] for part, cell in cells.items() if cell["known"]}
         if share:
             axes.plot([min(share.values()), max(share.values())], [at, at], color=RULE, linewidth=2, zorder=1)
         for part, value in share.items():
             axes.scatter(value, at, s=22, color=PART_COLOURS[part], linewidths=0, zorder=2, alpha=0.9, clip_on=False)
-    for part, held in parts.items():
-        axes.scatter([], [], s=22, color=PART_COLOURS[part], label=f"{part}, {held['rows']:,} images")
+    for part, counts in parts.items():
+        axes.scatter([], [], s=22, color=PART_COLOURS[part], label=f"{part}, {counts['rows']:,} images")
     axes.set_yticks(range(len(labels)), labels)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
@@ -116,18 +116,18 @@ def split_balance(parts: Mapping[str, Mapping[str, Any]], labels: Sequence[str])
 
 
 def pixels(index: pd.DataFrame, images: npt.NDArray[np.uint8]) -> Figure:
-    """Means and deviations of the pictures, and the gray values of the sample `images` [N, H, W]."""
+    """Histograms of image means and standard deviations, and of the gray values of the sample `images` [N, H, W]."""
     figure, axes = _panels(3, size=(7.0, 2.1))
     axes[0].hist(index["mean"], bins=list(range(0, 257, 8)), color=ACCENT)
-    axes[0].set_xlabel("Mean gray value of a picture")
+    axes[0].set_xlabel("Mean gray value of an image")
     axes[0].set_ylabel("Images")
     axes[1].hist(np.sqrt(index["variance"]), bins=list(range(0, 129, 4)), color=ACCENT)
-    axes[1].set_xlabel("Its standard deviation")
+    axes[1].set_xlabel("Standard deviation of an image")
     share = np.bincount(images.reshape(-1), minlength=256) / max(1, images.size)
     axes[2].fill_between(range(256), share, color=ACCENT, linewidth=0, step="mid")
-    axes[2].set_xlabel(f"Gray values of {len(images):,} pictures")
+    axes[2].set_xlabel(f"Gray values of {len(images):,} images")
     inner = share[1:255].max(initial=0)
-    if max(share[0], share[255]) > 3 * inner > 0:  # black bars and burnt letters would flatten all the rest
+    if max(share[0], share[255]) > 3 * inner > 0:  # black bars and burned-in text would flatten the rest
         axes[2].set_ylim(0, 1.5 * inner)
         ends = ", ".join(f"{100 * share[v]:.1f}% are {v}" for v in (0, 255) if share[v] > 1.5 * inner)
         axes[2].text(0.5, 0.97, ends, transform=axes[2].transAxes, ha="center", va="top", fontsize=7, color=QUIET)
@@ -136,7 +136,7 @@ def pixels(index: pd.DataFrame, images: npt.NDArray[np.uint8]) -> Figure:
 
 
 def sizes(counts: pd.DataFrame) -> Figure:
-    """Widths and heights of the original files, a dot a size, its area by how many have it."""
+    """Widths and heights of the original files, a dot for each size with an area proportional to its images."""
     figure, axes = _panels(1, size=(3.6, 3.2))
     most = counts["rows"].max() if len(counts) else 1
     area = 8 + 160 * counts["rows"] / most
@@ -146,15 +146,15 @@ def sizes(counts: pd.DataFrame) -> Figure:
     axes[0].set_xlim(0, high)
     axes[0].set_ylim(0, high)
     axes[0].set_aspect("equal")
-    axes[0].set_xlabel("Width of the file in pixels")
-    axes[0].set_ylabel("Height")
+    axes[0].set_xlabel("Width of the file (px)")
+    axes[0].set_ylabel("Height (px)")
     for axis in (axes[0].xaxis, axes[0].yaxis):
         axis.set_major_locator(MaxNLocator(5, integer=True))
     return figure
 
 
 def grid(images: npt.NDArray[np.uint8], titles: Sequence[str], *, columns: int = 6) -> Figure:
-    """Pictures [N, H, W] side by side, each under its title; all on the scale from 0 to 255."""
+    """Images [N, H, W] in a grid, each below its title, all on the scale from 0 to 255."""
     columns = min(columns, max(1, len(images)))
     lines = -(-len(images) // columns)
     wide = 7.2 / max(columns, 4)  # inches of a cell
@@ -173,12 +173,12 @@ def grid(images: npt.NDArray[np.uint8], titles: Sequence[str], *, columns: int =
 
 
 def shorten(text: str, most: int = 46) -> str:
-    """`text`, or as much of it as fits in `most` characters and an ellipsis."""
+    """`text`, cut to `most` characters with an ellipsis."""
     return text if len(text) <= most else text[: most - 1].rstrip(" +") + "…"
 
 
 def _bars(rows: int, *, width: float) -> tuple[Figure, Axes]:
-    """A figure for horizontal bars, the first on top."""
+    """A figure for horizontal bars, the first at the top."""
     figure = Figure(figsize=(width, 0.21 * rows + 0.85), layout="constrained")
     axes = figure.add_subplot()
     axes.set_ylim(rows - 0.4, -0.6)
@@ -202,7 +202,7 @@ def _bare(axes: Axes) -> None:
         spine.set_visible(False)
 
 
-def _brief(count: int) -> str:
+def brief(count: int) -> str:
     """At most four characters: 950, 1.2k, 13k."""
     if count < 1000:
         return str(count) if count else ""

@@ -1,4 +1,4 @@
-// A trial that is pointed at lights up wherever it stands: figures, maps, tables.
+// Hovering over a trial highlights it everywhere: figures, heat maps, tables.
 const marks = (name) => document.querySelectorAll(`[data-trial="${CSS.escape(name)}"]`);
 for (const kind of ["mouseover", "mouseout", "focusin", "focusout"]) {
   document.addEventListener(kind, (event) => {

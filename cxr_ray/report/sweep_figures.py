@@ -1,5 +1,5 @@
 """The figures of a sweep's page: which there are, and from which numbers; each is drawn once. How they look is sweep_plots.py."""
-# T combinations, K knobs, L labels
+# T combinations, K hyperparameters, L labels
 
 import functools
 import math
@@ -16,91 +16,85 @@ from cxr_ray.config.metric_names import split_name
 from cxr_ray.report import plots, render
 from cxr_ray.report import sweep_plots as draw
 from cxr_ray.report.sweep_plots import Scale, text
-from cxr_ray.report.sweep_sections import MAPS, MOST, Row, _front, _values, title, told
+from cxr_ray.report.sweep_sections import MAPS, MOST, Row, label_values, metric_text, metric_title, on_front
 from cxr_ray.tuning import space
 from cxr_ray.tuning.importance import Importance, importance
 from cxr_ray.tuning.sweep import Sweep
 
 
-def _heats(judged: Sequence[Row], labels: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-    """The maps as figures, for slides: on the page they are tables."""
-    names, out = tuple(r.name for r in judged[:MOST]), {}
+def heat_figures(evaluated: Sequence[Row], labels: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    """The heat maps as figures, for slides: on the page they are tables."""
+    names, out = tuple(r.name for r in evaluated[:MOST]), {}
     for metric in MAPS:
-        value_TL = _values(judged[:MOST], labels, metric)
+        value_TL = label_values(evaluated[:MOST], labels, metric)
         if np.isfinite(value_TL).any():
             plain = tuple(tuple(float(v) for v in row) for row in value_TL)
             out[f"map-{metric}"] = (draw.heat, names, tuple(labels), plain, render.NAMES[metric])
     return out
 
 
-# -- figures -------------------------------------------------------------------------------------------------------
-
-
-def _figures(
-    sweep: Sweep, config: cfg.Config, info: Mapping[str, Any], judged: Sequence[Row], rows: Sequence[Row]
+def figures_of(
+    sweep: Sweep, config: cfg.Config, info: Mapping[str, Any], evaluated: Sequence[Row], rows: Sequence[Row]
 ) -> dict[str, tuple[Any, ...]]:
-    """Name to (what draws it, its arguments): nothing is drawn yet."""
+    """Name to (plotting function, its arguments): nothing is plotted yet."""
     tune = config.tune
     out: dict[str, tuple[Any, ...]] = {}
     curves = _curves(sweep, rows, tune.metrics[0])
     if any(len(x) for x, _ in curves):
         shown = tuple(r.shown for r in rows)
-        out["curves"] = (draw.curves, shown, tuple(curves), title(tune.metrics[0]))
-    if not judged:
+        out["curves"] = (draw.curves, shown, tuple(curves), metric_title(tune.metrics[0]))
+    if not evaluated:
         return out
-    shown = tuple(r.shown for r in judged)
-    y = tuple(r.values[tune.metrics[0]] for r in judged)
-    scales = _scales(judged, config, info)
-    goal = draw.scale(told(tune.metrics[0]), y, "uniform", down=tune.modes[0] == "min")
+    shown = tuple(r.shown for r in evaluated)
+    y = tuple(r.values[tune.metrics[0]] for r in evaluated)
+    scales = _scales(evaluated, config, info)
+    goal = draw.scale(metric_text(tune.metrics[0]), y, "uniform", down=tune.modes[0] == "min")
     places = tuple(
         (*(s.place(r.hyperparameters[k]) for k, s in scales.items()), goal.place(v))
-        for r, v in zip(judged, y, strict=True)
+        for r, v in zip(evaluated, y, strict=True)
     )
-    if len(judged) > 1 and scales:
+    if len(evaluated) > 1 and scales:
         out["parallel"] = (draw.parallel, shown, places, (*scales.values(), goal))
-    for hyperparameter, scale in scales.items():
+    for name, scale in scales.items():
         given = tuple(
-            text(r.hyperparameters[hyperparameter]) if scale.kind == "choice" else r.hyperparameters[hyperparameter]
-            for r in judged
+            text(r.hyperparameters[name]) if scale.kind == "choice" else r.hyperparameters[name] for r in evaluated
         )
-        out[f"knob-{hyperparameter}"] = (draw.hyperparameter, shown, scale, given, y, title(tune.metrics[0]))
-    forest = _forest(judged, info, config)
+        out[f"knob-{name}"] = (draw.hyperparameter, shown, scale, given, y, metric_title(tune.metrics[0]))
+    forest = importance_of(evaluated, info, config)
     if forest is not None:
         out["importance"] = (draw.importance, tuple(scales), forest.mean, forest.deviation)
-    if len(tune.metrics) > 1 and judged:
-        points = tuple(tuple(r.values.get(m, math.nan) for m in tune.metrics[:2]) for r in judged)
+    if len(tune.metrics) > 1 and evaluated:
+        points = tuple(tuple(r.values.get(m, math.nan) for m in tune.metrics[:2]) for r in evaluated)
         out["pareto"] = (
             draw.pareto,
             shown,
             points,
-            tuple(_front(judged, tune)),
-            tuple(title(m) for m in tune.metrics[:2]),
+            tuple(on_front(evaluated, tune)),
+            tuple(metric_title(m) for m in tune.metrics[:2]),
         )
     return out
 
 
-def _scales(judged: Sequence[Row], config: cfg.Config, info: Mapping[str, Any]) -> dict[str, Scale]:
-    """How each knob is laid out, by what the space says of it and what the trials had."""
-    said = space.flat(config.tune.space)
+def _scales(evaluated: Sequence[Row], config: cfg.Config, info: Mapping[str, Any]) -> dict[str, Scale]:
+    """The axis of each hyperparameter, from its search range and the trials' values."""
+    searched = space.flatten(config.tune.space)
     out = {}
-    for hyperparameter in info["knobs"]:
-        kind, declared = next(iter(said[hyperparameter].items())) if hyperparameter in said else ("listed", [])
-        given = space.numbers(dict(enumerate(declared))).values()
-        out[hyperparameter] = draw.scale(
-            hyperparameter, [r.hyperparameters[hyperparameter] for r in judged], kind, list(given)
-        )
+    for name in info["knobs"]:
+        kind, declared = next(iter(searched[name].items())) if name in searched else ("listed", [])
+        given = space.parse_numbers(dict(enumerate(declared))).values()
+        out[name] = draw.scale(name, [r.hyperparameters[name] for r in evaluated], kind, list(given))
     return out
 
 
-def _forest(judged: Sequence[Row], info: Mapping[str, Any], config: cfg.Config) -> Importance | None:
-    """See `importance.importance`, over knobs and the first objective."""
-    scales = _scales(judged, config, info) if judged else {}
-    x = tuple(tuple(s.place(r.hyperparameters[k]) for k, s in scales.items()) for r in judged)
-    return _grown(x, tuple(r.ranked.values[0] for r in judged if r.ranked is not None))
+def importance_of(evaluated: Sequence[Row], info: Mapping[str, Any], config: cfg.Config) -> Importance | None:
+    """The importance of the hyperparameters for the first objective (see `importance.importance`)."""
+    scales = _scales(evaluated, config, info) if evaluated else {}
+    x = tuple(tuple(s.place(r.hyperparameters[k]) for k, s in scales.items()) for r in evaluated)
+    return cached_importance(x, tuple(r.ranked.values[0] for r in evaluated if r.ranked is not None))
 
 
 @functools.lru_cache(maxsize=16)
-def _grown(value_TK: tuple[tuple[float, ...], ...], objective_T: tuple[float, ...]) -> Importance | None:
+def cached_importance(value_TK: tuple[tuple[float, ...], ...], objective_T: tuple[float, ...]) -> Importance | None:
     return importance(value_TK, objective_T)
 
 
@@ -109,20 +103,20 @@ def _curves(sweep: Sweep, rows: Sequence[Row], wanted: str) -> list[tuple[tuple[
     _, metric, label = split_name(wanted)
     out = []
     for row in rows:
-        held: dict[int, list[float]] = {}
+        values: dict[int, list[float]] = {}
         for trial in row.trials:
             file = sweep.path / "trials" / trial.name / "metrics.csv"
             stamp = file.stat().st_mtime_ns if file.exists() else 0
             for epoch, value in _curve(file, stamp, metric, label):
-                held.setdefault(epoch, []).append(value)
-        epochs = sorted(held)
-        out.append((tuple(epochs), tuple(float(np.mean(held[e])) for e in epochs)))
+                values.setdefault(epoch, []).append(value)
+        epochs = sorted(values)
+        out.append((tuple(epochs), tuple(float(np.mean(values[e])) for e in epochs)))
     return out
 
 
 @functools.lru_cache(maxsize=1024)
 def _curve(file: Path, stamp: int, metric: str, label: str) -> tuple[tuple[int, float], ...]:
-    """(epoch, value) of a trial's val metric, read once for each time that the file was written."""
+    """(epoch, value) of a trial's val metric; read again only after the file changed (`stamp`)."""
     if not stamp:
         return ()
     table = runs.Run(file.parent).metrics
@@ -131,17 +125,19 @@ def _curve(file: Path, stamp: int, metric: str, label: str) -> tuple[tuple[int, 
 
 
 @functools.lru_cache(maxsize=64)
-def _svg(make: Callable[..., Figure], *given: Any) -> str:
+def svg_of(make: Callable[..., Figure], *given: Any) -> str:
+    """The figure as SVG for the page, cached by its numbers."""
     return draw.marked(make(*given))
 
 
 @functools.lru_cache(maxsize=64)
-def _png(make: Callable[..., Figure], *given: Any) -> bytes:
+def png_of(make: Callable[..., Figure], *given: Any) -> bytes:
+    """The figure as PNG, cached by its numbers."""
     return plots.png(make(*given))
 
 
-def _save(folder: Path, figures: Mapping[str, bytes]) -> None:
-    """Every figure as PNG; those that this sweep no longer has go."""
+def save_figures(folder: Path, figures: Mapping[str, bytes]) -> None:
+    """Write every figure as PNG and delete those that no longer belong to the sweep."""
     folder.mkdir(exist_ok=True)
     names = {render.file_name(name): body for name, body in figures.items()}
     for old in folder.glob("*.png"):

@@ -1,5 +1,5 @@
-"""The figures of a sweep, a trial's marks named so that the page can point at them. How figures look is plots.py's."""
-# T trials, K knobs
+"""Plots of a sweep. Each mark carries its trial's name, so that the page can highlight it. The common style is plots.py."""
+# T trials, K hyperparameters
 
 import functools
 import json
@@ -19,25 +19,25 @@ from matplotlib.ticker import MaxNLocator
 from cxr_ray.report.plots import ACCENT, CALIBRATED, INK, QUIET, STYLE, shade, svg
 
 PALE = "#c3cfd9"
-"""A trial that is neither the best nor the config as written."""
+"""Colour of a trial that is neither the best nor the base configuration."""
 MARK = "trial-"
 FOOT = 0.1
-"""Share of an upright below its interval, where the config as written says what the interval cannot hold."""
+"""Share of an axis below its interval, for values of the base configuration that lie outside it."""
 
 
 class Shown(NamedTuple):
-    """A trial as every figure draws it."""
+    """How figures mark a trial."""
 
     name: str
     best: bool = False
     base: bool = False
-    """Whether it is the config as written."""
+    """Whether it is the base configuration."""
     stopped: bool = False
-    """Whether it was ended before its last epoch."""
+    """Whether it was stopped early."""
 
 
 class Scale(NamedTuple):
-    """What a knob, or an objective, was among the trials, and how it is laid out."""
+    """The axis of a hyperparameter or an objective."""
 
     title: str
     kind: str
@@ -45,32 +45,32 @@ class Scale(NamedTuple):
     low: float = 0.0
     high: float = 1.0
     choices: tuple[str, ...] = ()
-    """Of kind choice, in their order."""
+    """For kind choice, in order."""
     down: bool = False
-    """Whether less is better: the head of an upright is then `low`."""
+    """Whether lower is better: the top of the axis is then `low`."""
     off: tuple[str, ...] = ()
-    """Of an interval what the config as written says and the axis cannot hold: null, or 0 on a logarithm's. It stands at the foot."""
+    """Values of the base configuration that the axis cannot show (null, or 0 on a logarithmic axis); they are shown at its foot."""
 
     def at(self, value: Any) -> float:
-        """The value as a number on an axis: of a choice its place among them; NaN for what the axis cannot hold."""
+        """The value as a number on an axis: the position of a choice; NaN for a value that the axis cannot show."""
         if self.kind == "choice":
             return float(self.choices.index(text(value)))
         return math.nan if text(value) in self.off else float(value)
 
     def place(self, value: Any) -> float:
-        """The value on an upright, from its foot (0) to its head (1)."""
+        """The value on a vertical axis, from the bottom (0) to the top (1)."""
         if self.kind == "choice":
             return 0.5 if len(self.choices) == 1 else self.at(value) / (len(self.choices) - 1)
         if text(value) in self.off:
             return 0.0
         low, high, here = (math.log(v) if self.kind == "log" else v for v in (self.low, self.high, float(value)))
         share = 0.5 if high == low else (here - low) / (high - low)
-        if self.off:  # which have the foot for themselves
+        if self.off:  # the foot is reserved for them
             share = FOOT + (1 - FOOT) * share
         return 1 - share if self.down else share
 
     def ticks(self) -> list[tuple[float, str]]:
-        """(place, text) of what is written at an upright."""
+        """(place, text) of the tick labels of a vertical axis."""
         if self.kind == "choice":
             return [(self.place(c), c) for c in self.choices]
         if self.kind == "log":
@@ -80,18 +80,19 @@ class Scale(NamedTuple):
             values = [self.low]
         else:
             values = [v for v in MaxNLocator(5).tick_values(self.low, self.high) if self.low <= v <= self.high]
-        return [*((0.0, said) for said in self.off), *((self.place(v), text(float(v))) for v in values)]
+        return [*((0.0, label) for label in self.off), *((self.place(v), text(float(v))) for v in values)]
 
 
 def scale(title: str, values: Sequence[Any], kind: str, declared: Sequence[Any] = (), *, down: bool = False) -> Scale:
-    """The scale of the values that the trials had and of those that the space declares: its ends, or its choices in their order.
-    `kind` as in a search space; numbers of another kind (a list's) are choices while they are few."""
+    """The axis for the trials' values and those of the search space (its bounds, or its choices in order).
+
+    `kind` as in a search space; up to six different numbers of another kind (of a list) are treated as choices."""
     values = [*declared, *values]
     off: tuple[str, ...] = ()
     if kind in ("loguniform", "uniform", "integer") and declared:
-        held = [v for v in values if v is not None and (kind != "loguniform" or v > 0)]
-        off = tuple(dict.fromkeys(text(v) for v in values if v not in held))
-        values = held
+        shown = [v for v in values if v is not None and (kind != "loguniform" or v > 0)]
+        off = tuple(dict.fromkeys(text(v) for v in values if v not in shown))
+        values = shown
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     few = len({text(v) for v in values}) <= 6
     if not numbers or kind == "choice" or (kind not in ("loguniform", "uniform", "integer") and few):
@@ -102,7 +103,7 @@ def scale(title: str, values: Sequence[Any], kind: str, declared: Sequence[Any] 
 
 
 def text(value: Any) -> str:
-    """A knob's value in a few characters: 0.00031, 500, zeros, null."""
+    """A hyperparameter's value in a few characters: 0.00031, 500, zeros, null."""
     if isinstance(value, float) and not isinstance(value, bool):
         return f"{value:.3g}"
     return value if isinstance(value, str) else json.dumps(value)
@@ -110,8 +111,8 @@ def text(value: Any) -> str:
 
 @matplotlib.rc_context(STYLE)
 def parallel(shown: Sequence[Shown], at_TK: Sequence[Sequence[float | None]], axes_K: Sequence[Scale]) -> Figure:
-    """Every trial as a line over its knobs to the objective (the last axis), the better the darker. `at_TK` in 0 to 1; None
-    where a trial has no value."""
+    """Parallel coordinates: every trial as a line from its hyperparameters to the objective (the last axis); better trials are
+    darker. `at_TK` in 0 to 1; None if a trial has no value."""
     figure = Figure(figsize=(max(3.2, 1.75 * len(axes_K)), 3.3))
     axes = figure.add_axes((0.02, 0.02, 0.96, 0.82))
     colours = LinearSegmentedColormap.from_list("ink", ["#d5dee6", "#6d9bbd", "#123f5f"])
@@ -120,9 +121,9 @@ def parallel(shown: Sequence[Shown], at_TK: Sequence[Sequence[float | None]], ax
         axes.text(
             x, 1.06, _broken(axis.title), ha="center", va="bottom", fontsize=8, fontweight="bold", linespacing=1.1
         )
-        for y, said in axis.ticks():
+        for y, label in axis.ticks():
             axes.plot([x - 0.02, x + 0.02], [y, y], color=QUIET, linewidth=0.8, zorder=1)
-            axes.text(x + 0.05, y, said, va="center", fontsize=7, color=INK, zorder=6,
+            axes.text(x + 0.05, y, label, va="center", fontsize=7, color=INK, zorder=6,
                       bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "alpha": 0.75, "linewidth": 0})  # fmt: skip
     for one, at_K in zip(shown, at_TK, strict=True):
         y_K = np.array([np.nan if y is None else y for y in at_K], float)
@@ -143,7 +144,7 @@ def parallel(shown: Sequence[Shown], at_TK: Sequence[Sequence[float | None]], ax
 def hyperparameter(
     shown: Sequence[Shown], scale: Scale, value_T: Sequence[Any], y_T: Sequence[float], title: str
 ) -> Figure:
-    """The objective (`title`) over one knob, a dot a trial: hollow where it was stopped early."""
+    """The objective (`title`) over one hyperparameter, a dot for each trial, hollow if it was stopped early."""
     figure, axes = _axes((2.9, 2.1), left=0.62)
     names = scale.choices
     if scale.kind == "log":
@@ -166,7 +167,7 @@ def hyperparameter(
 
 @matplotlib.rc_context(STYLE)
 def importance(names: Sequence[str], mean: Sequence[float], deviation: Sequence[float]) -> Figure:
-    """What the order of each knob among the trials is worth to the forest, the greatest on top, with the deviation."""
+    """Permutation importance of each hyperparameter with its standard deviation, the largest on top."""
     longest = max(len(n) for n in names) * 0.075 + 0.15
     height, width = 0.3 * len(names) + 0.55, longest + 3.0
     figure = Figure(figsize=(width, height))
@@ -186,14 +187,14 @@ def importance(names: Sequence[str], mean: Sequence[float], deviation: Sequence[
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.axvline(0, color=QUIET, linewidth=0.8)
-    axes.set_xlabel("Loss of R² when the knob is shuffled")
+    axes.set_xlabel("Loss of R² when the hyperparameter is shuffled")
     axes.xaxis.set_major_locator(MaxNLocator(5))
     return figure
 
 
 @matplotlib.rc_context(STYLE)
 def curves(shown: Sequence[Shown], line_T: Sequence[tuple[Sequence[int], Sequence[float]]], value: str) -> Figure:
-    """The objective of every trial over its epochs; a cross where it was stopped early."""
+    """The objective of every trial by epoch, with a cross if it was stopped early."""
     figure, axes = _axes((4.4, 2.8), left=0.62)
     for one, (x, y) in zip(shown, line_T, strict=True):
         if not len(x):
@@ -216,7 +217,7 @@ def curves(shown: Sequence[Shown], line_T: Sequence[tuple[Sequence[int], Sequenc
 def pareto(
     shown: Sequence[Shown], point_T: Sequence[tuple[float, float]], front_T: Sequence[bool], titles: tuple[str, str]
 ) -> Figure:
-    """Two objectives against each other, the trials that none beats in both joined by a line."""
+    """Two objectives against each other; a line joins the Pareto front."""
     figure, axes = _axes((3.9, 3.0), left=0.62)
     front = sorted(p for p, yes in zip(point_T, front_T, strict=True) if yes)
     if front:
@@ -233,7 +234,7 @@ def pareto(
 
 @matplotlib.rc_context(STYLE)
 def heat(names: Sequence[str], labels: Sequence[str], value_TL: Sequence[Sequence[float | None]], title: str) -> Figure:
-    """Trial x label: shade within a label, from its worst trial to its best (see `shares`), values written in."""
+    """Trial x label: shaded within a label from its worst trial to its best (see `shares`), with the values."""
     values = np.array([[np.nan if v is None else v for v in row] for row in value_TL], float).reshape(
         len(names), len(labels)
     )
@@ -245,9 +246,9 @@ def heat(names: Sequence[str], labels: Sequence[str], value_TL: Sequence[Sequenc
     axes.pcolormesh(*edges, np.nan_to_num(share), cmap=shade(), vmin=0, vmax=1, edgecolors="white", linewidth=1.0)
     axes.invert_yaxis()
     for (i, j), value in np.ndenumerate(values):
-        said = "–" if np.isnan(value) else f"{value:.2f}"
+        label = "–" if np.isnan(value) else f"{value:.2f}"
         axes.text(
-            j, i, said, ha="center", va="center", fontsize=6.5, color="white" if share[i, j] > WHITE_FROM else INK
+            j, i, label, ha="center", va="center", fontsize=6.5, color="white" if share[i, j] > WHITE_FROM else INK
         )
     axes.set_yticks(range(len(names)), names)
     axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
@@ -258,13 +259,13 @@ def heat(names: Sequence[str], labels: Sequence[str], value_TL: Sequence[Sequenc
 
 
 WHITE_FROM = 0.72
-"""Share from which white can be read on its shade, and ink no longer."""
+"""Share from which white text is more readable on the shade than ink."""
 LEAST_RANGE = 0.05
-"""Of a label's trials: differences under it are not to look large."""
+"""Range of a label's values below which differences must not look large."""
 
 
 def shares(value_TL: Any) -> Any:
-    """0 (a label's worst trial) to 1 (its best) for values [T, L] of metrics of which more is better; NaN where undefined."""
+    """0 (a label's worst trial) to 1 (its best) for values [T, L] of metrics of which higher is better; NaN if undefined."""
     values = np.asarray(value_TL, float)
     if not np.isfinite(values).any():
         return np.full(values.shape, np.nan)
@@ -273,7 +274,7 @@ def shares(value_TL: Any) -> Any:
 
 
 def shade_of(share: float) -> tuple[str, str]:
-    """(background, ink) of a cell of `heat` on the page."""
+    """(background, text colour) of a cell of the heat map on the page."""
     return _shades()[round(100 * share)], "#ffffff" if share > WHITE_FROM else INK
 
 
@@ -283,8 +284,8 @@ def _shades() -> list[str]:
 
 
 def marked(figure: Figure) -> str:
-    """The figure as an `<svg>` for the page's own text, every trial's marks in a group of class `trial`; ids that nothing refers
-    to are dropped, so that several figures may stand on one page."""
+    """The figure as inline `<svg>`, every trial's marks in a group of class `trial`; unused ids are dropped, so that one page may
+    have several figures."""
     page = re.sub(r"<metadata>.*?</metadata>\s*", "", svg(figure), flags=re.DOTALL)
     page = re.sub(rf'<g id="{MARK}([^"]+)">', lambda found: f'<g class="trial" data-trial="{found[1]}">', page)
     used = set(re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', page))
@@ -292,7 +293,7 @@ def marked(figure: Figure) -> str:
 
 
 def titled(page: str, lines: Mapping[str, str]) -> str:
-    """A figure of `marked` with a line for each trial, shown where a pointer rests on its marks."""
+    """A figure of `marked` with a tooltip for each trial."""
     return re.sub(
         r'<g class="trial" data-trial="([^"]+)">',
         lambda found: f"{found[0]}<title>{escape(lines.get(found[1], found[1]))}</title>",
@@ -301,7 +302,7 @@ def titled(page: str, lines: Mapping[str, str]) -> str:
 
 
 def _axes(size: tuple[float, float], *, left: float) -> tuple[Figure, Axes]:
-    """Axes with `left` inches for the numbers and the title of the upright."""
+    """Axes with `left` inches for the tick labels and the title of the vertical axis."""
     width, height = size
     figure = Figure(figsize=size)
     axes = figure.add_axes((left / width, 0.48 / height, 1 - (left + 0.1) / width, 1 - 0.6 / height))
@@ -311,7 +312,7 @@ def _axes(size: tuple[float, float], *, left: float) -> tuple[Figure, Axes]:
 
 
 def _broken(title: str) -> str:
-    """A knob's name in two lines, its section above; other words as they are."""
+    """A hyperparameter's name in two lines, its section above; other text unchanged."""
     section, dot, name = title.rpartition(".")
     return f"{section}.\n{name}" if dot else title
 
@@ -325,6 +326,6 @@ def _dot(axes: Axes, one: Shown, x: float, y: float) -> None:
 
 
 def _spread(name: str) -> float:
-    """A trial's own place beside a choice's middle, so that equal dots do not hide each other: the same in every figure."""
+    """A trial's horizontal offset from the centre of a choice, so that equal dots do not overlap; the same in every figure."""
     digits = int(re.sub(r"\D", "", name) or 0)
     return ((digits * 7) % 11 - 5) * 0.045

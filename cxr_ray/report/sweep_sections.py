@@ -1,5 +1,5 @@
 """What the page of a sweep shows, section by section, as plain values. No figure is drawn here."""
-# T combinations, K knobs, L labels
+# T combinations, L labels
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,60 +17,59 @@ from cxr_ray.report import render
 from cxr_ray.report import sweep_plots as draw
 from cxr_ray.report.sweep_plots import Shown, text
 from cxr_ray.tuning import ranking, space
-from cxr_ray.tuning.ranking import Ranked
+from cxr_ray.tuning.ranking import RankedCombination
 from cxr_ray.tuning.sweep import Sweep
 from cxr_ray.tuning.trial import ENDED, FAILED, FINISHED, RUNNING, STOPPED, WAITING, Trial
 
 MAPS = ("recall", "auroc", "ap")
-"""Metrics of the maps of trials and labels, in the order of worth."""
+"""Metrics of the heat maps of trials and labels, the most important first."""
 
 MOST = 60
-"""Trials of a map on the page, the best first; all stand in sweep.csv."""
+"""Trials of a heat map on the page, the best first; sweep.csv has all."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A combination as the page shows it: its trial, or its folds together."""
+    """A combination of hyperparameters: its trial, or its trials on all folds."""
 
     name: str
     number: int
     trials: tuple[Trial, ...]
     hyperparameters: dict[str, Any]
-    """Every knob of the sweep: the config's own where the combination does not say it."""
+    """Every hyperparameter of the sweep; the base configuration's value if the combination does not set it."""
     status: str
     values: dict[str, float]
-    """By metric name, the mean over the folds judged."""
-    ranked: Ranked | None
+    """By metric name, the mean over the evaluated folds."""
+    ranked: RankedCombination | None
     place: int | None
-    """1: the best."""
+    """Rank; 1 is the best, None before evaluation."""
 
     @property
     def base(self) -> bool:
-        """Whether it is the config as written."""
+        """Whether it is the base configuration."""
         return self.trials[0].base
 
     @property
     def epochs(self) -> int:
-        """Done, over its folds."""
+        """Epochs done, summed over folds."""
         return sum(t.epochs for t in self.trials)
 
     @property
     def seconds(self) -> float:
-        """Of training, over its folds."""
+        """Seconds of training, summed over folds."""
         return sum(t.seconds for t in self.trials)
 
     @property
     def shown(self) -> Shown:
-        """How figures mark it."""
+        """Its marks in figures."""
         return Shown(self.name, self.place == 1, self.base, self.status == STOPPED)
 
 
-# -- what is shown -------------------------------------------------------------------------------------------------
-
-
-def _rows(trials: Sequence[Trial], config: cfg.Config, info: Mapping[str, Any], order: Sequence[Ranked]) -> list[Row]:
-    """The combinations, the best first, then those that are not judged, by number."""
-    written = config.model_dump()
+def combination_rows(
+    trials: Sequence[Trial], config: cfg.Config, info: Mapping[str, Any], order: Sequence[RankedCombination]
+) -> list[Row]:
+    """The combinations by rank, then those that are not evaluated, by number."""
+    base = config.model_dump()
     places = {r.number: (at, r) for at, r in enumerate(order, start=1)}
     out = []
     for number in sorted({t.number for t in trials}):
@@ -78,44 +77,44 @@ def _rows(trials: Sequence[Trial], config: cfg.Config, info: Mapping[str, Any], 
         place, ranked = places.get(number, (None, None))
         named = {name for t in here for name in t.values}
         values = {n: float(np.mean([t.values[n] for t in here if n in t.values])) for n in named}
-        hyperparameters = {k: here[0].hyperparameters.get(k, cfg.value_at(written, k)) for k in info["knobs"]}
+        hyperparameters = {k: here[0].hyperparameters.get(k, cfg.value_at(base, k)) for k in info["knobs"]}
         name = here[0].name if here[0].fold is None else f"{number:04d}"
-        out.append(Row(name, number, here, hyperparameters, _status(here), values, ranked, place))
+        out.append(Row(name, number, here, hyperparameters, status_of(here), values, ranked, place))
     return sorted(out, key=lambda r: (r.place is None, r.place or r.number))
 
 
-def _status(folds: Sequence[Trial]) -> str:
-    """Of a combination: what its folds are, the least done first."""
-    held = {t.status for t in folds}
-    if len(folds) > 1 and WAITING in held and held != {WAITING}:
-        return FAILED if FAILED in held else RUNNING
-    return next(s for s in (FAILED, RUNNING, WAITING, STOPPED, FINISHED) if s in held)
+def status_of(folds: Sequence[Trial]) -> str:
+    """The status of a combination: that of its least advanced fold."""
+    statuses = {t.status for t in folds}
+    if len(folds) > 1 and WAITING in statuses and statuses != {WAITING}:
+        return FAILED if FAILED in statuses else RUNNING
+    return next(s for s in (FAILED, RUNNING, WAITING, STOPPED, FINISHED) if s in statuses)
 
 
-def told(name: str) -> str:
+def metric_text(name: str) -> str:
     """A metric in words: `val/auroc/mean` is mean ROC AUC, `val/recall/Edema` recall of Edema."""
     _, metric, label = split_name(name)
-    said = render.NAMES[metric]
-    said = said if said.startswith(("ROC", "F1")) else said[0].lower() + said[1:]
-    return f"{label} {said}" if label in metrics.AVERAGES else f"{said} of {label}" if label else said
+    text = render.NAMES[metric]
+    text = text if text.startswith(("ROC", "F1")) else text[0].lower() + text[1:]
+    return f"{label} {text}" if label in metrics.AVERAGES else f"{text} of {label}" if label else text
 
 
-def title(name: str) -> str:
-    """As `told`, to begin a line with."""
-    said = told(name)
-    return said[0].upper() + said[1:]
+def metric_title(name: str) -> str:
+    """As `metric_text`, with a capital letter."""
+    text = metric_text(name)
+    return text[0].upper() + text[1:]
 
 
-def _line(row: Row, tune: cfg.Tune) -> str:
-    """A trial in a line, as its marks tell it."""
+def trial_line(row: Row, tune: cfg.Tune) -> str:
+    """A trial in one line: the tooltip of its marks."""
     hyperparameters = ", ".join(f"{k} {text(v)}" for k, v in row.hyperparameters.items())
-    values = [f"{told(m)} {row.values[m]:.3f}" for m in tune.metrics if m in row.values]
-    what = "the config as written" if row.base else hyperparameters
-    return f"{row.name}: {what}; {', '.join(values) or 'not judged'}; {row.status}, {row.epochs} epochs"
+    values = [f"{metric_text(m)} {row.values[m]:.3f}" for m in tune.metrics if m in row.values]
+    what = "the base configuration" if row.base else hyperparameters
+    return f"{row.name}: {what}; {', '.join(values) or 'not evaluated'}; {row.status}, {row.epochs} epochs"
 
 
-def _parts(sweep: Sweep, info: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, int]:
-    """Rows of each part; folds move between train and val, so those are the first trial's."""
+def part_sizes(sweep: Sweep, info: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, int]:
+    """Rows of each part; with folds, those of the first trial."""
     counts = pd.Series(info.get("rows", {}))
     for trial in trials:
         file = sweep.path / "trials" / trial.name / "plan.parquet"
@@ -125,27 +124,25 @@ def _parts(sweep: Sweep, info: Mapping[str, Any], trials: Sequence[Trial]) -> di
     return {part: int(counts[part]) for part in PARTS if counts.get(part)}
 
 
-def _searched(config: cfg.Config, info: Mapping[str, Any]) -> list[dict[str, str]]:
-    """A line a knob: what it may be, and what the config as written says."""
-    written, said = config.model_dump(), space.flat(config.tune.space)
+def search_rows(config: cfg.Config, info: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A line for each hyperparameter: its name, its range, and its value in the base configuration."""
+    base, searched = config.model_dump(), space.flatten(config.tune.space)
     out = []
-    for hyperparameter in info["knobs"]:
-        kind, values = next(iter(said[hyperparameter].items())) if hyperparameter in said else ("choice", [])
-        if hyperparameter not in said:
-            values = list(
-                dict.fromkeys(text(c[hyperparameter]) for c in config.tune.combinations if hyperparameter in c)
-            )
-        shown = [text(v) for v in space.numbers(dict(enumerate(values))).values()]
+    for name in info["knobs"]:
+        kind, values = next(iter(searched[name].items())) if name in searched else ("choice", [])
+        if name not in searched:
+            values = list(dict.fromkeys(text(c[name]) for c in config.tune.combinations if name in c))
+        shown = [text(v) for v in space.parse_numbers(dict(enumerate(values))).values()]
         words = ", ".join(shown) if kind == "choice" else " to ".join(shown) + KIND_WORDS[kind]
-        out.append({"knob": hyperparameter, "words": words, "base": text(cfg.value_at(written, hyperparameter))})
+        out.append({"name": name, "range": words, "base": text(cfg.value_at(base, name))})
     return out
 
 
-KIND_WORDS = {"loguniform": ", even in the logarithm", "uniform": "", "integer": ", whole numbers"}
+KIND_WORDS = {"loguniform": ", log-uniform", "uniform": ", uniform", "integer": ", integers"}
 
 
-def _state(info: Mapping[str, Any], trials: Sequence[Trial], config: cfg.Config) -> dict[str, Any]:
-    """How far it is, and the minutes left by what the ended trials took: `ended` of `planned`, `running`, `failed`, `left_s`."""
+def state_of(info: Mapping[str, Any], trials: Sequence[Trial], config: cfg.Config) -> dict[str, Any]:
+    """Counts of trials (`ended`, `planned`, `running`, `failed`, `stopped`) and `left_s`, the seconds left as estimated from ended trials."""
     ended = [t for t in trials if t.status in ENDED]
     running = [t for t in trials if t.status == RUNNING]
     planned = max(int(info.get("planned") or 0), len(trials))
@@ -162,49 +159,49 @@ def _state(info: Mapping[str, Any], trials: Sequence[Trial], config: cfg.Config)
     return out
 
 
-def _headline(best: Row | None, judged: Sequence[Row], tune: cfg.Tune) -> list[dict[str, str]]:
-    """The winner's objectives and what else is asked first, each with what the config as written reaches."""
+def headline_cells(best: Row | None, evaluated: Sequence[Row], tune: cfg.Tune) -> list[dict[str, str]]:
+    """The best trial's objectives and main metrics, each with the value of the base configuration."""
     if best is None or best.ranked is None:
         return []
-    base = next((r for r in judged if r.base and r is not best), None)
+    base = next((r for r in evaluated if r.base and r is not best), None)
     wanted = [*tune.metrics, *(f"val/{m}/{metrics.MEAN}" for m in MAPS)]
     cells: list[dict[str, str]] = []
     for name in dict.fromkeys(wanted):
         if name in best.values and len(cells) < 4:
             spread = best.ranked.deviation[tune.metrics.index(name)] if name in tune.metrics else math.nan
             about = [f"± {spread:.3f} between folds"] if not math.isnan(spread) else []
-            about += (
-                [f"as written {render.number(base.values[name])}"] if base is not None and name in base.values else []
+            about += [f"base {render.number(base.values[name])}"] if base is not None and name in base.values else []
+            cells.append(
+                {"name": metric_title(name), "value": render.number(best.values[name]), "about": ", ".join(about)}
             )
-            cells.append({"name": title(name), "value": render.number(best.values[name]), "about": ", ".join(about)})
     return cells
 
 
-def _worth(said: Mapping[str, Any], tune: cfg.Tune, labels: Sequence[str]) -> dict[str, Any]:
-    """`sweep.json`'s worth in words: `test` cells, `lines`, `ensemble` cells and its members, `note`."""
-    ensemble = said.get("ensemble") or {}
-    order = ranking.headline(tune.metrics, labels)
-    return {"test": _test_cells(said.get("test"), order), "lines": [_lead(one) for one in said.get("against", [])],
+def comparison_text(comparison: Mapping[str, Any], tune: cfg.Tune, labels: Sequence[str]) -> dict[str, Any]:
+    """The comparison of `sweep.json` (key `worth`) as text: `test` cells, `lines`, `ensemble` cells and `members`, `note`."""
+    ensemble = comparison.get("ensemble") or {}
+    order = ranking.headline_metrics(tune.metrics, labels)
+    return {"test": _test_cells(comparison.get("test"), order), "lines": [difference_text(row) for row in comparison.get("against", [])],
             "members": ensemble.get("members", []), "ensemble": _test_cells(ensemble.get("test"), order),
-            "note": said.get("note")}  # fmt: skip
+            "note": comparison.get("note")}  # fmt: skip
 
 
-def _folds(said: Mapping[str, Any], tune: cfg.Tune, labels: Sequence[str]) -> dict[str, Any]:
-    """`sweep.json`'s folds in words: their `count`, `lines`, and `test` cells of their ensemble."""
-    held = said.get("objectives", {})
+def folds_text(folds: Mapping[str, Any], tune: cfg.Tune, labels: Sequence[str]) -> dict[str, Any]:
+    """The folds of `sweep.json` as text: their `count`, `lines`, and the `test` cells of their ensemble."""
+    objectives = folds.get("objectives", {})
     lines = [
-        f"{title(name)} on val: {render.number(held[name]['mean'])} ± {render.number(held[name]['deviation'])} between folds"
+        f"{metric_title(name)} on val: {render.number(objectives[name]['mean'])} ± {render.number(objectives[name]['deviation'])} between folds"
         for name in tune.metrics
-        if name in held
+        if name in objectives
     ]
-    order = ranking.headline(tune.metrics, labels)
-    return {"count": len(said.get("runs", [])), "lines": lines, "test": _test_cells(said.get("test"), order)}
+    order = ranking.headline_metrics(tune.metrics, labels)
+    return {"count": len(folds.get("runs", [])), "lines": lines, "test": _test_cells(folds.get("test"), order)}
 
 
-def _lead(one: Mapping[str, Any]) -> str:
-    """The winner's lead in one metric over another trial, and what chance has to say of it."""
+def difference_text(one: Mapping[str, Any]) -> str:
+    """The best trial's difference to another trial in one metric, and whether chance explains it."""
     what = f"{one['what']} ({one['trial']})" if one.get("trial") else one["what"]
-    metric = told(join_name(one["part"], one["metric"], one.get("label", metrics.MEAN)))
+    metric = metric_text(join_name(one["part"], one["metric"], one.get("label", metrics.MEAN)))
     line = f"Against {what}: {render.signed(one['value'])} {metric} on {one['part']}"
     folds = ""
     if one.get("folds"):
@@ -213,32 +210,32 @@ def _lead(one: Mapping[str, Any]) -> str:
         )
         folds = f" Better on {one['folds_better']} of {one['folds']} folds{by_fold}."
     if one.get("low") is None:
-        return f"{line}; no interval could be found.{folds}"
+        return f"{line}; no interval could be computed.{folds}"
     p = "" if one.get("p") is None else f", p {render.number(one['p'])}"
     better = sign_of(one.get("mode", "max")) * one["value"] > 0
-    verdict = "More than chance gives." if better else "It is worse."
+    verdict = "More than chance explains." if better else "It is worse."
     if one["low"] <= 0 <= one["high"]:
-        verdict = "Within noise: chance alone may give as much."
+        verdict = "Within noise: chance alone may explain it."
     return f"{line} ({render.signed(one['low'])} to {render.signed(one['high'])}{p}). {verdict}{folds}"
 
 
-def _test_cells(said: Mapping[str, Any] | None, order: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Metrics of test in the order of `sweeps.headline`."""
-    cells = [(key.partition("/")[0], one.get("label", metrics.MEAN), one) for key, one in (said or {}).items()]
+def _test_cells(found: Mapping[str, Any] | None, order: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Metrics of test in the order of `ranking.headline_metrics`."""
+    cells = [(key.partition("/")[0], one.get("label", metrics.MEAN), one) for key, one in (found or {}).items()]
     place = {pair: at for at, pair in enumerate(order)}
     cells.sort(key=lambda cell: place.get(cell[:2], len(place)))
-    return [{"name": title(join_name("test", metric, label)), **one} for metric, label, one in cells]
+    return [{"name": metric_title(join_name("test", metric, label)), **one} for metric, label, one in cells]
 
 
-def _best_of_each(judged: Sequence[Row], labels: Sequence[str], best: Row | None) -> list[dict[str, Any]]:
-    """A row a label: for each metric of the maps the best trial, its value, and the winner's."""
+def best_by_label(evaluated: Sequence[Row], labels: Sequence[str], best: Row | None) -> list[dict[str, Any]]:
+    """A row for each label: for each metric of the heat maps the best trial, its value, and the value of the sweep's best trial."""
     out = []
     for label in labels:
         cells = []
         for metric in MAPS:
             name = join_name("val", metric, label)
-            held = [r for r in judged if name in r.values]
-            top = max(held, key=lambda r: r.values[name], default=None)
+            defined = [r for r in evaluated if name in r.values]
+            top = max(defined, key=lambda r: r.values[name], default=None)
             precision = top and top.values.get(join_name("val", "precision", label))
             cells.append({
                 "metric": metric, "row": top, "value": top and top.values[name], "precision": precision,
@@ -248,11 +245,11 @@ def _best_of_each(judged: Sequence[Row], labels: Sequence[str], best: Row | None
     return out
 
 
-def _maps(judged: Sequence[Row], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Trial x label of each metric, a cell's shade by how near it comes to the label's best trial."""
-    rows, out = judged[:MOST], []
+def heat_maps(evaluated: Sequence[Row], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Trial x label for each metric; a cell's shade shows how close it is to the label's best trial."""
+    rows, out = evaluated[:MOST], []
     for metric in MAPS:
-        value_TL = _values(rows, labels, metric)
+        value_TL = label_values(rows, labels, metric)
         if not np.isfinite(value_TL).any():
             continue
         share_TL = draw.shares(value_TL)
@@ -265,45 +262,46 @@ def _maps(judged: Sequence[Row], labels: Sequence[str]) -> list[dict[str, Any]]:
                 for v, s in zip(value_L, share_L, strict=True)
             ]
             lines.append({"row": row, "cells": cells, "mean": row.values.get(join_name("val", metric, metrics.MEAN))})
-        out.append({"metric": metric, "lines": lines, "more": len(judged) - len(rows)})
+        out.append({"metric": metric, "lines": lines, "more": len(evaluated) - len(rows)})
     return out
 
 
-def _values(rows: Sequence[Row], labels: Sequence[str], metric: str) -> Any:
+def label_values(rows: Sequence[Row], labels: Sequence[str], metric: str) -> Any:
+    """Values [T, L] of a metric on val; NaN if undefined."""
     return np.array([[r.values.get(join_name("val", metric, k), math.nan) for k in labels] for r in rows], float)
 
 
-def _front(judged: Sequence[Row], tune: cfg.Tune) -> list[bool]:
-    """Which combinations stand on `sweeps.front`."""
-    on = ranking.front([r.ranked for r in judged if r.ranked is not None], tune.modes)
-    return [r.number in on for r in judged]
+def on_front(evaluated: Sequence[Row], tune: cfg.Tune) -> list[bool]:
+    """Which combinations stand on `ranking.pareto_front`."""
+    on = ranking.pareto_front([r.ranked for r in evaluated if r.ranked is not None], tune.modes)
+    return [r.number in on for r in evaluated]
 
 
-def _columns(judged: Sequence[Row], tune: cfg.Tune) -> list[str]:
-    """Metrics of the table of all trials: the objectives, then means in the order of worth."""
+def trial_columns(evaluated: Sequence[Row], tune: cfg.Tune) -> list[str]:
+    """Metrics of the table of all trials: the objectives, then means, the most important first."""
     wanted = [
         *tune.metrics,
         *(f"val/{m}/mean" for m in (*metrics.MAIN_METRICS, "ap")),
         "val/accuracy",
         "val/loss",
     ]
-    held = {name for r in judged for name in r.values}
-    return [n for n in dict.fromkeys(wanted) if n in held]
+    defined = {name for r in evaluated for name in r.values}
+    return [n for n in dict.fromkeys(wanted) if n in defined]
 
 
-def _costs(trials: Sequence[Trial], config: cfg.Config, info: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Seconds and epochs of all trials, and what ending some early saved: their epochs to the end at their own pace."""
-    held = [t for t in trials if t.epochs and t.seconds]
-    if not held:
+def training_costs(trials: Sequence[Trial], config: cfg.Config, info: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Seconds and epochs of all trials, and what early stopping saved: the epochs not run, at each trial's own speed."""
+    timed = [t for t in trials if t.epochs and t.seconds]
+    if not timed:
         return None
-    longest = {t.name: int(t.hyperparameters.get("train.epochs", config.train.epochs)) for t in held}
-    cut = [t for t in held if t.status == STOPPED]
+    longest = {t.name: int(t.hyperparameters.get("train.epochs", config.train.epochs)) for t in timed}
+    cut = [t for t in timed if t.status == STOPPED]
     saved = sum((longest[t.name] - t.epochs) * t.seconds / t.epochs for t in cut)
-    seconds = sum(t.seconds for t in held)
+    seconds = sum(t.seconds for t in timed)
     wall = float(info.get("seconds") or 0.0)
     return {
-        "seconds": seconds, "epochs": sum(t.epochs for t in held), "trials": len(held), "each": seconds / len(held),
-        "shortest": min(t.epochs for t in held), "longest": max(t.epochs for t in held), "wall": wall,
+        "seconds": seconds, "epochs": sum(t.epochs for t in timed), "trials": len(timed), "each": seconds / len(timed),
+        "shortest": min(t.epochs for t in timed), "longest": max(t.epochs for t in timed), "wall": wall,
         "at_once": seconds / wall if wall and info["status"] != "started" else None,
         "stopped": len(cut), "saved": saved, "share": saved / (seconds + saved), "full": sum(longest.values()),
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The report of a made-up run: what it says, what it must not hold, how it looks in a browser."""
+"""The report of a synthetic run: what it shows, what it must not contain, how a browser renders it."""
 
 import base64
 import functools
@@ -31,7 +31,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def predictions(labels: list[str], task: str, rows: int, skill: float, seed: int = 0) -> pd.DataFrame:
-    """A table of `rows` images, about two a patient, whose probabilities know `skill` of the truth."""
+    """A table of `rows` images, about two a patient, whose probabilities follow the truth by `skill`."""
     rng = np.random.default_rng(seed)
     if task == "multiclass":
         truth = np.eye(len(labels), dtype=np.float32)[rng.integers(0, len(labels), rows)]
@@ -52,7 +52,7 @@ def predictions(labels: list[str], task: str, rows: int, skill: float, seed: int
     return pd.concat([table, truth_columns, prob_columns], axis=1)
 
 
-def judged(
+def evaluation_of(
     table: pd.DataFrame, labels: list[str], task: str, *, bootstrap: int = 200, **changes: Any
 ) -> dict[str, Any]:
     baselines = {
@@ -77,14 +77,14 @@ def make_run(
     part: str = "test",
     rows: int = 240,
     skill: float = 2.0,
-    **hyperparameters: Any,
+    **settings: Any,
 ) -> runs.Run:
-    """A finished run's folder with everything that a report reads, as `runs.create` and `evaluate` leave it."""
+    """The folder of a finished run with everything that a report reads, as `runs.create` and `evaluate` write it."""
     config = cfg.validate(
-        {"name": folder.name, "output": str(folder.parent), "data": {"shards": "shards/x"}, **hyperparameters}
+        {"name": folder.name, "output": str(folder.parent), "data": {"shards": "shards/x"}, **settings}
     )
     of_part = {"train": np.arange(rows * 3) + 200_000, "val": np.arange(rows) + 107_000, "test": np.arange(rows) + 7000}
-    plan = pd.concat([pd.DataFrame({"row": held, "part": p, "drawn": 1}) for p, held in of_part.items()])
+    plan = pd.concat([pd.DataFrame({"row": part_rows, "part": p, "drawn": 1}) for p, part_rows in of_part.items()])
     store = {
         "path": "shards/x",
         "fingerprint": "ab12cd34ef56ab12",
@@ -92,13 +92,13 @@ def make_run(
         "source": "chexpert",
         "notes": [NOTE],
     }
-    held = {
+    tables = {
         p: predictions(labels, task, n, skill, s)
         for p, n, s in (("train", rows * 3, 1), ("val", rows, 2), ("test", rows, 3))
     }
     about = {
         p: prevalence(t[[f"true/{k}" for k in labels]].to_numpy(), labels=labels, patients=t["patient"])
-        for p, t in held.items()
+        for p, t in tables.items()
     }
     best = {"epoch": 3, "step": 30, "metric": "val/auroc/mean", "value": 0.9}
     run = runs.create(
@@ -126,8 +126,8 @@ def make_run(
                 }
             )
     pd.DataFrame(lines)[runs.METRIC_COLUMNS].to_csv(run.path / "metrics.csv", index=False)
-    run.write_predictions(part, held[part])
-    (run.path / f"evaluation-{part}.json").write_text(json.dumps(judged(held[part], labels, task)))
+    run.write_predictions(part, tables[part])
+    (run.path / f"evaluation-{part}.json").write_text(json.dumps(evaluation_of(tables[part], labels, task)))
     return run
 
 
@@ -199,11 +199,11 @@ def test_one_file_that_loads_nothing_and_names_no_patient(written: Callable[[str
     everything = text + "".join(page.figures)
     assert "secret" not in everything and "patient-" not in everything
     assert "Not a medical device" in page.text and NOTE in page.text and "15.5% in val" in page.text
-    assert "Judged on the test part, 240 images" in page.text and "looked at once" in page.text
+    assert "Evaluated on the test part, 240 images" in page.text and "has been evaluated once" in page.text
     assert "2,226,434 parameters" in page.text and "pos_weight_power: 0.0" in page.text
 
 
-def test_the_label_table_says_what_the_judge_says(written: Callable[[str], runs.Run]) -> None:
+def test_the_label_table_has_the_computed_metrics(written: Callable[[str], runs.Run]) -> None:
     run = written("multilabel")
     page = Page((run.path / "report.html").read_text(encoding="utf-8"))
     table = run.predictions("test")
@@ -213,7 +213,7 @@ def test_the_label_table_says_what_the_judge_says(written: Callable[[str], runs.
             assert f"{value.value:.3f}" in page.text, value
     rows = {
         row["label"]: row
-        for row in run_page._label_table(
+        for row in run_page.label_table(
             run.evaluation("test"), {(v["metric"], v["label"]): v for v in run.evaluation("test")["values"]}
         )
     }
@@ -227,19 +227,18 @@ def test_the_label_table_says_what_the_judge_says(written: Callable[[str], runs.
     assert "Fewer than 10 positives in test:" in page.text and "Fracture (none)" in page.text
 
 
-def test_val_is_called_what_it_is(tmp_path: Path) -> None:
+def test_the_report_states_how_each_part_was_used(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a-run", ["Covid"], "binary", part="val", rows=60)
     assert (
-        "Val is the part that chose the epoch, so these figures flatter"
-        in Page(run_page.write(run, "val").read_text()).text
+        "Val selected the epoch, so these figures are optimistic" in Page(run_page.write(run, "val").read_text()).text
     )
     out = run.evaluation("val")
-    assert "val chose nothing in this run" in run_page._standing("val", out, run.info, "last")
-    assert "the model was fitted to" in run_page._standing("train", out, run.info, "best")
-    assert "looked at 3 times" in run_page._standing("test", out, {"test_looks": 3}, "best")
+    assert "val selected nothing in this run" in run_page.standing("val", out, run.info, "last")
+    assert "the model was fitted to" in run_page.standing("train", out, run.info, "best")
+    assert "has been evaluated 3 times" in run_page.standing("test", out, {"test_looks": 3}, "best")
 
 
-def test_every_policy_for_uncertain_has_words() -> None:
+def test_every_policy_for_uncertain_has_a_text() -> None:
     assert set(run_page.POLICIES) == set(get_args(cfg.Uncertain))
 
 
@@ -256,51 +255,53 @@ def test_names_of_labels_cannot_break_the_page(tmp_path: Path) -> None:
     assert "<script>alert" not in page_text(tmp_path) and r"\u003cscript\u003ealert" in page_text(tmp_path)
 
 
-def test_a_part_that_was_not_judged_is_said(written: Callable[[str], runs.Run]) -> None:
+def test_a_part_that_was_not_evaluated_is_refused(written: Callable[[str], runs.Run]) -> None:
     with pytest.raises(UserError, match="evaluate"):
         run_page.write(written("multiclass"), "val")
 
 
 @pytest.mark.parametrize(
-    "skill,said", [(3.0, "uses more of the picture"), (0.0, "chance alone may give"), (-2.0, "it is worse than")]
+    "skill,text", [(3.0, "uses more of the image"), (0.0, "chance alone may explain"), (-2.0, "it is worse than")]
 )
-def test_the_verdict_follows_the_interval(skill: float, said: str) -> None:
+def test_the_verdict_follows_the_interval(skill: float, text: str) -> None:
     table = predictions(CLASSES, "multiclass", 200, skill)
-    assert said in run_page._verdict(judged(table, CLASSES, "multiclass"))[0]
+    assert text in run_page.verdict(evaluation_of(table, CLASSES, "multiclass"))[0]
 
 
-def test_a_border_that_ranks_is_spoken_of() -> None:
+def test_a_border_that_predicts_the_label_is_reported() -> None:
     table = predictions(CLASSES, "multiclass", 200, 3.0)
     truth = table[[f"true/{k}" for k in CLASSES]].to_numpy()
     even = np.full(truth.shape, 1 / 3)
-    assert len(run_page._verdict(judged(table, CLASSES, "multiclass", baselines={"border": even}))) == 1
+    assert len(run_page.verdict(evaluation_of(table, CLASSES, "multiclass", baselines={"border": even}))) == 1
     assert (
         "hardly any lung"
-        in run_page._verdict(judged(table, CLASSES, "multiclass", baselines={"border": 0.8 * truth + 0.2 * even}))[1]
+        in run_page.verdict(
+            evaluation_of(table, CLASSES, "multiclass", baselines={"border": 0.8 * truth + 0.2 * even})
+        )[1]
     )
 
 
 # The evaluation as data.
 
 
-def test_evaluation_is_json_and_repeats_itself() -> None:
+def test_an_evaluation_is_json_and_reproducible() -> None:
     table = predictions(MANY, "multilabel", 150, 2.0)
-    first = judged(table, MANY, "multilabel")
+    first = evaluation_of(table, MANY, "multilabel")
     assert json.loads(json.dumps(first, allow_nan=False)) == first
-    assert judged(table, MANY, "multilabel") == first
-    assert judged(table, MANY, "multilabel", seed=1) != first
+    assert evaluation_of(table, MANY, "multilabel") == first
+    assert evaluation_of(table, MANY, "multilabel", seed=1) != first
 
 
-def test_intervals_hold_their_value_and_undefined_is_said() -> None:
-    out = judged(predictions(MANY, "multilabel", 300, 2.0), MANY, "multilabel")
+def test_intervals_contain_their_value_and_undefined_metrics_are_listed() -> None:
+    out = evaluation_of(predictions(MANY, "multilabel", 300, 2.0), MANY, "multilabel")
     ranged = [v for v in out["values"] if "low" in v]
     assert len(ranged) > 30 and all(v["low"] <= v["value"] <= v["high"] for v in ranged)
-    said = {(u["metric"], u["label"]): u["reason"] for u in out["undefined"]}
-    assert said["auroc", "Fracture"] == said["ap", "Fracture"] == said["recall", "Fracture"] == "no positives"
-    assert not {(v["metric"], v["label"]) for v in out["values"]} & set(said)
+    reasons = {(u["metric"], u["label"]): u["reason"] for u in out["undefined"]}
+    assert reasons["auroc", "Fracture"] == reasons["ap", "Fracture"] == reasons["recall", "Fracture"] == "no positives"
+    assert not {(v["metric"], v["label"]) for v in out["values"]} & set(reasons)
 
 
-def test_a_share_of_one_has_wilsons_interval_over_patients() -> None:
+def test_a_proportion_of_one_has_a_wilson_interval_over_patients() -> None:
     table = pd.DataFrame(
         {
             "row": range(6),
@@ -316,17 +317,17 @@ def test_a_share_of_one_has_wilsons_interval_over_patients() -> None:
     assert out["confusion"] == [[2, 1], [0, 3]] and out["classes"] == ["not x", "x"]
 
 
-def test_unknown_patients_are_each_their_own() -> None:
+def test_unknown_patients_count_as_one_patient_an_image() -> None:
     table = predictions(["x"], "binary", 60, 2.0).assign(patient=None)
-    out = judged(table, ["x"], "binary")
+    out = evaluation_of(table, ["x"], "binary")
     assert out["interval"]["by"] == "image" and out["patients"] is None
     accuracy = next(v for v in out["values"] if v["metric"] == "accuracy")
     assert [accuracy["low"], accuracy["high"]] == out["accuracy_wilson"]
 
 
-def test_no_bootstrap_gives_no_intervals_and_differences_are_of_points() -> None:
+def test_without_bootstrap_there_are_no_intervals_and_differences_are_of_points() -> None:
     table = predictions(CLASSES, "multiclass", 90, 2.0)
-    out = judged(table, CLASSES, "multiclass", bootstrap=0)
+    out = evaluation_of(table, CLASSES, "multiclass", bootstrap=0)
     assert not any("low" in v for v in out["values"])
     point = {(v["metric"], v["label"]): v["value"] for v in out["values"]}
     baseline = {(v["metric"], v["label"]): v["value"] for v in out["rivals"]["border"]}
@@ -335,21 +336,21 @@ def test_no_bootstrap_gives_no_intervals_and_differences_are_of_points() -> None
         assert gap["value"] == pytest.approx(point[key] - baseline[key], abs=1e-12) and "low" not in gap
 
 
-def test_a_model_against_itself_differs_by_nothing() -> None:
+def test_a_model_does_not_differ_from_itself() -> None:
     table = predictions(MANY, "multilabel", 120, 1.0)
     prob = table[[f"prob/{k}" for k in MANY]].to_numpy()
-    for gap in judged(table, MANY, "multilabel", baselines={"same": prob})["differences"]["same"]:
+    for gap in evaluation_of(table, MANY, "multilabel", baselines={"same": prob})["differences"]["same"]:
         assert gap["value"] == gap["low"] == gap["high"] == 0.0  # paired: the same resamples on both sides
 
 
 def test_bad_tables_are_refused() -> None:
     table = predictions(["x"], "binary", 20, 1.0)
     with pytest.raises(UserError, match="prob/x"):
-        judged(table.drop(columns="prob/x").assign(z=0), ["x"], "binary", baselines={})
+        evaluation_of(table.drop(columns="prob/x").assign(z=0), ["x"], "binary", baselines={})
     with pytest.raises(UserError, match="twice"):
-        judged(table.assign(row=1), ["x"], "binary", baselines={})
+        evaluation_of(table.assign(row=1), ["x"], "binary", baselines={})
     with pytest.raises(UserError, match="NaN"):
-        judged(table.assign(**{"prob/x": np.nan}), ["x"], "binary", baselines={})
+        evaluation_of(table.assign(**{"prob/x": np.nan}), ["x"], "binary", baselines={})
 
 
 # Figures.
@@ -359,17 +360,17 @@ def test_curves_are_scikit_learns() -> None:
     rng = np.random.default_rng(1)
     true, score = rng.random(60) < 0.4, rng.integers(0, 12, 60) / 11
     away, recall, _ = roc_curve(true, score, drop_intermediate=False)
-    drawn = plots.roc(true, score, None).axes[0].lines[1].get_xydata()
-    np.testing.assert_allclose(drawn, np.stack([away, recall], axis=1))
+    curve = plots.roc(true, score, None).axes[0].lines[1].get_xydata()
+    np.testing.assert_allclose(curve, np.stack([away, recall], axis=1))
     precision, recall, _ = precision_recall_curve(true, score)
-    drawn = plots.precision_recall(true, score, None).axes[0].lines[1].get_xydata()
-    np.testing.assert_allclose(drawn, np.stack([recall, precision], axis=1)[-2::-1])
+    curve = plots.precision_recall(true, score, None).axes[0].lines[1].get_xydata()
+    np.testing.assert_allclose(curve, np.stack([recall, precision], axis=1)[-2::-1])
 
 
 def test_thinned_curves_keep_their_shape() -> None:
     x = np.linspace(0, 1, 20_001)
     y = np.sqrt(x)
-    thin_x, thin_y = plots._thin(x, y)
+    thin_x, thin_y = plots.thin(x, y)
     assert len(thin_x) <= plots.POINTS and thin_x[0] == 0 and thin_x[-1] == 1
     assert np.abs(np.interp(x, thin_x, thin_y) - y).max() < 0.005
 
@@ -382,21 +383,21 @@ def test_long_curves_stay_small() -> None:
 
 
 def test_confusion_writes_every_count_and_name() -> None:
-    drawn = plots.confusion([[61, 2], [13, 1204]], ["Normal", "Viral Pneumonia"])
-    assert plots.png(drawn).startswith(b"\x89PNG")
-    figure = plots.svg(drawn)
-    for said in ("61", "13", "1,204", "97%", "Normal"):
-        assert f">{said}</text>" in figure
+    plot = plots.confusion([[61, 2], [13, 1204]], ["Normal", "Viral Pneumonia"])
+    assert plots.png(plot).startswith(b"\x89PNG")
+    figure = plots.svg(plot)
+    for text in ("61", "13", "1,204", "97%", "Normal"):
+        assert f">{text}</text>" in figure
 
 
-# Looked at.
+# In a browser.
 
 
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [1280, 390])
 def test_page_fits_its_width(written: Callable[[str], runs.Run], tmp_path: Path, width: int) -> None:
-    """Headless Chromium lays the page out in a frame of `width`: nothing sticks out, tables scroll in their own box."""
+    """Headless Chromium lays the page out in a frame of `width`: nothing overflows, tables scroll in their own box."""
     report = written("multilabel").path / "report.html"
     probe = (
         "<script>onload = () => { const d = document.documentElement; document.title = JSON.stringify({width: d.clientWidth,"
@@ -426,16 +427,16 @@ def test_page_fits_its_width(written: Callable[[str], runs.Run], tmp_path: Path,
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_the_explorer_moves_and_tables_sort(written: Callable[[str], runs.Run], tmp_path: Path) -> None:
-    """The slider moved, another label picked and a head clicked in headless Chromium: the page says what the judge says."""
+    """The slider moved, another label selected and a header clicked in headless Chromium: the page shows the computed metrics."""
     run = written("multilabel")
     probe = """<script>addEventListener("load", () => {
       const box = document.getElementById("explorer"), pick = box.querySelector("select"), slide = box.querySelector("input");
-      const said = () => Object.fromEntries([...box.querySelectorAll("[data-say]")].map(o => [o.dataset.say, o.textContent]));
-      const first = said();
+      const shown = () => Object.fromEntries([...box.querySelectorAll("[data-value]")].map(o => [o.dataset.value, o.textContent]));
+      const first = shown();
       pick.value = "1"; pick.dispatchEvent(new Event("change"));
-      const other = said();
+      const other = shown();
       slide.value = 100; slide.dispatchEvent(new Event("input"));
-      const moved = said();
+      const moved = shown();
       const table = document.querySelector("#labels table.sortable"), head = table.tHead.rows[0].cells[4];
       head.click();
       const names = () => [...table.tBodies[0].rows].map(r => r.cells[0].firstChild.textContent);
@@ -458,17 +459,17 @@ def test_the_explorer_moves_and_tables_sort(written: Callable[[str], runs.Run], 
     out = json.loads(unescape(found.group(1)))
     table = run.predictions("test")
 
-    def judged_at(label: str, limit: float) -> dict[str, float]:
+    def metrics_at(label: str, limit: float) -> dict[str, float]:
         truth, prob = table[[f"true/{label}"]].to_numpy(), table[[f"prob/{label}"]].to_numpy()
         values = compute_metrics(truth, prob, labels=[label], task="binary", thresholds_L=[limit])
         return {v.metric: v.value for v in values if v.label == label}
 
     assert out["pick"] == MANY[1]
-    # The page starts at the operating point: the lowest score that is still called positive there.
-    for said, label, limit in ((out["first"], MANY[0], 0.5), (out["other"], MANY[1], 0.5)):
-        want = judged_at(label, limit)
-        assert said["recall"] == f"{want['recall']:.3f}" and said["precision"] == f"{want['precision']:.3f}"
-    want = judged_at(MANY[1], float(out["moved"]["threshold"]) - 1e-4)  # shown with four digits
+    # The page starts at the operating point: the lowest score that is positive there.
+    for text, label, limit in ((out["first"], MANY[0], 0.5), (out["other"], MANY[1], 0.5)):
+        want = metrics_at(label, limit)
+        assert text["recall"] == f"{want['recall']:.3f}" and text["precision"] == f"{want['precision']:.3f}"
+    want = metrics_at(MANY[1], float(out["moved"]["threshold"]) - 1e-4)  # shown with four digits
     assert float(out["moved"]["recall"]) == pytest.approx(want["recall"], abs=0.02)
     assert float(out["moved"]["recall"]) > float(out["other"]["recall"])
     recall = {v["label"]: v["value"] for v in run.evaluation("test")["values"] if v["metric"] == "recall"}
@@ -484,15 +485,15 @@ def test_the_worst_errors_are_those_of_the_decision(task: str) -> None:
     table = predictions(labels, task, 200, 1.0)
     shown = sections.worst(
         table,
-        judged(table, labels, task, bootstrap=0),
+        evaluation_of(table, labels, task, bootstrap=0),
         lambda rows: np.stack([np.full((20, 20), r % 251, np.uint8) for r in rows]),
     )
     truth, prob = (table[[f"{k}/{name}" for name in labels]].to_numpy() for k in ("true", "prob"))
-    said = prob >= 0.5 if task == "multilabel" else prob == prob.max(axis=1, keepdims=True)
+    positive = prob >= 0.5 if task == "multilabel" else prob == prob.max(axis=1, keepdims=True)
     for entry in shown:
         i = labels.index(entry["label"])
-        missed = np.sort(prob[(truth[:, i] == 1) & ~said[:, i], i])[:4]
-        alarms = np.sort(prob[(truth[:, i] == 0) & said[:, i], i])[::-1][:4]
+        missed = np.sort(prob[(truth[:, i] == 1) & ~positive[:, i], i])[:4]
+        alarms = np.sort(prob[(truth[:, i] == 0) & positive[:, i], i])[::-1][:4]
         assert [one["prob"] for one in entry["missed"]] == pytest.approx(missed.tolist())
         assert [one["prob"] for one in entry["alarms"]] == pytest.approx(alarms.tolist())
         assert all(one["src"].startswith("data:image/jpeg;base64,") for one in entry["missed"] + entry["alarms"])

@@ -1,4 +1,4 @@
-"""The pictures of a store: what the page says, what it must not hold, and that every figure is one."""
+"""The page of a store: what it shows, what it must not contain, and that every figure is a picture."""
 
 import base64
 import io
@@ -13,6 +13,7 @@ from PIL import Image
 
 from cxr_ray.data import store as stores
 from cxr_ray.data import store_writer
+from cxr_ray.data.info import DatasetInfo
 from cxr_ray.errors import UserError
 from cxr_ray.labels import Filter
 from cxr_ray.report import store_page, store_plots
@@ -35,27 +36,36 @@ def made(folder: Path, *, task: str = "multilabel", rows: int = 120, **about: ob
     table["image"] = "path-secret/" + table["image"]
     table["split"] = np.where(fake.index["patient"].str[1:].astype(int) % 3 == 0, "test", "train")
     return store_writer.write(
-        folder, fake.pixels, table, labels=list(labels), task=task, features=["view", "sex"], notes=["a <b>note</b>"],
-        filters=[Filter(name="PA", query="view == 'PA'")], **about,
-    )  # fmt: skip
+        folder,
+        fake.pixels,
+        table,
+        DatasetInfo(
+            labels=labels,
+            task=task,
+            features=("view", "sex"),
+            notes=("a <b>note</b>",),
+            filters=(Filter(name="PA", query="view == 'PA'"),),
+        ),
+        **about,
+    )
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> stores.Store:
-    return made(tmp_path_factory.mktemp("data_page") / "store")
+    return made(tmp_path_factory.mktemp("store_page") / "store")
 
 
 @pytest.fixture(scope="module")
 def written(store: stores.Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the page."""
-    return store_page.write(store, tmp_path_factory.mktemp("data_page") / "d", top=4).parent
+    return store_page.write(store, tmp_path_factory.mktemp("store_page") / "d", top=4).parent
 
 
 def page_of(store: stores.Store, out: Path, **options: object) -> str:
     return store_page.write(store, out, **options).read_text(encoding="utf-8")  # type: ignore[arg-type]
 
 
-def test_the_page_says_what_the_store_holds(store: stores.Store, written: Path) -> None:
+def test_the_page_shows_the_contents_of_the_store(store: stores.Store, written: Path) -> None:
     page = (written / "describe.html").read_text(encoding="utf-8")
     files = sorted(path.name for path in written.iterdir())
     assert files == sorted(["describe.html", *(f"{name}.png" for name in [*FIGURES, *SEVERAL])])
@@ -65,13 +75,13 @@ def test_the_page_says_what_the_store_holds(store: stores.Store, written: Path) 
     vectors = store.index[list(store.labels)].eq(1).value_counts()
     assert f"The 4 most frequent of {len(vectors)}" in words and f"none {vectors[False, False, False]}" in words
     assert "a &lt;b&gt;note&lt;/b&gt;" in page
-    kept = int((store.index["view"] == "PA").sum())
-    assert f"{kept} rows after the declared cleaning" in words
+    cleaned = int((store.index["view"] == "PA").sum())
+    assert f"{cleaned} rows after the declared cleaning" in words
     assert f"rows {int((store.index['split'] == 'train').sum())} {int((store.index['split'] == 'test').sum())}" in words
     assert f"mean {store.index['mean'].mean() / 255:.4f}" in words and "28 × 28 120 100.0" in words
 
 
-def test_every_figure_is_a_picture_and_stands_in_the_page(written: Path) -> None:
+def test_every_figure_is_a_picture_and_in_the_page(written: Path) -> None:
     page = (written / "describe.html").read_text(encoding="utf-8")
     inside = [base64.b64decode(body) for body in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
     for name in [*FIGURES, *SEVERAL]:
@@ -79,11 +89,11 @@ def test_every_figure_is_a_picture_and_stands_in_the_page(written: Path) -> None
         assert body in inside, name
         pixels = np.asarray(Image.open(io.BytesIO(body)).convert("L"))
         assert min(pixels.shape) > 200 and len(np.unique(pixels)) > 5, name
-        assert (pixels[:, -2:] > 250).mean() > 0.5, name  # nothing runs out of the paper
+        assert (pixels[:, -2:] > 250).mean() > 0.5, name  # nothing is cut off at the edge
     assert len(inside) == len(FIGURES) + len(SEVERAL)
 
 
-def test_nothing_of_a_patient_or_the_network_is_in_it(store: stores.Store, written: Path) -> None:
+def test_the_page_names_no_patient_and_loads_nothing(store: stores.Store, written: Path) -> None:
     page = (written / "describe.html").read_text(encoding="utf-8")
     assert "secret" not in page and str(store.path) not in page
     assert not re.search(r"(src|href)=\"(?!data:|#)", page) and "http" not in page and "<script" not in page
@@ -95,7 +105,7 @@ def test_equal_stores_give_equal_bytes(store: stores.Store, written: Path, tmp_p
         assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
 
 
-def test_pictures_can_be_kept_out(store: stores.Store, tmp_path: Path) -> None:
+def test_pictures_can_be_left_out(store: stores.Store, tmp_path: Path) -> None:
     page = page_of(store, tmp_path, pictures=False)
     assert (
         "Samples" not in page
@@ -110,20 +120,19 @@ def test_one_class_an_image_needs_no_vectors(task: str, tmp_path: Path) -> None:
     assert "Label vectors" not in page and "Co-occurrence" not in page and "Split balance" in page
 
 
-def test_a_store_that_cannot_be_split_is_described_all_the_same(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_split_is_described(tmp_path: Path) -> None:
     page = page_of(made(tmp_path / "s", rows=3), tmp_path / "d")
-    assert "A run with default knobs cannot split these rows" in page
+    assert "The default settings cannot split these rows" in page
 
 
-def test_leaks_between_the_datasets_own_parts_are_told_by_row(tmp_path: Path) -> None:
+def test_leakage_between_official_parts_is_reported_by_row(tmp_path: Path) -> None:
     fake = fake_store(40)
     fake.pixels[7] = fake.pixels[20]
     table = fake.index.drop(columns=["mean", "variance"]).assign(split=["test"] * 10 + ["train"] * 30)
     table.loc[12, "patient"] = table.loc[3, "patient"]
-    store = store_writer.write(tmp_path / "s", fake.pixels, table, labels=list(fake.labels), task="multilabel")
-    said = store_page._leaks(store)
-    assert said == (
-        "1 times one patient (row 9 of test and row 39 of train); 1 times one picture (row 24 of test and row 63 of train)"
+    store = store_writer.write(tmp_path / "s", fake.pixels, table, DatasetInfo(labels=fake.labels, task="multilabel"))
+    assert store_page.leakage_text(store) == (
+        "1 patient in two parts (row 9 of test and row 39 of train); 1 image in two parts (row 24 of test and row 63 of train)"
     )
 
 
@@ -133,14 +142,14 @@ def test_a_folder_that_cannot_be_written_is_one_line(store: stores.Store, tmp_pa
         store_page.write(store, tmp_path / "file")
 
 
-def test_many_labels_are_drawn_without_numbers_and_long_names_cut() -> None:
+def test_many_labels_are_plotted_without_counts_and_long_names_are_cut() -> None:
     pairs = pd.DataFrame(
         np.eye(30, dtype=int) * 5, index=[f"l{i}" for i in range(30)], columns=[f"l{i}" for i in range(30)]
     )
     assert not store_plots.co_occurrence(pairs).axes[0].texts
     assert len(store_plots.co_occurrence(pairs.iloc[:5, :5]).axes[0].texts) == 25
     assert store_plots.shorten("a + " * 30, 10) == "a + a + a…" and store_plots.shorten("short") == "short"
-    assert [store_plots._brief(n) for n in (0, 7, 999, 1234, 98_765)] == ["", "7", "999", "1.2k", "98k"]
+    assert [store_plots.brief(n) for n in (0, 7, 999, 1234, 98_765)] == ["", "7", "999", "1.2k", "98k"]
 
 
 @pytest.mark.browser
