@@ -1,1 +1,1 @@
-"""A trained run applied to images."""
+"""Predictions of a trained run."""

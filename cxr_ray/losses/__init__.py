@@ -1,4 +1,4 @@
-"""Losses by name; each works on the cells whose target is known."""
+"""Losses by name. Cells whose target is unknown do not count."""
 
 from cxr_ray.losses.base import AUTO, Asymmetric, BinaryCrossEntropy, CrossEntropy, Focal, Loss, build, probabilities
 

@@ -1,16 +1,17 @@
 """Models: the `Classifier` (all preprocessing and a network), built by name."""
 
-from cxr_ray.models.classifier import CHANNELS, Classifier, check_size, every_head, parameter_count
-from cxr_ray.models.factory import build, family_of, from_description, skeletons
+from cxr_ray.models.classifier import CHANNELS, Classifier, ClassifierSpec, check_size, head_logits, parameter_count
+from cxr_ray.models.factory import build, family_of, rebuild, skeletons
 
 __all__ = [
     "CHANNELS",
     "Classifier",
+    "ClassifierSpec",
     "build",
     "check_size",
-    "every_head",
     "family_of",
-    "from_description",
+    "head_logits",
     "parameter_count",
+    "rebuild",
     "skeletons",
 ]

@@ -1,9 +1,10 @@
-"""The classifier: all preprocessing and one network. Built by name in factory.py."""
+"""The classifier module: preprocessing and one network. Building one by name: factory.py. Files: serialization.py."""
 # N images, H height, W width, L outputs
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,104 +16,122 @@ from cxr_ray.models.heads import head_name
 CHANNELS = {"gray": 1, "repeat": 3}
 
 
-class Classifier(nn.Module):
-    """Gray images [N, H, W] of values 0 to 255, uint8 or float, to logits [N, outputs].
+@dataclass(frozen=True, kw_only=True)
+class ClassifierSpec:
+    """What a `Classifier` is built from, without its weights. Raises `UserError` for values that no model can have."""
 
-    `backbone` is the network alone; `image_size` (height, width) what it sees; `mean` and `deviation` are float32
-    buffers in the scale 0 to 1, kept in `describe()` and not among the weights. `channels_last` says how
-    images lie in memory on their way in; `to(memory_format=...)` sets it. While training, a network with auxiliary heads
-    gives a tuple, the head's logits first; theirs weigh `auxiliary_weight` in the loss."""
+    name: str
+    """Registered name of the network."""
+    options: Mapping[str, Any]
+    """The network's own options."""
+    stem: str
+    """gray: one input channel; repeat: the gray channel three times."""
+    dropout: float
+    dropout_where: str = "head"
+    """head: on the input of the head; maps: whole feature maps after every activation."""
+    head: str = "replace"
+    """replace: in place of the network's own last layer; append: after it."""
+    outputs: int
+    image_size: tuple[int, int]
+    """(height, width) in pixels of the network's input."""
+    mean: float
+    """Subtracted from gray values scaled to 0 to 1."""
+    deviation: float
+    """What they are divided by then."""
+
+    def __post_init__(self) -> None:
+        if self.stem not in CHANNELS:
+            raise UserError(f"model.stem {self.stem!r} is not known: {' or '.join(CHANNELS)}")
+        height, width = self.image_size
+        if min(height, width) < 1 or self.outputs < 1:
+            raise UserError(
+                f"a model needs outputs and pixels, got {self.outputs} outputs and {height} x {width} pixels"
+            )
+        if not self.deviation > 0.0:
+            raise UserError(
+                f"the deviation that images are divided by must be above 0, got {self.deviation}: "
+                "set data.normalize: [mean, deviation]"
+            )
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> Self:
+        """The spec in what `Classifier.describe` returned. Raises `UserError` if a key is missing; others are ignored."""
+        known = fields(cls)
+        missing = [f.name for f in known if f.default is MISSING and f.name not in description]
+        if missing:
+            raise UserError(f"the model's description lacks {', '.join(missing)}: it was not written by this project")
+        values = {f.name: description[f.name] for f in known if f.name in description}
+        height, width = description["image_size"]
+        return cls(**{**values, "image_size": (int(height), int(width))})
+
+    @property
+    def channels(self) -> int:
+        """Input channels of the network."""
+        return CHANNELS[self.stem]
+
+
+class Classifier(nn.Module):
+    """Gray images [N, H, W] of values 0 to 255, uint8 or float, to logits [N, L].
+
+    `backbone` is the network without preprocessing. `mean` and `deviation` are float32 buffers that are not part of the
+    `state_dict`: they are in `spec`. `channels_last` is the memory layout of preprocessed images, set by
+    `to(memory_format=...)`. In train mode a network with auxiliary heads returns a tuple, the main head's logits first; the
+    loss of each auxiliary head is weighted by `auxiliary_weight`."""
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(
-        self,
-        backbone: nn.Module,
-        *,
-        name: str,
-        options: Mapping[str, Any],
-        stem: str,
-        dropout: float,
-        outputs: int,
-        image_size: tuple[int, int],
-        mean: float,
-        deviation: float,
-        dropout_where: str = "head",
-        head: str = "replace",
-    ) -> None:
+    def __init__(self, backbone: nn.Module, spec: ClassifierSpec) -> None:
         super().__init__()
         self.backbone = backbone
-        self.name = name
-        self.options = dict(options)
-        self.stem = stem
-        self.dropout = dropout
-        self.dropout_where = dropout_where
-        self.head = head
-        self.outputs = outputs
-        self.image_size = image_size
-        self.channels = CHANNELS[stem]
+        self.spec = spec
         self.channels_last = False
         self.frozen = False
-        self._normalize = (float(mean), float(deviation))
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
-        self.register_buffer("deviation", torch.tensor(deviation, dtype=torch.float32), persistent=False)
+        self.register_buffer("mean", torch.tensor(spec.mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("deviation", torch.tensor(spec.deviation, dtype=torch.float32), persistent=False)
 
     def forward(self, images_NHW: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Logits [N, outputs] of gray images; while training, a tuple of them where there are auxiliary heads.
+        """Logits [N, L] of gray images; in train mode a tuple of them if the network has auxiliary heads.
 
-        Images larger than `image_size` are resized here (bilinear, antialiased); smaller ones raise `UserError`.
-        N may be 0: the logits are then empty, gradients zero, and running statistics are left alone, so that a rank
-        without images can take its part in a step. Of one image a batch norm takes its running statistics where maps are one
-        pixel (see `norms`)."""
+        Larger images are resized to `spec.image_size` (bilinear, antialiased); smaller ones raise `UserError`. N may be 0:
+        then logits are empty, gradients zero and running statistics unchanged, so that a rank without images can take part
+        in a step. For a single image, a batch norm whose feature maps are one pixel uses its running statistics (norms.py)."""
         if images_NHW.ndim != 3:
             raise ValueError(f"images must be [N, H, W], not {list(images_NHW.shape)}")
         if len(images_NHW):
             return self._run(self.preprocess(images_NHW))
         if not torch.is_grad_enabled():
-            return self.mean.new_zeros((0, self.outputs))
-        return self._without_images(images_NHW.device)
+            return self.mean.new_zeros((0, self.spec.outputs))
+        return self._empty_logits(images_NHW.device)
 
     def preprocess(self, images_NHW: Tensor) -> Tensor:
-        """Gray values 0 to 255 [N, H, W] to what the network sees: [N, channels, *image_size], normalised.
+        """The network's input [N, channels, *image_size], normalised, from gray values 0 to 255 [N, H, W].
 
-        Raises `UserError` where an image would have to be enlarged."""
+        Raises `UserError` if an image would have to be enlarged."""
         height, width = images_NHW.shape[-2:]
         x = images_NHW.to(self.mean.dtype).unsqueeze(1)
-        if (height, width) != self.image_size:
-            check_size(self.image_size, (height, width))
-            x = F.interpolate(x, size=self.image_size, mode="bilinear", align_corners=False, antialias=True)
+        if (height, width) != self.spec.image_size:
+            check_size(self.spec.image_size, (height, width))
+            x = F.interpolate(x, size=self.spec.image_size, mode="bilinear", align_corners=False, antialias=True)
         x = (x / 255.0 - self.mean) / self.deviation
-        x = x.expand(-1, self.channels, -1, -1)
+        x = x.expand(-1, self.spec.channels, -1, -1)
         return x.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
 
     def to(self, *args: Any, **kwargs: Any) -> "Classifier":
-        """As torch's; with `memory_format`, the images take it on their way in as well as the weights."""
+        """As torch's; `memory_format` also applies to preprocessed images."""
         if kwargs.get("memory_format") is not None:
             self.channels_last = kwargs["memory_format"] is torch.channels_last
         return super().to(*args, **kwargs)
 
     def describe(self) -> dict[str, Any]:
-        """What `from_description` rebuilds this module from, as plain JSON: everything but the weights themselves."""
-        mean, deviation = self._normalize
-        return {
-            "name": self.name,
-            "options": dict(self.options),
-            "stem": self.stem,
-            "dropout": self.dropout,
-            "dropout_where": self.dropout_where,
-            "head": self.head,
-            "outputs": self.outputs,
-            "image_size": list(self.image_size),
-            "mean": mean,
-            "deviation": deviation,
-            "parameters": parameter_count(self),
-        }
+        """The spec and the number of weights as plain JSON; `ClassifierSpec.from_description` reads it."""
+        values = {**asdict(self.spec), "image_size": list(self.spec.image_size)}
+        return {**values, "parameters": parameter_count(self)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As torch's, for a plain mapping too, such as a safetensors file gives.
+        """As torch's, also for a plain mapping such as a safetensors file gives.
 
-        torch keeps the version of each layer's layout beside the tensors, and MNASNet refuses a state without it."""
+        torch attaches a version per layer to a `state_dict`, and MNASNet refuses one without it."""
         if not hasattr(state_dict, "_metadata"):
             state_dict = OrderedDict(state_dict)
             state_dict._metadata = self.state_dict()._metadata  # type: ignore[attr-defined]
@@ -120,31 +139,32 @@ class Classifier(nn.Module):
 
     @property
     def auxiliary_weight(self) -> float:
-        """What an auxiliary head's loss weighs beside the head's."""
+        """Weight of an auxiliary head's loss, relative to the main head's."""
         return float(getattr(self.backbone, "auxiliary_weight", 0.0))
 
     def head_parameters(self) -> list[nn.Parameter]:
-        """Weights of the head, and of auxiliary heads: what is drawn anew whatever weights the rest starts from.
+        """Weights of the head and of auxiliary heads, which are initialised freshly for any first weights.
 
-        Empty where no layer is known to be the head (a user's network that ends otherwise)."""
+        Empty if no layer can be identified as the head (a user's own network)."""
         try:
-            names = [head_name(self.backbone, self.outputs), *auxiliary_names(self.backbone)]
+            names = [head_name(self.backbone, self.spec.outputs), *auxiliary_names(self.backbone)]
         except UserError:
             return []
         return [p for name in names for p in self.backbone.get_submodule(name).parameters()]
 
     def freeze(self, frozen: bool) -> bool:
-        """Hold all but the head as it is, or let it go; returns whether that changes anything.
+        """Freeze all layers except the head, or unfreeze them; returns whether that changed anything.
 
-        Frozen weights have no gradients, and frozen batch norms work as in eval mode: they neither use nor move batch
-        statistics (as Keras freezes; a statistic that moved would let the features drift that the head learns on). Dropout
-        stays what it is. Raises `UserError` where the network has no layer known as its head."""
+        Frozen weights have no gradients, and frozen batch norms work as in eval mode: they neither use nor update batch
+        statistics (as in Keras; otherwise the head's input features would drift). Dropout is unaffected. Raises
+        `UserError` if no layer can be identified as the head."""
         if frozen == self.frozen:
             return False
         head = {id(p) for p in self.head_parameters()}
         if not head:
             raise UserError(
-                f"model.freeze_epochs: {self.name} has no layer of {self.outputs} outputs that could be its head; set it to 0"
+                f"model.freeze_epochs: {self.spec.name} has no layer of {self.spec.outputs} outputs that could be its head; "
+                "set it to 0"
             )
         self.frozen = frozen
         for p in self.backbone.parameters():
@@ -166,32 +186,32 @@ class Classifier(nn.Module):
         logits: Tensor | tuple[Tensor, ...] = self.backbone(x)
         return logits
 
-    def _without_images(self, device: torch.device) -> Tensor | tuple[Tensor, ...]:
-        """Empty logits that hang on every weight: one black image in eval mode, whose logits are cut off."""
-        # The network's own mode stays: it says whether there are auxiliary heads, whose weights are to be hung on too.
-        held = [module for module in self.backbone.modules() if module.training and module is not self.backbone]
-        for module in held:
+    def _empty_logits(self, device: torch.device) -> Tensor | tuple[Tensor, ...]:
+        """Empty logits that depend on every weight: those of one black image in eval mode, sliced to none."""
+        # The network's own mode is unchanged: in train mode it also runs the auxiliary heads, whose weights belong to the graph.
+        layers = [module for module in self.backbone.modules() if module.training and module is not self.backbone]
+        for module in layers:
             module.training = False
-        black = torch.zeros((1, *self.image_size), dtype=self.mean.dtype, device=device)
-        logits = tuple(given[:0] for given in every_head(self._run(self.preprocess(black))))
-        for module in held:
+        black = torch.zeros((1, *self.spec.image_size), dtype=self.mean.dtype, device=device)
+        logits = tuple(one[:0] for one in head_logits(self._run(self.preprocess(black))))
+        for module in layers:
             module.training = True
         return logits if len(logits) > 1 else logits[0]
 
 
-def every_head(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """What a `Classifier` gave, the head's logits first, then those of auxiliary heads (if it has any, and trains)."""
+def head_logits(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The output of a `Classifier` as a tuple: the main head's logits first, then those of auxiliary heads, if any."""
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 def auxiliary_names(network: nn.Module) -> tuple[str, ...]:
-    """Names of the parts of `network` that are auxiliary heads; a network says so in `auxiliary`."""
+    """Names of the modules of `network` that are auxiliary heads, as its attribute `auxiliary` lists them."""
     names: tuple[str, ...] = getattr(network, "auxiliary", ())
     return names
 
 
 def check_size(wanted: tuple[int, int], stored: tuple[int, int]) -> None:
-    """Raises `UserError` where images of `stored` (height, width) would have to be enlarged to `wanted`."""
+    """Raises `UserError` if images of `stored` (height, width) would have to be enlarged to `wanted`."""
     if wanted[0] > stored[0] or wanted[1] > stored[1]:
         raise UserError(
             f"the model wants {wanted[0]} x {wanted[1]} pixels and the images have {stored[0]} x {stored[1]}, and enlarging adds "
@@ -200,5 +220,5 @@ def check_size(wanted: tuple[int, int], stored: tuple[int, int]) -> None:
 
 
 def parameter_count(module: nn.Module) -> int:
-    """How many numbers the weights of `module` hold."""
+    """Number of weights of `module`."""
     return sum(p.numel() for p in module.parameters())

@@ -19,7 +19,7 @@ class CovidCnnOptions(Family):
 
 
 class CovidCnn(nn.Module):
-    """Three convolutions of 3 x 3 without padding, pooled to 2 x 2, two linear layers.
+    """Three convolutions of 3 x 3 without padding, pooling to 2 x 2, two linear layers.
 
     From 224 x 224: 32 x 222 x 222 -> 64 x 220 x 220 -> pool 64 x 110 x 110 -> 128 x 108 x 108 -> pool 128 x 54 x 54
     -> adaptive pool 128 x 2 x 2 = 512 -> 64 -> outputs."""
@@ -57,7 +57,7 @@ class CovidCnn(nn.Module):
 def covid_cnn(*, outputs: int, channels: int, image_size: tuple[int, int], options: CovidCnnOptions) -> nn.Module:
     """Three convolutions of 32, 64 and 128 maps, max pooling, adaptive average pooling to 2 x 2, then 512-64.
 
-    Raises `UserError` for images under 12 x 12."""
+    Raises `UserError` for images smaller than 12 x 12."""
     if min(image_size) < SMALLEST:
         raise UserError(
             f"covid_cnn needs images of at least {SMALLEST} x {SMALLEST}, not {image_size[0]} x {image_size[1]}: raise data.image_size"

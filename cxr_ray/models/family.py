@@ -1,7 +1,7 @@
-"""What a family of networks says of itself beside its knobs: the size it is usually fed, and what explains it.
+"""Metadata of a family of networks: its usual input size, and the explanation methods that are valid for it.
 
-`cxr-ray models` lists the methods by these names. A method is declared for a family where its rules hold for every
-layer of it; declaring more would give maps that look right and are not.
+`cxr-ray models` lists the methods by these names. A method is declared for a family only if its rules cover every layer:
+otherwise it would give plausible but wrong maps.
 """
 
 from typing import ClassVar
@@ -9,17 +9,17 @@ from typing import ClassVar
 from cxr_ray.registry import Options
 
 GRADIENTS = ("saliency", "integrated_gradients")
-"""What serves whatever has gradients."""
+"""Valid for any differentiable network."""
 MAPS = (*GRADIENTS, "gradcam")
-"""What serves networks that keep the image's layout to their last maps (or tokens)."""
+"""Valid for networks whose last maps (or tokens) keep the layout of the image."""
 RELEVANCE = (*MAPS, "lrp_epsilon", "lrp_alphabeta")
-"""What serves chains, skips and concatenations of convolutions, batch norms, rectifiers, poolings and linear layers."""
+"""Valid for chains, skip connections and concatenations of convolutions, batch norms, ReLUs, poolings and linear layers."""
 
 
 class Family(Options):
-    """Base of a model's Options. A model registered with plain Options is taken to be fed 224 x 224, with gradients alone."""
+    """Base of a model's Options. A model with plain Options counts as one for 224 x 224 pixels, explained by gradients only."""
 
     natural_size: ClassVar[tuple[int, int]] = (224, 224)
-    """(height, width) in pixels that it is usually fed."""
+    """(height, width) in pixels of its usual input."""
     explained_by: ClassVar[tuple[str, ...]] = GRADIENTS
-    """Methods of explanation that hold for it."""
+    """Explanation methods that are valid for it."""

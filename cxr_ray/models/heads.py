@@ -1,18 +1,16 @@
-"""The two ends of a network: a stem for one channel, a head of the right size. Dropout: dropout.py. Weights' files: weights.py.
+"""Stem and head of a network: a stem for one channel, a head of the right size. Dropout: dropout.py. Weights' files: weights.py.
 
-Both ends are changed in place and under their own names, so that a network's `state_dict` keeps the keys that its
-published weights have.
+Both are changed in place and under their own names, so that the `state_dict` keeps the keys of the published weights.
 """
-# O maps out, K kernel
+# O output channels, K kernel size
 
-import torch
 from torch import Tensor, nn
 
 from cxr_ray.errors import UserError
 
 
 class AppendedLinear(nn.Linear):
-    """A linear layer that another one follows: a head appended under a name that published weights do not have."""
+    """A linear layer followed by a second one, `appended`, whose name published weights do not have."""
 
     appended: nn.Linear
 
@@ -23,7 +21,7 @@ class AppendedLinear(nn.Linear):
 
 
 class AppendedConv2d(nn.Conv2d):
-    """A convolution that one of 1 x 1 follows; see `AppendedLinear`."""
+    """A convolution followed by one of 1 x 1; see `AppendedLinear`."""
 
     appended: nn.Conv2d
 
@@ -34,33 +32,33 @@ class AppendedConv2d(nn.Conv2d):
 
 
 def gray_stem(network: nn.Module) -> None:
-    """Give the first convolution of `network` one channel: its colour kernels [O, 3, K, K] summed over colour, in place.
+    """Give the first convolution of `network` one input channel: its colour kernels [O, 3, K, K] summed over colour, in place.
 
-    The sum is exact: on a gray image the new stem gives what the old one gives on three equal channels. Raises
-    `ValueError` where no convolution takes three channels."""
+    The sum is exact: the new stem on a gray image equals the old one on three equal channels. Raises `ValueError` if no
+    convolution has three input channels."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.in_channels == 3 and module.groups == 1:
             module.in_channels = 1
             module.weight = nn.Parameter(module.weight.detach().sum(dim=1, keepdim=True))
             return
-    raise ValueError(f"{type(network).__name__} has no convolution of three channels")
+    raise ValueError(f"{type(network).__name__} has no convolution with three input channels")
 
 
 def head_name(network: nn.Module, outputs: int) -> str:
-    """Dotted name of the head: the last linear layer or convolution with `outputs` outputs. Raises `UserError`."""
-    found = [name for name, module in network.named_modules() if _outputs(module) == outputs]
-    if not found:
+    """Dotted name of the head: the last linear layer or convolution with `outputs` outputs. Raises `UserError` if there is none."""
+    names = [name for name, module in network.named_modules() if _outputs(module) == outputs]
+    if not names:
         raise UserError(
             f"{type(network).__name__} has no linear layer or convolution with {outputs} outputs that could be its head"
         )
-    return found[-1]
+    return names[-1]
 
 
 def replace_head(network: nn.Module, old: int, new: int) -> None:
-    """Put a fresh layer of `new` outputs where the head of `old` outputs is, of the same kind, in place.
+    """Replace the head of `old` outputs by a fresh layer of the same kind with `new` outputs, in place.
 
-    A rectifier that torchvision's SqueezeNets have *after* the head goes: it would keep every logit from being
-    negative, so that no probability could fall under one half."""
+    The ReLU that torchvision's SqueezeNets have *after* the head is removed: with it no logit could be negative, and no
+    probability below one half."""
     name = head_name(network, old)
     parent, leaf = _parent(network, name)
     head = getattr(parent, leaf)
@@ -79,9 +77,9 @@ def replace_head(network: nn.Module, old: int, new: int) -> None:
 
 
 def append_head(network: nn.Module, name: str, new: int) -> None:
-    """Let a fresh layer of `new` outputs follow the head called `name`, in place; that head keeps its weights and its name.
+    """Append a fresh layer of `new` outputs to the head called `name`, in place; that head keeps its weights and its name.
 
-    The fresh one is called `NAME.appended`. Nothing stands between the two, as in the CheXpert framework."""
+    The fresh layer is called `NAME.appended`. There is no activation between the two, as in the CheXpert framework."""
     head = network.get_submodule(name)
     if isinstance(head, nn.Linear):
         head.__class__, head.appended = AppendedLinear, nn.Linear(head.out_features, new)
@@ -99,17 +97,3 @@ def _outputs(module: nn.Module) -> int | None:
 def _parent(network: nn.Module, name: str) -> tuple[nn.Module, str]:
     path, _, leaf = name.rpartition(".")
     return network.get_submodule(path), leaf
-
-
-class Skeleton(torch.overrides.TorchFunctionMode):
-    """Within it, layers are built without memory for their weights: names and shapes only (torch's meta device).
-
-    `torch.device("meta")` would do for most, but RegNet computes its widths with tensors while it is built; so only
-    `torch.empty`, which layers allocate weights with, is sent there. Call `.to("meta")` on what was built."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        """Redirects `torch.empty`."""
-        kwargs = dict(kwargs or {})
-        if func is torch.empty:
-            kwargs["device"] = "meta"
-        return func(*args, **kwargs)

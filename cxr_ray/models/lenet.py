@@ -1,4 +1,4 @@
-"""LeNet: the first of the teaching networks, for gray images of any size from 12 x 12."""
+"""LeNet, a network for teaching, for images of at least 12 x 12 pixels."""
 
 from typing import ClassVar
 
@@ -19,10 +19,10 @@ class LeNetOptions(Family):
 
 
 class LeNet(nn.Module):
-    """Two convolutions with average pooling, three linear layers (LeCun et al. 1998, with ReLU for the sigmoid).
+    """Two convolutions with average pooling, three linear layers (LeCun et al. 1998, with ReLU instead of the sigmoid).
 
     [N, channels, H, W] -> 6 x H x W -> 6 x H/2 x W/2 -> 16 x (H/2 - 4) x (W/2 - 4) -> 16 x (H/2 - 4)/2 x (W/2 - 4)/2
-    -> 120 -> 84 -> [N, outputs], each half rounded down; 28 x 28 gives 16 x 5 x 5 = 400 to the first linear layer."""
+    -> 120 -> 84 -> [N, outputs], each half rounded down; for 28 x 28 the first linear layer has 16 x 5 x 5 = 400 inputs."""
 
     def __init__(self, *, outputs: int, channels: int, image_size: tuple[int, int]) -> None:
         super().__init__()
@@ -52,9 +52,9 @@ class LeNet(nn.Module):
 
 @MODELS.register("lenet", LeNetOptions)
 def lenet(*, outputs: int, channels: int, image_size: tuple[int, int], options: LeNetOptions) -> nn.Module:
-    """LeNet: 6 and 16 maps of 5 x 5 with average pooling, then 120-84; the first linear layer follows the input size.
+    """LeNet: 6 and 16 maps of 5 x 5 with average pooling, then 120-84; the first linear layer depends on the input size.
 
-    Raises `UserError` for images under 12 x 12."""
+    Raises `UserError` for images smaller than 12 x 12."""
     if min(image_size) < SMALLEST:
         raise UserError(
             f"lenet needs images of at least {SMALLEST} x {SMALLEST}, not {image_size[0]} x {image_size[1]}: raise data.image_size"

@@ -1,4 +1,4 @@
-"""pneumonia_cnn: a small CNN for teaching, every shape of which follows from the size of the image."""
+"""pneumonia_cnn: a small CNN for teaching whose shapes all follow from the image size."""
 
 from itertools import pairwise
 from typing import ClassVar
@@ -14,22 +14,22 @@ SMALLEST = 8
 
 
 class PneumoniaCnnOptions(Family):
-    """How wide it is."""
+    """Width of the network."""
 
     explained_by: ClassVar[tuple[str, ...]] = RELEVANCE
 
     width: int = Field(default=16, ge=1)
-    """Maps of the first convolution; the second has twice, the third four times as many."""
+    """Maps of the first convolution; the second has twice as many, the third four times."""
     hidden: int = Field(default=64, ge=1)
     """Outputs of the first linear layer."""
 
 
 class PneumoniaCnn(nn.Module):
-    """Three times convolution 3 x 3 with padding 1, ReLU, max pool 2; then two linear layers with dropout 0.5 between.
+    """Three blocks of convolution 3 x 3 with padding 1, ReLU and max pooling 2; then two linear layers with dropout 0.5 between.
 
     [N, channels, H, W] -> w x H/2 x W/2 -> 2w x H/4 x W/4 -> 4w x H/8 x W/8 (each half rounded down) -> flat -> hidden ->
-    [N, outputs]. With w = 16, 224 x 224 gives 64 x 28 x 28 = 50,176 to the first linear layer, which holds nearly all weights:
-    that a flat layer costs so much, and adaptive pooling so little, is what it is there to show."""
+    [N, outputs]. With w = 16 and 224 x 224 the first linear layer has 64 x 28 x 28 = 50,176 inputs and nearly all weights:
+    the network shows how much a flattened layer costs compared with adaptive pooling."""
 
     def __init__(
         self, *, outputs: int, channels: int, image_size: tuple[int, int], width: int = 16, hidden: int = 64
@@ -59,9 +59,9 @@ class PneumoniaCnn(nn.Module):
 def pneumonia_cnn(
     *, outputs: int, channels: int, image_size: tuple[int, int], options: PneumoniaCnnOptions
 ) -> nn.Module:
-    """Three convolutions of 16, 32 and 64 maps with max pooling, then 64: a teaching CNN whose shapes follow the image's.
+    """Three convolutions of 16, 32 and 64 maps with max pooling, then 64: a CNN for teaching whose shapes follow from the image size.
 
-    Raises `UserError` for images under 8 x 8."""
+    Raises `UserError` for images smaller than 8 x 8."""
     if min(image_size) < SMALLEST:
         raise UserError(
             f"pneumonia_cnn needs images of at least {SMALLEST} x {SMALLEST}, not {image_size[0]} x {image_size[1]}: raise data.image_size"

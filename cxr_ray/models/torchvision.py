@@ -1,7 +1,4 @@
-"""Every classifier of torchvision by its name, with a stem for gray images and a head of the right size.
-
-Architectures only: which weights they start from is the affair of weights.py.
-"""
+"""Every classifier of torchvision by name, with a stem for gray images and a head of the right size. First weights: weights.py."""
 
 import re
 from collections.abc import Callable
@@ -14,44 +11,45 @@ from torchvision.models import get_model, get_model_builder, get_model_weights, 
 
 from cxr_ray.errors import UserError
 from cxr_ray.models.family import GRADIENTS, MAPS, RELEVANCE, Family
-from cxr_ray.models.heads import Skeleton, gray_stem, replace_head
+from cxr_ray.models.heads import gray_stem, replace_head
+from cxr_ray.models.skeleton import Skeleton
 from cxr_ray.registry import MODELS
 
 IMAGENET_CLASSES = 1000
-# Families that relevance propagation has rules for, and those whose windows leave no one grid of tokens to weigh.
+# Families that relevance propagation has rules for, and those with attention windows, which have no single grid of tokens.
 WITH_RELEVANCE = re.compile("alexnet|vgg|resnet|resnext|wide_resnet|densenet|mobilenet_v2")
 WITHOUT_MAPS = re.compile("swin|maxvit")
 SCALED_BY_HALF = ("googlenet", "inception_v3")
 
 
-class ZooOptions(Family):
+class TorchvisionOptions(Family):
     """torchvision's classifiers have no options of their own here."""
 
     published_parameters: ClassVar[int]
-    """Weights of torchvision's own network, in colour and for 1,000 classes."""
+    """Number of weights of torchvision's own network, for colour and 1,000 classes."""
 
 
-class GoogLeNetOptions(ZooOptions):
+class GoogLeNetOptions(TorchvisionOptions):
     """GoogLeNet's auxiliary heads."""
 
     auxiliary: float = Field(default=0.3, ge=0.0)
-    """What the loss of each of its two auxiliary heads weighs in training (Szegedy et al. 2015: 0.3); 0 leaves them out."""
+    """Weight of the loss of each of its two auxiliary heads in training (Szegedy et al. 2015: 0.3); 0 leaves them out."""
 
 
-def _options(name: str) -> type[ZooOptions]:
-    """The Options of torchvision's `name`: what its default weights say of it."""
+def _options(name: str) -> type[TorchvisionOptions]:
+    """The Options class of torchvision's `name`, from the metadata of its default weights."""
     weights = get_model_weights(name).DEFAULT
     side = int(weights.transforms.keywords["crop_size"])
     methods = RELEVANCE if WITH_RELEVANCE.match(name) else GRADIENTS if WITHOUT_MAPS.match(name) else MAPS
-    base = GoogLeNetOptions if name == "googlenet" else ZooOptions
-    said: dict[str, Any] = {
+    base = GoogLeNetOptions if name == "googlenet" else TorchvisionOptions
+    attributes: dict[str, Any] = {
         "natural_size": (side, side),
         "explained_by": methods,
         "published_parameters": int(weights.meta["num_params"]),
     }
-    # Its fields and their docstrings are the base's; to look for more in the source takes seconds over eighty classes.
-    said["model_config"] = ConfigDict(use_attribute_docstrings=False)
-    return type(f"{name}_options", (base,), {"__module__": __name__, "__doc__": base.__doc__, **said})
+    # Fields and docstrings are the base's; searching the source for more would take seconds for eighty classes.
+    attributes["model_config"] = ConfigDict(use_attribute_docstrings=False)
+    return type(f"{name}_options", (base,), {"__module__": __name__, "__doc__": base.__doc__, **attributes})
 
 
 def _about(name: str) -> str:
@@ -59,17 +57,17 @@ def _about(name: str) -> str:
     text = " ".join((get_model_builder(name).__doc__ or "").strip().split("\n\n")[0].split())
     text = re.sub(r"`+([^`<]*?)\s*(?:<[^>]*>)?`+_*", r"\1", text)
     text = re.sub(r"^Constructs? an? ", "", text).strip().rstrip(".:")
-    # torchvision scales within these two, from ImageNet's mean and deviation to what they were trained on.
+    # With published weights torchvision itself rescales the input of these two, from ImageNet's mean and deviation.
     scaled = "; its published weights go with data.normalize: [0.5, 0.5]" if name in SCALED_BY_HALF else ""
     return f"torchvision: {text or name}{scaled}"
 
 
 def _build(name: str, image_size: tuple[int, int], *, auxiliary: bool) -> nn.Module:
-    """torchvision's network `name` for images of `image_size`, in colour, with 1,000 outputs, untrained."""
+    """torchvision's network `name` for colour images of `image_size`, with 1,000 outputs and random weights."""
     height, width = image_size
     settings: dict[str, Any] = {}
     if name in SCALED_BY_HALF:  # the two that have auxiliary heads
-        # Inception's auxiliary head takes images of 299 px and no smaller ones, and is left out.
+        # Inception's is left out: it cannot take images smaller than 299 px.
         settings = {"aux_logits": auxiliary, "init_weights": True}
     elif name.startswith("vit_"):
         if height != width:
@@ -86,18 +84,18 @@ def _build(name: str, image_size: tuple[int, int], *, auxiliary: bool) -> nn.Mod
         if unit is None:
             raise
         raise UserError(
-            f"{name} cuts images into pieces of {unit} x {unit}, which {height} x {width} does not divide into: "
+            f"{name} splits images into patches of {unit} x {unit}, and {height} x {width} is no multiple of that: "
             f"set data.image_size to a multiple of {unit}, such as [{_near(height, unit)}, {_near(width, unit)}]"
         ) from error
     return network
 
 
 def _unit(name: str) -> int | None:
-    """What a side must be a multiple of; None where any size will do."""
+    """What each side must be a multiple of; None for any size."""
     if name.startswith("vit_"):
         with Skeleton():
             return int(get_model(name, weights=None).patch_size)
-    # MaxViT halves five times, and each of the last four sizes must divide into partitions of 7 x 7.
+    # MaxViT halves the size five times, and the last four sizes must be multiples of 7, its partition size.
     return 224 if name.startswith("maxvit") else None
 
 
@@ -106,7 +104,7 @@ def _near(side: int, unit: int) -> int:
 
 
 def _maker(name: str) -> Callable[..., nn.Module]:
-    def make(*, outputs: int, channels: int, image_size: tuple[int, int], options: ZooOptions) -> nn.Module:
+    def make(*, outputs: int, channels: int, image_size: tuple[int, int], options: TorchvisionOptions) -> nn.Module:
         weight = options.auxiliary if isinstance(options, GoogLeNetOptions) else 0.0
         network = _build(name, image_size, auxiliary=weight > 0.0)
         if channels == 1:
@@ -119,7 +117,7 @@ def _maker(name: str) -> Callable[..., nn.Module]:
         return network
 
     make.__doc__ = _about(name)
-    make.__qualname__ = f"zoo.{name}"
+    make.__qualname__ = f"torchvision.{name}"
     return make
 
 

@@ -1,4 +1,4 @@
-"""First weights: files that fit, heads and stems that are fitted, and files that do not, each with its line."""
+"""First weights: files that fit, heads and stems that are adapted, and a message for each kind of file that does not fit."""
 
 import pickle
 import urllib.error
@@ -24,10 +24,10 @@ def build(
 
 
 def published(name: str, path: Path, **settings: Any) -> nn.Module:
-    """torchvision's network with 1,000 outputs in `path`, drawn, as if it were published; in eval mode."""
+    """torchvision's network with 1,000 outputs and random weights, saved to `path` like a published one; in eval mode."""
     torch.manual_seed(7)
     network: nn.Module = get_model(name, weights=None, **settings)
-    for module in network.modules():  # statistics that differ from a fresh network's
+    for module in network.modules():  # running statistics that differ from the initial ones
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-0.1, 0.1)  # type: ignore[union-attr]
     torch.save(network.state_dict(), path)
@@ -35,11 +35,11 @@ def published(name: str, path: Path, **settings: Any) -> nn.Module:
 
 
 def features(model: models.Classifier, network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What enters the heads of our classifier on gray images, and of torchvision's on them repeated."""
-    seen: list[torch.Tensor] = []
+    """Inputs of the heads: of our classifier on gray images, and of torchvision's on the same repeated."""
+    inputs: list[torch.Tensor] = []
     hooks = [
         next(m for m in reversed(list(net.modules())) if isinstance(m, nn.Linear)).register_forward_pre_hook(
-            lambda _m, x: seen.append(x[0])
+            lambda _m, x: inputs.append(x[0])
         )
         for net in (model.backbone, network)
     ]
@@ -48,7 +48,7 @@ def features(model: models.Classifier, network: nn.Module, images: torch.Tensor)
         network(((images.float()[:, None] / 255 - 0.45) / 0.22).repeat(1, 3, 1, 1))
     for hook in hooks:
         hook.remove()
-    return seen[0], seen[1]
+    return inputs[0], inputs[1]
 
 
 def images(size: int = 64) -> torch.Tensor:
@@ -79,22 +79,22 @@ def test_real_mobilenet_file_gives_the_colour_networks_output(shared_data: Path)
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def test_head_of_another_size_stays_as_it_was_drawn(tmp_path: Path) -> None:
+def test_a_head_of_a_different_size_keeps_its_random_weights(tmp_path: Path) -> None:
     published("resnet18", tmp_path / "w.pth")
     torch.manual_seed(0)
-    drawn = build("resnet18", "none")
+    fresh = build("resnet18", "none")
     torch.manual_seed(0)
     loaded = build("resnet18", tmp_path / "w.pth")
-    assert torch.equal(drawn.backbone.fc.weight, loaded.backbone.fc.weight)  # type: ignore[union-attr, arg-type]
-    assert not torch.equal(drawn.backbone.conv1.weight, loaded.backbone.conv1.weight)  # type: ignore[union-attr, arg-type]
+    assert torch.equal(fresh.backbone.fc.weight, loaded.backbone.fc.weight)  # type: ignore[union-attr, arg-type]
+    assert not torch.equal(fresh.backbone.conv1.weight, loaded.backbone.conv1.weight)  # type: ignore[union-attr, arg-type]
     state = weights.read(tmp_path / "w.pth")
-    left = weights.fit(loaded.backbone, state, said="w.pth", name="resnet18", outputs=3)
-    assert sorted(left) == ["fc.bias", "fc.weight"]
+    skipped = weights.fit(loaded.backbone, state, source="w.pth", name="resnet18", outputs=3)
+    assert sorted(skipped) == ["fc.bias", "fc.weight"]
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize("prefix", ["backbone.", "module.", ""])
-def test_our_own_weights_come_back_with_their_head(suffix: str, prefix: str, tmp_path: Path) -> None:
+def test_our_own_weights_are_loaded_with_their_head(suffix: str, prefix: str, tmp_path: Path) -> None:
     model = build("lenet", "none")
     state = {prefix + key.removeprefix("backbone."): value for key, value in model.state_dict().items()}
     path = tmp_path / f"model{suffix}"
@@ -107,7 +107,7 @@ def test_our_own_weights_come_back_with_their_head(suffix: str, prefix: str, tmp
         assert torch.equal(again(images()), model(images()))
 
 
-def test_gray_weights_serve_a_repeat_stem(tmp_path: Path) -> None:
+def test_gray_weights_fit_a_repeat_stem(tmp_path: Path) -> None:
     model = build("lenet", "none")
     save_file(model.state_dict(), tmp_path / "m.safetensors")
     again = build("lenet", tmp_path / "m.safetensors", stem="repeat")
@@ -115,8 +115,8 @@ def test_gray_weights_serve_a_repeat_stem(tmp_path: Path) -> None:
         assert torch.allclose(again(images()), model(images()), atol=1e-5)
 
 
-def test_densenets_published_names(tmp_path: Path) -> None:
-    """The published files write `norm.1` where torchvision's modules say `norm1`."""
+def test_densenets_published_names_are_renamed(tmp_path: Path) -> None:
+    """The published files have `norm.1`, torchvision's modules `norm1`."""
     network = published("densenet121", tmp_path / "new.pth")
     old = {}
     for key, value in network.state_dict().items():
@@ -139,63 +139,63 @@ def small_vit(size: int) -> VisionTransformer:
     ).eval()
 
 
-def test_vision_transformers_positions_follow_the_size_and_old_names_are_known() -> None:
+def test_position_embeddings_are_interpolated_and_old_names_renamed() -> None:
     network = small_vit(64)
     state = network.state_dict()
     old = {k.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."): v for k, v in state.items()}
     assert old.keys() != state.keys()
     same, larger = VisionTransformer(64, 32, 2, 2, 16, 32, num_classes=3).eval(), small_vit(96)
     for target in (same, larger):
-        weights.fit(target, old, said="old", name="vit", outputs=3)
+        weights.fit(target, old, source="old", name="vit", outputs=3)
     x = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(same(x), network(x))
-    table, given = larger.encoder.pos_embedding, state["encoder.pos_embedding"]
-    assert table.shape == (1, 10, 16) and torch.equal(table[:, 0], given[:, 0])
-    # 2 x 2 positions spread over 3 x 3, corners on corners
-    assert torch.allclose(table[:, [1, 3, 7, 9]], given[:, 1:], atol=1e-5)
+    new, old_table = larger.encoder.pos_embedding, state["encoder.pos_embedding"]
+    assert new.shape == (1, 10, 16) and torch.equal(new[:, 0], old_table[:, 0])
+    # 2 x 2 positions interpolated to 3 x 3 with aligned corners
+    assert torch.allclose(new[:, [1, 3, 7, 9]], old_table[:, 1:], atol=1e-5)
 
 
 @pytest.mark.parametrize("auxiliary", [0.0, 0.3])
-def test_published_auxiliary_heads_are_left_out_and_our_own_come_back(auxiliary: float, tmp_path: Path) -> None:
+def test_published_auxiliary_heads_are_skipped_and_our_own_are_loaded(auxiliary: float, tmp_path: Path) -> None:
     network = published("googlenet", tmp_path / "w.pth", aux_logits=True, init_weights=False)
     ours, theirs = features(build("googlenet", tmp_path / "w.pth", options={"auxiliary": auxiliary}), network, images())
     assert torch.allclose(ours, theirs, atol=1e-5)
     model = build("googlenet", "none", options={"auxiliary": auxiliary})
     save_file(model.state_dict(), tmp_path / "own.safetensors")
     again = build("googlenet", tmp_path / "own.safetensors")
-    taken = {
+    loaded = {
         key for key, value in again.state_dict().items() if torch.equal(value, model.state_dict().get(key, value + 1))
     }
-    assert any(".aux1." in key for key in taken) == bool(auxiliary)
-    assert taken >= {key for key in again.state_dict() if ".aux" not in key}
+    assert any(".aux1." in key for key in loaded) == bool(auxiliary)
+    assert loaded >= {key for key in again.state_dict() if ".aux" not in key}
 
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1"])
-def test_an_appended_head_leaves_the_published_one_as_it_is(name: str, tmp_path: Path) -> None:
-    """Then our 1,000-way layer gives what the colour network's gives, and the fresh one follows."""
+def test_an_appended_head_leaves_the_published_one_unchanged(name: str, tmp_path: Path) -> None:
+    """Our 1,000-way layer gives the output of the colour network's, and the fresh layer follows it."""
     network = published(name, tmp_path / "w.pth")
     model = build(name, tmp_path / "w.pth", head="append")
-    seen: list[torch.Tensor] = []
+    inputs: list[torch.Tensor] = []
     head = model.backbone.get_submodule("fc" if name == "resnet18" else "classifier.1")
-    head.get_submodule("appended").register_forward_pre_hook(lambda _m, x: seen.append(x[0]))
+    head.get_submodule("appended").register_forward_pre_hook(lambda _m, x: inputs.append(x[0]))
     with torch.no_grad():
         model(images())
         theirs = network(((images().float()[:, None] / 255 - 0.45) / 0.22).repeat(1, 3, 1, 1))
-    ours = seen[0] if name == "resnet18" else seen[0].relu().mean(dim=(2, 3))  # torchvision rectifies and pools
+    ours = inputs[0] if name == "resnet18" else inputs[0].relu().mean(dim=(2, 3))  # torchvision applies ReLU and pools
     assert torch.allclose(ours, theirs, atol=1e-5)
-    again = build(name, tmp_path / "w.pth", outputs=3)  # and back: an appended head is one that does not fit
+    again = build(name, tmp_path / "w.pth", outputs=3)  # and back: an appended head does not fit, and is skipped
     state = {key.removeprefix("backbone."): value for key, value in model.state_dict().items()}
-    left = weights.fit(again.backbone, state, said="w", name=name, outputs=3)
-    assert len(left) == 4 and all(key.startswith(("fc.", "classifier.1.")) for key in left)
+    skipped = weights.fit(again.backbone, state, source="w", name=name, outputs=3)
+    assert len(skipped) == 4 and all(key.startswith(("fc.", "classifier.1.")) for key in skipped)
 
 
-def test_another_runs_folder_gives_its_model(tmp_path: Path) -> None:
+def test_weights_from_the_folder_of_another_run(tmp_path: Path) -> None:
     model = build("lenet", "none")
     run = tmp_path / "runs" / "first"
     run.mkdir(parents=True)
     (run / "run.json").write_text("{}")
-    with pytest.raises(UserError, match=r"holds no model.safetensors \(the run has no model yet\)"):
+    with pytest.raises(UserError, match=r"contains no model.safetensors \(the run has no model yet\)"):
         build("lenet", run)
     serialization.write(
         run / "model.safetensors",
@@ -222,11 +222,11 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
         build("lenet", tmp_path / "w.pth")
 
 
-def test_a_tensor_of_another_shape_or_missing(tmp_path: Path) -> None:
+def test_a_tensor_of_a_different_shape_or_missing(tmp_path: Path) -> None:
     state = dict(build("lenet", "none", size=64).state_dict())
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(
-        UserError, match=r"other shape: classifier\.1\.weight is \[120, 3136\] and should be \[120, 7744\]"
+        UserError, match=r"different shape: classifier\.1\.weight is \[120, 3136\] and should be \[120, 7744\]"
     ):
         build("lenet", tmp_path / "w.pth", size=96)
     del state["backbone.features.3.bias"]
@@ -235,12 +235,12 @@ def test_a_tensor_of_another_shape_or_missing(tmp_path: Path) -> None:
         build("lenet", tmp_path / "w.pth")
 
 
-def test_nothing_is_changed_by_a_file_that_does_not_fit() -> None:
+def test_a_file_that_does_not_fit_changes_nothing() -> None:
     model = build("lenet", "none")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     state = {key: value + 1 for key, value in model.backbone.state_dict().items() if key != "features.3.bias"}
     with pytest.raises(UserError):
-        weights.fit(model.backbone, state, said="w", name="lenet", outputs=3)
+        weights.fit(model.backbone, state, source="w", name="lenet", outputs=3)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
@@ -263,43 +263,43 @@ def test_a_pickle_with_code_is_not_run(protocol: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("body", [{"epoch": 3}, [1, 2], {}, {"state_dict": {"a": 1}}])
 def test_no_state_dict(body: Any, tmp_path: Path) -> None:
     torch.save(body, tmp_path / "w.pth")
-    with pytest.raises(UserError, match="holds no state_dict"):
+    with pytest.raises(UserError, match="contains no state_dict"):
         build("lenet", tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-@pytest.mark.parametrize("kept", [0, 100, 0.5, 0.99])
-def test_a_file_that_is_cut_short(name: str, kept: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", [0, 100, 0.5, 0.99])
+def test_a_truncated_file(name: str, length: float, tmp_path: Path) -> None:
     path = tmp_path / name
     state = build("lenet", "none").state_dict()
     save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
     data = path.read_bytes()
-    path.write_bytes(data[: int(kept if kept > 1 else kept * len(data))])
-    with pytest.raises(UserError, match=r"model\.weights: .*w\.") as told:
+    path.write_bytes(data[: int(length if length > 1 else length * len(data))])
+    with pytest.raises(UserError, match=r"model\.weights: .*w\.") as caught:
         build("lenet", path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_no_file_and_a_folder(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no file .*none, imagenet, the path of"):
         build("lenet", tmp_path / "gone.pth")
-    with pytest.raises(UserError, match="no folder of a run"):
+    with pytest.raises(UserError, match="not a run folder"):
         build("lenet", tmp_path)
 
 
 def test_imagenet_without_a_network_names_the_file_to_get(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
 
-    def closed(*_args: Any, **_kwargs: Any) -> None:
+    def unreachable(*_args: Any, **_kwargs: Any) -> None:
         raise urllib.error.URLError("Name or service not known")
 
-    monkeypatch.setattr("torch.hub.urlopen", closed)
+    monkeypatch.setattr("torch.hub.urlopen", unreachable)
     with pytest.raises(
         UserError, match=r"give a file with model\.weights: PATH \(get resnet18-\w+\.pth from http"
-    ) as told:
+    ) as caught:
         build("resnet18", "imagenet")
-    assert "\n" not in str(told.value)
-    with pytest.raises(UserError, match="no ImageNet weights of lenet"):
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="no ImageNet weights for lenet"):
         build("lenet", "imagenet")
 
 

@@ -1,0 +1,56 @@
+"""Predictions of a trained run: probabilities of its model, rows of a store in order. Ensembles: tests/runs/test_ensemble.py."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cxr_ray import runs
+from cxr_ray.errors import UserError
+from cxr_ray.inference import predictor
+from cxr_ray.models import serialization
+from tests.fakes.store import FakeStore, fake_store
+from tests.fakes.trainings import config, fit
+
+
+@pytest.fixture(scope="module", params=["multilabel", "multiclass"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[runs.Run, FakeStore]:
+    store = fake_store(40, task=request.param)
+    return fit(config(tmp_path_factory.mktemp("runs"), train={"epochs": 1}), store), store
+
+
+def test_it_gives_the_probabilities_of_the_model(trained: tuple[runs.Run, FakeStore]) -> None:
+    run, store = trained
+    images = store.images(store.index["row"].to_numpy()[:5])
+    model = predictor.load(run.path, gpu=False)
+    prob = model(images)
+    with torch.inference_mode():
+        logits = serialization.read(run.weights).model(torch.from_numpy(images))
+    expected = logits.softmax(dim=1) if store.task == "multiclass" else logits.sigmoid()
+    assert prob.dtype == np.float32 and np.allclose(prob, expected.numpy(), atol=1e-6)
+    assert (model.labels, model.task) == (store.labels, store.task)
+
+
+def test_rows_are_predicted_in_their_order(trained: tuple[runs.Run, FakeStore]) -> None:
+    run, store = trained
+    rows = store.index["row"].to_numpy()[::-1][:7]
+    model = predictor.load(run, gpu=False)
+    one_by_one = np.concatenate([model(store.images([row])) for row in rows])
+    assert np.allclose(model.rows(store, rows, batch_size=3), one_by_one, atol=1e-6)
+    assert model.rows(store, rows[:0]).shape == (0, len(store.labels))
+
+
+def test_non_contiguous_images_are_taken(trained: tuple[runs.Run, FakeStore]) -> None:
+    run, store = trained
+    images = store.images(store.index["row"].to_numpy()[:3])
+    model = predictor.load(run, gpu=False)
+    assert np.array_equal(model(images[:, :, ::-1]), model(np.ascontiguousarray(images[:, :, ::-1])))
+
+
+def test_a_run_without_a_model_is_refused(trained: tuple[runs.Run, FakeStore], tmp_path: Path) -> None:
+    run, _ = trained
+    (tmp_path / "run.json").write_text((run.path / "run.json").read_text())
+    (tmp_path / "config.yaml").write_text((run.path / "config.yaml").read_text())
+    with pytest.raises(UserError, match=r"no model at .*model\.safetensors"):
+        predictor.load(tmp_path)
