@@ -1,4 +1,4 @@
-"""Metrics: targets and probabilities in, named numbers out. An undefined number is absent, never filled in."""
+"""Metrics from targets and probabilities, as named values. An undefined metric is absent, never filled in."""
 
 from cxr_ray.metrics.compute import compute_metrics, confusion
 from cxr_ray.metrics.names import (
@@ -7,9 +7,9 @@ from cxr_ray.metrics.names import (
     COUNTS,
     MAIN_METRICS,
     MEAN,
+    OVERALL_METRICS,
     RATES,
     TABLE_METRICS,
-    WHOLE_METRICS,
     Value,
     find,
     parse,
@@ -23,9 +23,9 @@ __all__ = [
     "COUNTS",
     "MAIN_METRICS",
     "MEAN",
+    "OVERALL_METRICS",
     "RATES",
     "TABLE_METRICS",
-    "WHOLE_METRICS",
     "Value",
     "compute_metrics",
     "confusion",

@@ -1,5 +1,5 @@
-"""How far chance may have moved a metric: Wilson's interval of a share, and the bootstrap that resamples patients whole."""
-# N rows, L labels, G groups (patients), R resamples
+"""Confidence intervals of metrics: Wilson's interval of a share, the cluster bootstrap by patient, and p-values from it."""
+# N rows, L labels, G groups (patients), R resamples, J jackknife blocks
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
@@ -18,21 +18,21 @@ from cxr_ray.metrics.table import Table
 Array = npt.NDArray[np.float64]
 Samples = dict[tuple[str, str], Array]
 
-# An interval of the resamples that happen to hold a positive is not an interval of the metric: with fewer defined, none.
-LEAST_DEFINED = 0.9
-MOST_JACKKNIFE = 200
-MICRO_CELLS = 400_000_000  # cells x resamples of pooled AUROC and AP: about four seconds a table
-LEAST_MICRO = 200
-CHUNK_CELLS = 4_000_000  # groups x resamples at once: one reading of a table's sums serves them all
+# With a smaller share of defined resamples there is no interval: it would only be of the resamples that contain a positive.
+MIN_DEFINED = 0.9
+MAX_JACKKNIFE_BLOCKS = 200
+MICRO_CELLS = 400_000_000  # cells x resamples of pooled AUROC and AP: about four seconds per table
+MIN_MICRO_RESAMPLES = 200
+CHUNK_CELLS = 4_000_000  # groups x resamples at once, so that the sums of a table are read once per chunk
 
 
 class Interval(NamedTuple):
-    """A two-sided interval and what it stands on."""
+    """A two-sided interval, and the number of resamples behind it."""
 
     low: float
     high: float
     defined: int
-    """Resamples in which the metric was defined; 0 for a formula."""
+    """Resamples in which the metric is defined; 0 for a formula."""
 
 
 def wilson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -47,10 +47,10 @@ def wilson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
     return (0.0 if k == 0 else middle - half), (1.0 if k == n else middle + half)
 
 
-def draws(groups: int, resamples: int, rng: np.random.Generator, *, at_once: int) -> Iterator[Array]:
-    """Resamples of `groups` groups with replacement, as chunks of times drawn [<= at_once, G].
+def resample_counts(groups: int, resamples: int, rng: np.random.Generator, *, at_once: int) -> Iterator[Array]:
+    """How often each of `groups` groups is in each resample with replacement, in chunks [<= at_once, G].
 
-    Every resample is drawn by itself, so that the chunk's size does not change them."""
+    Each resample has its own call of `rng`, so the chunk size does not change the resamples."""
     for start in range(0, resamples, at_once):
         chunk = [
             np.bincount(rng.integers(0, groups, groups), minlength=groups)
@@ -59,26 +59,30 @@ def draws(groups: int, resamples: int, rng: np.random.Generator, *, at_once: int
         yield np.stack(chunk).astype(np.float64)
 
 
-class _Judge:
-    """A table folded by group, so that all its metrics under new weights are a few products of matrices.
+class _ResampledMetrics:
+    """A table summed by group, so that its metrics on resamples are a few matrix products.
 
-    AUROC and AP of all cells pooled are of the first `pooled` weightings alone."""
+    AUROC and AP of all cells pooled are computed only for the first `pooled` resamples."""
 
     def __init__(self, table: Table, group_N: npt.NDArray[np.int64], groups: int, *, pooled: int) -> None:
         self.table = table
         rows = len(group_N)
-        fold = sparse.csr_matrix((np.ones(rows), (group_N, np.arange(rows))), shape=(groups, rows))
-        self._cells = [fold @ kind.astype(np.float64) for kind in cells(table)]
-        self._sums = {metric: (fold @ top, fold @ below) for metric, (top, below) in row_sums(table).items()}
+        by_group = sparse.csr_matrix((np.ones(rows), (group_N, np.arange(rows))), shape=(groups, rows))
+        self._cells = [by_group @ kind.astype(np.float64) for kind in cells(table)]
+        self._sums = {
+            metric: (by_group @ numerator, by_group @ denominator)
+            for metric, (numerator, denominator) in row_sums(table).items()
+        }
         known, prob = table.known_NL, table.prob_NL.astype(np.float64)
         gap_NL = np.where(known, prob - table.true_NL, 0.0)
-        self._squares = fold @ np.square(gap_NL)
+        self._squares = by_group @ np.square(gap_NL)
         self._gaps = [
             sparse.csr_matrix((gap_N, (group_N, bin_of(prob_N))), shape=(groups, BINS))
             for gap_N, prob_N in zip(gap_NL.T, prob.T, strict=True)
         ]
         self._ranks = [
-            Resampled(table.true_NL[here, i], table.prob_NL[here, i], group_N[here]) for i, here in enumerate(known.T)
+            Resampled(table.true_NL[known_N, i], table.prob_NL[known_N, i], group_N[known_N])
+            for i, known_N in enumerate(known.T)
         ]
         self._pooled_left = pooled
         if pooled and len(table.labels) > 1:
@@ -97,7 +101,8 @@ class _Judge:
             found["brier"] = (counts_RG @ self._squares) / rows_RL
             found["ece"] = np.stack([np.abs(counts_RG @ gap).sum(axis=1) for gap in self._gaps], axis=1) / rows_RL
             out: Samples = {
-                (metric, ""): (counts_RG @ top) / (counts_RG @ below) for metric, (top, below) in self._sums.items()
+                (metric, ""): (counts_RG @ numerator) / (counts_RG @ denominator)
+                for metric, (numerator, denominator) in self._sums.items()
             }
         for metric in RATES:
             value_RL = found[metric]
@@ -108,15 +113,15 @@ class _Judge:
             out |= {(metric, MICRO): value_R for metric, value_R in pooled.items()}
             for metric in POOLED:
                 out[metric, WEIGHTED] = _weighted(found[metric], tp + fn)
-            some = counts_RG[: self._pooled_left]
-            self._pooled_left -= len(some)
-            if len(some):
-                out["auroc", MICRO], out["ap", MICRO] = self._pooled(some)
+            first = counts_RG[: self._pooled_left]
+            self._pooled_left -= len(first)
+            if len(first):
+                out["auroc", MICRO], out["ap", MICRO] = self._pooled(first)
         return out
 
 
 def _weighted(value_RL: Array, weight_RL: Array) -> Array:
-    """Weighted mean over the defined labels [R]; NaN where none is defined and weighs."""
+    """Weighted mean over the defined labels [R]; NaN if no defined label has a weight."""
     weight_RL = np.where(np.isnan(value_RL), 0.0, weight_RL)
     total_R = weight_RL.sum(axis=1)
     sum_R = (np.nan_to_num(value_RL) * weight_RL).sum(axis=1)
@@ -131,72 +136,72 @@ def bootstrap(
     rng: np.random.Generator,
     micro: bool = True,
 ) -> dict[str, Samples]:
-    """Every metric of each table but recall at a precision, in `resamples` draws of the groups with replacement: name -> (metric,
-    label) -> [R].
+    """Every metric of each table, except recall at a precision, on `resamples` resamples of the groups: name -> (metric, label) -> [R].
 
-    The tables share their rows (a model and its rivals) and every draw, so that the difference of two tables' samples is
-    the paired one. NaN where a resample leaves a metric undefined; "mean" is over the labels defined in that resample.
-    AUROC and average precision of all cells pooled (`micro`) would take longer than all labels together: in large tables they
-    have the first of the resamples alone, as many as `MICRO_CELLS` allow and never under `LEAST_MICRO`, and none without `micro`.
-    Groups are drawn whole (Field and Welsh 2007, doi:10.1111/j.1467-9868.2007.00593.x): images of one patient are not
-    independent. Equal generators give equal samples."""
+    The tables have the same rows (of a model and its baselines) and share the resamples, so the difference of two tables' samples is
+    paired. NaN if a metric is undefined in a resample; "mean" is over the labels defined in that resample. AUROC and average
+    precision of all cells pooled (`micro`) take longer than all labels together. In large tables they are computed only for the first
+    resamples, as many as `MICRO_CELLS` allow but at least `MIN_MICRO_RESAMPLES`; not at all if `micro` is False. Whole groups are
+    sampled (Field and Welsh 2007, doi:10.1111/j.1467-9868.2007.00593.x), since images of one patient are not independent. Equal
+    generators give equal samples."""
     groups = int(group_N.max()) + 1 if len(group_N) else 0
     if groups < 2 or not resamples:
         return {name: {} for name in tables}
     at_once = max(1, min(resamples, CHUNK_CELLS // groups))
     cells = max((int(table.known_NL.sum()) for table in tables.values()), default=1)
-    pooled = max(LEAST_MICRO, MICRO_CELLS // max(cells, 1)) if micro else 0
-    return _judged(tables, group_N, groups, draws(groups, resamples, rng, at_once=at_once), pooled=pooled)
+    pooled = max(MIN_MICRO_RESAMPLES, MICRO_CELLS // max(cells, 1)) if micro else 0
+    counts = resample_counts(groups, resamples, rng, at_once=at_once)
+    return _all_samples(tables, group_N, groups, counts, pooled=pooled)
 
 
 def jackknife(tables: Mapping[str, Table], group_N: npt.NDArray[np.int64]) -> dict[str, Samples]:
     """Every metric of each table with each group left out in turn: name -> (metric, label) -> [J], for `bca`.
 
-    With more than `MOST_JACKKNIFE` groups, so many blocks of them are left out instead: the acceleration that `bca` takes
-    from them estimates the same number (Efron and Tibshirani 1993, section 14.5; blocks as in Shao and Tu 1995, 2.3)."""
+    With more than `MAX_JACKKNIFE_BLOCKS` groups, that many blocks of groups are left out instead: `bca` estimates the same
+    acceleration from them (Efron and Tibshirani 1993, section 14.5; blocks as in Shao and Tu 1995, 2.3)."""
     groups = int(group_N.max()) + 1 if len(group_N) else 0
     if groups < 2:
         return {name: {} for name in tables}
-    block_G = np.arange(groups) % min(groups, MOST_JACKKNIFE)
+    block_G = np.arange(groups) % min(groups, MAX_JACKKNIFE_BLOCKS)
     blocks = int(block_G.max()) + 1
     at_once = max(1, CHUNK_CELLS // groups)
     left_out = (
         (block_G[None] != np.arange(at, min(blocks, at + at_once))[:, None]).astype(np.float64)
         for at in range(0, blocks, at_once)
     )
-    return _judged(tables, group_N, groups, left_out, pooled=blocks)
+    return _all_samples(tables, group_N, groups, left_out, pooled=blocks)
 
 
-def _judged(
+def _all_samples(
     tables: Mapping[str, Table], group_N: npt.NDArray[np.int64], groups: int, chunks: Iterable[Array], *, pooled: int
 ) -> dict[str, Samples]:
-    judges = {name: _Judge(table, group_N, groups, pooled=pooled) for name, table in tables.items()}
-    held: dict[str, list[Samples]] = {name: [] for name in tables}
+    metrics = {name: _ResampledMetrics(table, group_N, groups, pooled=pooled) for name, table in tables.items()}
+    samples: dict[str, list[Samples]] = {name: [] for name in tables}
     for counts_RG in chunks:
-        for name, compute_metrics in judges.items():
-            held[name].append(compute_metrics(counts_RG))
+        for name, compute in metrics.items():
+            samples[name].append(compute(counts_RG))
     return {
-        name: {key: np.concatenate([c[key] for c in some if key in c]) for key in some[0]}
-        for name, some in held.items()
+        name: {key: np.concatenate([chunk[key] for chunk in parts if key in chunk]) for key in parts[0]}
+        for name, parts in samples.items()
     }
 
 
 def percentile(sample_R: Array, level: float = 0.95) -> Interval | None:
-    """The percentile interval of bootstrap samples; None where under nine tenths of them are defined.
+    """The percentile interval of bootstrap samples; None if less than nine tenths of them are defined.
 
     Efron and Tibshirani 1993, chapter 13."""
     defined_R = sample_R[~np.isnan(sample_R)]
-    if not len(sample_R) or len(defined_R) < LEAST_DEFINED * len(sample_R):
+    if not len(sample_R) or len(defined_R) < MIN_DEFINED * len(sample_R):
         return None
     low, high = np.quantile(defined_R, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high), len(defined_R))
 
 
 def bca(sample_R: Array, value: float, left_out_J: Array, level: float = 0.95) -> Interval | None:
-    """The bias-corrected and accelerated interval: bootstrap samples, the value itself, and its jackknife.
+    """The bias-corrected and accelerated interval from bootstrap samples, the value itself, and its jackknife values.
 
-    Efron 1987, doi:10.1080/01621459.1987.10478410. None where `percentile` gives none, where all samples lie on one side
-    of the value, or where the jackknife is undefined for a group."""
+    Efron 1987, doi:10.1080/01621459.1987.10478410. None if `percentile` gives None, if all samples lie on one side of the value,
+    if a jackknife value is undefined, or if all of them are equal."""
     defined_R = sample_R[~np.isnan(sample_R)]
     if percentile(sample_R, level) is None or np.isnan(left_out_J).any() or len(left_out_J) < 2:
         return None
@@ -205,18 +210,18 @@ def bca(sample_R: Array, value: float, left_out_J: Array, level: float = 0.95) -
         return None
     bias = norm.ppf(below)
     influence_J = left_out_J.mean() - left_out_J
-    spread = float((influence_J**2).sum())
-    if spread == 0.0:
+    sum_of_squares = float((influence_J**2).sum())
+    if sum_of_squares == 0.0:
         return None
-    acceleration = float((influence_J**3).sum()) / (6 * spread**1.5)
+    acceleration = float((influence_J**3).sum()) / (6 * sum_of_squares**1.5)
     z_2 = bias + norm.ppf([(1 - level) / 2, (1 + level) / 2])
     low, high = np.quantile(defined_R, norm.cdf(bias + z_2 / (1 - acceleration * z_2)))
     return Interval(float(low), float(high), len(defined_R))
 
 
 def p_value(difference_R: Array) -> float | None:
-    """Two-sided p of no difference, from paired bootstrap differences: the level at which the percentile interval
-    touches 0, (1 + fewer side) / (R + 1) twice (Davison and Hinkley 1997, section 4.4.1). None as for `percentile`."""
+    """Two-sided p-value of no difference from paired bootstrap differences: the level at which the percentile interval reaches 0,
+    2 (1 + samples on the smaller side of 0) / (R + 1) (Davison and Hinkley 1997, section 4.4.1). None if `percentile` gives None."""
     defined_R = difference_R[~np.isnan(difference_R)]
     if percentile(difference_R) is None:
         return None

@@ -1,4 +1,4 @@
-"""What a judged number is and how it is named: `val/auroc/Edema`, `val/accuracy`. Nothing is computed here."""
+"""Which metrics exist, and their values and names: `val/auroc/Edema`, `val/accuracy`. Computes nothing."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,67 +9,68 @@ from cxr_ray.labels import PARTS
 
 COUNTS = ("positives", "predicted_positives", "true_positives")
 RATES = ("recall", "specificity", "precision", "npv", "f1", "auroc", "ap", "brier", "ece")
-"""Metrics of one label; of which less is better, `config.LESS_IS_BETTER` says."""
+"""Metrics of one label. `config.metric_names.LOWER_IS_BETTER` lists those where lower is better."""
 POOLED = ("recall", "specificity", "precision", "npv", "f1", "auroc", "ap")
 """Metrics that also have a micro and a weighted average."""
 AT_PRECISION = {f"recall_at_precision_{least:g}": least for least in (0.1, 0.25, 0.5, 0.75, 0.9)}
-"""The largest recall of a label whose precision is at least so much. A fixed few, so that each epoch of each run has them, whatever
-a sweep asks for afterwards; of labels and their mean, without intervals."""
+"""The largest recall of a label at a precision of at least this value. The list is fixed, so that every epoch of every run has them,
+whatever a later sweep optimises. Computed per label and as mean, without intervals."""
 LABEL_METRICS = (*COUNTS, *RATES, *AT_PRECISION)
 _SAMPLE = ("sample_recall", "sample_precision", "sample_f1", "finding_recall", "finding_precision", "finding_f1")
-WHOLE_METRICS: dict[str, tuple[str, ...]] = {
+OVERALL_METRICS: dict[str, tuple[str, ...]] = {
     "multilabel": ("exact_match", "hamming", *_SAMPLE),
     "binary": ("accuracy", "exact_match", "hamming", *_SAMPLE),
     "multiclass": ("accuracy", "top2", "top3", "top5"),
 }
+"""Metrics of all labels together, by task."""
 MICRO, WEIGHTED = "micro", "weighted"
 AVERAGES = (MEAN, MICRO, WEIGHTED)
-"""Over labels that define the metric, each alike (macro); over all cells pooled; over labels, each by its positives."""
+"""Mean over the labels that define the metric (macro); over all cells pooled; mean over labels weighted by their positives."""
 MAIN_METRICS = ("recall", "auroc", "precision")
-"""What is told first, everywhere: the metrics of a label in the order of worth."""
+"""The metrics that every table, page and message shows first, in this order: most important first."""
 TABLE_METRICS = (*MAIN_METRICS, "f1", "ap")
-"""What a table of labels shows; the others are beside it."""
+"""Columns of a table with one row per label. Other metrics are shown elsewhere."""
 
 
 class Value(NamedTuple):
-    """One defined number: a label's, the mean over labels (`label` "mean", "micro", "weighted"), or the whole table's (`label` "")."""
+    """One defined metric: of a label, of an average over labels (`label` is one of `AVERAGES`), or overall (`label` is "")."""
 
     metric: str
     label: str
     value: float
     positives: int
-    """Known positive cells behind the value."""
+    """Number of positive known cells that the value is computed from."""
     rows: int
-    """Rows whose label is known; for averages and whole-table values, rows with any known cell."""
+    """Number of rows whose label is known; for averages and overall metrics, rows with any known cell."""
 
 
-def parse(wanted: str, *, labels: Sequence[str], task: str) -> tuple[str, str, str]:
-    """(part, metric, label) of a metric's name, before anything is computed; `macro` is read as `mean`.
+def parse(name: str, *, labels: Sequence[str], task: str) -> tuple[str, str, str]:
+    """(part, metric, label) of a metric name, checked before anything is computed. `macro` is read as `mean`.
 
-    `loss` is measured by the engine, whole or of one label. Raises `UserError` naming the closest known name."""
-    part, metric, label = split_name(wanted)
+    `loss` is also valid, in total or of one label; the trainer measures it. Raises `UserError` with the closest known name."""
+    part, metric, label = split_name(name)
     if part not in PARTS:
-        raise unknown("part", part, PARTS, where=f" in the metric {wanted!r}")
-    whole = WHOLE_METRICS[task]
-    if metric not in ("loss", *LABEL_METRICS, *whole):
-        raise unknown("metric", metric, ["loss", *LABEL_METRICS, *whole], where=f" in {wanted!r}")
-    if metric in whole:
+        raise unknown("part", part, PARTS, where=f" in the metric {name!r}")
+    overall = OVERALL_METRICS[task]
+    if metric not in ("loss", *LABEL_METRICS, *overall):
+        raise unknown("metric", metric, ["loss", *LABEL_METRICS, *overall], where=f" in {name!r}")
+    if metric in overall:
         if label:
-            raise UserError(f"the metric {metric!r} is of the whole table: say {part}/{metric} instead of {wanted!r}")
+            raise UserError(f"the metric {metric!r} is of all labels together: use {part}/{metric} instead of {name!r}")
         return part, metric, ""
     if not label and metric == "loss":
         return part, metric, ""
     if not label:
-        raise UserError(f"{metric!r} is a metric of one label: say {part}/{metric}/mean or {part}/{metric}/{labels[0]}")
+        raise UserError(f"{metric!r} is a metric of one label: use {part}/{metric}/mean or {part}/{metric}/{labels[0]}")
     known = [*labels, *([] if metric in COUNTS else AVERAGES if metric in POOLED else [MEAN])]
     if label not in known:
-        raise unknown("label", label, known, where=f" in the metric {wanted!r}")
+        raise unknown("label", label, known, where=f" in the metric {name!r}")
     return part, metric, label
 
 
-def find(values: Mapping[str, Sequence[Value]], wanted: str) -> float | None:
-    """The value named `wanted` among those of each part (`{"val": judge(...)}`); None where it is undefined.
+def find(values: Mapping[str, Sequence[Value]], name: str) -> float | None:
+    """The value named `wanted` among the values of each part (`{"val": compute_metrics(...)}`); None if it is undefined.
 
-    A misspelt name is found out by `parse`, which is to be asked once before training."""
-    part, metric, label = split_name(wanted)
+    The name is not checked: call `parse` once before training."""
+    part, metric, label = split_name(name)
     return next((v.value for v in values.get(part, ()) if v.metric == metric and v.label == label), None)

@@ -1,4 +1,4 @@
-"""Operating points: thresholds that a rule chooses on the rows of one part, and what they cost there. Judging is elsewhere.
+"""Operating points: thresholds chosen by a rule on the rows of one part, and the metrics at them. Intervals are in intervals.py.
 
 A rule is a number, numbers by label, `youden`, `f1`, `{"recall": R}` or `{"specificity": S}`.
 """
@@ -19,75 +19,81 @@ from cxr_ray.metrics.table import Bools, Floats, Table, thresholds
 Rule = float | str | Mapping[str, float]
 Array = npt.NDArray[np.float64]
 
-FIXED = 0.5
-AT_LEAST = ("recall", "specificity")
-WORDS = ("youden", "f1")
+DEFAULT = 0.5
+"""Threshold where none is given or chosen."""
+MINIMUM_OF = ("recall", "specificity")
+"""Rates that a rule can ask a minimum of."""
+NAMED_RULES = ("youden", "f1")
 
 
 class Point(NamedTuple):
-    """The operating point of one label: its threshold, why it is that, and what it gives on the rows that chose it."""
+    """The operating point of one label: its threshold, why it was chosen, and the metrics at it on the rows it was chosen on."""
 
     threshold: float
     chosen: str
     """The rule in words, or why it could not be followed."""
     met: bool
-    """Whether the rule was followed, its margin included."""
+    """Whether the rule is met, including its margin."""
     positives: int
     rows: int
     recall: float | None = None
     specificity: float | None = None
     precision: float | None = None
     alarms_per_100: float | None = None
+    """Rows predicted positive, per 100 rows."""
     assurance: float | None = None
-    """Chance that as many further rows as will be judged keep the rule, were they drawn alike."""
+    """Probability that the rule also holds on as many new rows of the same distribution as will be evaluated."""
     margin_recall: float | None = None
-    """What the margin changes, against the same rule without one, on the rows that chose."""
+    """Recall with the margin minus recall without it, on the rows that the point was chosen on."""
     margin_precision: float | None = None
+    """The same for precision."""
 
 
 def parse(
     rule: Rule, labels: Sequence[str], *, task: str = "multilabel"
 ) -> str | tuple[str, float] | npt.NDArray[np.float64]:
-    """A rule as thresholds [L], a word of `WORDS`, or ("recall" | "specificity", at least). Raises `UserError`."""
+    """A rule as thresholds [L], one of `NAMED_RULES`, or ("recall" | "specificity", minimum). Raises `UserError`."""
     if task == "multiclass" and not isinstance(rule, (int, float)):
         raise UserError(
             "thresholds: classes are decided by the largest probability, so there is no threshold to choose"
         )
     if isinstance(rule, str):
-        if rule not in WORDS:
+        if rule not in NAMED_RULES:
             raise UserError(
-                f"thresholds: {rule!r} is no rule; give a number, LABEL=NUMBER, {', '.join(WORDS)}, recall=0.9"
+                f"thresholds: {rule!r} is not a rule; give a number, LABEL=NUMBER, {', '.join(NAMED_RULES)}, recall=0.9"
             )
         return rule
-    if isinstance(rule, Mapping) and len(rule) == 1 and (name := next(iter(rule))) in AT_LEAST and name not in labels:
+    if isinstance(rule, Mapping) and len(rule) == 1 and (name := next(iter(rule))) in MINIMUM_OF and name not in labels:
         if not 0.0 < float(rule[name]) < 1.0:
-            raise UserError(f"thresholds: a {name} of at least {rule[name]:g} is not a rule; it lies between 0 and 1")
+            raise UserError(
+                f"thresholds: a {name} of at least {rule[name]:g} is not a rule; the minimum must lie between 0 and 1"
+            )
         return name, float(rule[name])
     return thresholds(rule, labels)
 
 
-def spread(rule: Rule, labels: Sequence[str], groups: Mapping[str, Sequence[str]]) -> Rule:
-    """A rule whose thresholds by label group stand by label. Raises `UserError` for an unknown name."""
-    if not isinstance(rule, Mapping) or (len(rule) == 1 and next(iter(rule)) in AT_LEAST):
+def expand_groups(rule: Rule, labels: Sequence[str], groups: Mapping[str, Sequence[str]]) -> Rule:
+    """The rule with thresholds of label groups replaced by those of their labels. Raises `UserError` for an unknown name."""
+    if not isinstance(rule, Mapping) or (len(rule) == 1 and next(iter(rule)) in MINIMUM_OF):
         return rule
-    return label_space.spread(rule, labels, groups, where="the thresholds")
+    return label_space.expand_by_label(rule, labels, groups, where="the thresholds")
 
 
-def words(rule: Rule) -> str:
-    """The rule as a person says it."""
+def describe(rule: Rule) -> str:
+    """The rule in words."""
     if isinstance(rule, str):
         return {"youden": "the largest recall + specificity (Youden)", "f1": "the largest F1"}[rule]
     if isinstance(rule, Mapping):
-        name, least = next(iter(rule.items()))
-        if len(rule) == 1 and name in AT_LEAST:
-            better = "precision" if name == "recall" else "recall"
-            return f"{name} of at least {least:g} with the highest {better}"
+        name, minimum = next(iter(rule.items()))
+        if len(rule) == 1 and name in MINIMUM_OF:
+            other = "precision" if name == "recall" else "recall"
+            return f"{name} of at least {minimum:g} with the highest {other}"
         return "given by label"
     return f"{rule:g} for every label"
 
 
-def hangs_on_rows(rule: Rule, labels: Sequence[str]) -> bool:
-    """Whether a rule chooses thresholds on rows, and does not give them outright."""
+def needs_rows(rule: Rule, labels: Sequence[str]) -> bool:
+    """Whether the rule chooses thresholds on rows; False if it gives them as numbers."""
     return not isinstance(parse(rule, labels), np.ndarray)
 
 
@@ -101,13 +107,13 @@ def choose(
 ) -> dict[str, Point]:
     """The operating point of every label of a table, by `rule`.
 
-    - `youden`: the largest recall + specificity - 1 (Youden 1950); `f1`: the largest F1; the higher recall of equals.
-    - recall of at least R: among the scores with that recall, the one with the highest precision (of equals the higher
-      recall); specificity of at least S: the same with the highest recall.
+    - `youden`: the largest recall + specificity - 1 (Youden 1950); `f1`: the largest F1. Ties: the higher recall.
+    - recall of at least R: of the thresholds with that recall, the one with the highest precision (ties: the higher recall).
+      Specificity of at least S: the same with the highest recall.
 
-    With an `assurance` such as 0.95 these two keep a margin (see `allowed_misses`): they are to hold, with that chance, on
-    `future` times as many further rows. Positives of one patient (`group_N`) are counted as one for it. A label whose
-    rows cannot answer the rule keeps 0.5, and `chosen` says why."""
+    With an `assurance` such as 0.95 the last two keep a margin (see `allowed_misses`): the rule then holds with that probability on
+    `future` times as many new rows. For the margin, positives of one patient (`group_N`) count as one. A label whose rows do not
+    allow the rule gets 0.5, and `chosen` gives the reason."""
     asked = parse(rule, table.labels)
     out = {}
     for i, label in enumerate(table.labels):
@@ -115,7 +121,7 @@ def choose(
         true, score = table.true_NL[known, i], table.prob_NL[known, i]
         group = None if group_N is None else group_N[known]
         if isinstance(asked, np.ndarray):
-            # The threshold in the probabilities' own type, as `table.decide` compares it.
+            # Cast the threshold to the type of the probabilities, as `table.decide` does.
             at = float(asked[i])
             out[label] = _point(true, score >= score.dtype.type(at), at, f"given: {at:g}", True)
         else:
@@ -124,26 +130,23 @@ def choose(
 
 
 def reaches(chance: float, assurance: float) -> bool:
-    """Whether `chance`, a computed probability, is at least `assurance`: a chance that equals it exactly may come out of the
-    arithmetic a rounding error below."""
+    """Whether `chance`, a computed probability, is at least `assurance`, up to rounding errors."""
     return chance >= assurance - 1e-9
 
 
-def allowed_misses(n: int, m: int, least: float, assurance: float) -> tuple[int, float]:
-    """How many of `n` cases may fall short of a threshold that `m` further ones shall reach at a rate of `least` or more.
+def allowed_misses(n: int, m: int, minimum: float, assurance: float) -> tuple[int, float]:
+    """How many of `n` cases may lie below a threshold, if a share of at least `minimum` of `m` new cases shall lie above it.
 
-    (misses, chance): the most misses whose chance is at least `assurance`; where none is, 0 and the chance it has.
-    Exact for exchangeable cases without ties, whatever their distribution: of m further cases the number below the j-th
-    smallest of n is beta-binomial (m, j, n - j + 1); see Wilks 1942, doi:10.1214/aoms/1177731537. Ties only help."""
-    short = np.floor((1.0 - least) * m + 1e-9)
+    Returns (misses, chance): the largest number of misses whose chance is at least `assurance`; if there is none, 0 and its chance.
+    Exact for exchangeable cases without ties, for any distribution: the number of m new cases below the j-th smallest of n is
+    beta-binomial (m, j, n - j + 1); see Wilks 1942, doi:10.1214/aoms/1177731537. Ties only raise the chance."""
+    new_misses = np.floor((1.0 - minimum) * m + 1e-9)
 
     def chance(misses: int) -> float:
-        return float(betabinom.cdf(short, m, misses + 1, n - misses))
+        return float(betabinom.cdf(new_misses, m, misses + 1, n - misses))
 
-    low, high = (
-        0,
-        min(n, int(np.ceil((1.0 - least) * n)) + 2),
-    )  # the chance falls with the misses: halve what is between
+    # Bisection: the chance falls as the number of misses grows.
+    low, high = 0, min(n, int(np.ceil((1.0 - minimum) * n)) + 2)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if reaches(chance(middle), assurance) else (low, middle)
@@ -164,81 +167,77 @@ def _by_rule(
     name = asked if isinstance(asked, str) else asked[0]
     if not needs[name]:
         missing = "no positives" if not positives else "no negatives"
-        return _point(true, score >= FIXED, FIXED, f"{missing} to choose by: {FIXED:g} stands", False)
+        return _point(true, score >= DEFAULT, DEFAULT, f"{missing} to choose by: {DEFAULT:g} is used", False)
     score_K, tp_K, fp_K = at_each_score(true, score)
     recall_K, precision_K = tp_K / positives, tp_K / (tp_K + fp_K)
     specificity_K = 1.0 - fp_K / max(negatives, 1)
     if isinstance(asked, str):
-        worth_K = recall_K + specificity_K if asked == "youden" else 2 * tp_K / (tp_K + fp_K + positives)
-        at = _last_best(worth_K)
-        return _at(score_K, at, true, score, words(asked), True)
-    least = asked[1]
-    right_K, cases, worth_K = (
+        objective_K = recall_K + specificity_K if asked == "youden" else 2 * tp_K / (tp_K + fp_K + positives)
+        return _point_at(score_K[_last_best(objective_K)], true, score, describe(asked), True)
+    minimum = asked[1]
+    correct_K, cases, objective_K = (
         (tp_K, positives, precision_K) if name == "recall" else (negatives - fp_K, negatives, recall_K)
     )
-    bare = _among(right_K >= np.ceil(least * cases - 1e-9), worth_K)
-    said = words({name: least})
+    unmet = f"no threshold gives a {name} of {minimum:g}: the highest score is used"
+    reason = describe({name: minimum})
+    without_margin = _best_of(correct_K >= np.ceil(minimum * cases - 1e-9), objective_K)
     if assurance is None:
-        if bare is None:
-            return _none_reaches(name, least, score_K, true, score)
-        return _at(score_K, bare, true, score, said, True)
-    # Cases of one patient tell hardly more than one: the margin is that of so many patients, in their share.
+        if without_margin is None:
+            return _point_at(score_K[0], true, score, unmet, False)
+        return _point_at(score_K[without_margin], true, score, reason, True)
+    # Cases of one patient are hardly more informative than one: use the margin of that many patients, as a share of the cases.
     one_sided = true if name == "recall" else ~true
     units = cases if group is None else len(np.unique(group[one_sided]))
-    misses, chance = allowed_misses(units, max(1, round(units * future)), least, assurance)
-    kept = _among(right_K >= cases - np.floor(misses / units * cases + 1e-9), worth_K)
-    if kept is None:
-        return _none_reaches(name, least, score_K, true, score)
+    misses, chance = allowed_misses(units, max(1, round(units * future)), minimum, assurance)
+    at = _best_of(correct_K >= cases - np.floor(misses / units * cases + 1e-9), objective_K)
+    if at is None:
+        return _point_at(score_K[0], true, score, unmet, False)
     met = reaches(chance, assurance)
     if not met:
-        of = "positives" if name == "recall" else "negatives"
-        said += f"; too few {of} ({units}) to promise it: its chance is {chance:.2f}"
-    point = _at(score_K, kept, true, score, said, met)._replace(assurance=chance)
-    if bare is None:
+        kind = "positives" if name == "recall" else "negatives"
+        reason += f"; too few {kind} ({units}) to ensure it: the probability is {chance:.2f}"
+    point = _point_at(score_K[at], true, score, reason, met)._replace(assurance=chance)
+    if without_margin is None:
         return point
-    without = _at(score_K, bare, true, score, "", True)
-    assert point.precision is not None and without.precision is not None
-    recall = None if point.recall is None or without.recall is None else point.recall - without.recall
-    return point._replace(margin_recall=recall, margin_precision=point.precision - without.precision)
+    bare = _point_at(score_K[without_margin], true, score, "", True)
+    assert point.precision is not None and bare.precision is not None
+    recall = None if point.recall is None or bare.recall is None else point.recall - bare.recall
+    return point._replace(margin_recall=recall, margin_precision=point.precision - bare.precision)
 
 
-def _last_best(worth_K: Array) -> int:
-    """The lowest of the equally good thresholds: the higher recall, then; worths a rounding apart are equal."""
-    return int(np.flatnonzero(worth_K >= worth_K.max() - 1e-12)[-1])
+def _last_best(objective_K: Array) -> int:
+    """Position of the lowest of the equally good thresholds, which has the highest recall. Rounding differences are ties."""
+    return int(np.flatnonzero(objective_K >= objective_K.max() - 1e-12)[-1])
 
 
-def _among(fit_K: Bools, worth_K: Array) -> int | None:
-    here = np.flatnonzero(fit_K)
-    return int(here[_last_best(worth_K[here])]) if len(here) else None
+def _best_of(allowed_K: Bools, objective_K: Array) -> int | None:
+    """The same among the allowed thresholds; None if there are none."""
+    positions = np.flatnonzero(allowed_K)
+    return int(positions[_last_best(objective_K[positions])]) if len(positions) else None
 
 
-def _none_reaches(name: str, least: float, score_K: Floats, true: Bools, score: Floats) -> Point:
-    said = f"no threshold gives a {name} of {least:g}: the highest score stands"
-    return _at(score_K, 0, true, score, said, False)
+def _point_at(threshold: Any, true: Bools, score: Floats, reason: str, met: bool) -> Point:
+    return _point(true, score >= threshold, float(threshold), reason, met)
 
 
-def _at(score_K: Floats, at: int, true: Bools, score: Floats, said: str, met: bool) -> Point:
-    return _point(true, score >= score_K[at], float(score_K[at]), said, met)
-
-
-def _point(true: Bools, positive: Bools, threshold: float, said: str, met: bool) -> Point:
-    hit, called, positives = int((true & positive).sum()), int(positive.sum()), int(true.sum())
+def _point(true: Bools, predicted: Bools, threshold: float, reason: str, met: bool) -> Point:
+    tp, alarms, positives = int((true & predicted).sum()), int(predicted.sum()), int(true.sum())
     negatives = len(true) - positives
     return Point(
         threshold=threshold,
-        chosen=said,
+        chosen=reason,
         met=met,
         positives=positives,
         rows=len(true),
-        recall=hit / positives if positives else None,
-        specificity=1.0 - (called - hit) / negatives if negatives else None,
-        precision=hit / called if called else None,
-        alarms_per_100=100.0 * called / len(true) if len(true) else None,
+        recall=tp / positives if positives else None,
+        specificity=1.0 - (alarms - tp) / negatives if negatives else None,
+        precision=tp / alarms if alarms else None,
+        alarms_per_100=100.0 * alarms / len(true) if len(true) else None,
     )
 
 
-def applied(table: Table, points: Mapping[str, Point]) -> dict[str, Point]:
-    """The same thresholds on the rows of another table: what they give there."""
+def apply(table: Table, points: Mapping[str, Point]) -> dict[str, Point]:
+    """The metrics at the same thresholds on the rows of another table."""
     out = {}
     for i, label in enumerate(table.labels):
         known = table.known_NL[:, i]
@@ -247,11 +246,11 @@ def applied(table: Table, points: Mapping[str, Point]) -> dict[str, Point]:
     return out
 
 
-def limits(points: Mapping[str, Point]) -> Array:
-    """Thresholds [L] in the order of the labels."""
+def thresholds_of(points: Mapping[str, Point]) -> Array:
+    """Thresholds [L] in the order of the points."""
     return np.array([p.threshold for p in points.values()], dtype=np.float64)
 
 
-def plain(points: Mapping[str, Point]) -> dict[str, dict[str, Any]]:
-    """Ready for JSON; what is undefined is absent."""
+def to_json(points: Mapping[str, Point]) -> dict[str, dict[str, Any]]:
+    """The points as JSON mappings; undefined values are absent."""
     return {label: {k: v for k, v in p._asdict().items() if v is not None} for label, p in points.items()}

@@ -1,4 +1,4 @@
-"""Metrics of one label at a time: counts, rates at the operating point, ranking. Unknown cells are left out."""
+"""Metrics of each label and their averages: counts, rates at the threshold, ranking, calibration. Unknown cells are ignored."""
 # N rows, L labels; "..." any leading shape (one table, or many resamples of it)
 
 import numpy as np
@@ -10,17 +10,17 @@ from cxr_ray.metrics.table import Bools, Floats, Table
 
 Array = npt.NDArray[np.float64]
 BINS = 15
-"""Equal bins of probability that the calibration error is measured in: Guo et al. 2017, arXiv:1706.04599."""
+"""Number of equal-width bins of the calibration error: Guo et al. 2017, arXiv:1706.04599."""
 
 
 def cells(table: Table) -> npt.NDArray[np.bool_]:
-    """[4, N, L]: which cells are true positives, false positives, false negatives, true negatives."""
-    known, true, said = table.known_NL, table.true_NL, table.positive_NL & table.known_NL
-    return np.stack([true & said, ~true & said, true & ~said, known & ~true & ~said])
+    """[4, N, L]: masks of the true positives, false positives, false negatives and true negatives."""
+    known, true, predicted = table.known_NL, table.true_NL, table.positive_NL & table.known_NL
+    return np.stack([true & predicted, ~true & predicted, true & ~predicted, known & ~true & ~predicted])
 
 
 def rates(tp: Array, fp: Array, fn: Array, tn: Array) -> dict[str, Array]:
-    """Recall, specificity, precision, negative predictive value and F1 = 2TP / (2TP + FP + FN) of counts; NaN where 0/0."""
+    """Recall, specificity, precision, negative predictive value and F1 = 2TP / (2TP + FP + FN) from counts; 0/0 is NaN."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
             "recall": tp / (tp + fn),
@@ -32,19 +32,19 @@ def rates(tp: Array, fp: Array, fn: Array, tn: Array) -> dict[str, Array]:
 
 
 def bin_of(prob_N: Floats, bins: int = BINS) -> npt.NDArray[np.int64]:
-    """Number of the equal bin of [0, 1] that each probability lies in, 1 in the last."""
+    """Index of the equal-width bin of [0, 1] for each probability; 1 is in the last bin."""
     return np.minimum((prob_N * bins).astype(np.int64), bins - 1)
 
 
 def brier(true_N: Bools, prob_N: Floats) -> float:
-    """Mean squared distance of probability and truth (Brier 1950); NaN without rows."""
+    """Mean squared difference of probability and truth (Brier 1950); NaN without rows."""
     if not len(true_N):
         return float("nan")
     return float(np.square(prob_N.astype(np.float64) - true_N).mean())
 
 
 def calibration_error(true_N: Bools, prob_N: Floats) -> float:
-    """Expected calibration error: the mean over rows of |share of positives - mean probability| of the row's bin."""
+    """Expected calibration error: |share of positives - mean probability| of each bin, averaged over rows; NaN without rows."""
     if not len(true_N):
         return float("nan")
     gap = np.bincount(bin_of(prob_N), weights=prob_N.astype(np.float64) - true_N, minlength=BINS)
@@ -52,7 +52,7 @@ def calibration_error(true_N: Bools, prob_N: Floats) -> float:
 
 
 def label_values(table: Table) -> list[Value]:
-    """Counts and every defined rate of each label; then their averages (see `values.AVERAGES`)."""
+    """Counts and every defined metric of each label, then their averages (see `names.AVERAGES`)."""
     tp, fp, fn, tn = cells(table).sum(axis=1).astype(np.float64)
     found = rates(tp, fp, fn, tn)
     positives, rows = (tp + fn).astype(int), table.known_NL.sum(axis=0)
@@ -80,22 +80,22 @@ def label_values(table: Table) -> list[Value]:
 def _averages(
     table: Table, found: dict[str, Array], counts: tuple[Array, Array, Array, Array], positives: npt.NDArray[np.int64]
 ) -> list[Value]:
-    """`mean` of every rate; with several labels also `micro` and `weighted` of those that are pooled."""
-    some = int(table.known_NL.any(axis=1).sum())
+    """`mean` of every metric; with several labels also `micro` and `weighted` of the metrics in `POOLED`."""
+    rows = int(table.known_NL.any(axis=1).sum())
     out: list[Value] = []
     for metric in (*RATES, *AT_PRECISION):
         defined = ~np.isnan(found[metric])
         if defined.any():
-            out.append(Value(metric, MEAN, float(found[metric][defined].mean()), int(positives[defined].sum()), some))
+            out.append(Value(metric, MEAN, float(found[metric][defined].mean()), int(positives[defined].sum()), rows))
     if len(table.labels) == 1:
         return out
     pooled = {metric: float(value) for metric, value in rates(*(kind.sum() for kind in counts)).items()}
     pooled["auroc"], pooled["ap"] = ranked(table.true_NL[table.known_NL], table.prob_NL[table.known_NL])
     for metric in POOLED:
         if not np.isnan(pooled[metric]):
-            out.append(Value(metric, MICRO, pooled[metric], int(positives.sum()), some))
+            out.append(Value(metric, MICRO, pooled[metric], int(positives.sum()), rows))
         defined = ~np.isnan(found[metric]) & (positives > 0)
         if defined.any():
             value = float(np.average(found[metric][defined], weights=positives[defined]))
-            out.append(Value(metric, WEIGHTED, value, int(positives[defined].sum()), some))
+            out.append(Value(metric, WEIGHTED, value, int(positives[defined].sum()), rows))
     return out

@@ -1,4 +1,4 @@
-"""How often each label is positive in a part."""
+"""Numbers of positives of each label in a part."""
 # N rows, L labels
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ def prevalence(
 ) -> dict[str, Any]:
     """`{"rows": n, "patients": n or None, "labels": {label: {"positives": n, "known": n}}}`, ready for JSON.
 
-    `truth_NL` is 0, 1 or NaN (unknown); `patients` [N] names each row's patient, None where no row has one."""
+    `truth_NL` is 0, 1 or NaN (unknown); `patients` [N] is the patient of each row, None if unknown for all rows."""
     truth = np.asarray(truth_NL, dtype=np.float32).reshape(-1, len(labels))
     known_L, positives_L = (~np.isnan(truth)).sum(axis=0), (truth == 1.0).sum(axis=0)
     people = None if patients is None or patients.isna().all() else int(patients.nunique())

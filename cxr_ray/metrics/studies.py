@@ -1,4 +1,4 @@
-"""Images of one study judged together, as CheXpert is: its probabilities combined, its labels the study's."""
+"""Predictions by study: combines the probabilities and labels of the images of a study, as CheXpert's evaluation does."""
 # N images, S studies
 
 from collections.abc import Sequence
@@ -7,29 +7,28 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-How = Literal["max", "mean"]
+Method = Literal["max", "mean"]
 
 
-def combine(predictions: pd.DataFrame, labels: Sequence[str], *, how: How, task: str) -> pd.DataFrame:
-    """A predictions table with a row a study (patient and study together) in place of a row an image.
+def combine(predictions: pd.DataFrame, labels: Sequence[str], *, method: Method, task: str) -> pd.DataFrame:
+    """A predictions table with one row per study (patient and study together) instead of one per image.
 
-    Every column of probabilities (`prob/LABEL`, `NAME:prob/LABEL` of a rival) becomes its largest or its mean over the
-    study's images (Irvin et al. 2019 take the largest, arXiv:1901.07031). A label is positive where any of its images
-    says so, negative where some say no and none yes, else unknown; a study whose images name several classes is unknown.
-    An image without a study stands for itself. The other columns are those of the study's first image; `images` [S]
-    counts them."""
-    alone = predictions["study"].isna() | predictions["patient"].isna()
+    Each column of probabilities (`prob/LABEL`, `NAME:prob/LABEL` of a baseline) becomes its maximum or mean over the images of the
+    study (Irvin et al. 2019 use the maximum, arXiv:1901.07031). A label is positive if it is positive in any image, else negative if
+    it is negative in any image, else unknown; a study whose images have several classes is unknown. An image without a study is a
+    study of its own. The other columns are those of the study's first image; the new column `images` [S] counts its images."""
+    no_study = predictions["study"].isna() | predictions["patient"].isna()
     names = predictions["patient"].astype(str) + "\x1f" + predictions["study"].astype(str)
-    key = np.where(alone, "\x1f\x1f" + predictions["row"].astype(str), names)
+    key = np.where(no_study, "\x1f\x1f" + predictions["row"].astype(str), names)
     number = pd.factorize(key)[0]
     truth = [f"true/{k}" for k in labels]
     prob = [c for c in predictions.columns if c.startswith("prob/") or ":prob/" in c]
     grouped = predictions.groupby(number, sort=True)
-    out = grouped.first()  # the first known of each column; truth and probabilities are laid over it
+    out = grouped.first()  # the first known value of each column; truth and probabilities are replaced below
     first = predictions.loc[~pd.Series(number, index=predictions.index).duplicated()]
     out["row"], out["source_row"] = first["row"].to_numpy(), first["source_row"].to_numpy()
-    out[prob] = grouped[prob].max() if how == "max" else grouped[prob].mean()
-    out[truth] = grouped[truth].max()  # NaN is passed over: any 1 is 1, else any 0 is 0
+    out[prob] = grouped[prob].max() if method == "max" else grouped[prob].mean()
+    out[truth] = grouped[truth].max()  # skips NaN: any 1 gives 1, else any 0 gives 0
     if task == "multiclass":
         out.loc[out[truth].sum(axis=1) != 1, truth] = np.nan
     out["images"] = grouped.size()

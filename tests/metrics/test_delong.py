@@ -1,4 +1,4 @@
-"""DeLong by midranks against the placements written out pair by pair, and against the bootstrap."""
+"""DeLong by midranks against placement values computed pair by pair, and against the bootstrap."""
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ Array = npt.NDArray[np.float64]
 
 
 def slow(true: npt.NDArray[np.bool_], scores: Array) -> tuple[Array, Array]:
-    """Every pair of a positive and a negative: 1, one half, 0; the means of each row's pairs are its placement."""
+    """Every pair of a positive and a negative: 1, one half, 0; the mean over a row's pairs is its placement value."""
     wins = np.array([[[1.0 if p > n else 0.5 if p == n else 0.0 for n in s[~true]] for p in s[true]] for s in scores.T])
     by_positive, by_negative = wins.mean(axis=2), wins.mean(axis=1)
     width = len(wins)
@@ -30,35 +30,35 @@ def slow(true: npt.NDArray[np.bool_], scores: Array) -> tuple[Array, Array]:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 5)), min_size=4, max_size=24))
-def test_midranks_give_what_pairs_give(rows: list[tuple[bool, int, int]]) -> None:
+def test_midranks_match_pairs(rows: list[tuple[bool, int, int]]) -> None:
     true, scores = np.array([r[0] for r in rows]), np.array([r[1:] for r in rows], dtype=float)
-    area, spread = covariance(true, scores)
+    area, covariance_SS = covariance(true, scores)
     if min(true.sum(), (~true).sum()) < 2:
-        assert np.isnan(area).all() and np.isnan(spread).all()
+        assert np.isnan(area).all() and np.isnan(covariance_SS).all()
         assert interval(true, scores[:, 0]) is None and compare(true, scores) is None
         return
-    want_area, want = slow(true, scores)
-    np.testing.assert_allclose(area, want_area, atol=1e-12)
-    np.testing.assert_allclose(spread, want, atol=1e-12)
+    expected_area, expected = slow(true, scores)
+    np.testing.assert_allclose(area, expected_area, atol=1e-12)
+    np.testing.assert_allclose(covariance_SS, expected, atol=1e-12)
     assert area[0] == pytest.approx(roc_auc_score(true, scores[:, 0]), abs=1e-12)
 
 
-def test_no_rows_have_no_interval() -> None:
+def test_no_rows_give_no_interval() -> None:
     assert interval(np.zeros(0, dtype=bool), np.zeros(0)) is None
 
 
-def test_interval_is_near_the_bootstrap_by_row() -> None:
+def test_interval_is_close_to_the_bootstrap_by_row() -> None:
     rng = np.random.default_rng(0)
     true = rng.random(600) < 0.3
     prob = 1 / (1 + np.exp(-(rng.normal(size=600) + true)))
     table = decide(true[:, None].astype(float), prob[:, None], labels=["a"], task="binary", thresholds_L=[0.5])
     sample = bootstrap({"m": table}, np.arange(600), resamples=1000, rng=rng)["m"]["auroc", "a"]
-    drawn, found = percentile(sample), interval(true, prob)
-    assert drawn is not None and found is not None
-    assert found == pytest.approx((drawn.low, drawn.high), abs=0.008)
+    bootstrapped, found = percentile(sample), interval(true, prob)
+    assert bootstrapped is not None and found is not None
+    assert found == pytest.approx((bootstrapped.low, bootstrapped.high), abs=0.008)
 
 
-def test_p_is_uniform_where_nothing_differs_and_small_where_much_does() -> None:
+def test_p_is_uniform_without_a_difference_and_small_with_a_large_one() -> None:
     rng = np.random.default_rng(1)
     p = []
     for _ in range(300):

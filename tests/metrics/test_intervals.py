@@ -1,4 +1,4 @@
-"""Intervals against their definitions: Wilson's quadratic, and resamples written out row by row."""
+"""Intervals against their definitions: Wilson's interval, and resamples as tables of repeated rows."""
 
 import math
 
@@ -12,8 +12,7 @@ from scipy.stats import bootstrap as scipy_bootstrap
 
 from cxr_ray.data.split import groups_of
 from cxr_ray.metrics import AT_PRECISION, COUNTS, compute_metrics, intervals
-from cxr_ray.metrics.intervals import Samples, bca, bootstrap, draws, jackknife, p_value, percentile, wilson
-from cxr_ray.metrics.ranking import Resampled
+from cxr_ray.metrics.intervals import Samples, bca, bootstrap, jackknife, p_value, percentile, resample_counts, wilson
 from cxr_ray.metrics.table import Table, decide
 
 LABELS = ["a", "b", "c"]
@@ -29,38 +28,17 @@ def test_wilson_is_the_standard_interval(n: int, data: st.DataObject) -> None:
 
 
 def test_wilson_of_the_notebooks_accuracy() -> None:
-    """58 of 60 right, as the notebook reports: 0.9667."""
+    """58 of 60 correct, as the notebook reports: 0.9667."""
     low, high = wilson(58, 60)
     assert (round(low, 3), round(high, 3)) == (0.886, 0.991)
     with pytest.raises(ValueError, match="3 of 2"):
         wilson(3, 2)
 
 
-def test_draws_do_not_depend_on_the_chunk_and_keep_the_size() -> None:
-    whole = np.vstack(list(draws(7, 10, np.random.default_rng(0), at_once=10)))
-    pieces = np.vstack(list(draws(7, 10, np.random.default_rng(0), at_once=3)))
+def test_resamples_do_not_depend_on_the_chunk_size() -> None:
+    whole = np.vstack(list(resample_counts(7, 10, np.random.default_rng(0), at_once=10)))
+    pieces = np.vstack(list(resample_counts(7, 10, np.random.default_rng(0), at_once=3)))
     assert (whole == pieces).all() and whole.shape == (10, 7) and (whole.sum(axis=1) == 7).all()
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 3)), min_size=0, max_size=30), st.data())
-def test_weighted_ranking_is_that_of_the_rows_written_out(
-    rows: list[tuple[bool, int, int]], data: st.DataObject
-) -> None:
-    true = np.array([r[0] for r in rows], dtype=bool)
-    score = np.array([r[1] / 5 for r in rows], dtype=float)
-    group = np.array([r[2] for r in rows], dtype=np.int64)
-    counts = np.array(data.draw(st.lists(st.integers(0, 3), min_size=4, max_size=4)), dtype=float)[None]
-    auroc, ap = Resampled(true, score, group)(counts)
-    times = counts[0, group].astype(int)
-    truth, prob = np.repeat(true, times).astype(float)[:, None], np.repeat(score, times)[:, None]
-    want = {
-        v.metric: v.value
-        for v in compute_metrics(truth, prob, labels=["a"], task="binary", thresholds_L=[0.5])
-        if v.label == "a"
-    }
-    assert auroc[0] == pytest.approx(want.get("auroc", math.nan), abs=1e-12, nan_ok=True)
-    assert ap[0] == pytest.approx(want.get("ap", math.nan), abs=1e-12, nan_ok=True)
 
 
 def make(task: str, seed: int, rows: int = 60) -> tuple[Table, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -78,39 +56,39 @@ def make(task: str, seed: int, rows: int = 60) -> tuple[Table, npt.NDArray[np.fl
 
 
 @pytest.mark.parametrize("task", ["multilabel", "binary", "multiclass"])
-def test_every_resample_is_the_judge_of_its_rows(task: str) -> None:
+def test_every_resample_has_the_metrics_of_its_rows(task: str) -> None:
     table, truth, prob = make(task, 0)
     group = np.random.default_rng(1).integers(0, 20, len(truth))
     samples = bootstrap({"m": table}, group, resamples=25, rng=np.random.default_rng(2))["m"]
-    counts = np.vstack(list(draws(int(group.max()) + 1, 25, np.random.default_rng(2), at_once=25)))
+    counts = np.vstack(list(resample_counts(int(group.max()) + 1, 25, np.random.default_rng(2), at_once=25)))
     for r in range(25):
         rows = np.repeat(np.arange(len(truth)), counts[r, group].astype(int))
         values = compute_metrics(
             truth[rows], prob[rows], labels=table.labels, task=task, thresholds_L=np.full(len(table.labels), 0.5)
         )
-        want = {(v.metric, v.label): v.value for v in values if v.metric not in (*COUNTS, *AT_PRECISION)}
+        expected = {(v.metric, v.label): v.value for v in values if v.metric not in (*COUNTS, *AT_PRECISION)}
         for key, sample in samples.items():
-            assert sample[r] == pytest.approx(want.pop(key, math.nan), abs=1e-12, nan_ok=True), (key, r)
-        assert not want  # no other metric is left without its samples
+            assert sample[r] == pytest.approx(expected.pop(key, math.nan), abs=1e-12, nan_ok=True), (key, r)
+        assert not expected  # every other metric has samples
 
 
-def test_pooled_ranking_of_a_large_table_takes_the_first_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pooled_ranking_of_a_large_table_uses_only_the_first_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     table, truth, _ = make("multilabel", 12)
     group = groups_of(None, len(truth))
 
-    def run(**how: bool) -> Samples:
-        return bootstrap({"m": table}, group, resamples=40, rng=np.random.default_rng(0), **how)["m"]
+    def run(**options: bool) -> Samples:
+        return bootstrap({"m": table}, group, resamples=40, rng=np.random.default_rng(0), **options)["m"]
 
-    whole, without = run(), run(micro=False)
+    complete, without = run(), run(micro=False)
     monkeypatch.setattr(intervals, "MICRO_CELLS", 1)
-    monkeypatch.setattr(intervals, "LEAST_MICRO", 25)
-    monkeypatch.setattr(intervals, "CHUNK_CELLS", 10 * len(truth))  # ten resamples a chunk
-    some = run()
+    monkeypatch.setattr(intervals, "MIN_MICRO_RESAMPLES", 25)
+    monkeypatch.setattr(intervals, "CHUNK_CELLS", 10 * len(truth))  # ten resamples per chunk
+    limited = run()
     for metric in ("auroc", "ap"):
-        np.testing.assert_array_equal(some[metric, "micro"], whole[metric, "micro"][:25])
-        assert len(whole[metric, "micro"]) == 40 and (metric, "micro") not in without
-        np.testing.assert_array_equal(some[metric, "a"], whole[metric, "a"])
-    assert percentile(some["auroc", "micro"]) is not None
+        np.testing.assert_array_equal(limited[metric, "micro"], complete[metric, "micro"][:25])
+        assert len(complete[metric, "micro"]) == 40 and (metric, "micro") not in without
+        np.testing.assert_array_equal(limited[metric, "a"], complete[metric, "a"])
+    assert percentile(limited["auroc", "micro"]) is not None
 
 
 def test_equal_generators_give_equal_samples() -> None:
@@ -126,15 +104,15 @@ def test_equal_generators_give_equal_samples() -> None:
     assert not np.array_equal(first["auroc", "a"], other["auroc", "a"])
 
 
-def test_tables_share_their_draws() -> None:
-    """A model is paired with its rival: the difference of a table with itself is nothing in every resample."""
+def test_tables_share_their_resamples() -> None:
+    """A model is paired with its baseline: the difference of a table with itself is 0 in every resample."""
     table, truth, _ = make("multilabel", 4)
     both = bootstrap({"x": table, "y": table}, groups_of(None, len(truth)), resamples=20, rng=np.random.default_rng(0))
     np.testing.assert_array_equal(both["x"]["f1", "mean"], both["y"]["f1", "mean"])
 
 
-def test_patients_drawn_whole_widen_the_interval() -> None:
-    """Eight equal images a patient hold one patient's worth: about sqrt(8) of the width by image."""
+def test_resampling_patients_widens_the_interval() -> None:
+    """Eight equal images of a patient are as informative as one: the interval is about sqrt(8) times that by image."""
     rng = np.random.default_rng(5)
     truth = np.repeat((rng.random(60) < 0.4).astype(float), 8)[:, None]
     prob = np.clip(np.repeat(rng.random(60), 8)[:, None] * 0.6 + 0.3 * truth, 0, 1)
@@ -149,7 +127,7 @@ def test_patients_drawn_whole_widen_the_interval() -> None:
     assert 2.2 < widths[0] / widths[1] < 3.6
 
 
-def test_percentile_counts_what_is_defined_and_refuses_too_little() -> None:
+def test_percentile_counts_the_defined_resamples_and_needs_enough_of_them() -> None:
     sample = np.arange(1000.0)
     sample[:50] = np.nan
     found = percentile(sample)
@@ -164,7 +142,7 @@ def test_one_group_has_no_interval() -> None:
     assert bootstrap({"m": table}, np.zeros(len(truth), int), resamples=10, rng=np.random.default_rng(0)) == {"m": {}}
 
 
-def test_the_interval_of_accuracy_covers_as_often_as_it_says() -> None:
+def test_the_interval_of_accuracy_has_its_nominal_coverage() -> None:
     """150 samples of 200 rows whose true accuracy is 0.8: a 95% interval misses about 7 of them."""
     rng, missed = np.random.default_rng(8), 0
     for _ in range(150):
@@ -174,11 +152,11 @@ def test_the_interval_of_accuracy_covers_as_often_as_it_says() -> None:
         found = percentile(bootstrap({"m": table}, np.arange(200), resamples=200, rng=rng)["m"]["accuracy", ""])
         assert found is not None
         missed += not found.low <= 0.8 <= found.high
-    assert 1 <= missed <= 18  # 5% to 7% expected; outside with a chance under 1 in 1,000
+    assert 1 <= missed <= 18  # 5% to 7% expected; outside with a probability under 1 in 1,000
 
 
-def test_bca_is_scipys() -> None:
-    """The same resamples (one generator, one row a group) and the exact jackknife: recall, AUROC and precision alike."""
+def test_bca_matches_scipy() -> None:
+    """With the same resamples (one generator, one row per group) and the exact jackknife."""
     rng = np.random.default_rng(11)
     truth = (rng.random((50, 1)) < 0.4).astype(float)
     prob = np.clip(rng.normal(0.35, 0.2, (50, 1)) + 0.25 * truth, 0, 1)
@@ -189,9 +167,9 @@ def test_bca_is_scipys() -> None:
     values = {v.metric: v.value for v in compute_metrics(truth, prob, labels=["a"], task="binary", thresholds_L=[0.5])}
     for metric in ("recall", "auroc", "precision", "brier"):
 
-        def statistic(rows: npt.NDArray[np.int64], wanted: str = metric) -> float:
-            judged = compute_metrics(truth[rows], prob[rows], labels=["a"], task="binary", thresholds_L=[0.5])
-            return next(v.value for v in judged if v.metric == wanted)
+        def statistic(rows: npt.NDArray[np.int64], name: str = metric) -> float:
+            resampled = compute_metrics(truth[rows], prob[rows], labels=["a"], task="binary", thresholds_L=[0.5])
+            return next(v.value for v in resampled if v.metric == name)
 
         known = scipy_bootstrap(
             (group,), statistic, n_resamples=400, vectorized=False, method="BCa", rng=np.random.default_rng(12)
@@ -203,9 +181,9 @@ def test_bca_is_scipys() -> None:
         assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=1e-9)
 
 
-def test_bca_gives_none_where_nothing_can_be_said() -> None:
+def test_bca_is_none_where_it_is_undefined() -> None:
     steady = np.array([0.2, 0.3])
-    assert bca(np.full(100, 0.5), 0.5, steady) is not None  # all alike: an interval of no width
+    assert bca(np.full(100, 0.5), 0.5, steady) is not None  # all equal: an interval of width 0
     assert bca(np.full(100, 0.5), 0.9, steady) is None  # all on one side
     assert bca(np.linspace(0, 1, 100), 0.5, np.array([np.nan, 0.5])) is None
     assert bca(np.full(100, np.nan), 0.5, steady) is None
@@ -223,11 +201,11 @@ def test_the_jackknife_leaves_each_block_out_once(groups: int) -> None:
         values = compute_metrics(
             truth[rows], prob[rows], labels=LABELS, task="multilabel", thresholds_L=np.full(3, 0.5)
         )
-        want = next(v.value for v in values if (v.metric, v.label) == ("f1", "b"))
-        assert found[j] == pytest.approx(want, abs=1e-12)
+        expected = next(v.value for v in values if (v.metric, v.label) == ("f1", "b"))
+        assert found[j] == pytest.approx(expected, abs=1e-12)
 
 
-def test_p_is_where_the_interval_touches_nothing() -> None:
+def test_p_is_the_level_at_which_the_interval_reaches_zero() -> None:
     sample = np.random.default_rng(13).normal(0.1, 0.06, 1999)
     p = p_value(sample)
     assert p is not None and 0.05 < p < 0.2
