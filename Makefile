@@ -2,9 +2,9 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
-# pip's own look for a newer pip is a network call that nothing here needs.
+# Checking for a newer pip is a network call that is not needed.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# The constraints hold for the build of the package as well, which `pip install -c` does not reach.
+# Applies the constraints to the build of the package too, which `pip install -c` does not.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .PHONY: venv demo test test-long test-zoo lint format clean
@@ -12,7 +12,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 venv: $(STAMP)
 
-# The stamp is written last: an install that was interrupted is done again.
+# The stamp is written last, so that an interrupted install is repeated.
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
 	@$(BIN)/python -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=...") if sys.version_info < (3, 11) else None'
@@ -22,18 +22,18 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/cxr-ray demo --out demo
 
-# What needs no Ray goes side by side, one thread each; Ray's own tests want the cores for themselves.
+# Tests without Ray run in parallel, one thread each; tests with Ray need all cores.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not zoo and not long and not ray and not cluster"
 	$(BIN)/python -m pytest -m "(ray or cluster) and not zoo and not long"
 
-# What takes minutes and repeats roads that `make test` goes in short: sweeps of every kind, every preset on real images.
+# Takes minutes. Longer versions of tests in `make test`: all kinds of sweeps, all presets on real images.
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -m long
 
-# Every architecture with real numbers: minutes, and 16 GiB of memory for the largest.
+# Every architecture with real data. Takes minutes, and 16 GiB of memory for the largest.
 test-zoo: $(STAMP)
-	$(BIN)/python -m pytest -m zoo tests/test_models.py
+	$(BIN)/python -m pytest -m zoo tests/models
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,1 +1,1 @@
-"""Everything that imports Ray."""
+"""All code that imports Ray."""

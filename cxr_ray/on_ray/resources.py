@@ -1,4 +1,5 @@
-"""What workers and trials take of the cluster, and how many fit: impossible is an error, not a wait. It asks Ray for nothing."""
+"""Resources of workers and trials, and how many fit on the cluster: what can never fit is an error, not a wait. It does not call
+Ray."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,103 +8,109 @@ from cxr_ray import config as cfg
 from cxr_ray.errors import UserError, unknown
 
 Resources = Mapping[str, float]
-"""Ray's names of resources and how much of each, such as {"CPU": 1}."""
+"""Amounts by Ray's resource names, such as {"CPU": 1}."""
 
 
 @dataclass(frozen=True)
-class Room:
-    """What a trial takes of the cluster."""
+class TrialResources:
+    """What one trial of a sweep needs, and how many of its workers the cluster can run."""
 
     workers: int
-    each: Resources
-    """What a worker takes."""
-    slots: int
-    """Workers that the cluster holds."""
+    """Workers of one trial."""
+    per_worker: Resources
+    cluster_workers: int
+    """Workers that the cluster can run at the same time."""
 
     @classmethod
-    def of(cls, config: cfg.Config, nodes: Sequence[Resources]) -> "Room":
-        """The room of `config`'s trials on the cluster's `nodes`. Raises `UserError` where it could never hold one."""
+    def of(cls, config: cfg.Config, nodes: Sequence[Resources]) -> "TrialResources":
+        """The resources of `config`'s trials on the cluster's `nodes`. Raises `UserError` if not even one trial fits."""
         train, share = config.train, config.tune.trial_gpus
-        each = dict(train.resources_per_worker)
-        there = total("GPU", nodes)
+        requested = dict(train.resources_per_worker)
+        available_gpus = cluster_total("GPU", nodes)
         if share is not None and train.workers > 1:
             raise UserError("tune.trial_gpus shares a GPU between trials of one worker: set train.workers to 1")
         if share is not None and train.gpu is False:
+            raise UserError("tune.trial_gpus asks for part of a GPU, but train.gpu is false; leave one of them out")
+        if share is not None and share > available_gpus:
             raise UserError(
-                "tune.trial_gpus takes a part of a GPU, and train.gpu: false wants none; leave one of them out"
+                f"tune.trial_gpus is {share:g}, but the cluster has {available_gpus:g} GPUs; set it to null, or start a node with a GPU"
             )
-        if share is not None and share > there:
-            raise UserError(
-                f"tune.trial_gpus: {share:g}, and the cluster has {there:g} GPUs; set it to null, or start a node with one"
-            )
-        wanted = use_gpus(train.gpu, train.workers, there)
-        gpus = share if share is not None else each.get("GPU", 1.0) if wanted else 0.0
-        each = {"CPU": 1.0, **each, "GPU": gpus}
-        taken = {name: size for name, size in each.items() if size > 0 or name == "CPU"}
-        return cls(train.workers, taken, check_room(taken, train.workers, nodes))
+        with_gpu = use_gpus(train.gpu, train.workers, available_gpus)
+        gpus = share if share is not None else requested.get("GPU", 1.0) if with_gpu else 0.0
+        requested = {"CPU": 1.0, **requested, "GPU": gpus}
+        per_worker = {name: amount for name, amount in requested.items() if amount > 0 or name == "CPU"}
+        return cls(train.workers, per_worker, check_capacity(per_worker, train.workers, nodes))
 
     @property
     def gpus(self) -> float:
         """GPUs of a worker."""
-        return self.each.get("GPU", 0.0)
+        return self.per_worker.get("GPU", 0.0)
 
-    def at_once(self, asked: int | str) -> int:
-        """How many trials fit side by side, at most `asked`: a trial that waited for room that another holds would never end."""
-        fits = max(1, self.slots // self.workers)
-        return fits if asked == "auto" else min(int(asked), fits)
+    def max_concurrent(self, limit: int | str) -> int:
+        """How many trials run at once, at most `limit` ("auto": no limit). Starting more could deadlock: trials would wait for
+        resources that other waiting trials hold."""
+        fit = max(1, self.cluster_workers // self.workers)
+        return fit if limit == "auto" else min(int(limit), fit)
 
     def bundles(self) -> list[dict[str, float]]:
-        """Of the trial's own process: its one worker's, or, where Ray Train places the workers, next to nothing."""
-        return [dict(self.each)] if self.workers == 1 else [{"node:__internal_head__": 0.0001}]
+        """Placement of the trial's own process: with one worker the worker's resources, else almost none, since Ray Train places the
+        workers."""
+        return [dict(self.per_worker)] if self.workers == 1 else [{"node:__internal_head__": 0.0001}]
 
-    def said(self) -> str:
-        """In words."""
-        return in_words(self.each) if self.workers == 1 else f"{self.workers} workers of {in_words(self.each)}"
+    def __str__(self) -> str:
+        each = format_resources(self.per_worker)
+        return each if self.workers == 1 else f"{self.workers} workers with {each} each"
 
 
 def use_gpus(wanted: bool | str, workers: int, gpus: float) -> bool:
-    """Whether `workers` take a GPU each of a cluster's `gpus`, for `train.gpu`."""
+    """Whether each of `workers` gets one of a cluster's `gpus`; `wanted` is `train.gpu`."""
     return gpus >= workers if wanted == "auto" else bool(wanted)
 
 
-def check_room(each: Resources, workers: int, nodes: Sequence[Resources]) -> int:
-    """How many workers that take `each` the nodes hold. Raises `UserError` where these are fewer than `workers`."""
+def check_capacity(per_worker: Resources, workers: int, nodes: Sequence[Resources]) -> int:
+    """How many workers that need `per_worker` the nodes can run. Raises `UserError` if that is less than `workers`."""
     known = sorted({name for node in nodes for name in node if not name.startswith("node:")})
-    for name, size in each.items():
+    for name, amount in per_worker.items():
         if name not in known and name not in ("CPU", "GPU"):
             raise unknown("resource", name, known, where=" in train.resources_per_worker")
-        if size * workers > total(name, nodes):
+        if amount * workers > cluster_total(name, nodes):
             raise UserError(
-                f"{workers} workers want {size * workers:g} {name}, and the cluster has {total(name, nodes):g}; "
-                "lower train.workers or train.resources_per_worker, or start more nodes"
+                f"{workers} workers need {format_resources({name: amount * workers})}, but the cluster has "
+                f"{cluster_total(name, nodes):g}; lower train.workers or train.resources_per_worker, or start more nodes"
             )
-    slots = sum(_fit(each, node) for node in nodes)
-    if slots < workers:
-        raise UserError(
-            f"a worker of {in_words(each)} lies on one node, and the cluster's {len(nodes)} nodes hold {slots} of the {workers} "
-            "that are asked for; lower train.workers or train.resources_per_worker, or start larger nodes"
+    fit = sum(_workers_on_node(per_worker, node) for node in nodes)
+    if fit < workers:
+        each = format_resources(per_worker)
+        problem = (
+            f"the cluster's {len(nodes)} nodes have room for {fit} of {workers} workers with {each}"
+            if fit
+            else f"none of the cluster's {len(nodes)} nodes has {each}"
         )
-    return slots
+        raise UserError(
+            f"{problem}: each worker must fit on one node; lower train.workers or train.resources_per_worker, or start larger nodes"
+        )
+    return fit
 
 
-def total(name: str, nodes: Sequence[Resources]) -> float:
-    """What the nodes have of a resource together."""
+def cluster_total(name: str, nodes: Sequence[Resources]) -> float:
+    """Amount of a resource on all nodes together."""
     return sum(node.get(name, 0.0) for node in nodes)
 
 
-def in_words(each: Resources) -> str:
-    """Resources as a person says them."""
-    return " and ".join(f"{size:g} {name}" for name, size in each.items())
+def format_resources(resources: Resources) -> str:
+    """Resources as text: `2 CPUs and 1 GPU`."""
+    return " and ".join(
+        f"{amount:g} {name}{'s' if name in ('CPU', 'GPU') and amount > 1 else ''}" for name, amount in resources.items()
+    )
 
 
-def _fit(each: Resources, node: Resources) -> int:
-    """How many workers fit a node."""
+def _workers_on_node(per_worker: Resources, node: Resources) -> int:
     fits = []
-    for name, size in each.items():
-        there = node.get(name, 0.0)
-        if size <= 0:
+    for name, amount in per_worker.items():
+        available = node.get(name, 0.0)
+        if amount <= 0:
             continue
-        # Ray gives a part of a GPU from one of them: two workers of 0.6 want two GPUs.
-        parts = int(there) * int(1 / size + 1e-6) if name == "GPU" and size < 1 else int(there / size + 1e-6)
-        fits.append(parts)
+        # Ray takes a fraction of a GPU from a single GPU: two workers of 0.6 need two GPUs.
+        fraction = name == "GPU" and amount < 1
+        fits.append(int(available) * int(1 / amount + 1e-6) if fraction else int(available / amount + 1e-6))
     return min(fits, default=10**6)

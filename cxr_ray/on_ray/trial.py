@@ -1,4 +1,4 @@
-"""One trial of a sweep, in its own process: the engine itself, or Ray Train around it."""
+"""One trial of a sweep, in its own process: runs the training loop there, or starts Ray Train."""
 
 import faulthandler
 import gc
@@ -21,9 +21,9 @@ from cxr_ray.data import store as stores
 from cxr_ray.errors import UserError
 from cxr_ray.on_ray import cluster
 from cxr_ray.on_ray import train as training
-from cxr_ray.on_ray.resources import Room
+from cxr_ray.on_ray.resources import TrialResources
 from cxr_ray.runtime.threads import background
-from cxr_ray.storage.lease import LASTS_S, Lease
+from cxr_ray.storage.lease import EXPIRES_S, Lease
 from cxr_ray.training import checkpoint as checkpoints
 from cxr_ray.training import setup
 from cxr_ray.tuning import ranking
@@ -32,12 +32,13 @@ from cxr_ray.tuning.sweep import Sweep
 from cxr_ray.tuning.trial import Trial
 
 OBJECTIVE = "objective"
-"""What Ray's schedulers compare: the first metric, more is better; far below all others where it is undefined."""
+"""What Ray's schedulers compare: the first metric, signed so that more is better."""
 UNDEFINED = -1e9
+"""Objective of a trial whose metric is undefined: below all others."""
 
 
 class TuneContext:
-    """The engine's `Context` in a trial of one worker: this process, Ray Tune told after every epoch."""
+    """The training loop's `Context` in a trial of one worker: reports to Ray Tune after every epoch."""
 
     def __init__(
         self,
@@ -45,37 +46,40 @@ class TuneContext:
         objective: Callable[[Mapping[str, float]], float],
         *,
         hang_s: float,
-        restored: Path | None,
-        share: bool,
+        checkpoint: Path | None,
+        share_checkpoints: bool,
     ) -> None:
         from cxr_ray.runtime.context import pick_device
 
         self.rank, self.world = 0, 1
         self.device = pick_device(run.config.train.gpu)
-        self.halted = self.reported = False
-        self._run, self._objective, self._hang_s, self._restored, self._share = run, objective, hang_s, restored, share
-        self._alive()
+        self.stopped_by_scheduler = self.reported = False
+        self._run, self._objective, self._hang_s = run, objective, hang_s
+        self._checkpoint, self._share_checkpoints = checkpoint, share_checkpoints
+        self._reset_hang_timer()
 
-    def _alive(self) -> None:
-        # A thread of its own in C: it ends a process that hangs even where Python's lock is held.
+    def _reset_hang_timer(self) -> None:
+        # faulthandler's own C thread ends a process that hangs, even while Python's lock is taken.
         faulthandler.dump_traceback_later(self._hang_s, exit=True)
 
     def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
-        self._alive()
-        told = {**metrics, OBJECTIVE: self._objective(metrics)}
-        shared = ray_tune.Checkpoint.from_directory(str(checkpoint)) if self._share and checkpoint is not None else None
+        self._reset_hang_timer()
+        values = {**metrics, OBJECTIVE: self._objective(metrics)}
+        shared = None
+        if self._share_checkpoints and checkpoint is not None:
+            shared = ray_tune.Checkpoint.from_directory(str(checkpoint))
         self.reported = True
         try:
-            ray_tune.report(told, checkpoint=shared)
-        except SystemExit:  # the scheduler ends the trial: the engine writes the model and returns
-            self.halted = True
+            ray_tune.report(values, checkpoint=shared)
+        except SystemExit:  # the scheduler stops the trial: the training loop writes the model and returns
+            self.stopped_by_scheduler = True
 
     def restore(self) -> Path | None:
-        return self._restored
+        return self._checkpoint
 
     def should_stop(self) -> bool:
-        self._alive()
-        return self.halted or self._run.asked_to_stop
+        self._reset_hang_timer()
+        return self.stopped_by_scheduler or self._run.stop_requested
 
     def should_save(self) -> bool:
         return False
@@ -85,37 +89,39 @@ class TuneContext:
 
 
 def train_trial(config: dict[str, Any]) -> None:
-    """One trial, in its process: the engine itself, or Ray Train around it. What the user can mend is told, not raised: a new
-    start would find it again."""
-    given = config["given"]
-    sweep = sweeps.load(given["sweep"])
+    """The function that Ray Tune runs for a trial. A `UserError` is reported, not raised, because a retry would fail in the same
+    way."""
+    spec = config["spec"]
+    sweep = sweeps.load(spec["sweep"])
     try:
-        halted = _train(sweep, given)
+        stopped_by_scheduler = run_trial(sweep, spec)
     except UserError as error:
-        folder = sweep.path / "trials" / given["trial"]
+        folder = sweep.path / "trials" / spec["trial"]
         if (folder / "run.json").exists():
             runs.Run(folder).update(status="failed", error=str(error))
         ray_tune.report({"epoch": 0, OBJECTIVE: UNDEFINED, "error": str(error)})
         return
     finally:
         faulthandler.cancel_dump_traceback_later()
-        _free()
-    if halted:
-        sys.exit(0)  # as Ray's own report would have
+        _release_gpu_memory()
+    if stopped_by_scheduler:
+        sys.exit(0)  # as Ray's own report does
 
 
-def _train(sweep: Sweep, given: dict[str, Any]) -> bool:
-    trial = sweep.trial(given["trial"])
+def run_trial(sweep: Sweep, spec: Mapping[str, Any]) -> bool:
+    """Train the trial of a `tune_callback.trial_spec`, to which PBT adds a `donor`. Returns whether its scheduler stopped it. Raises
+    `UserError`."""
+    trial = sweep.trial(spec["trial"])
     tune = sweep.config.tune
-    written = sweep.trial_config(replace(trial, hyperparameters=trial.sampled))
-    config = sweep.trial_config(replace(trial, hyperparameters=_hyperparameters_now(sweep, trial, given)))
+    initial_config = sweep.trial_config(replace(trial, hyperparameters=trial.initial))
+    config = sweep.trial_config(replace(trial, hyperparameters=_current_hyperparameters(sweep, trial, spec)))
     registry.load_plugins(config.plugins)
     store = stores.open(str(config.data.shards), verify=config.data.verify, cache=config.data.cache)
     if store.fingerprint != sweep.info["store"]["fingerprint"]:
         raise UserError(f"the store {store.origin} has changed since the sweep was started; start a new sweep on it")
     plan = plans.build(store, config.data, seed=config.seed, pos_weight_power=config.loss.pos_weight_power)
     about = {
-        "knobs": trial.sampled,
+        "knobs": trial.initial,
         "sweep": {
             "name": sweep.path.name,
             "knobs": sweep.info["knobs"],
@@ -124,22 +130,22 @@ def _train(sweep: Sweep, given: dict[str, Any]) -> bool:
             "number": trial.number,
         },
     }
-    run = setup.open_run(written, store, plan, **about)
+    run = setup.open_run(initial_config, store, plan, **about)
     objective = objective_of(tune)
-    with _lease(run.path):
+    with _wait_for_lease(run.path):
         (run.path / "stop").unlink(missing_ok=True)
         run.update(status="started", error=None)
-        if given.get("donor"):
-            _write_change(run, given)
+        if spec.get("donor"):
+            _record_pbt_change(run, spec)
         if config.train.workers > 1:
-            room = Room.of(sweep.config, cluster.nodes())
-            with _watched(run, tune.hang_minutes * 60):
+            resources = TrialResources.of(sweep.config, cluster.nodes())
+            with _exit_on_hang(run, tune.hang_minutes * 60):
                 training.on_workers(
                     run,
-                    dict(room.each),
-                    use_gpu=bool(room.gpus),
+                    dict(resources.per_worker),
+                    use_gpu=bool(resources.gpus),
                     failures=0,
-                    callbacks=[_reporter(objective)],
+                    callbacks=[_tune_reporter(objective)],
                     log=run.log,
                 )
             info = run.info
@@ -152,67 +158,71 @@ def _train(sweep: Sweep, given: dict[str, Any]) -> bool:
 
         torch.set_num_threads(config.train.threads or max(1, int(config.train.resources_per_worker.get("CPU", 1))))
         context = TuneContext(
-            run, objective, hang_s=tune.hang_minutes * 60, restored=_shared(), share=tune.scheduler == "pbt"
+            run,
+            objective,
+            hang_s=tune.hang_minutes * 60,
+            checkpoint=_pbt_checkpoint(),
+            share_checkpoints=tune.scheduler == "pbt",
         )
         latest = trainer.fit(config, plan, store, context, run)
-        # It died after its last epoch, before it could say that it is finished.
+        # An earlier start died after the last epoch, before Ray got its report.
         if not context.reported and run.info["status"] == "finished":
             context.report({"epoch": config.train.epochs, **latest}, None)
-        return context.halted
+        return context.stopped_by_scheduler
 
 
 def objective_of(tune: cfg.Tune) -> Callable[[Mapping[str, float]], float]:
-    """What schedulers compare, from a report's metrics by name: the first of `tune.metrics`, more is better, less what
-    `tune.constraint` is missed by, so that no trial which keeps it is ended for one which does not."""
+    """A function from reported metrics to the objective that schedulers compare: the first of `tune.metrics`, signed so that more is
+    better, minus the violations of `tune.constraint`. So no trial that meets the constraint is stopped for one that does not."""
     sign = cfg.sign_of(tune.modes[0])
     metric, limits = tune.metrics[0], ranking.constraints(tune)
     return lambda values: (
-        sign * values[metric] - sum(max(0.0, c.missed(values, undefined=1.0)) for c in limits)
+        sign * values[metric] - sum(max(0.0, c.violation(values, undefined=1.0)) for c in limits)
         if metric in values
         else UNDEFINED
     )
 
 
-def _hyperparameters_now(sweep: Sweep, trial: Trial, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What is trained with now: as given, or, where pbt changed it in an earlier launch, what it came to."""
+def _current_hyperparameters(sweep: Sweep, trial: Trial, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `spec`; or the last ones that PBT set in an earlier launch."""
     folder = sweep.path / "trials" / trial.name
     changes = runs.Run(folder).info.get("changes") if (folder / "run.json").exists() else None
-    if changes and not given.get("donor"):
+    if changes and not spec.get("donor"):
         return dict(changes[-1]["knobs"])
-    return dict(given["knobs"])
+    return dict(spec["hyperparameters"])
 
 
-def _write_change(run: runs.Run, given: Mapping[str, Any]) -> None:
-    """Keep in run.json's `changes` from which epoch on pbt lets the run train with other knobs, and whose weights it took."""
-    place = _shared()
-    epoch = 0 if place is None else int(checkpoints.state_of(place)["epoch"])
+def _record_pbt_change(run: runs.Run, spec: Mapping[str, Any]) -> None:
+    """Record in `changes` of run.json the epoch after which PBT changed the hyperparameters, and whose weights it took."""
+    checkpoint = _pbt_checkpoint()
+    epoch = 0 if checkpoint is None else int(checkpoints.read_state(checkpoint)["epoch"])
     changes = run.info.get("changes", [])
-    change = {"epoch": epoch, "knobs": given["knobs"], "from": given["donor"]}
-    if not changes or {**changes[-1], "epoch": epoch} != change:  # else a new start after the same change
+    change = {"epoch": epoch, "knobs": spec["hyperparameters"], "from": spec["donor"]}
+    if not changes or {**changes[-1], "epoch": epoch} != change:  # equal after a restart: recorded already
         run.update(changes=[*(c for c in changes if c["epoch"] < epoch), change])
 
 
-def _shared() -> Path | None:
-    """The checkpoint that pbt hands over, as a folder that stays."""
-    held = ray_tune.get_checkpoint()
-    return None if held is None else Path(held.path)
+def _pbt_checkpoint() -> Path | None:
+    """The folder of the checkpoint that PBT gives to this trial."""
+    checkpoint = ray_tune.get_checkpoint()
+    return None if checkpoint is None else Path(checkpoint.path)
 
 
-def _free() -> None:
-    """Give a GPU's memory back: the process is used again, or waits beside others that share the GPU."""
+def _release_gpu_memory() -> None:
+    """Release cached GPU memory: this process is reused, or waits while other trials use the same GPU."""
     if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
         gc.collect()
         torch.cuda.empty_cache()
 
 
 @contextmanager
-def _watched(run: runs.Run, hang_s: float) -> Iterator[None]:
-    """End this process, and with it the workers that it owns, where they have written nothing to the run's log for so long."""
+def _exit_on_hang(run: runs.Run, hang_s: float) -> Iterator[None]:
+    """Exit this process, and with it its workers, if they have written nothing to the run's log for `hang_s`."""
 
     def watch(ended: threading.Event) -> None:
-        log, began = run.path / "log.txt", time.time()
+        log, started = run.path / "log.txt", time.time()
         while not ended.wait(min(5.0, hang_s / 4)):
-            if time.time() - max(began, log.stat().st_mtime if log.exists() else 0.0) > hang_s:
+            if time.time() - max(started, log.stat().st_mtime if log.exists() else 0.0) > hang_s:
                 os._exit(1)
 
     with background(watch, name="cxr-hang"):
@@ -220,16 +230,16 @@ def _watched(run: runs.Run, hang_s: float) -> Iterator[None]:
 
 
 @contextmanager
-def _lease(folder: Path) -> Iterator[None]:
-    """The run's lease; that of a trial which died on another machine is waited out."""
-    ends = time.monotonic() + LASTS_S + 10
+def _wait_for_lease(folder: Path) -> Iterator[None]:
+    """The run's lease. Waits until that of a trial which died on another machine expires."""
+    deadline = time.monotonic() + EXPIRES_S + 10
     while True:
         lease = Lease(folder)
         try:
             lease.__enter__()
             break
         except UserError:
-            if time.monotonic() > ends:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(1.0)
     try:
@@ -238,8 +248,8 @@ def _lease(folder: Path) -> Iterator[None]:
         lease.__exit__(None, None, None)
 
 
-def _reporter(objective: Callable[[Mapping[str, float]], float]) -> Any:
-    """Ray Train's reports, handed on to Ray Tune with the objective."""
+def _tune_reporter(objective: Callable[[Mapping[str, float]], float]) -> Any:
+    """A Ray Train callback that forwards reports to Ray Tune, with the objective."""
     from ray.tune.integration.ray_train import TuneReportCallback
 
     class Reporter(TuneReportCallback):

@@ -1,1 +1,1 @@
-"""Sweeps: the search space, trials, their ranking. Ray Tune itself is used in on_ray/."""
+"""Sweeps: search space, trials and their ranking. Running trials on Ray Tune is in on_ray/."""

@@ -1,4 +1,5 @@
-"""A search space: knobs by dotted name and what they may be, checked whole before the first trial; and what is drawn from it."""
+"""The search space: hyperparameters by dotted name with their possible values, validated before the first trial; sampling and
+grids. It trains nothing."""
 
 import itertools
 import math
@@ -13,35 +14,36 @@ from cxr_ray.errors import UserError, unknown
 
 KINDS = ("uniform", "loguniform", "integer", "choice")
 
-MEANT = {
-    "data": "all trials are judged on the same rows by the same truth, so only uncertain, oversample_min_count, image_size and "
+REASONS = {
+    "data": "all trials are evaluated on the same rows and the same truth, so only uncertain, oversample_min_count, image_size and "
     "normalize may differ",
-    "report": "it says how a run is shown, not how it is trained",
-    "tune": "it is the sweep itself",
-    "train": "all trials run and are judged alike",
-    "": "it does not change a training",
+    "report": "it configures the report, not the training",
+    "tune": "it configures the sweep itself",
+    "train": "all trials are run and evaluated alike",
+    "": "it does not change the training",
 }
-"""Why a knob of a section may not stand in a space."""
-OPEN = {
+"""Why settings of a section are not searchable."""
+SEARCHABLE = {
     "data": {"uncertain", "oversample_min_count", "image_size", "normalize"},
     "train": {"epochs", "batch_size", "micro_batch", "precision", "compile", "sync_batch_norm", "patience"},
     "report": set(),
     "tune": set(),
     "": {"seed"},
 }
-"""Knobs that may stand in a space, of the sections where not all may."""
+"""Searchable settings of the sections of which not all are."""
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One knob and what it may be: `values` are the ends of an interval, or the choices."""
+    """One hyperparameter of the space; `values` are the bounds of an interval, or the choices."""
 
-    hyperparameter: str
+    name: str
+    """Dotted name of the setting."""
     kind: str
     values: tuple[Any, ...]
 
-    def draw(self, rng: np.random.Generator) -> Any:
-        """A value at random."""
+    def sample(self, rng: np.random.Generator) -> Any:
+        """A random value."""
         if self.kind == "choice":
             return self.values[int(rng.integers(len(self.values)))]
         low, high = self.values
@@ -54,113 +56,113 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Space:
-    """The dimensions of a sweep, in the order they are written."""
+    """The dimensions of a sweep, in the order of the configuration."""
 
     dimensions: tuple[Dimension, ...]
 
     def sample(self, number: int, *, seed: int) -> dict[str, Any]:
-        """The combination of trial `number`, from (seed, number) alone: more trials later change none of the first."""
+        """The combination of trial `number`. It depends on (seed, number) only, so that adding trials does not change the first ones."""
         rng = np.random.default_rng([seed, number])
-        return {d.hyperparameter: d.draw(rng) for d in self.dimensions}
+        return {d.name: d.sample(rng) for d in self.dimensions}
 
     def grid(self) -> list[dict[str, Any]]:
-        """Every combination of the choices, the last knob changing fastest. Raises `UserError` for an interval."""
+        """Every combination of the choices; the last hyperparameter changes fastest. Raises `UserError` for an interval."""
         for d in self.dimensions:
             if d.kind != "choice":
                 raise UserError(
-                    f"tune.space.{d.hyperparameter}: a grid takes choices, not {d.kind}; write {{choice: [...]}}, or tune.search: random"
+                    f"tune.space.{d.name}: a grid takes choices, not {d.kind}; write {{choice: [...]}}, or tune.search: random"
                 )
-        names = [d.hyperparameter for d in self.dimensions]
+        names = [d.name for d in self.dimensions]
         return [dict(zip(names, v, strict=True)) for v in itertools.product(*(d.values for d in self.dimensions))]
 
 
 def parse(tune: cfg.Tune, base: cfg.Config, labels: Sequence[str]) -> Space:
-    """The space that `tune.space` says, every end and choice of it laid on `base` and validated.
+    """The space of `tune.space`; each of its bounds and choices is applied to `base` and validated.
 
-    Raises `UserError` that names the knob: unknown (with the closest), not open to a search, or refused by the config."""
+    Raises `UserError` that names the setting: unknown (with the closest name), not searchable, or rejected by the configuration."""
     if tune.search == "list":
         if not tune.combinations:
-            raise UserError("tune.search: list, but tune.combinations is empty; give a list of {knob: value}")
-        for at, combination in enumerate(tune.combinations):
-            for hyperparameter in combination:
-                check_open(hyperparameter, where=f"tune.combinations[{at}]")
-            apply(base, numbers(combination), labels, where=f"tune.combinations[{at}]")
+            raise UserError("tune.search: list, but tune.combinations is empty; give a list of {setting: value}")
+        for i, combination in enumerate(tune.combinations):
+            for name in combination:
+                check_searchable(name, where=f"tune.combinations[{i}]")
+            apply(base, parse_numbers(combination), labels, where=f"tune.combinations[{i}]")
         return Space(())
     if not tune.space:
         raise UserError(
-            "tune.space is empty: there is nothing to search; name a knob and what it may be, such as "
+            "tune.space is empty: there is nothing to search; name a setting and its values, such as "
             "optim.lr: {loguniform: [1.0e-6, 1.0e-3]}"
         )
-    space = Space(tuple(_dimension(hyperparameter, said) for hyperparameter, said in flat(tune.space).items()))
+    space = Space(tuple(_dimension(name, spec) for name, spec in flatten(tune.space).items()))
     for d in space.dimensions:
         for value in d.values:
-            apply(base, {d.hyperparameter: value}, labels, where=f"tune.space.{d.hyperparameter}")
+            apply(base, {d.name: value}, labels, where=f"tune.space.{d.name}")
     return space
 
 
-def flat(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted names, whether the file nests them or not: `{optim: {lr: {...}}}` is `{optim.lr: {...}}`."""
-    out: dict[str, Any] = {}
-    for key, said in space.items():
+def flatten(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The space by dotted names, whether the file nests them or not: `{optim: {lr: {...}}}` becomes `{optim.lr: {...}}`."""
+    flat: dict[str, Any] = {}
+    for key, spec in space.items():
         name = f"{prefix}{key}"
-        leaf = not isinstance(said, Mapping) or any(k in KINDS for k in said) or not said
+        leaf = not isinstance(spec, Mapping) or any(k in KINDS for k in spec) or not spec
         section = name in cfg.Config.model_fields or name in ("data.uncertain", "model.options", "loss.options")
-        out |= {name: said} if leaf or not section else flat(said, f"{name}.")
-    return out
+        flat |= {name: spec} if leaf or not section else flatten(spec, f"{name}.")
+    return flat
 
 
-def _dimension(hyperparameter: str, said: Any) -> Dimension:
-    check_open(hyperparameter, where="tune.space")
-    where = f"tune.space.{hyperparameter}"
-    if not isinstance(said, Mapping) or len(said) != 1:
+def _dimension(name: str, spec: Any) -> Dimension:
+    check_searchable(name, where="tune.space")
+    where = f"tune.space.{name}"
+    if not isinstance(spec, Mapping) or len(spec) != 1:
         raise UserError(
-            f"{where}: say one of {{uniform: [a, b]}}, {{loguniform: [a, b]}}, {{integer: [a, b]}}, {{choice: [...]}}"
+            f"{where}: write one of {{uniform: [a, b]}}, {{loguniform: [a, b]}}, {{integer: [a, b]}}, {{choice: [...]}}"
         )
-    kind, given = next(iter(said.items()))
+    kind, given = next(iter(spec.items()))
     if kind not in KINDS:
-        raise unknown("kind of interval", str(kind), KINDS, where=f" in {where}")
+        raise unknown("distribution", str(kind), KINDS, where=f" in {where}")
     if not isinstance(given, Sequence) or isinstance(given, str) or not len(given):
         raise UserError(f"{where}.{kind}: give a list, such as [0, 1]")
-    values = tuple(numbers(dict(enumerate(given))).values())
+    values = tuple(parse_numbers(dict(enumerate(given))).values())
     if kind == "choice":
-        return Dimension(hyperparameter, kind, tuple(dict.fromkeys(values)) if _hashable(values) else values)
+        return Dimension(name, kind, tuple(dict.fromkeys(values)) if _hashable(values) else values)
     if len(values) != 2 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         raise UserError(f"{where}.{kind}: give two numbers, [lowest, highest]")
     low, high = values
     if not low < high:
         raise UserError(f"{where}.{kind}: {low} is not below {high}; give [lowest, highest]")
     if kind == "loguniform" and low <= 0:
-        raise UserError(f"{where}.loguniform: {low} has no logarithm; the lowest must be above 0")
+        raise UserError(f"{where}.loguniform: {low} has no logarithm; the lowest value must be above 0")
     if kind == "integer" and not all(float(v).is_integer() for v in values):
-        raise UserError(f"{where}.integer: give whole numbers")
-    return Dimension(hyperparameter, kind, (int(low), int(high)) if kind == "integer" else (float(low), float(high)))
+        raise UserError(f"{where}.integer: give integers")
+    return Dimension(name, kind, (int(low), int(high)) if kind == "integer" else (float(low), float(high)))
 
 
 def _hashable(values: Sequence[Any]) -> bool:
     return not any(isinstance(v, list | dict) for v in values)
 
 
-def check_open(hyperparameter: str, *, where: str) -> None:
-    """Raises `UserError` where `knob` is none, or may not differ between the trials of a sweep."""
-    known = [name for name, _ in cfg.settings(cfg.Config)]
-    name = next(
-        (k for k in ("data.uncertain", "model.options", "loss.options") if hyperparameter.startswith(k + ".")),
-        hyperparameter,
+def check_searchable(name: str, *, where: str) -> None:
+    """Raises `UserError` if `name` is not a setting, or one that must not differ between the trials of a sweep."""
+    known = [setting for setting, _ in cfg.settings(cfg.Config)]
+    setting = next(
+        (k for k in ("data.uncertain", "model.options", "loss.options") if name.startswith(k + ".")),
+        name,
     )
-    if name not in known:
-        if hyperparameter in cfg.Config.model_fields:
+    if setting not in known:
+        if name in cfg.Config.model_fields:
             raise UserError(
-                f"{hyperparameter} in {where} is a section, not a knob; name one of its knobs, such as {hyperparameter}.{_first(hyperparameter)}"
+                f"{name} in {where} is a section, not a setting; name one of its settings, such as {name}.{_first(name)}"
             )
-        plain = [k for k in known if k.rpartition(".")[2] == hyperparameter]  # lr: the knob's last word alone
-        if plain:
-            raise UserError(f"unknown knob {hyperparameter!r} in {where}; did you mean {plain[0]!r}?")
-        raise unknown("knob", hyperparameter, known, where=f" in {where}")
+        same_last_part = [k for k in known if k.rpartition(".")[2] == name]  # `lr` for `optim.lr`
+        if same_last_part:
+            raise UserError(f"unknown setting {name!r} in {where}; did you mean {same_last_part[0]!r}?")
+        raise unknown("setting", name, known, where=f" in {where}")
     section, _, rest = (
-        name.rpartition(".") if name.count(".") <= 1 else (name.split(".")[0], "", name.partition(".")[2])
+        setting.rpartition(".") if setting.count(".") <= 1 else (setting.split(".")[0], "", setting.partition(".")[2])
     )
-    if section in OPEN and rest not in OPEN[section]:
-        raise UserError(f"{hyperparameter} may not stand in {where}: {MEANT[section]}; give it outside tune")
+    if section in SEARCHABLE and rest not in SEARCHABLE[section]:
+        raise UserError(f"{name} is not allowed in {where}: {REASONS[section]}; set it outside tune")
 
 
 def _first(section: str) -> str:
@@ -168,30 +170,28 @@ def _first(section: str) -> str:
     return next(iter(getattr(kind, "model_fields", {"...": None})))
 
 
-def numbers(values: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Strings such as `1e-4`, which PyYAML leaves, as numbers."""
-    return {k: cfg.number(v) if isinstance(v, str) and any(c.isdigit() for c in v) else v for k, v in values.items()}
+def parse_numbers(values: Mapping[Any, Any]) -> dict[Any, Any]:
+    """`values` with strings such as `1e-4`, which PyYAML does not parse, as numbers."""
+    return {k: cfg.to_number(v) if isinstance(v, str) and any(c.isdigit() for c in v) else v for k, v in values.items()}
 
 
-def apply(
-    base: cfg.Config, hyperparameters: Mapping[str, Any], labels: Sequence[str], *, where: str = "tune"
-) -> cfg.Config:
-    """`base` with `knobs` (by dotted name) laid over it, validated. `data.uncertain.LABEL` leaves the other labels their
-    policy. Raises `UserError`."""
+def apply(base: cfg.Config, params: Mapping[str, Any], labels: Sequence[str], *, where: str = "tune") -> cfg.Config:
+    """`base` with `params` (by dotted name) set, validated. `data.uncertain.LABEL` does not change the policy of other labels.
+    Raises `UserError`."""
     values = base.model_dump()
-    for hyperparameter, value in hyperparameters.items():
-        parts = hyperparameter.split(".")
-        if hyperparameter.startswith("data.uncertain."):
-            held = values["data"]["uncertain"]
-            each = held if isinstance(held, dict) else dict.fromkeys(labels, held)
-            label = hyperparameter.removeprefix("data.uncertain.")
+    for name, value in params.items():
+        parts = name.split(".")
+        if name.startswith("data.uncertain."):
+            policy = values["data"]["uncertain"]
+            by_label = policy if isinstance(policy, dict) else dict.fromkeys(labels, policy)
+            label = name.removeprefix("data.uncertain.")
             if label not in labels:
                 raise unknown("label", label, labels, where=f" in {where}")
-            values["data"]["uncertain"] = {**each, label: value}
+            values["data"]["uncertain"] = {**by_label, label: value}
             continue
         depth = 2 if parts[1:2] == ["options"] else len(parts) - 1
-        here = values
+        section = values
         for part in parts[:depth]:
-            here = here[part]
-        here[".".join(parts[depth:])] = value
+            section = section[part]
+        section[".".join(parts[depth:])] = value
     return cfg.validate(values, where=where)

@@ -5,9 +5,9 @@ import socket
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens at, below those that the system hands out by itself (from 32,768 on Linux, 49,152
-    elsewhere) and above those of Ray's workers (10,002 to 19,999): what is drawn from the system's own may be another
-    connection's by the time that a server has come up."""
+    """A port of this machine on which nothing listens, below the system's ephemeral ports (from 32,768 on Linux, 49,152 elsewhere)
+    and above those of Ray's workers (10,002 to 19,999). An ephemeral port could be taken by another connection before the
+    server has started."""
     for port in random.SystemRandom().sample(range(20_000, 32_768), 100):
         with socket.socket() as free:
             try:

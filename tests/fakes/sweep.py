@@ -1,4 +1,5 @@
-"""A sweep's folder as trials leave it, written and not trained: curves that the knobs explain, noise, early stops, failures."""
+"""A sweep folder as trials leave it, but written without training: curves that depend on the hyperparameters, noise, early stops,
+failures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,22 +40,22 @@ def make_sweep(
     running: Sequence[int] = (),
     waiting: Sequence[int] = (),
     status: str = "finished",
-    worth: dict[str, Any] | None = None,
+    comparison: dict[str, Any] | None = None,
     seed: int = 0,
     **tune: Any,
 ) -> Sweep:
-    """The folder of a sweep whose trials ended as asked. Knobs move the curves as they would: the rate has a best, weights
-    trade precision for recall; with a scheduler about half of the trials stopped early."""
-    given = {"trials": trials, "space": SPACE, "scheduler": "asha", **tune}
+    """The folder of a sweep whose trials ended as given. Hyperparameters change the curves in a realistic way: the learning rate has
+    an optimum, weights trade precision for recall. With a scheduler, about half of the trials stopped early."""
+    settings = {"trials": trials, "space": SPACE, "scheduler": "asha", **tune}
     config = cfg.validate({
         "name": folder.name, "output": str(folder.parent), "data": {"shards": "shards/x"}, "train": {"epochs": epochs},
-        "tune": given,
+        "tune": settings,
     })  # fmt: skip
-    hyperparameters = list(space.flat(config.tune.space)) or sorted({k for c in config.tune.combinations for k in c})
+    names = list(space.flatten(config.tune.space)) or sorted({k for c in config.tune.combinations for k in c})
     searched = space.parse(config.tune, config, labels)
     sweep = sweeps.create(
         config, store=STORE,
-        about={"labels": list(labels), "task": "multilabel", "knobs": hyperparameters, "metrics": config.tune.metrics, "modes": config.tune.modes,
+        about={"labels": list(labels), "task": "multilabel", "knobs": names, "metrics": config.tune.metrics, "modes": config.tune.modes,
                "constraints": [str(c) for c in ranking.constraints(config.tune)], "planned": trials, "rows": dict(PARTS),
                "warnings": []},
     )  # fmt: skip
@@ -62,59 +63,71 @@ def make_sweep(
     made = []
     for number in range(trials):
         base = config.tune.base and number == 0
-        drawn = config.tune.combinations[number % len(config.tune.combinations)] if config.tune.search == "list" else {}
-        here = {} if base else drawn or searched.sample(number, seed=seed)
-        state = (
+        listed = (
+            config.tune.combinations[number % len(config.tune.combinations)] if config.tune.search == "list" else {}
+        )
+        params = {} if base else listed or searched.sample(number, seed=seed)
+        status_of_trial = (
             FAILED if number in failed else RUNNING if number in running else WAITING if number in waiting else FINISHED
         )
         for fold in range(config.tune.folds) if config.tune.folds else [None]:
             name = f"{number:04d}" + ("" if fold is None else f"-fold-{fold}")
-            made.append(Trial(name, number, here, fold, base, state))
+            made.append(Trial(name, number, params, fold, base, status_of_trial))
     sweep.write_trials(made)
-    full = [_quality(sweep.trial_config(t)) for t in made]
-    cut = float(np.median(full))
-    for at, (trial, quality) in enumerate(zip(made, full, strict=True)):
+    qualities = [_quality(sweep.trial_config(t)) for t in made]
+    median = float(np.median(qualities))
+    for i, (trial, quality) in enumerate(zip(made, qualities, strict=True)):
         if trial.status == WAITING:
             continue
         done = 1 if trial.status == FAILED else max(1, epochs // 2) if trial.status == RUNNING else epochs
-        if trial.status == FINISHED and config.tune.scheduler == "asha" and quality < cut and not trial.base:
-            made[at], done = Trial(**{**vars(trial), "status": STOPPED}), 2
-        _write_run(sweep, made[at], labels, done, quality, rng)
+        if trial.status == FINISHED and config.tune.scheduler == "asha" and quality < median and not trial.base:
+            made[i], done = Trial(**{**vars(trial), "status": STOPPED}), 2
+        _write_run(sweep, made[i], labels, done, quality, rng)
     sweep.write_trials(made)
-    order = sweep.ranked()
+    ranked = sweep.ranked()
     sweep.update(
-        status=status, seconds=round(sum(t.seconds for t in sweep.trials) / 2, 1), worth=worth,
-        best=order[0].trials[0].name if order else None,
+        status=status, seconds=round(sum(t.seconds for t in sweep.trials) / 2, 1), worth=comparison,
+        best=ranked[0].trials[0].name if ranked else None,
     )  # fmt: skip
     return sweep
 
 
-def worth(*, auroc: float = 0.834, gain: float = 0.021, low: float = 0.006) -> dict[str, Any]:
-    """What `tune` says of a win: judged on test once, against the second and the base config."""
+def comparison(*, auroc: float = 0.834, gain: float = 0.021, low: float = 0.006) -> dict[str, Any]:
+    """`worth` in sweep.json: the winner on test, and compared with the second-best trial and the base configuration."""
     high = 2 * gain - low
 
-    def near(value: float) -> dict[str, float]:
+    def with_interval(value: float) -> dict[str, float]:
         return {"value": value, "low": value - 0.02, "high": value + 0.02}
 
-    between = {"metric": "auroc", "part": "val", "value": gain, "low": low, "high": high}
+    difference = {"metric": "auroc", "part": "val", "value": gain, "low": low, "high": high}
     return {
-        "test": {"auroc": near(auroc), "recall": near(0.712), "precision": near(0.305)},
+        "test": {"auroc": with_interval(auroc), "recall": with_interval(0.712), "precision": with_interval(0.305)},
         "against": [
-            {"what": "the second", "trial": "0003", **between, "value": gain / 3, "low": low - gain, "p": 0.31},
-            {"what": "the config as written", "trial": "0000", **between, "p": 0.004},
+            {
+                "what": "the second-best trial",
+                "trial": "0003",
+                **difference,
+                "value": gain / 3,
+                "low": low - gain,
+                "p": 0.31,
+            },
+            {"what": "the base configuration", "trial": "0000", **difference, "p": 0.004},
         ],
-        "ensemble": {"members": ["0003", "0007"], "test": {"auroc": near(auroc + 0.008), "recall": near(0.72)}},
+        "ensemble": {
+            "members": ["0003", "0007"],
+            "test": {"auroc": with_interval(auroc + 0.008), "recall": with_interval(0.72)},
+        },
         "note": "the test part was looked at once",
     }
 
 
 def _quality(config: cfg.Config) -> float:
-    """What the knobs are worth: a bump over the rate, a little for weights and draws."""
+    """The quality of a configuration: a peak over the learning rate, with small effects of weights and oversampling."""
     rate = np.exp(-((np.log10(config.optim.lr) + 3.8) ** 2) / 1.6)
     uncertain = config.data.uncertain
     policy = uncertain.get("Edema", "zeros") if isinstance(uncertain, dict) else uncertain
-    drawn = 0.01 * (config.data.oversample_min_count >= 150)
-    return float(rate + drawn - 0.03 * abs(config.loss.pos_weight_power - 0.5) + 0.01 * (policy == "ones"))
+    oversampled = 0.01 * (config.data.oversample_min_count >= 150)
+    return float(rate + oversampled - 0.03 * abs(config.loss.pos_weight_power - 0.5) + 0.01 * (policy == "ones"))
 
 
 def _write_run(
@@ -132,8 +145,8 @@ def _write_run(
                "prevalence": {"val": prevalence(truth, labels=list(labels), patients=None)}},
     )  # fmt: skip
     metrics_table(config, labels, done, quality, rng).to_csv(run.path / "metrics.csv", index=False)
-    ended = {FINISHED: "finished", STOPPED: "stopped", FAILED: "failed", RUNNING: "started"}[trial.status]
-    run.update(status=ended, epochs=done, seconds=round(4.0 * done + float(rng.uniform(0, 3)), 2))
+    status = {FINISHED: "finished", STOPPED: "stopped", FAILED: "failed", RUNNING: "started"}[trial.status]
+    run.update(status=status, epochs=done, seconds=round(4.0 * done + float(rng.uniform(0, 3)), 2))
     if trial.status == FAILED:
         run.update(error="the loss of step 41 (epoch 1) is not a number: the training has diverged: lower optim.lr")
 
@@ -141,7 +154,7 @@ def _write_run(
 def metrics_table(
     config: cfg.Config, labels: Sequence[str], epochs: int, quality: float, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """`metrics.csv` of epochs 0 to `epochs`: each label has its own difficulty; weights lift recall and lower precision."""
+    """`metrics.csv` of epochs 0 to `epochs`. Each label has its own difficulty; weights raise recall and lower precision."""
     power, rows = config.loss.pos_weight_power, []
     hard = np.linspace(0.9, 0.7, len(labels))
     for epoch in range(epochs + 1):

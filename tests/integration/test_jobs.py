@@ -1,4 +1,4 @@
-"""jobs/: the verbs for `ray job submit`, where the package is not installed and lies beside them."""
+"""jobs/: the commands for `ray job submit`, where the package is not installed but in the same folder as jobs/."""
 
 import subprocess
 import sys
@@ -10,28 +10,28 @@ ROOT = Path(__file__).resolve().parents[2]
 JOBS = ("evaluate", "ingest", "train", "tune")
 
 
-def job(name: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a job's script as a Ray job does: by its path, from the working directory; -P and -I are not used there."""
+def job(name: str, *args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a job's script as a Ray job does: by its path, from the working directory, without -P or -I."""
     return subprocess.run(
-        [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *words], capture_output=True, text=True, cwd=cwd
+        [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *args], capture_output=True, text=True, cwd=cwd
     )
 
 
-def test_there_is_a_job_a_verb() -> None:
+def test_there_is_a_job_per_command() -> None:
     assert sorted(path.stem for path in (ROOT / "jobs").glob("*.py")) == sorted(JOBS)
     for path in (ROOT / "jobs").glob("*.py"):
-        assert len(path.read_text(encoding="utf-8").splitlines()) < 20  # a job is a sentence
+        assert len(path.read_text(encoding="utf-8").splitlines()) < 20  # a job is a thin wrapper
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_help_is_the_verbs(name: str, tmp_path: Path) -> None:
+def test_help_is_that_of_the_command(name: str, tmp_path: Path) -> None:
     out = job(name, "--help", cwd=tmp_path)
     assert out.returncode == 0, out.stderr
     assert f"cxr-ray {name}" in out.stdout
 
 
-def test_the_package_beside_jobs_is_found_without_an_installation(tmp_path: Path) -> None:
-    """A working directory is uploaded anywhere; the copy beside the script is the one that runs."""
+def test_the_package_next_to_jobs_is_found_without_an_installation(tmp_path: Path) -> None:
+    """A working directory is uploaded to any place; the copy next to the script must be the one that runs."""
     import shutil
 
     shutil.copytree(ROOT / "jobs", tmp_path / "jobs")
@@ -42,18 +42,18 @@ def test_the_package_beside_jobs_is_found_without_an_installation(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("name", "words", "said"),
+    ("name", "args", "message"),
     [
         ("train", ["-c", "preset:dmo"], "did you mean 'demo'"),
         ("train", ["-c", "CONFIG"], "optim.lr"),
         ("evaluate", ["run", "--thresholds", "Edema=2"], "from 0 to 1"),
     ],
 )
-def test_a_wrong_config_fails_the_job_with_one_line(name: str, words: list[str], said: str, tmp_path: Path) -> None:
-    """A job is failed by its exit code; what its log ends with is all that its user sees."""
+def test_a_wrong_config_fails_the_job_with_one_line(name: str, args: list[str], message: str, tmp_path: Path) -> None:
+    """The exit code marks a job as failed; the end of its log is all that the user sees."""
     (tmp_path / "c.yaml").write_text("optim: {lr: fast}\n", encoding="utf-8")
-    out = job(name, *[str(tmp_path / "c.yaml") if word == "CONFIG" else word for word in words], cwd=tmp_path)
+    out = job(name, *[str(tmp_path / "c.yaml") if arg == "CONFIG" else arg for arg in args], cwd=tmp_path)
     assert out.returncode == 2
     assert out.stderr.count("\n") == 1
     assert out.stderr.startswith("cxr-ray: error: ")
-    assert said in out.stderr
+    assert message in out.stderr

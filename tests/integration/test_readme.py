@@ -1,4 +1,4 @@
-"""The README's commands, run as they stand there; and that what it names is there."""
+"""The README: its quickstart runs as written, and all that it names exists."""
 
 import re
 import shlex
@@ -19,18 +19,18 @@ BLOCK = re.compile(r"(?P<tag><!-- tested: once -->\n)?```bash\n(?P<body>.*?)```"
 
 
 def commands(body: str) -> list[list[str]]:
-    """The words of each command of a block, comments and continued lines resolved."""
+    """The arguments of each command of a block, without comments and with continued lines joined."""
     lines = body.replace("\\\n", " ").splitlines()
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
+    return [args for line in lines if (args := shlex.split(line, comments=True))]
 
 
 def every_command() -> list[list[str]]:
-    return [words for block in BLOCK.finditer(README) for words in commands(block["body"])]
+    return [args for block in BLOCK.finditer(README) for args in commands(block["body"])]
 
 
-def takes(command: str, words: list[str]) -> None:
-    """Read `words` as `verb` would, up to where its work begins. Raises what a user would be told."""
-    _, bound, _ = cli.build(command).parse_args([command, *words], exit_on_error=False, print_error=False)
+def parse(command: str, args: list[str]) -> None:
+    """Parse `args` as `command` does, up to where its work starts. Raises the error that a user would see."""
+    _, bound, _ = cli.build(command).parse_args([command, *args], exit_on_error=False, print_error=False)
     given, rest = bound.arguments, bound.arguments.get("words", ())
     if command == "ingest":
         ingest.split_words(rest, dry_run=given.get("dry_run", False))
@@ -43,11 +43,11 @@ def takes(command: str, words: list[str]) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_road_runs_as_it_is_written(tmp_path: Path) -> None:
-    """One process a command, as a reader would type them; no Ray Train launch, one Ray for the ingest."""
+def test_the_quickstart_runs_as_written(tmp_path: Path) -> None:
+    """One process per command, as a reader would type them; no Ray Train, one Ray for the ingest."""
     blocks = [block for block in BLOCK.finditer(README) if block["tag"]]
     assert len(blocks) == 1
-    verbs = []
+    names = []
     for words in commands(blocks[0]["body"]):
         assert words[0] == "cxr-ray"
         out = subprocess.run(
@@ -58,15 +58,15 @@ def test_the_road_runs_as_it_is_written(tmp_path: Path) -> None:
         assert last[-1].startswith("next: "), out.stdout
         if "--dry-run" not in words:
             assert any(str(tmp_path) in line for line in last[-3:]), out.stdout
-        verbs.append(words[1])
-    assert verbs == ["phantom", "ingest", "ingest", "verify", "describe", "describe", "describe", "train", "evaluate"]
+        names.append(words[1])
+    assert names == ["phantom", "ingest", "ingest", "verify", "describe", "describe", "describe", "train", "evaluate"]
     assert (tmp_path / "row0.png").stat().st_size > 0
     report = (tmp_path / "runs" / "first" / "report.html").read_text(encoding="utf-8")
     assert "</html>" in report
 
 
-def test_every_command_names_verbs_flags_presets_and_files_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_REGION", "us-east-1")  # else an s3 URL asks AWS for its bucket's region
+def test_every_command_names_existing_commands_flags_presets_and_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", "us-east-1")  # otherwise an s3 URL asks AWS for its bucket's region
     seen = set()
     for words in every_command():
         text = shlex.join(words)
@@ -76,16 +76,16 @@ def test_every_command_names_verbs_flags_presets_and_files_that_are_there(monkey
             assert (ROOT / path).is_file(), text
         if words[0] == "cxr-ray" and not words[1].startswith("-"):
             assert words[1] in cli.COMMANDS, text
-            takes(words[1], words[2:])
+            parse(words[1], words[2:])
             seen.add(words[1])
         for at, word in enumerate(words):
             if job := re.fullmatch(r"jobs/(\w+)\.py", word):
                 assert words.index("--") < at  # the entry point comes last
-                takes(job[1], [str(ROOT / w) if w.startswith("jobs/") else w for w in words[at + 1 :]])
+                parse(job[1], [str(ROOT / w) if w.startswith("jobs/") else w for w in words[at + 1 :]])
                 seen.add(word)
     assert seen >= {"ingest", "train", "tune", "evaluate", "show", "compare", "describe", "jobs/train.py"}
-    for hyperparameter in re.findall(r"`--([a-z]+\.[a-z_.A-Z]+)", README):
-        flags.parse([f"--{hyperparameter}", "ones" if "uncertain" in hyperparameter else "1"], configs.Config)
+    for setting in re.findall(r"`--([a-z]+\.[a-z_.A-Z]+)", README):
+        flags.parse([f"--{setting}", "ones" if "uncertain" in setting else "1"], configs.Config)
     for name in re.findall(r"`(docs/\w+\.md|constraints\.txt|cluster\.yaml|CHANGELOG\.md|LICENSE)`", README):
         assert (ROOT / name).is_file(), name
 
@@ -97,5 +97,5 @@ def test_the_head_is_started_with_a_token_and_on_loopback() -> None:
     assert ["export", "RAY_AUTH_MODE=token"] in every_command()
 
 
-def test_limits_are_said() -> None:
+def test_limitations_are_stated() -> None:
     assert "not a medical device" in README.lower()

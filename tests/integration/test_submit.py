@@ -1,4 +1,4 @@
-"""A real head with dashboard and token, and jobs submitted over HTTP, as the README says."""
+"""A real head node with dashboard and token, and jobs submitted over HTTP, as in the README."""
 
 import os
 import re
@@ -20,17 +20,17 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, str], str]]:
-    """A head of this test's own: its environment (with token) and its dashboard's address; stopped by its session's id."""
+    """A head node for this module: its environment (with token) and its dashboard's address. Its process is stopped at the end."""
     folder = tmp_path_factory.mktemp("head")
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text("0123456789abcdef" * 4)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
-    environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"  # no half minute for clients that do not exist
+    environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"  # no wait of 30 s for clients that do not exist
     port, dashboard = free_port(), free_port()
     command = [RAY, "start", "--head", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-    # The agent has a port of its own by default, which the Ray of the other tests holds.
+    # The default port of the agent is in use by the Ray of the other tests.
     command += ["--num-cpus=2", "--disable-usage-stats", "--block", "--node-ip-address=127.0.0.1"]
     command += [f"--dashboard-agent-listen-port={free_port()}"]
     address = f"http://127.0.0.1:{dashboard}"
@@ -45,32 +45,32 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, s
 
 
 def start(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """A process group of its own: what this head starts ends with it, and nothing else does."""
+    """Start a process in its own process group: what this head starts ends with it, and nothing else."""
     with log.open("wb") as file:
         return subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def wait_until_it_answers(address: str, environment: dict[str, str], process: subprocess.Popen[bytes]) -> bool:
-    """Whether jobs are accepted; False where the head ended by itself before."""
-    # The dashboard answers before the agent that starts jobs has registered with it: ask for what is needed.
-    trial = [RAY, "job", "submit", "--address", address, "--no-wait", "--", "true"]
-    until = time.monotonic() + 240
-    while time.monotonic() < until:
-        said = subprocess.run(trial, env=environment, capture_output=True)
-        if said.returncode == 0:
+    """Whether jobs are accepted; False if the head node exited before."""
+    # The dashboard answers before the agent that starts jobs is registered, so submit a job to find out.
+    probe = [RAY, "job", "submit", "--address", address, "--no-wait", "--", "true"]
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        result = subprocess.run(probe, env=environment, capture_output=True)
+        if result.returncode == 0:
             return True
         if process.poll() is not None:
             return False
         time.sleep(1)
-    raise AssertionError(f"the head does not answer: {said.stderr.decode()[-2000:]}")
+    raise AssertionError(f"the head does not answer: {result.stderr.decode()[-2000:]}")
 
 
-def submit(head: tuple[dict[str, str], str], *words: str, token: bool = True) -> subprocess.CompletedProcess[str]:
+def submit(head: tuple[dict[str, str], str], *args: str, token: bool = True) -> subprocess.CompletedProcess[str]:
     environment, address = head
     if not token:
         environment = {k: v for k, v in environment.items() if not k.startswith("RAY_AUTH")}
         environment["RAY_AUTH_MODE"] = "disabled"
-    command = [RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", sys.executable, *words]
+    command = [RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", sys.executable, *args]
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=280)
 
 
@@ -83,29 +83,29 @@ def test_ingest_and_train_with_two_workers_over_http(head, tmp_path):
     raw = generate.write(tmp_path / "raw", patients=40, size=64, seed=0)
     done = submit(head, "jobs/ingest.py", "phantom", str(raw), str(tmp_path / "shards"), "--size", "32")
     assert done.returncode == 0, done.stdout + done.stderr
-    hyperparameters = f"--data.shards {tmp_path}/shards --output {tmp_path}/runs --name job --model.name lenet --train.epochs 1 --train.workers 2"
-    done = submit(head, "jobs/train.py", *shlex.split(hyperparameters))
+    flags = f"--data.shards {tmp_path}/shards --output {tmp_path}/runs --name job --model.name lenet --train.epochs 1 --train.workers 2"
+    done = submit(head, "jobs/train.py", *shlex.split(flags))
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
-    assert any(line == f"run: {tmp_path}/runs/job" for line in lines)  # plain lines, no worker's prefix
+    assert any(line == f"run: {tmp_path}/runs/job" for line in lines)  # plain lines, without a worker's prefix
     assert [m[1] for line in lines if (m := re.match(r"epoch (\d)/1  ", line))] == ["0", "1"]
     run = runs.load(tmp_path / "runs" / "job")
     assert run.info["status"] == "finished" and run.info["workers"] == 2
 
 
 @pytest.mark.cluster
-def test_a_failing_config_is_a_failed_job_with_one_clear_line(head, tmp_path):
+def test_a_wrong_config_is_a_failed_job_with_one_clear_line(head, tmp_path):
     done = submit(head, "jobs/train.py", "--data.shards", str(tmp_path / "nothing"))
-    assert done.returncode == 1  # what `ray job submit` gives for a failed job
+    assert done.returncode == 1  # exit code of `ray job submit` for a failed job
     assert re.search(r"Job 'raysubmit_\w+' failed", done.stdout + done.stderr)
-    said = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("cxr-ray: error: ")]
-    assert set(said) == {
+    errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("cxr-ray: error: ")]
+    assert set(errors) == {
         f"cxr-ray: error: no store at {tmp_path}/nothing: there is no such folder; make one with cxr-ray ingest"
     }
     assert "Traceback" not in done.stdout
 
 
 @pytest.mark.cluster
-def test_without_the_token_nothing_is_run(head):
+def test_without_the_token_nothing_runs(head):
     done = submit(head, "jobs/train.py", "--version", token=False)
     assert done.returncode != 0 and "token" in (done.stdout + done.stderr).lower()

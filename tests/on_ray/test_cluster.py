@@ -1,4 +1,4 @@
-"""A Ray session: what is said where no cluster answers."""
+"""A Ray session: the error if no cluster answers."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from cxr_ray.on_ray import cluster
 
 
 @pytest.mark.parametrize(("address", "fix"), [("there:6379", "leave --address out"), (None, "unset RAY_ADDRESS")])
-def test_a_cluster_that_does_not_answer_is_named_with_the_mend(
+def test_a_cluster_that_does_not_answer_is_named_with_the_fix(
     address: str | None, fix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without --address the cluster is the one of RAY_ADDRESS, as in every Ray job: leaving --address out mends nothing then."""
+    """Without --address the cluster is that of RAY_ADDRESS, as in every Ray job: leaving --address out does not help then."""
 
-    def refuse(**how: Any) -> None:
-        raise ConnectionError(f"nobody at {how['address']}")
+    def refuse(**options: Any) -> None:
+        raise ConnectionError(f"no answer from {options['address']}")
 
     monkeypatch.setenv("RAY_ADDRESS", "there:6379")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)

@@ -1,4 +1,4 @@
-"""Elastic training over nodes that go and come: two workers, then one, then two, and the batches of a run of fixed size."""
+"""Elastic training while nodes leave and join: two workers, then one, then two, with the batches of a run of fixed size."""
 
 import csv
 import json
@@ -19,15 +19,15 @@ from cxr_ray.data import store as stores
 from tests.fakes.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
-EPOCHS = 5  # of 16 seconds each: Ray looks once a minute for a node that has come
+EPOCHS = 5  # of 16 seconds each: Ray checks for new nodes once a minute
 
 
 @pytest.fixture
 def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A cluster of one node with room for one worker, to which others can be added."""
+    """A cluster of one node for one worker, to which nodes can be added."""
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("CXR_RAY_TEST_STEP_S", "1.0")  # the nodes' workers take it from here
+    monkeypatch.setenv("CXR_RAY_TEST_STEP_S", "1.0")  # workers on the nodes inherit it
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     yield cluster
@@ -35,30 +35,30 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def attempts(run: Path) -> list[dict[tuple[int, int], list[tuple[int, ...]]]]:
-    """Of each rank: the rows of every attempt at a step (epoch, batch), in the order they were made."""
-    found: list[dict[tuple[int, int], list[tuple[int, ...]]]] = []
+    """Per rank: the rows of every attempt at a step (epoch, batch), in order of time."""
+    by_rank: list[dict[tuple[int, int], list[tuple[int, ...]]]] = []
     for rank in range(2):
         file, tried = run / "rows" / f"rank-{rank}.csv", {}
         for line in csv.reader(file.open()) if file.exists() else []:
-            if len(line) == 4:  # a killed rank's last line may be torn
+            if len(line) == 4:  # the last line of a killed rank may be incomplete
                 tried.setdefault((int(line[0]), int(line[1])), []).append(tuple(map(int, line[3].split())))
-        found.append(tried)
-    return found
+        by_rank.append(tried)
+    return by_rank
 
 
 @pytest.mark.cluster
 @pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(900)
-def test_a_worker_lost_and_regained_changes_no_batch(store, tmp_path, nodes):
+def test_losing_and_regaining_a_worker_changes_no_batch(store, tmp_path, nodes):
     second = nodes.add_node(num_cpus=1)
-    words = {
+    settings = {
         "data.shards": store, "output": tmp_path, "name": "elastic", "plugins": "[tests.fakes.slow_model]", "model.name": "slow",
         "train.epochs": EPOCHS, "train.batch_size": 8, "train.workers": 2, "train.min_workers": 1, "train.checkpoint_minutes": 0.05,
         "train.resources_per_worker": "{CPU: 1}", "train.log_rows": "true", "train.max_failures": 5,
     }  # fmt: skip
     command = [sys.executable, "-m", "cxr_ray", "train", "--address", nodes.address]
-    command += [part for hyperparameter, value in words.items() for part in (f"--{hyperparameter}", str(value))]
+    command += [part for name, value in settings.items() for part in (f"--{name}", str(value))]
     log = (tmp_path / "out.txt").open("w")
     process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, text=True, env={**os.environ})
     run = tmp_path / "elastic"
@@ -66,24 +66,24 @@ def test_a_worker_lost_and_regained_changes_no_batch(store, tmp_path, nodes):
     def tried(rank: int) -> int:
         return sum(map(len, attempts(run)[rank].values()))
 
-    def alone() -> bool:  # rank 0 has taken a whole batch
+    def alone() -> bool:  # rank 0 has processed a complete batch
         return any(len(rows) == 8 for rows in attempts(run)[0].get(max(attempts(run)[0], default=(0, 0)), []))
 
     try:
-        took = {"two workers began": until(lambda: tried(1) >= 5, 240, process)}
+        seconds = {"two workers started": until(lambda: tried(1) >= 5, 240, process)}
         nodes.remove_node(second, allow_graceful=False)
-        took["one went on after the other's node was lost"] = until(alone, 240, process)
-        had = tried(1)
+        seconds["one continued after the other's node was lost"] = until(alone, 240, process)
+        tried_before = tried(1)
         nodes.add_node(num_cpus=1)
-        took["two again after a node came"] = until(lambda: tried(1) > had, 240, process)
-        began = time.monotonic()
+        seconds["two again after a node joined"] = until(lambda: tried(1) > tried_before, 240, process)
+        started = time.monotonic()
         assert process.wait(timeout=300) == 0
-        took["the rest"] = time.monotonic() - began
+        seconds["the rest"] = time.monotonic() - started
     finally:
         process.kill()
         log.close()
         print((tmp_path / "out.txt").read_text()[-6000:])
-    print(json.dumps({what: round(seconds, 1) for what, seconds in took.items()}, indent=1))
+    print(json.dumps({what: round(s, 1) for what, s in seconds.items()}, indent=1))
 
     done = runs.load(run)
     assert done.info["status"] == "finished" and done.info["workers"] == 2

@@ -1,4 +1,4 @@
-"""Search spaces: what is checked before the first trial, what is drawn, and that a combination changes nothing else."""
+"""Search spaces: parsing and validation before the first trial, sampling, and applying a combination to a config."""
 
 import math
 from typing import Any
@@ -18,24 +18,24 @@ LABELS = ("Edema", "Mass", "No.Finding")
 BASE = cfg.Config()
 
 
-def tune(said: dict[str, Any], **more: Any) -> cfg.Tune:
-    return cfg.Tune(space=said, **more)
+def tune(given: dict[str, Any], **more: Any) -> cfg.Tune:
+    return cfg.Tune(space=given, **more)
 
 
-def parsed(said: dict[str, Any], **more: Any) -> Space:
-    return space.parse(tune(said, **more), BASE, LABELS)
+def parse(given: dict[str, Any], **more: Any) -> Space:
+    return space.parse(tune(given, **more), BASE, LABELS)
 
 
-def refusal(said: dict[str, Any], **more: Any) -> str:
+def parse_error(given: dict[str, Any], **more: Any) -> str:
     with pytest.raises(UserError) as error:
-        parsed(said, **more)
+        parse(given, **more)
     return str(error.value)
 
 
-# What is read
+# Parsing
 
 
-def test_every_kind_is_read_nested_or_dotted() -> None:
+def test_every_kind_is_parsed_nested_or_dotted() -> None:
     dotted = {
         "optim.lr": {"loguniform": [1e-6, 1e-3]},
         "loss.pos_weight_power": {"uniform": [0, 1]},
@@ -50,9 +50,9 @@ def test_every_kind_is_read_nested_or_dotted() -> None:
         "data": {"uncertain": {"Edema": {"choice": ["zeros", "ones"]}}},
         "model": {"options": {"width": {"choice": [1, 2]}}},
     }
-    assert space.flat(dotted) == dotted == space.flat(nested)
-    found = parsed(nested).dimensions
-    assert [(d.hyperparameter, d.kind, d.values) for d in found] == [
+    assert space.flatten(dotted) == dotted == space.flatten(nested)
+    found = parse(nested).dimensions
+    assert [(d.name, d.kind, d.values) for d in found] == [
         ("optim.lr", "loguniform", (1e-6, 1e-3)),
         ("loss.pos_weight_power", "uniform", (0.0, 1.0)),
         ("train.epochs", "integer", (2, 8)),
@@ -62,38 +62,38 @@ def test_every_kind_is_read_nested_or_dotted() -> None:
     assert all(isinstance(v, int) for v in found[2].values)
 
 
-def test_numbers_that_yaml_leaves_as_text_are_numbers() -> None:
-    said = yaml.safe_load("{optim.lr: {loguniform: [1e-6, 1e-3]}, optim.weight_decay: {choice: [0, 1e-4]}}")
-    assert said["optim.lr"]["loguniform"] == ["1e-6", "1e-3"]  # the reason
-    found = parsed(said).dimensions
+def test_numbers_that_yaml_reads_as_text_become_numbers() -> None:
+    given = yaml.safe_load("{optim.lr: {loguniform: [1e-6, 1e-3]}, optim.weight_decay: {choice: [0, 1e-4]}}")
+    assert given["optim.lr"]["loguniform"] == ["1e-6", "1e-3"]  # the reason
+    found = parse(given).dimensions
     assert found[0].values == (1e-6, 1e-3) and found[1].values == (0, 1e-4)
 
 
-def test_words_among_choices_stay_words() -> None:
-    (found,) = parsed({"model.name": {"choice": ["resnet18", "densenet121", "resnet18"]}}).dimensions
-    assert found.values == ("resnet18", "densenet121")  # and none twice
+def test_text_choices_stay_text() -> None:
+    (found,) = parse({"model.name": {"choice": ["resnet18", "densenet121", "resnet18"]}}).dimensions
+    assert found.values == ("resnet18", "densenet121")  # without duplicates
 
 
 def test_choices_may_be_lists_and_null() -> None:
-    found = parsed({"data.image_size": {"choice": [[64, 64], [96, 96], None]}}).dimensions[0]
+    found = parse({"data.image_size": {"choice": [[64, 64], [96, 96], None]}}).dimensions[0]
     assert found.values == ([64, 64], [96, 96], None)
-    assert found.draw(np.random.default_rng(0)) in found.values
+    assert found.sample(np.random.default_rng(0)) in found.values
 
 
-# What is refused, before the first trial
+# Rejected before the first trial
 
 
 @pytest.mark.parametrize(
-    ("said", "why"),
+    ("given", "expected"),
     [
         ({}, "tune.space is empty"),
-        ({"optim.ler": {"uniform": [0, 1]}}, "unknown knob 'optim.ler' in tune.space; did you mean 'optim.lr'?"),
-        ({"lr": {"uniform": [0, 1]}}, "unknown knob 'lr' in tune.space; did you mean 'optim.lr'?"),
-        ({"optim": {"choice": [1]}}, "optim in tune.space is a section, not a knob; name one of its knobs, such as optim."),
-        ({"optim.lr": {"lognormal": [0, 1]}}, "unknown kind of interval 'lognormal' in tune.space.optim.lr"),
+        ({"optim.ler": {"uniform": [0, 1]}}, "unknown setting 'optim.ler' in tune.space; did you mean 'optim.lr'?"),
+        ({"lr": {"uniform": [0, 1]}}, "unknown setting 'lr' in tune.space; did you mean 'optim.lr'?"),
+        ({"optim": {"choice": [1]}}, "optim in tune.space is a section, not a setting; name one of its settings, such as optim."),
+        ({"optim.lr": {"lognormal": [0, 1]}}, "unknown distribution 'lognormal' in tune.space.optim.lr"),
         ({"optim.lr": {"loguniformm": [0, 1]}}, "did you mean 'loguniform'?"),
-        ({"optim.lr": [1e-4, 1e-3]}, "tune.space.optim.lr: say one of"),
-        ({"optim.lr": {"uniform": [0, 1], "choice": [1]}}, "tune.space.optim.lr: say one of"),
+        ({"optim.lr": [1e-4, 1e-3]}, "tune.space.optim.lr: write one of"),
+        ({"optim.lr": {"uniform": [0, 1], "choice": [1]}}, "tune.space.optim.lr: write one of"),
         ({"optim.lr": {"uniform": 1}}, "tune.space.optim.lr.uniform: give a list"),
         ({"optim.lr": {"choice": []}}, "tune.space.optim.lr.choice: give a list"),
         ({"optim.lr": {"choice": "ones"}}, "tune.space.optim.lr.choice: give a list"),
@@ -102,57 +102,57 @@ def test_choices_may_be_lists_and_null() -> None:
         ({"optim.lr": {"uniform": [False, True]}}, "give two numbers, [lowest, highest]"),
         ({"optim.lr": {"uniform": [1e-3, 1e-6]}}, "0.001 is not below 1e-06; give [lowest, highest]"),
         ({"optim.lr": {"uniform": [0.1, 0.1]}}, "0.1 is not below 0.1"),
-        ({"optim.lr": {"loguniform": [0, 1]}}, "0 has no logarithm; the lowest must be above 0"),
-        ({"train.epochs": {"integer": [1.5, 3]}}, "give whole numbers"),
+        ({"optim.lr": {"loguniform": [0, 1]}}, "0 has no logarithm; the lowest value must be above 0"),
+        ({"train.epochs": {"integer": [1.5, 3]}}, "give integers"),
         ({"loss.pos_weight_power": {"uniform": [0, 9]}}, "tune.space.loss.pos_weight_power: loss.pos_weight_power"),
         ({"loss.name": {"choice": ["bce", 3]}}, "tune.space.loss.name: loss.name"),
         ({"data.uncertain.Edema": {"choice": ["zeros", "onse"]}}, "tune.space.data.uncertain.Edema"),
         ({"data.uncertain.Edma": {"choice": ["zeros"]}}, "unknown label 'Edma' in tune.space.data.uncertain.Edma; did you mean 'Edema'?"),
     ],
 )  # fmt: skip
-def test_what_the_config_would_refuse_is_refused_now(said: dict[str, Any], why: str) -> None:
-    assert why in refusal(said)
+def test_what_the_config_would_reject_is_rejected_at_once(given: dict[str, Any], expected: str) -> None:
+    assert expected in parse_error(given)
 
 
 @pytest.mark.parametrize(
-    ("hyperparameter", "why"),
+    ("name", "why"),
     [
-        ("data.labels", "judged on the same rows by the same truth"),
-        ("data.filters", "judged on the same rows"),
-        ("data.blank", "judged on the same rows"),
-        ("data.eval_uncertain", "judged on the same rows"),
-        ("data.limit", "judged on the same rows"),
-        ("data.split.seed", "judged on the same rows"),
-        ("data.split.val", "judged on the same rows"),
-        ("data.split.fold", "judged on the same rows"),
-        ("report.thresholds", "how a run is shown"),
-        ("tune.trials", "it is the sweep itself"),
-        ("train.monitor", "all trials run and are judged alike"),
-        ("train.workers", "all trials run and are judged alike"),
-        ("train.select", "all trials run and are judged alike"),
-        ("name", "it does not change a training"),
-        ("output", "it does not change a training"),
+        ("data.labels", "evaluated on the same rows and the same truth"),
+        ("data.filters", "evaluated on the same rows"),
+        ("data.blank", "evaluated on the same rows"),
+        ("data.eval_uncertain", "evaluated on the same rows"),
+        ("data.limit", "evaluated on the same rows"),
+        ("data.split.seed", "evaluated on the same rows"),
+        ("data.split.val", "evaluated on the same rows"),
+        ("data.split.fold", "evaluated on the same rows"),
+        ("report.thresholds", "it configures the report, not the training"),
+        ("tune.trials", "it configures the sweep itself"),
+        ("train.monitor", "all trials are run and evaluated alike"),
+        ("train.workers", "all trials are run and evaluated alike"),
+        ("train.select", "all trials are run and evaluated alike"),
+        ("name", "it does not change the training"),
+        ("output", "it does not change the training"),
     ],
 )
-def test_knobs_that_may_not_differ_between_trials(hyperparameter: str, why: str) -> None:
-    assert why in refusal({hyperparameter: {"choice": [0, 1]}})
-    with pytest.raises(UserError, match=rf"{hyperparameter} may not stand in tune\.combinations"):
-        space.parse(tune({}, search="list", combinations=[{hyperparameter: 1}]), BASE, LABELS)
+def test_settings_that_must_not_differ_between_trials(name: str, why: str) -> None:
+    assert why in parse_error({name: {"choice": [0, 1]}})
+    with pytest.raises(UserError, match=rf"{name} is not allowed in tune\.combinations"):
+        space.parse(tune({}, search="list", combinations=[{name: 1}]), BASE, LABELS)
 
 
-def test_every_other_knob_may() -> None:
-    """Each knob of the config is either refused by name or open; those of model, loss, optim and augment are all open."""
-    shut = set()
-    for hyperparameter, _ in cfg.settings(cfg.Config):
+def test_every_other_setting_is_searchable() -> None:
+    """Each setting is either rejected by name or searchable; all of model, loss, optim and augment are searchable."""
+    rejected = set()
+    for name, _ in cfg.settings(cfg.Config):
         try:
-            space.check_open(hyperparameter, where="tune.space")
+            space.check_searchable(name, where="tune.space")
         except UserError:
-            shut.add(hyperparameter)
-    assert not any(k.startswith(("model.", "loss.", "optim.", "augment.")) for k in shut)
-    assert {k for k, _ in cfg.settings(cfg.Config) if k.startswith("data.")} - shut == {
+            rejected.add(name)
+    assert not any(k.startswith(("model.", "loss.", "optim.", "augment.")) for k in rejected)
+    assert {k for k, _ in cfg.settings(cfg.Config) if k.startswith("data.")} - rejected == {
         "data.uncertain", "data.oversample_min_count", "data.image_size", "data.normalize",
     }  # fmt: skip
-    assert "seed" not in shut and {k for k, _ in cfg.settings(cfg.Config) if k.startswith("tune.")} <= shut
+    assert "seed" not in rejected and {k for k, _ in cfg.settings(cfg.Config) if k.startswith("tune.")} <= rejected
 
 
 def test_a_list_of_combinations_is_checked_one_by_one() -> None:
@@ -164,12 +164,12 @@ def test_a_list_of_combinations_is_checked_one_by_one() -> None:
         space.parse(tune({}, search="list"), BASE, LABELS)
 
 
-def test_a_combination_that_the_config_refuses_names_its_trial() -> None:
+def test_a_combination_that_the_config_rejects_names_its_trial() -> None:
     with pytest.raises(UserError, match=r"trial 0003: optim\.lr"):
         space.apply(BASE, {"model.name": "lenet", "optim.lr": -1}, LABELS, where="trial 0003")
 
 
-# What is drawn
+# Sampling
 
 KINDS = [
     Dimension("a", "uniform", (-1.0, 2.0)),
@@ -180,23 +180,22 @@ KINDS = [
 
 
 @given(seed=st.integers(0, 2**32 - 1), number=st.integers(0, 10_000))
-def test_draws_lie_within_and_hang_on_seed_and_number_alone(seed: int, number: int) -> None:
+def test_samples_are_within_bounds_and_depend_only_on_seed_and_number(seed: int, number: int) -> None:
     searched = Space(tuple(KINDS))
     found = searched.sample(number, seed=seed)
     assert list(found) == ["a", "b", "c", "d"]
     assert -1 <= found["a"] <= 2 and 1e-6 <= found["b"] <= 1e-3 and found["d"] in ("x", [1], None)
     assert found["c"] in (2, 3, 4, 5) and isinstance(found["c"], int)
-    for other in range(3):  # what else was drawn changes nothing
+    for other in range(3):  # other samples change nothing
         searched.sample(other, seed=seed)
     assert searched.sample(number, seed=seed) == found
 
 
-def test_draws_are_spread_as_said() -> None:
+def test_samples_are_distributed_as_declared() -> None:
     rng = np.random.default_rng(0)
-    sample = {d.hyperparameter: [d.draw(rng) for _ in range(4000)] for d in KINDS}
-    assert np.mean(sample["a"]) == pytest.approx(0.5, abs=0.06) and np.std(sample["a"]) == pytest.approx(
-        3 / 12**0.5, abs=0.03
-    )
+    sample = {d.name: [d.sample(rng) for _ in range(4000)] for d in KINDS}
+    assert np.mean(sample["a"]) == pytest.approx(0.5, abs=0.06)
+    assert np.std(sample["a"]) == pytest.approx(3 / 12**0.5, abs=0.03)
     logs = np.log10(sample["b"])
     assert np.mean(logs) == pytest.approx(-4.5, abs=0.06) and np.std(logs) == pytest.approx(3 / 12**0.5, abs=0.03)
     assert {v: sample["c"].count(v) / 4000 for v in (2, 3, 4, 5)} == pytest.approx(
@@ -205,14 +204,14 @@ def test_draws_are_spread_as_said() -> None:
     assert sample["d"].count("x") / 4000 == pytest.approx(1 / 3, abs=0.03)
 
 
-def test_trials_and_seeds_draw_apart() -> None:
+def test_trials_and_seeds_give_different_samples() -> None:
     searched = Space((Dimension("a", "uniform", (0.0, 1.0)),))
     found = {searched.sample(n, seed=s)["a"] for n in range(50) for s in range(4)}
     assert len(found) == 200
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4))
-def test_a_grid_is_every_combination_once_the_last_knob_fastest(sizes: list[int]) -> None:
+def test_a_grid_is_every_combination_once_and_the_last_hyperparameter_changes_fastest(sizes: list[int]) -> None:
     searched = Space(tuple(Dimension(f"k{i}", "choice", tuple(range(n))) for i, n in enumerate(sizes)))
     found = [tuple(one.values()) for one in searched.grid()]
     assert len(found) == math.prod(sizes) == len(set(found)) and found == sorted(found)
@@ -224,21 +223,21 @@ def test_a_grid_takes_no_interval() -> None:
         Space(tuple(KINDS[1:2])).grid()
 
 
-# A combination on a config
+# Applying a combination
 
 
-def test_a_combination_changes_its_knobs_and_nothing_else() -> None:
-    hyperparameters = {
+def test_a_combination_changes_its_settings_and_nothing_else() -> None:
+    combination = {
         "optim.lr": 0.01,
         "loss.pos_weight_power": 0.5,
         "model.name": "lenet",
         "data.oversample_min_count": 50,
         "seed": 3,
     }
-    made = space.apply(BASE, hyperparameters, LABELS)
+    made = space.apply(BASE, combination, LABELS)
     before, after = (dict(_leaves(c.model_dump())) for c in (BASE, made))
     changed = {k: v for k, v in after.items() if before.get(k) != v}
-    assert changed == hyperparameters
+    assert changed == combination
     assert space.apply(BASE, {}, LABELS) == BASE
 
 
@@ -250,14 +249,14 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Any:
             yield prefix + key, value
 
 
-def test_a_labels_policy_leaves_the_others_theirs() -> None:
-    whole = cfg.validate({"data": {"uncertain": "ones"}})
-    found = space.apply(whole, {"data.uncertain.Edema": "zeros"}, LABELS)
+def test_the_policy_of_a_label_does_not_change_others() -> None:
+    one_for_all = cfg.validate({"data": {"uncertain": "ones"}})
+    found = space.apply(one_for_all, {"data.uncertain.Edema": "zeros"}, LABELS)
     assert found.data.uncertain == {"Edema": "zeros", "Mass": "ones", "No.Finding": "ones"}
-    some = cfg.validate({"data": {"uncertain": {"Mass": "ignore"}}})
-    found = space.apply(some, {"data.uncertain.Edema": "ones", "data.uncertain.No.Finding": "ignore"}, LABELS)
+    by_label = cfg.validate({"data": {"uncertain": {"Mass": "ignore"}}})
+    found = space.apply(by_label, {"data.uncertain.Edema": "ones", "data.uncertain.No.Finding": "ignore"}, LABELS)
     assert found.data.uncertain == {"Mass": "ignore", "Edema": "ones", "No.Finding": "ignore"}
-    assert some.data.uncertain == {"Mass": "ignore"}  # the base is what it was
+    assert by_label.data.uncertain == {"Mass": "ignore"}  # the base is not changed
 
 
 def test_options_of_a_model_are_set_by_name() -> None:
