@@ -1,1 +1,1 @@
-"""Files to gray pixels: decoding, DICOM, perceptual hashes, burned-in text."""
+"""Image files to gray pixels: decoding, DICOM, statistics, perceptual hashes, burned-in text. Reads no table and no label."""

@@ -1,4 +1,4 @@
-"""The bytes of image files below one root, local or remote, and never from outside it."""
+"""Bytes of image files below one root folder, local or remote, and never from outside it. Decodes nothing."""
 
 import errno
 import os
@@ -11,19 +11,19 @@ from cxr_ray.storage import remote
 
 
 class Root:
-    """A folder, here or remote, that images are read from, and never from outside it. Remembers which of its folders were
-    looked at."""
+    """A folder, local or remote, that images are read from. Resolved subfolders are cached."""
 
-    def __init__(self, path: str | os.PathLike[str] | remote.Place) -> None:
-        place = remote.place(path)
-        self._remote = place if isinstance(place, remote.Remote) else None
-        self._path = "" if isinstance(place, remote.Remote) else os.path.realpath(place)
-        self._folders: dict[str, str] = {}  # as named, to where they are once links are followed
+    def __init__(self, path: str | os.PathLike[str] | remote.AnyPath) -> None:
+        root = remote.to_path(path)
+        self._remote = root if isinstance(root, remote.RemotePath) else None
+        self._path = "" if isinstance(root, remote.RemotePath) else os.path.realpath(root)
+        self._folders: dict[str, str] = {}  # folder as named -> folder with links resolved
 
     def read(self, image: str) -> bytes:
-        """The bytes of the file `image`, a path relative to this root. Raises `ImageError`: outside the root (absolute,
-        `..`, or a link that leaves it), file missing, not a regular file, file unreadable; and `UserError` where the server of
-        a remote root does not answer, since that is no fault of the image."""
+        """The bytes of the file `image`, a path relative to this root.
+
+        Raises `ImageError`: outside the root (absolute, `..`, or a link that leaves it), file missing, not a regular file,
+        file unreadable. Raises `UserError` if the server of a remote root does not answer: the image is not at fault."""
         if "\0" in image:
             raise ImageError("file missing")
         if self._remote is not None:
@@ -42,19 +42,19 @@ class Root:
         try:
             return self._read(path)
         except OSError as error:
-            if error.errno == errno.ELOOP:  # a link: where does it lead?
+            if error.errno == errno.ELOOP:  # the file is a link: check its target
                 try:
                     return self._read(os.path.realpath(path))
                 except OSError as other:
                     error = other
-            absent = error.errno in (errno.ENOENT, errno.ENOTDIR)
-            raise ImageError("file missing" if absent else "file unreadable") from None
+            missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+            raise ImageError("file missing" if missing else "file unreadable") from None
 
-    def each(self, images: Sequence[str]) -> Iterator[bytes | ImageError]:
-        """The bytes of each image in order, or why it cannot be read; a remote root is asked for many at a time."""
-        return remote.ahead(self._tried, images) if self._remote is not None else map(self._tried, images)
+    def read_each(self, images: Sequence[str]) -> Iterator[bytes | ImageError]:
+        """The bytes of each image in order, or why it cannot be read. Requests to a remote root run in parallel."""
+        return remote.map_threaded(self._try_read, images) if self._remote is not None else map(self._try_read, images)
 
-    def _tried(self, image: str) -> bytes | ImageError:
+    def _try_read(self, image: str) -> bytes | ImageError:
         try:
             return self.read(image)
         except ImageError as error:
@@ -63,7 +63,7 @@ class Root:
     def _read(self, path: str) -> bytes:
         if not path.startswith(self._path.rstrip(os.sep) + os.sep):
             raise ImageError("outside the root")
-        # O_NONBLOCK: a pipe would hang
+        # O_NONBLOCK: opening a pipe would hang
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -74,6 +74,6 @@ class Root:
             os.close(descriptor)
 
 
-def read(root: str | os.PathLike[str] | remote.Place, image: str) -> bytes:
+def read(root: str | os.PathLike[str] | remote.AnyPath, image: str) -> bytes:
     """The bytes of one image below `root`; see `Root.read`."""
     return Root(root).read(image)

@@ -1,5 +1,5 @@
-"""Gray pixels: their types and depths, a decoded picture, and why an image cannot be used. Reads no file."""
-# H, W height and width of the stored picture; N images
+"""Gray pixels: bit depths and their dtypes, a decoded image, and why an image cannot be used. Reads no file."""
+# H, W height and width of the stored image; N images
 
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -11,21 +11,22 @@ from PIL import Image
 Aspect = Literal["squash", "pad", "center_crop"]
 
 Depth = Literal[8, 16]
-"""Bits of a stored gray value."""
+"""Bits per stored gray value."""
 
 Pixels = npt.NDArray[np.uint8 | np.uint16]
 
-KINDS: dict[int, type[np.uint8] | type[np.uint16]] = {8: np.uint8, 16: np.uint16}
-"""How a gray value of so many bits is stored."""
+PIXEL_DTYPES: dict[int, type[np.uint8] | type[np.uint16]] = {8: np.uint8, 16: np.uint16}
+"""Dtype of the stored gray values, by depth."""
 
-WHITE = {8: 255.0, 16: 65535.0}
+MAX_GRAY = {8: 255.0, 16: 65535.0}
+"""White, by depth."""
 
-STEPS = 257
-"""Steps of a gray value of 16 bits in one of 8: 65535 / 255."""
+SCALE_8_TO_16 = 257
+"""65535 / 255: 16-bit gray levels per 8-bit gray level."""
 
 
 class ImageError(Exception):
-    """An image that cannot be used; `reason` is short and stable, so that reasons can be counted."""
+    """An image that cannot be used. `reason` is short and stable, so that reasons can be counted."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -33,9 +34,9 @@ class ImageError(Exception):
 
 
 class Transform(NamedTuple):
-    """How original pixels lie in the stored picture: `y_stored = y * scale_y + top`, `x_stored = x * scale_x + left`.
+    """From original to stored pixels: `y_stored = y * scale_y + top`, `x_stored = x * scale_x + left`.
 
-    Coordinates are of pixel edges, of the original after its EXIF turn."""
+    Coordinates refer to pixel edges, and to the original after its EXIF rotation."""
 
     scale_y: float
     scale_x: float
@@ -44,24 +45,24 @@ class Transform(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class DecodedImage:
     """One decoded image."""
 
     pixels: Pixels
-    """[H, W] gray: uint8, or uint16 where 65535 is white."""
+    """[H, W] gray: uint8, or uint16 with white at 65535."""
     height: int
-    """Of the original, after its EXIF turn."""
+    """Of the original in pixels, after its EXIF rotation."""
     width: int
     transform: Transform
     window: tuple[float, float] | None = None
-    """Raw values that became black and white, for DICOM and for pictures of more than 8 bits."""
+    """Raw values that became black and white: of DICOM, and of images with more than 8 bits per pixel."""
 
 
-def deepened(gray: Image.Image) -> Image.Image:
-    """A picture of 0 to 255 as one of 0 to 65535 in float32."""
-    return Image.fromarray(np.asarray(gray, np.float32) * STEPS)
+def to_16_bit(gray: Image.Image) -> Image.Image:
+    """Gray values 0 to 255 scaled to 0 to 65535, in float32."""
+    return Image.fromarray(np.asarray(gray, np.float32) * SCALE_8_TO_16)
 
 
-def eight_bit(grays_NHW: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Gray values 0 to 255, of whatever kind, as whole ones."""
+def to_uint8(grays_NHW: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Gray values 0 to 255 of any dtype, rounded to uint8."""
     return grays_NHW if grays_NHW.dtype == np.uint8 else np.rint(grays_NHW).astype(np.uint8)

@@ -1,5 +1,5 @@
-"""Statistics of stored pictures: mean, variance, hashes; and of many together."""
-# N images, H x W pixels of the stored picture, L labels
+"""Statistics of stored images: mean, variance and hashes of each; mean and deviation over many. Decodes nothing."""
+# N images, H x W pixels of the stored image
 
 import hashlib
 
@@ -7,35 +7,36 @@ import numpy as np
 import pandas as pd
 
 from cxr_ray.imaging.phash import perceptual_hash
-from cxr_ray.imaging.pixels import STEPS, Pixels, eight_bit
+from cxr_ray.imaging.pixels import SCALE_8_TO_16, Pixels, to_uint8
 
 
-def picture_statistics(images: Pixels) -> pd.DataFrame:
-    """mean and (population) variance of the gray values 0 to 255 of each picture [n, H, W], sha256 of its stored pixels, and
-    its perceptual hash. Exact to the last step: the same on every machine."""
-    n = len(images)
-    steps = 1 if images.dtype == np.uint8 else STEPS
-    cells = int(images[0].size) if n else 1
-    mean, variance, digests = np.empty(n), np.empty(n), []
-    for i, picture in enumerate(images):
-        # Sums of whole numbers below 2^53 are exact in any order; squares of 16 bits go beyond.
-        values = picture.reshape(-1).astype(np.float64 if steps == 1 else np.uint64)
+def image_statistics(images_NHW: Pixels) -> pd.DataFrame:
+    """One row per image: mean and population variance of its gray values (scale 0 to 255), sha256 of its stored pixels, and its
+    perceptual hash. Mean and variance come from exact integer sums, so that they are the same on every machine."""
+    count = len(images_NHW)
+    scale = 1 if images_NHW.dtype == np.uint8 else SCALE_8_TO_16
+    size = int(images_NHW[0].size) if count else 1
+    mean_N, variance_N, digests = np.empty(count), np.empty(count), []
+    for i, image_HW in enumerate(images_NHW):
+        # float64 sums of integers are exact in any order below 2^53; the squares of 16-bit values exceed it.
+        values = image_HW.reshape(-1).astype(np.float64 if scale == 1 else np.uint64)
         total, squares = int(values.sum()), int(values @ values)
-        mean[i] = total / (cells * steps)
-        variance[i] = (cells * squares - total * total) / (cells * cells * steps * steps)  # Python's integers: exact
-        digests.append(hashlib.sha256(picture.tobytes()).hexdigest())
+        mean_N[i] = total / (size * scale)
+        variance_N[i] = (size * squares - total * total) / (size * size * scale * scale)  # Python's integers: exact
+        digests.append(hashlib.sha256(image_HW.tobytes()).hexdigest())
     return pd.DataFrame(
         {
-            "mean": mean,
-            "variance": variance,
+            "mean": mean_N,
+            "variance": variance_N,
             "pixels_sha256": pd.Series(digests, dtype="str"),
-            "phash": perceptual_hash(eight_bit(images if steps == 1 else images / np.float32(steps))),
+            "phash": perceptual_hash(to_uint8(images_NHW if scale == 1 else images_NHW / np.float32(scale))),
         }
     )
 
 
-def pooled(pictures: pd.DataFrame) -> tuple[float, float]:
-    """Mean and deviation (gray values from 0 to 255) of all pixels of some pictures together, by their `picture_statistics`: the
-    variance of all is the mean of the pictures' variances and the variance of their means, since each has as many pixels."""
-    means_N, variances_N = pictures["mean"].to_numpy(np.float64), pictures["variance"].to_numpy(np.float64)
+def pooled_mean_std(statistics: pd.DataFrame) -> tuple[float, float]:
+    """Mean and standard deviation (gray values 0 to 255) over all pixels of all images, from their `image_statistics`.
+
+    All images have equally many pixels, so the total variance is the mean of the variances plus the variance of the means."""
+    means_N, variances_N = statistics["mean"].to_numpy(np.float64), statistics["variance"].to_numpy(np.float64)
     return float(means_N.mean()), float(np.sqrt(variances_N.mean() + means_N.var()))

@@ -1,1 +1,1 @@
-"""The process a training runs in: rank and device, precision, memory, signals, threads."""
+"""The process that a training runs in: context, ranks, precision, memory, polling, signals, threads. Knows no model and no data."""

@@ -1,4 +1,4 @@
-"""What the engine needs of the world it runs in. `LocalContext` needs no Ray; Ray's contexts live in `on_ray/`."""
+"""The interface between a training and the process that runs it. `LocalContext` needs no Ray; Ray's contexts are in `on_ray/`."""
 
 import os
 from collections.abc import Mapping
@@ -8,9 +8,11 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 
+from cxr_ray.errors import UserError
+
 
 class Context(Protocol):
-    """Rank, world, device, and five ways to speak with whoever started the run."""
+    """Rank, world, device, and five methods to communicate with whatever started the run."""
 
     rank: int
     world: int
@@ -21,29 +23,29 @@ class Context(Protocol):
         ...
 
     def restore(self) -> Path | None:
-        """A checkpoint folder to go on from; None: the run folder's own last one."""
+        """A checkpoint folder to resume from; None: the last one in the run folder."""
         ...
 
     def should_stop(self) -> bool:
-        """Whether to write a checkpoint and stop now (SIGTERM, a scheduler); every rank asks equally often."""
+        """Whether to write a checkpoint and stop now (SIGTERM, a scheduler). Every rank calls it equally often."""
         ...
 
     def should_save(self) -> bool:
-        """Whether to write a checkpoint now, because a machine is about to go; every rank asks equally often."""
+        """Whether to write a checkpoint now, because a machine will be taken away. Every rank calls it equally often."""
         ...
 
     def log(self, line: str) -> None:
-        """One line of progress for the user; called on rank 0 alone."""
+        """Show one line of progress to the user; called on rank 0 only."""
         ...
 
 
 class LocalContext:
-    """This process; or one rank of an initialised `torch.distributed` group."""
+    """This process, or one rank of an initialised `torch.distributed` group."""
 
     def __init__(self, *, device: torch.device | None = None, quiet: bool = False) -> None:
-        together = dist.is_available() and dist.is_initialized()
-        self.rank = dist.get_rank() if together else 0
-        self.world = dist.get_world_size() if together else 1
+        distributed = dist.is_available() and dist.is_initialized()
+        self.rank = dist.get_rank() if distributed else 0
+        self.world = dist.get_world_size() if distributed else 1
         self.device = device or torch.device("cpu")
         self.history: list[dict[str, float]] = []
         self._quiet = quiet
@@ -66,12 +68,10 @@ class LocalContext:
 
 
 def pick_device(gpu: bool | str) -> torch.device:
-    """The device of this process for `train.gpu`: auto, true or false. Raises `UserError` where a GPU is asked for and absent."""
-    from cxr_ray.errors import UserError
-
-    there = torch.cuda.is_available()
-    if gpu is True and not there:
+    """The device of this process for `train.gpu`: auto, true or false. Raises `UserError` if a GPU is required and missing."""
+    available = torch.cuda.is_available()
+    if gpu is True and not available:
         raise UserError(
-            "train.gpu: true, but torch sees no GPU here; `cxr-ray doctor` says why, train.gpu: auto takes the CPU"
+            "train.gpu: true, but torch finds no GPU here; `cxr-ray doctor` shows why, train.gpu: auto uses the CPU"
         )
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if there and gpu else torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if available and gpu else torch.device("cpu")

@@ -1,4 +1,4 @@
-"""Memory of a device: how many rows fit in it at once, and pages that it can copy from by itself."""
+"""Device memory: how many rows fit at once, what to do if a batch does not, and pinned host memory."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -13,9 +13,9 @@ from cxr_ray.errors import OutOfMemory, UserError
 
 
 def rows_that_fit(step: Callable[[int], None], most: int) -> int:
-    """The first of `most`, half of it, half of that, ... rows that `step` takes without running out of the device's memory.
+    """The first of `most`, half of it, a quarter, ... rows that `step` processes without running out of device memory.
 
-    Raises `UserError` where not even one does."""
+    Raises `UserError` if not even one row fits."""
     rows = most
     while True:
         try:
@@ -23,35 +23,35 @@ def rows_that_fit(step: Callable[[int], None], most: int) -> int:
         except torch.OutOfMemoryError:
             if rows == 1:
                 raise UserError(
-                    "not one image of this size fits the device's memory with this model: take a smaller model.name or "
+                    "not one image of this size fits the device's memory with this model: use a smaller model.name or "
                     "data.image_size"
                 ) from None
         else:
             return rows
         rows = -(-rows // 2)
-        gc.collect()  # the error's frames hold what was computed
+        gc.collect()  # the frames of the error still reference the tensors
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
 @contextmanager
-def enough() -> Iterator[None]:
-    """A step. Raises `OutOfMemory`, which says the mend, where the device's memory does not hold it."""
+def explain_out_of_memory() -> Iterator[None]:
+    """Around a training step: raises `OutOfMemory`, which says how to fix it, if the device memory is too small."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(
-            "a worker's share of the batch does not fit its device's memory: set train.micro_batch to auto (the batch stays what it "
-            "is), or take a smaller data.image_size"
+            "a worker's share of the batch does not fit its device's memory: set train.micro_batch to auto (the batch size stays "
+            "the same), or use a smaller data.image_size"
         ) from error
 
 
-def holder(device: torch.device) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
-    """Lays pixels where the device copies them from: for a GPU in pinned pages, which it reads beside its work (`non_blocking`)."""
-    return pinned if device.type == "cuda" else np.asarray
+def pin_for(device: torch.device) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
+    """Moves pixels to where `device` copies them from: pinned memory for a GPU, which it reads asynchronously (`non_blocking`)."""
+    return pin if device.type == "cuda" else np.asarray
 
 
-def pinned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A copy in pages that stay in place."""
-    held: npt.NDArray[Any] = torch.from_numpy(array).pin_memory().numpy()
-    return held
+def pin(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A copy in pinned (page-locked) memory."""
+    pinned: npt.NDArray[Any] = torch.from_numpy(array).pin_memory().numpy()
+    return pinned

@@ -1,5 +1,6 @@
-"""What a training looks up for between its steps, and between the batches that it judges: a stop that was asked for, its time,
-a checkpoint that is due, a loss that is not a number. All ranks look up together, about once a second, and come to one answer.
+"""What all ranks decide together between steps, and between batches of an evaluation: whether to stop, whether the time limit is
+reached, whether a checkpoint is due, whether a loss was not finite. They poll about once a second and get the same decision;
+acting on it is the trainer's task.
 """
 
 import math
@@ -12,55 +13,57 @@ from cxr_ray.runtime import distributed
 from cxr_ray.runtime.context import Context
 
 POLL_S = 1.0
-"""Often enough to stop within the seconds that a scheduler gives, too rare for the ranks' talk (and a GPU's wait) to cost."""
-MOST_STEPS = 256
+"""Often enough to stop within the seconds that a scheduler grants, rare enough for the all-reduce (and the GPU sync) to cost
+nothing."""
+MAX_STEPS = 256
+"""Between two polls."""
 
 
-class Answer(NamedTuple):
+class Decision(NamedTuple):
     """What all ranks do now."""
 
     stop: bool
-    """Someone asked for it: write a checkpoint and end."""
-    over: bool
-    """`train.max_time` is over: end the epoch here, judge it, and end, finished."""
+    """A stop was requested: write a checkpoint and end."""
+    time_over: bool
+    """`train.max_time` is reached: end the epoch here, evaluate it, and finish."""
     save: bool
     """A checkpoint is due."""
     bad_step: int | None
     """The first step whose loss was not finite, on any rank."""
 
 
-class Watch:
-    """One rank's side of looking up. `minutes`: between checkpoints; `left_s`: seconds that the training may still take."""
+class Poller:
+    """One rank's side of the polling. `save_minutes`: between checkpoints; `left_s`: seconds that the training may still take."""
 
-    def __init__(self, context: Context, *, minutes: float | None, left_s: float | None = None) -> None:
+    def __init__(self, context: Context, *, save_minutes: float | None, left_s: float | None = None) -> None:
         self._context = context
-        self._every_s = math.inf if minutes is None else minutes * 60
+        self._save_every_s = math.inf if save_minutes is None else save_minutes * 60
         now = time.monotonic()
-        self._ends = math.inf if left_s is None else now + left_s
-        self._saved = self._looked = now
+        self._deadline = math.inf if left_s is None else now + left_s
+        self._saved = self._polled = now
         self._steps_since = 0
-        self._next = 1  # steps until the next look, the same on every rank
+        self._poll_after = 1  # steps until the next poll, the same on every rank
         self._losses: list[tuple[int, torch.Tensor]] = []
 
     def restart(self) -> None:
-        """Other work begins (training, judging), whose steps last otherwise: the first of them is looked up after."""
-        self._looked, self._steps_since, self._next = time.monotonic(), 0, 1
+        """Call when steps of another duration begin (training, evaluation): polls after the first of them."""
+        self._polled, self._steps_since, self._poll_after = time.monotonic(), 0, 1
 
-    def note(self, step: int, loss: torch.Tensor) -> None:
-        """Step `step` had this loss; its value is not waited for."""
+    def record_loss(self, step: int, loss: torch.Tensor) -> None:
+        """Record the loss of `step` and count the step. Does not wait for the value."""
         self._losses.append((step, loss.detach()))
         self.tick()
 
     def tick(self) -> None:
-        """A step, or a batch that was judged, is done; equally many on every rank."""
+        """Count a step, or a batch of an evaluation. Every rank counts equally many."""
         self._steps_since += 1
 
     def due(self) -> bool:
-        """Whether to look up now: after equally many steps on every rank."""
-        return self._steps_since >= self._next
+        """Whether to poll now: after equally many steps on every rank."""
+        return self._steps_since >= self._poll_after
 
-    def poll(self) -> Answer:
-        """The answer of all ranks. Each calls it after the same step."""
+    def poll(self) -> Decision:
+        """The decision of all ranks. Every rank calls it after the same step."""
         context, now = self._context, time.monotonic()
         bad = math.inf
         if self._losses:
@@ -68,16 +71,16 @@ class Watch:
             bad = min((step for (step, _), good in zip(self._losses, finite, strict=True) if not good), default=bad)
             self._losses.clear()
         steps = 0.0
-        over = save = False
+        time_over = save = False
         if context.rank == 0:  # one clock
-            each = (now - self._looked) / max(1, self._steps_since)
-            steps = min(MOST_STEPS, max(1, int(POLL_S / max(each, 1e-6))))
-            over = now >= self._ends
-            save = now - self._saved >= self._every_s
-        save |= context.should_save()  # on every rank: Ray's own answer waits for all of them
-        said = torch.tensor([context.should_stop(), over, save, steps, -bad], dtype=torch.float32)
-        stop, over_, save_, steps, bad = distributed.most_of_ranks(said.to(context.device)).tolist()
-        self._looked, self._steps_since, self._next = now, 0, int(steps)
-        if save_ or stop or over_:
+            step_s = (now - self._polled) / max(1, self._steps_since)
+            steps = min(MAX_STEPS, max(1, int(POLL_S / max(step_s, 1e-6))))
+            time_over = now >= self._deadline
+            save = now - self._saved >= self._save_every_s
+        save |= context.should_save()  # on every rank: Ray's implementation waits for all of them
+        own = torch.tensor([context.should_stop(), time_over, save, steps, -bad], dtype=torch.float32)
+        stop, over, save_, steps, bad = distributed.max_over_ranks(own.to(context.device)).tolist()
+        self._polled, self._steps_since, self._poll_after = now, 0, int(steps)
+        if save_ or stop or over:
             self._saved = now
-        return Answer(bool(stop), bool(over_), bool(save_), None if bad == -math.inf else int(-bad))
+        return Decision(bool(stop), bool(over), bool(save_), None if bad == -math.inf else int(-bad))

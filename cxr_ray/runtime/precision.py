@@ -1,4 +1,4 @@
-"""Number formats and memory layouts: what `train.precision` means on this device."""
+"""Number formats and memory layouts: the meaning of `train.precision` on a device. Casts nothing itself."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -9,28 +9,28 @@ import torch
 
 @dataclass(frozen=True)
 class Precision:
-    """The type that layers compute in, and how pictures lie in memory. Weights, losses and sums stay in fp32."""
+    """The dtype that layers compute in, and the memory layout. Weights, losses and sums stay in fp32."""
 
     name: str
     dtype: torch.dtype
     layout: torch.memory_format
-    """How weights and images lie in memory."""
+    """Of weights and images."""
 
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
-        """Layers inside compute in `dtype`."""
+        """A context in which layers compute in `dtype`."""
         return torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32)
 
     def scaler(self, device: torch.device) -> torch.amp.GradScaler:
-        """What keeps gradients within fp16's range (Micikevicius et al. 2018): it scales the loss, leaves out steps whose gradients
-        overflow, and halves its scale then. Does nothing in other precisions, whose range is fp32's."""
+        """Keeps gradients within the range of fp16 (Micikevicius et al. 2018): scales the loss, skips steps whose gradients overflow,
+        and then halves its scale. Does nothing for other precisions, which have the range of fp32."""
         return torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
 
 
 def pick(wanted: str, device: torch.device) -> Precision:
-    """The precision for `auto`, `fp32`, `bf16` or `fp16`: auto is bf16 where the hardware multiplies in bf16; fp16, for GPUs
-    without bf16, has to be asked for.
+    """The precision for `auto`, `fp32`, `bf16` or `fp16`. auto is bf16 if the hardware multiplies in bf16, else fp32; fp16, for
+    GPUs without bf16, has to be requested.
 
-    channels_last pays on a processor in both types and on a GPU in bf16 (benchmarks/README.md, `train`)."""
+    channels_last is faster on a CPU in both dtypes, and on a GPU in bf16 (benchmarks/README.md, `train`)."""
     if wanted == "auto":
         wanted = "bf16" if has_bf16(device) else "fp32"
     if wanted in ("bf16", "fp16"):
@@ -40,7 +40,7 @@ def pick(wanted: str, device: torch.device) -> Precision:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the processor has AMX tiles for bf16, or the GPU bf16 tensor cores (Ampere and later)."""
+    """Whether the CPU has AMX tiles for bf16, or the GPU has bf16 tensor cores (Ampere and later)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     try:

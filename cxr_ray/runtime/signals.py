@@ -1,4 +1,4 @@
-"""SIGTERM, of a scheduler or of `ray job stop`, as something to answer instead of a death."""
+"""Handles SIGTERM, from a scheduler or `ray job stop`, for the duration of a block, so that the process does not die."""
 
 import signal
 import threading
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def answered(answer: Callable[[], object]) -> Iterator[None]:
-    """Let SIGTERM call `answer` for the time of the block. Python hears signals in its main thread alone: elsewhere nothing changes."""
+def on_sigterm(handler: Callable[[], object]) -> Iterator[None]:
+    """Call `handler` on SIGTERM within the block. Python allows handlers only in the main thread: elsewhere this does nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: answer())
+    before = signal.signal(signal.SIGTERM, lambda number, frame: handler())
     try:
         yield
     finally:

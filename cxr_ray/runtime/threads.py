@@ -1,4 +1,4 @@
-"""A thread for the time of a block."""
+"""A background thread for the duration of a block."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def background(work: Callable[[threading.Event], None], *, name: str) -> Iterator[None]:
-    """Run `work(ended)` in a thread called `name` beside the block; `ended` is set as the block ends, and the thread waited for."""
+    """Run `work(ended)` in a thread called `name` during the block. When the block ends, set `ended` and wait for the thread."""
     ended = threading.Event()
     thread = threading.Thread(target=work, args=(ended,), name=name, daemon=True)
     thread.start()

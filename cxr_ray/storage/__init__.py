@@ -1,1 +1,1 @@
-"""Files and folders: local or remote paths, atomic writes, leases."""
+"""Files and folders, local or remote: paths, atomic writes, leases. Knows no format."""

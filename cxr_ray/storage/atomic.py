@@ -1,4 +1,4 @@
-"""Files that are whole or absent: temporary name, fsync, rename (of a remote one: one upload); and their checksums."""
+"""Atomic file writes (temporary name, fsync, rename; remotely one upload), checksums, and a lock per folder. Knows no format."""
 
 import errno
 import fcntl
@@ -12,69 +12,71 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cxr_ray.errors import UserError
-from cxr_ray.storage.remote import PIECE, Place, Remote
+from cxr_ray.storage.remote import CHUNK_BYTES, AnyPath, RemotePath
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-class Written(NamedTuple):
-    """What went into a file."""
+class WrittenFile(NamedTuple):
+    """Size and checksum of a file that was written."""
 
     bytes: int
     sha256: str
-    """Hexadecimal, taken on the way out: no second read of a large file."""
+    """Hexadecimal, computed while writing: a large file is not read again."""
 
 
-def write_atomic(path: Place, body: str | bytes | Callable[[Any], object], *, within: Place | None = None) -> Written:
-    """Write `body`, or what `body(file)` writes, so that `path` is as it was or whole, also after a kill or a full disk.
+def write_atomic(
+    path: AnyPath, body: str | bytes | Callable[[Any], object], *, temporary_folder: AnyPath | None = None
+) -> WrittenFile:
+    """Write `body`, or what `body(file)` writes, so that `path` is either unchanged or complete, even after a kill or a full disk.
 
-    The temporary file lies in the folder `within`, or beside; what goes to a remote place is held in memory instead. Raises
-    `UserError` on a full disk or a folder that cannot be written; then `path` is as it was, and nothing is left beside it."""
+    The temporary file is in `temporary_folder`, by default in the folder of `path`; a remote file is buffered in memory instead.
+    Raises `UserError` on a full disk or if the folder is not writable; then `path` is unchanged and no temporary file is left."""
     write = body if callable(body) else _writer(body)
-    if isinstance(path, Remote):
-        held = io.BytesIO()
-        hashed = _Hashed(held)
-        write(hashed)
-        path.write_bytes(held.getbuffer())
-        return Written(hashed.bytes, hashed.sha256.hexdigest())
-    assert within is None or isinstance(within, Path)
-    temporary = (within or path.parent) / f".{path.name}.{uuid.uuid4().hex}.tmp"
+    if isinstance(path, RemotePath):
+        buffer = io.BytesIO()
+        hashing = _HashingFile(buffer)
+        write(hashing)
+        path.write_bytes(buffer.getbuffer())
+        return WrittenFile(hashing.bytes, hashing.sha256.hexdigest())
+    assert temporary_folder is None or isinstance(temporary_folder, Path)
+    temporary = (temporary_folder or path.parent) / f".{path.name}.{uuid.uuid4().hex}.tmp"
     try:
         with temporary.open("wb") as file:
-            hashed = _Hashed(file)
-            write(hashed)
+            hashing = _HashingFile(file)
+            write(hashing)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        sync_folder(path.parent)
+        fsync_folder(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise fixable(error, path) from None
+            raise as_user_error(error, path) from None
         raise
-    return Written(hashed.bytes, hashed.sha256.hexdigest())
+    return WrittenFile(hashing.bytes, hashing.sha256.hexdigest())
 
 
-def make_folder(place: Place) -> None:
-    """Make `place`, and what is above it, where it is not there. Raises `UserError` where that is refused."""
+def make_folder(folder: AnyPath) -> None:
+    """Make `folder` and its parents if they are missing. Raises `UserError` if that fails."""
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make {place} ({error.strerror}); choose a folder that you may write to") from None
+        raise UserError(f"cannot make {folder} ({error.strerror}); choose a folder that you may write to") from None
 
 
-def fixable(error: OSError, path: Path) -> UserError | OSError:
-    """The one-line answer to a full disk or a folder that is closed to us; any other error as it is."""
-    if error.errno in FULL:
+def as_user_error(error: OSError, path: Path) -> UserError | OSError:
+    """A one-line error for a full disk or a path that is not writable; any other error unchanged."""
+    if error.errno in DISK_FULL:
         return UserError(f"no space left to write {path}; free some and run the same command again")
-    if error.errno in CLOSED:
+    if error.errno in NOT_WRITABLE:
         return UserError(f"cannot write {path} ({error.strerror}); choose a folder that you may write to")
     return error
 
 
-def sync_folder(folder: Path) -> None:
-    """Have the disk hold the names in `folder`."""
+def fsync_folder(folder: Path) -> None:
+    """Flush the names in `folder` to disk, so that a rename survives a crash."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -83,26 +85,27 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def one_at_a_time(folder: Place) -> Iterator[bool]:
-    """Keep others of this machine that ask so out of here, for a moment; the kernel lets go of the folder with its process. False
-    where it cannot be locked (some network disks, a URL): there nobody is kept out."""
+def folder_lock(folder: AnyPath) -> Iterator[bool]:
+    """Exclude other processes of this machine that take the same lock, briefly; the kernel releases it if this process dies.
+
+    False if the folder cannot be locked (some network disks, a URL): then nobody is excluded."""
     with ExitStack() as open_files:
         try:
             descriptor = os.open(str(folder), os.O_RDONLY)
             open_files.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            alone = True
+            locked = True
         except OSError:
-            alone = False
-        yield alone
+            locked = False
+        yield locked
 
 
-def sha256(path: Place) -> str:
-    """Hex digest of a file's bytes, read in pieces."""
+def sha256(path: AnyPath) -> str:
+    """Hex digest of a file, read in chunks."""
     digest = hashlib.sha256()
     with path.open("rb") as handle:
-        while piece := handle.read(PIECE):
-            digest.update(piece)
+        while chunk := handle.read(CHUNK_BYTES):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
@@ -111,8 +114,8 @@ def _writer(body: str | bytes) -> Callable[[Any], object]:
     return lambda file: file.write(data)
 
 
-class _Hashed:
-    """A binary file that knows the sha256 and the length of what went through it."""
+class _HashingFile:
+    """A binary file that computes the sha256 and the length of what is written to it."""
 
     def __init__(self, file: Any) -> None:
         self._file, self.sha256, self.bytes, self.closed = file, hashlib.sha256(), 0, False

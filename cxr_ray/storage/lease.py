@@ -1,10 +1,10 @@
-"""One live writer a folder, of a run or of an ingest: a lease file, renewed while its holder lives.
+"""One live writer per folder, of a run or of an ingest: a lease file, renewed while its holder lives. Knows no run and no store.
 
-The file appears only where none is; a dead one's is removed under a lock of the folder. Its age is measured against a file
-written now on the same disk, so that clocks of two machines need not agree. On the holder's own machine a dead process is known
-at once; elsewhere its lease runs out. Where nothing can be locked (object stores, some network disks), and after a dead one of
-another machine, each waits `SETTLE_S` and looks again, so two are told apart unless one was slower than that; it then notices at its
-next renewal that the lease is another's, and ends.
+The file is created only if none exists; that of a dead holder is removed under a lock of the folder. Its age is measured against
+a file written now on the same disk, so that the clocks of two machines need not agree. On the holder's own machine a dead process
+is detected at once; elsewhere its lease expires. If nothing can be locked (object stores, some network disks), and after a dead
+holder on another machine, each process waits `SETTLE_S` and reads the lease again, so that one of two wins unless one was slower
+than that; the slower one then notices at its next renewal that another holds the lease, and ends.
 """
 
 import json
@@ -19,44 +19,46 @@ from types import TracebackType
 from typing import Any
 
 from cxr_ray.errors import UserError
-from cxr_ray.storage.atomic import one_at_a_time, write_atomic
-from cxr_ray.storage.remote import Place, Remote
+from cxr_ray.storage.atomic import folder_lock, write_atomic
+from cxr_ray.storage.remote import AnyPath, RemotePath
 
 NAME = "lease.json"
 RENEW_S = 5.0
-LASTS_S = 30.0
-"""A holder elsewhere that was silent for so long is taken for dead: six renewals missed."""
+EXPIRES_S = 30.0
+"""A holder on another machine counts as dead after this long without a renewal: six renewals missed."""
 SETTLE_S = 1.0
-"""Wait of a holder on an object store, or after a dead one of another machine, before it believes its own lease; a request takes
-a tenth of that."""
+"""Wait on an object store, or after a dead holder on another machine, before a new holder trusts its own lease; a request takes a
+tenth of that."""
 
 
 class Lease:
-    """The right to write to `folder`, as a context manager. Raises `UserError`, which begins with `busy`, where another
-    process holds it.
+    """The right to write to `folder`, as a context manager. Raises `UserError`, which begins with `busy` and offers `alternative`,
+    if another process holds it.
 
-    A holder that was silent for too long (its machine slept) may find another's lease in its place. Two must not write to one
-    folder: a block in the main thread is interrupted and raises `UserError`; elsewhere, or where interrupts are ignored, the process
-    says so and ends."""
+    A holder that did not renew in time (its machine slept) may find that another process has taken the lease. Two must not write
+    to one folder: a block in the main thread is interrupted and raises `UserError`; in another thread, or if interrupts are
+    ignored, the process prints the error and exits."""
 
-    def __init__(self, folder: Place, *, busy: str | None = None, instead: str = "give another --name") -> None:
+    def __init__(self, folder: AnyPath, *, busy: str | None = None, alternative: str = "give another --name") -> None:
         self._file = folder / NAME
-        self._busy, self._instead = busy or f"the run {folder} is being trained now", instead
+        self._busy, self._alternative = busy or f"the run {folder} is being trained now", alternative
         self._holder = uuid.uuid4().hex
         self._ended = threading.Event()
         self._lost = threading.Event()
 
     def __enter__(self) -> "Lease":
-        me = {"holder": self._holder, "pid": os.getpid(), "started": _started(os.getpid()), "on": _machine()}
+        me = {"holder": self._holder, "pid": os.getpid(), "started": process_start(os.getpid()), "on": machine_id()}
         self._body = json.dumps(me).encode()
-        if isinstance(self._file, Remote):
+        if isinstance(self._file, RemotePath):
             self._take_remote(self._file)
         else:
-            with one_at_a_time(self._file.parent) as alone:
-                self._take(self._file, alone=alone)
-        # Programs that are started in the background may ignore interrupts.
-        hears = threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGINT))
-        self._thread = threading.Thread(target=self._renew, args=(hears,), name="cxr-lease", daemon=True)
+            with folder_lock(self._file.parent) as locked:
+                self._take(self._file, locked=locked)
+        # Programs started in the background may ignore interrupts.
+        interruptible = threading.current_thread() is threading.main_thread() and callable(
+            signal.getsignal(signal.SIGINT)
+        )
+        self._thread = threading.Thread(target=self._renew, args=(interruptible,), name="cxr-lease", daemon=True)
         self._thread.start()
         return self
 
@@ -65,42 +67,42 @@ class Lease:
     ) -> None:
         self._ended.set()
         self._thread.join()
-        with one_at_a_time(self._file.parent):
-            held = self._read()
-            if held is not None and held["holder"] == self._holder:
+        with folder_lock(self._file.parent):
+            found = self._read()
+            if found is not None and found["holder"] == self._holder:
                 self._file.unlink(missing_ok=True)
         if self._lost.is_set() and kind is KeyboardInterrupt:
-            raise UserError(self._said_lost()) from None
+            raise UserError(self._lost_message()) from None
 
-    def _said_lost(self) -> str:
+    def _lost_message(self) -> str:
         return (
-            f"this process was silent for over {LASTS_S:.0f} s and has lost {self._file.parent} to another, which writes there now: "
-            "wait for that one, or stop it and run the same command again"
+            f"this process did not renew its lease for over {EXPIRES_S:.0f} s and has lost {self._file.parent} to another process, "
+            "which writes there now: wait for that one, or stop it and run the same command again"
         )
 
-    def _take(self, file: Path, *, alone: bool) -> None:
-        """Make the lease appear where none is, a dead one removed first; `alone` where no other does that now."""
+    def _take(self, file: Path, *, locked: bool) -> None:
+        """Create the lease if none exists; remove that of a dead holder first. `locked`: no other process does so now."""
         settle = False
-        while not self._appear(file):
-            held = self._read() or self._read(after_s=0.1)  # it may be in the making
-            if held is not None and held["holder"] == self._holder:  # the answer to a link may get lost on NFS
+        while not self._create(file):
+            found = self._read() or self._read(after_s=0.1)  # it may be half written
+            if found is not None and found["holder"] == self._holder:  # on NFS the reply to a link may get lost
                 break
-            if held is not None and self._alive(held):
-                raise self._taken(held)
-            settle |= not alone or (held is not None and held.get("on") != _machine())
+            if found is not None and self._alive(found):
+                raise self._busy_error(found)
+            settle |= not locked or (found is not None and found.get("on") != machine_id())
             file.unlink(missing_ok=True)
         if settle:
-            self._believe()
+            self._settle()
 
-    def _appear(self, file: Path) -> bool:
-        """Let `file` hold this lease, whole, where nothing is; whether it was so."""
+    def _create(self, file: Path) -> bool:
+        """Create `file` with this lease, complete, unless it exists; whether it was created."""
         mine = file.with_name(f".{NAME}.{self._holder}.new")
         try:
             write_atomic(mine, self._body)
             os.link(mine, file)
         except FileExistsError:
             return False
-        except OSError:  # a file system without links: for a moment it may be seen half written
+        except OSError:  # a file system without links: for a moment others may see it half written
             try:
                 with file.open("xb") as handle:
                     handle.write(self._body)
@@ -110,48 +112,48 @@ class Lease:
             mine.unlink(missing_ok=True)
         return True
 
-    def _take_remote(self, file: Remote) -> None:
-        held = self._read()
-        if held is not None and self._alive(held):
-            raise self._taken(held)
+    def _take_remote(self, file: RemotePath) -> None:
+        found = self._read()
+        if found is not None and self._alive(found):
+            raise self._busy_error(found)
         file.write_bytes(self._body)
-        self._believe()
+        self._settle()
 
-    def _believe(self) -> None:
-        """Wait and look again: of two that started at once the later one has it."""
-        after = self._read(after_s=SETTLE_S)
-        if after is None or after["holder"] != self._holder:
-            raise self._taken(after or {"pid": "?"})
+    def _settle(self) -> None:
+        """Wait and read the lease again: of two that started at once the later one wins."""
+        found = self._read(after_s=SETTLE_S)
+        if found is None or found["holder"] != self._holder:
+            raise self._busy_error(found or {"pid": "?"})
 
-    def _renew(self, hears: bool) -> None:
+    def _renew(self, interruptible: bool) -> None:
         while not self._ended.wait(RENEW_S):
             try:
-                held = self._read()
-                if held is not None and held["holder"] != self._holder:
+                found = self._read()
+                if found is not None and found["holder"] != self._holder:
                     self._lost.set()
-                    if not hears:
-                        print(f"error: {self._said_lost()}", file=sys.stderr, flush=True)
+                    if not interruptible:
+                        print(f"error: {self._lost_message()}", file=sys.stderr, flush=True)
                         os._exit(1)
-                    # A signal, since it also wakes a thread that waits.
+                    # A signal also wakes a thread that waits.
                     signal.pthread_kill(int(threading.main_thread().ident or 0), signal.SIGINT)
                     return
-                self._file.write_bytes(self._body) if isinstance(self._file, Remote) else os.utime(self._file)
-            except (OSError, UserError):  # a folder that cannot be reached now may be there again in five seconds
+                self._file.write_bytes(self._body) if isinstance(self._file, RemotePath) else os.utime(self._file)
+            except (OSError, UserError):  # a folder that is unreachable now may be back in five seconds
                 continue
 
     def _read(self, *, after_s: float = 0.0) -> dict[str, Any] | None:
-        """Who holds the lease; None where there is none, or none that can be read."""
+        """The lease file; None if it is missing or unreadable."""
         time.sleep(after_s)
         try:
-            held: dict[str, Any] = json.loads(self._file.read_text(encoding="utf-8"))
-            return held if "holder" in held else None
+            found: dict[str, Any] = json.loads(self._file.read_text(encoding="utf-8"))
+            return found if "holder" in found else None
         except (OSError, ValueError):
             return None
 
-    def _alive(self, held: dict[str, Any]) -> bool:
-        if held.get("on") == _machine():
-            return held.get("started") is not None and _started(int(held["pid"])) == held["started"]
-        return self._age() < LASTS_S
+    def _alive(self, found: dict[str, Any]) -> bool:
+        if found.get("on") == machine_id():
+            return found.get("started") is not None and process_start(int(found["pid"])) == found["started"]
+        return self._age() < EXPIRES_S
 
     def _age(self) -> float:
         now = self._file.parent / f".{NAME}.{self._holder}.now"
@@ -163,16 +165,17 @@ class Lease:
         finally:
             now.unlink(missing_ok=True)
 
-    def _taken(self, held: dict[str, Any]) -> UserError:
-        where = f"process {held['pid']} of this machine" if held.get("on") == _machine() else "another machine"
+    def _busy_error(self, found: dict[str, Any]) -> UserError:
+        here = found.get("on") == machine_id()
+        where = f"process {found['pid']} of this machine" if here else "another machine"
         return UserError(
-            f"{self._busy}, by {where}; wait for it, stop it, or {self._instead}"
-            + ("" if held.get("on") == _machine() else f" (a dead one's lease runs out after {LASTS_S:.0f} s)")
+            f"{self._busy}, by {where}; wait for it, stop it, or {self._alternative}"
+            + ("" if here else f" (the lease of a dead process expires after {EXPIRES_S:.0f} s)")
         )
 
 
-def _machine() -> str:
-    """What tells this machine, and this container on it, from others; names neither."""
+def machine_id() -> str:
+    """A hash that distinguishes this machine, and this container on it, from others without naming them."""
     parts = []
     for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         try:
@@ -182,14 +185,14 @@ def _machine() -> str:
     return uuid.uuid5(uuid.NAMESPACE_OID, " ".join(parts)).hex
 
 
-def _started(pid: int) -> str | None:
-    """When the process `pid` started, in the kernel's ticks; None where it is gone. Tells a number used again apart."""
+def process_start(pid: int) -> str | None:
+    """Start time of the process `pid` in kernel ticks; None if it is gone. Distinguishes a process number that is used again."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except FileNotFoundError:
         if Path("/proc/self/stat").exists():
             return None
-        try:  # no /proc on this system: whether it lives is all that is known
+        try:  # no /proc on this system: only whether it lives is known
             os.kill(pid, 0)
         except OSError:
             return None

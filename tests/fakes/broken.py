@@ -2,7 +2,6 @@
 
 import io
 import os
-import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from tests.fakes.dicom import dicom
+from tests.fakes.images import encoded, png
 
 SIDE = (40, 56)
 
@@ -19,25 +19,6 @@ def gray(seed: int = 0) -> np.ndarray:
     """Something to see: uint8 of `SIDE`."""
     y, x = np.mgrid[0 : SIDE[0], 0 : SIDE[1]]
     return (3 * y + 2 * x + np.random.default_rng(seed).integers(0, 20, SIDE)).astype(np.uint8)
-
-
-def encoded(image: np.ndarray | Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    file = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, kind, **options)
-    return file.getvalue()
-
-
-def png(
-    width: int, height: int, *, bits: int = 8, body: bytes = b"", chunks: tuple[tuple[bytes, bytes], ...] = ()
-) -> bytes:
-    """A gray PNG with any header over any zlib body."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0))
-    more = b"".join(chunk(kind, data) for kind, data in chunks)
-    return b"\x89PNG\r\n\x1a\n" + head + more + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
 def sound() -> dict[str, bytes]:

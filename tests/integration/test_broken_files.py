@@ -1,15 +1,18 @@
-"""A folder of sound, broken, foreign and hostile files through the real ingest: each is used, or refused with its reason."""
+"""A folder of valid, broken, foreign and hostile files through the real ingest: each is stored, or rejected with its reason."""
 
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from cxr_ray.data import store as stores
+from cxr_ray.data.info import DatasetInfo
 from cxr_ray.datasets import Records, records_table
 from cxr_ray.imaging.decode import decode
 from cxr_ray.imaging.files import read
-from cxr_ray.on_ray.ingest import ingest
+from cxr_ray.on_ray.ingest import IngestSettings, ingest
 from tests.fakes import broken
 
 SIZE = (32, 32)
@@ -21,27 +24,26 @@ REASONS = {
 }  # fmt: skip
 
 
-def test_a_folder_of_broken_files_gives_exactly_these(tmp_path: Path, ray_local: None) -> None:
+def test_every_file_is_stored_or_rejected_with_its_reason(tmp_path: Path, ray_local: None) -> None:
     good, bad = broken.write(tmp_path / "images")
     names = sorted([*good, *bad])
     table = records_table({"image": names}, {"a": np.zeros(len(names))}, rows=len(names))
-    records = Records(table, ("a",), "binary", {}, (), ("a",), (), (), None)
-    result = ingest(records, tmp_path / "images", tmp_path / "s", source="broken", size=SIZE, max_rejected=0.6)
+    records = Records(table, DatasetInfo(labels=("a",), task="binary", default_labels=("a",)))
+    result = ingest(
+        records, tmp_path / "images", tmp_path / "s", IngestSettings(source="broken", size=SIZE, max_rejected=0.6)
+    )
     assert (result.rows, result.rejected) == (ACCEPTED, REJECTED) == (len(good), len(bad))
     store = stores.open(tmp_path / "s", verify="full")
     assert set(store.index["image"]) == set(good)
     rejected = store.rejected()
     assert dict(zip(rejected["image"], rejected["reason"], strict=True)) == bad
     assert Counter(rejected["reason"]) == REASONS
-    for name, picture in zip(store.index["image"], store.images(store.index["row"]), strict=True):
-        np.testing.assert_array_equal(picture, decode(read(tmp_path / "images", name), SIZE).pixels)
+    for name, image in zip(store.index["image"], store.images(store.index["row"]), strict=True):
+        np.testing.assert_array_equal(image, decode(read(tmp_path / "images", name), SIZE).pixels)
 
 
-def test_small_files_stay_small(tmp_path: Path) -> None:
-    """What a hostile file unfolds to is never made: refused within the memory of a few ordinary pictures."""
-    import subprocess
-    import sys
-
+def test_small_hostile_files_need_little_memory(tmp_path: Path) -> None:
+    """A decompression bomb is rejected before it is expanded, within the memory of a few ordinary images."""
     good, bad = broken.write(tmp_path / "images")
     hostile = [name for name in bad if any(word in name for word in ("pixel", "100_mb", "deflated"))]
     assert len(hostile) == 5 and all((tmp_path / "images" / name).stat().st_size < 100_000 for name in hostile)

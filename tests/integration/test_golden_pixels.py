@@ -1,7 +1,7 @@
-"""One picture as every kind of file, and the very gray values that each must give for ever.
+"""One image as every kind of file, and the exact gray values that each must always give.
 
-`tests/test_images.py` and `tests/test_dicom.py` hold decoding to its definitions; here stand the numbers, so that another
-version of a decoder, or of ours, cannot move a pixel unseen. A store's bytes depend on them.
+`tests/imaging/test_decode.py` and `test_dicom.py` compare decoding with its definitions. The numbers are here, so that another
+version of a decoder, or of this code, cannot change a pixel unnoticed. The bytes of a store depend on them.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from PIL import Image
 from cxr_ray.imaging.decode import decode
 from cxr_ray.imaging.pixels import Aspect
 from tests.fakes.dicom import dicom
-from tests.imaging.test_decode import encoded
+from tests.fakes.images import encoded
 
 Y, X = np.mgrid[0:16, 0:24]
 GRAY = (9 * Y + 5 * X).astype(np.uint8)  # 0 to 250, no symmetry
@@ -23,9 +23,9 @@ ALPHA = (255 - 10 * X).astype(np.uint8)
 
 
 def exif(orientation: int) -> Image.Exif:
-    held = Image.Exif()
-    held[0x0112] = orientation
-    return held
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
 
 
 def palette() -> Image.Image:
@@ -62,12 +62,12 @@ GOLDEN: dict[str, tuple[Callable[[], bytes], list[list[int]], int]] = {
         [[142, 135, 127, 120], [134, 127, 119, 112], [125, 118, 110, 103], [116, 110, 102, 95]],
         0,
     ),
-    "PNG, palette with a clear colour": (
+    "PNG, palette with a transparent colour": (
         lambda: encoded(palette(), transparency=125),
         [[142, 135, 127, 120], [134, 127, 116, 111], [123, 114, 110, 103], [116, 109, 102, 95]],
         0,
     ),
-    "PNG, turned": (
+    "PNG, rotated": (
         lambda: encoded(GRAY, exif=exif(6)),
         [[133, 101, 65, 32], [161, 129, 93, 60], [191, 159, 123, 90], [218, 186, 150, 117]],
         0,
@@ -79,12 +79,12 @@ GOLDEN: dict[str, tuple[Callable[[], bytes], list[list[int]], int]] = {
     "JPEG": (lambda: encoded(GRAY, "JPEG", quality=100), PLAIN, 1),
     "JPEG, RGB": (lambda: encoded(COLOUR, "JPEG", quality=100, subsampling=0), LUMA, 1),
     "JPEG, CMYK": (lambda: encoded(Image.fromarray(COLOUR).convert("CMYK"), "JPEG", quality=100), LUMA, 2),
-    "JPEG, turned": (
+    "JPEG, rotated": (
         lambda: encoded(GRAY, "JPEG", quality=100, exif=exif(8)),
         [[118, 150, 186, 218], [90, 122, 158, 190], [60, 92, 128, 160], [33, 65, 101, 133]],
         1,
     ),
-    "JPEG, drafted": (lambda: encoded(np.kron(GRAY, np.ones((8, 8), np.uint8)), "JPEG", quality=100), PLAIN, 1),
+    "JPEG, draft": (lambda: encoded(np.kron(GRAY, np.ones((8, 8), np.uint8)), "JPEG", quality=100), PLAIN, 1),
     "WEBP": (lambda: encoded(GRAY, "WEBP", lossless=True), PLAIN, 0),
     "DICOM": (lambda: dicom(DEEP, bits=13), WIDE, 0),
     "DICOM, RLE": (lambda: dicom(DEEP, "rle", bits=13), WIDE, 0),
@@ -109,10 +109,10 @@ GOLDEN: dict[str, tuple[Callable[[], bytes], list[list[int]], int]] = {
 
 
 @pytest.mark.parametrize("kind", GOLDEN)
-def test_the_pixels_are_those(kind: str) -> None:
-    make, wanted, far = GOLDEN[kind]
-    got = decode(make(), (4, 4)).pixels
-    assert np.abs(got.astype(int) - wanted).max() <= far, got.tolist()
+def test_the_pixels_are_the_golden_ones(kind: str) -> None:
+    make, expected, tolerance = GOLDEN[kind]
+    pixels = decode(make(), (4, 4)).pixels
+    assert np.abs(pixels.astype(int) - expected).max() <= tolerance, pixels.tolist()
 
 
 ASPECTS: dict[Aspect, list[list[int]]] = {
@@ -123,10 +123,10 @@ ASPECTS: dict[Aspect, list[list[int]]] = {
 
 
 @pytest.mark.parametrize("aspect", ASPECTS)
-def test_the_pixels_of_an_aspect_are_those(aspect: Aspect) -> None:
+def test_the_pixels_of_every_aspect_are_the_golden_ones(aspect: Aspect) -> None:
     assert decode(encoded(GRAY), (4, 4), aspect=aspect).pixels.tolist() == ASPECTS[aspect]
 
 
-def test_a_large_jpeg_2000_is_that() -> None:
-    """openjpeg's encoder wants more pixels than the others."""
+def test_a_large_jpeg_2000_has_the_golden_pixels() -> None:
+    """The encoder of openjpeg needs more pixels than the others."""
     assert decode(dicom(np.kron(DEEP, np.ones((4, 4), np.uint16)), "j2k", bits=13), (4, 4)).pixels.tolist() == WIDE

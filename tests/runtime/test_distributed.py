@@ -1,4 +1,4 @@
-"""What ranks tell each other."""
+"""Errors and results across ranks."""
 
 import pytest
 import torch.distributed as dist
@@ -8,7 +8,7 @@ from cxr_ray.runtime import distributed
 from tests.fakes.ranks import on_ranks
 
 
-def _one_lacks_a_file() -> None:
+def _one_rank_lacks_a_file() -> None:
     rank = dist.get_rank() if dist.is_initialized() else 0
 
     def work() -> int:
@@ -23,5 +23,5 @@ def _one_lacks_a_file() -> None:
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_a_mistake_of_one_rank_is_raised_on_all(world, tmp_path):
-    on_ranks(world, tmp_path, _one_lacks_a_file)
+def test_a_user_error_of_one_rank_is_raised_on_all(world, tmp_path):
+    on_ranks(world, tmp_path, _one_rank_lacks_a_file)

@@ -1,4 +1,4 @@
-"""How many rows fit at once; and a training that finds it out. Pinned pages want a GPU."""
+"""How many rows fit in device memory, alone and in a training with `train.micro_batch: auto`. Pinned memory needs a GPU."""
 
 import os
 
@@ -15,7 +15,7 @@ from tests.fakes.store import fake_store
 from tests.training.test_trainer import config, final_weights, fit
 
 
-def room_for(most: int):
+def step_with_room_for(most: int):
     def step(rows: int) -> None:
         tried.append(rows)
         if rows > most:
@@ -27,52 +27,52 @@ def room_for(most: int):
 
 @pytest.mark.parametrize(("most", "tried"), [(64, [64]), (20, [64, 32, 16]), (1, [64, 32, 16, 8, 4, 2, 1])])
 def test_it_halves_until_it_fits(most, tried):
-    step, seen = room_for(most)
+    step, seen = step_with_room_for(most)
     assert memory.rows_that_fit(step, 64) == tried[-1] and seen == tried
 
 
 def test_odd_numbers_are_halved_upwards():
-    step, seen = room_for(1)
+    step, seen = step_with_room_for(1)
     assert memory.rows_that_fit(step, 7) == 1 and seen == [7, 4, 2, 1]
 
 
-def test_not_one_row_is_said_and_other_errors_stay():
-    step, _ = room_for(0)
+def test_too_little_for_one_row_is_a_user_error_and_other_errors_pass():
+    step, _ = step_with_room_for(0)
     with pytest.raises(UserError, match="not one image of this size fits"):
         memory.rows_that_fit(step, 4)
     with pytest.raises(ZeroDivisionError):
         memory.rows_that_fit(lambda rows: 1 // 0, 4)
 
 
-GREEDY = {"model": {"name": "greedy"}}  # its module, imported above, has registered it
+GREEDY = {"model": {"name": "greedy"}}  # registered by the import above
 
 
 def test_auto_trains_as_micro_batches_of_what_fits(tmp_path, monkeypatch, capsys):
-    """The same as if that number had been given: trying it out leaves no trace in weights, statistics or draws."""
+    """The result equals a training with that number given: the search changes no weights, statistics or random numbers."""
     monkeypatch.setenv("CXR_RAY_TEST_ROWS", "5")
     store = fake_store(70, unknown=0.3)
     greedy_model.Greedy.seen.clear()
-    made = {}
+    runs = {}
     for name, rows in (("auto", "auto"), ("given", 4)):
         hyperparameters = config(tmp_path, name=name, **GREEDY, train={"micro_batch": rows})
-        made[name] = fit(hyperparameters, store, LocalContext())
+        runs[name] = fit(hyperparameters, store, LocalContext())
         seen = greedy_model.Greedy.seen
         if rows == "auto":
             assert seen[:3] == [16, 8, 4]
         assert set(seen[3:]) <= {1, 2, 3, 4}
-    a, b = final_weights(made["auto"]), final_weights(made["given"])
+    a, b = final_weights(runs["auto"]), final_weights(runs["given"])
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert capsys.readouterr().out.count("micro-batches of 4 rows: a worker's share of 16 does not fit") == 1
 
 
-def test_a_step_that_does_not_fit_says_the_mend(tmp_path, monkeypatch):
+def test_a_step_that_does_not_fit_says_how_to_fix_it(tmp_path, monkeypatch):
     monkeypatch.setenv("CXR_RAY_TEST_ROWS", "4")
     with pytest.raises(OutOfMemory, match=r"set train\.micro_batch to auto") as caught:
-        fit(config(tmp_path, name="whole", **GREEDY), fake_store(50))
+        fit(config(tmp_path, name="full", **GREEDY), fake_store(50))
     assert "\n" not in str(caught.value)
 
 
-def test_auto_where_all_fits_is_the_whole_share(tmp_path, monkeypatch):
+def test_auto_uses_the_full_share_if_it_fits(tmp_path, monkeypatch):
     monkeypatch.setenv("CXR_RAY_TEST_ROWS", "100")
     store = fake_store(50)
     a, b = (
@@ -84,13 +84,13 @@ def test_auto_where_all_fits_is_the_whole_share(tmp_path, monkeypatch):
 
 def _two_ranks(folder):
     context = LocalContext(quiet=True)
-    os.environ["CXR_RAY_TEST_ROWS"] = "5" if context.rank else "50"  # the second device is the smaller one
+    os.environ["CXR_RAY_TEST_ROWS"] = "5" if context.rank else "50"  # the second device has less memory
     greedy_model.Greedy.seen.clear()
     fit(config(folder, name="two", **GREEDY, train={"micro_batch": "auto"}), fake_store(50), context)
-    assert max(greedy_model.Greedy.seen[2:]) == 4  # of a share of 8: both take what the smaller one can
+    assert max(greedy_model.Greedy.seen[2:]) == 4  # of a share of 8: both use what fits the smaller one
 
 
-def test_ranks_agree_on_what_fits_the_smallest(tmp_path):
+def test_ranks_agree_on_what_fits_the_smallest_device(tmp_path):
     on_ranks(2, tmp_path, _two_ranks, tmp_path)
 
 
@@ -101,14 +101,14 @@ def _too_small_for_one(folder):
         fit(config(folder, name="none", **GREEDY, train={"micro_batch": "auto"}), fake_store(50), context)
 
 
-def test_where_nothing_fits_on_one_rank_no_other_waits_for_it(tmp_path):
+def test_if_nothing_fits_on_one_rank_the_others_do_not_wait(tmp_path):
     on_ranks(2, tmp_path, _too_small_for_one, tmp_path)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_pinned_pages_hold_the_same_values():
+def test_pinned_memory_has_the_same_values():
     array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
-    held = memory.pinned(array)
-    np.testing.assert_array_equal(held, array)
-    assert torch.from_numpy(held).is_pinned()
+    pinned = memory.pin(array)
+    np.testing.assert_array_equal(pinned, array)
+    assert torch.from_numpy(pinned).is_pinned()

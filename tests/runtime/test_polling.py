@@ -1,4 +1,4 @@
-"""When a training looks up: about once a second, whatever its steps last."""
+"""When ranks poll: about once a second, whatever the duration of a step."""
 
 from types import SimpleNamespace
 
@@ -10,32 +10,32 @@ from cxr_ray.runtime.context import LocalContext
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A clock that stands until it is told."""
-    made = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(polling.time, "monotonic", lambda: made.now)
-    return made
+    """A clock that only the test advances."""
+    fake = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(polling.time, "monotonic", lambda: fake.now)
+    return fake
 
 
-def steps_until_due(held: polling.Watch, clock: SimpleNamespace, each_s: float) -> int:
-    """Steps of `each_s` seconds until it looks up."""
+def steps_until_poll(poller: polling.Poller, clock: SimpleNamespace, step_s: float) -> int:
+    """Steps of `step_s` seconds until the next poll."""
     for step in range(1, 1000):
-        clock.now += each_s
-        held.tick()
-        if held.due():
-            held.poll()
+        clock.now += step_s
+        poller.tick()
+        if poller.due():
+            poller.poll()
             return step
-    raise AssertionError("it never looks up")
+    raise AssertionError("it never polls")
 
 
-def test_it_looks_up_once_a_second(clock: SimpleNamespace) -> None:
-    held = polling.Watch(LocalContext(), minutes=None)
-    assert [steps_until_due(held, clock, 0.125) for _ in range(3)] == [1, 8, 8]
-    assert [steps_until_due(held, clock, 5.0) for _ in range(3)] == [8, 1, 1]
+def test_it_polls_once_a_second(clock: SimpleNamespace) -> None:
+    poller = polling.Poller(LocalContext(), save_minutes=None)
+    assert [steps_until_poll(poller, clock, 0.125) for _ in range(3)] == [1, 8, 8]
+    assert [steps_until_poll(poller, clock, 5.0) for _ in range(3)] == [8, 1, 1]
 
 
-def test_quick_batches_of_judging_do_not_put_off_what_slow_steps_wait_for(clock: SimpleNamespace) -> None:
+def test_quick_batches_of_an_evaluation_do_not_delay_the_polls_of_slow_steps(clock: SimpleNamespace) -> None:
     """A stop, or a checkpoint, would wait for hundreds of steps."""
-    held = polling.Watch(LocalContext(), minutes=None)
-    assert [steps_until_due(held, clock, 0.001) for _ in range(2)] == [1, polling.MOST_STEPS]
-    held.restart()
-    assert [steps_until_due(held, clock, 0.25) for _ in range(3)] == [1, 4, 4]
+    poller = polling.Poller(LocalContext(), save_minutes=None)
+    assert [steps_until_poll(poller, clock, 0.001) for _ in range(2)] == [1, polling.MAX_STEPS]
+    poller.restart()
+    assert [steps_until_poll(poller, clock, 0.25) for _ in range(3)] == [1, 4, 4]

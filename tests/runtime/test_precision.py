@@ -1,4 +1,4 @@
-"""Number formats: what each name means, and what keeps fp16's gradients in range."""
+"""Number formats: the meaning of each name, and the gradient scaler of fp16."""
 
 import pytest
 import torch
@@ -14,23 +14,23 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(
     ("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
 )
-def test_layers_compute_in_it_and_weights_do_not(name: str, dtype: torch.dtype) -> None:
-    how = precision.pick(name, CPU)
-    layer = nn.Conv2d(1, 2, 3).to(memory_format=how.layout)
-    with how.autocast(CPU):
+def test_layers_compute_in_the_dtype_and_weights_stay_in_fp32(name: str, dtype: torch.dtype) -> None:
+    chosen = precision.pick(name, CPU)
+    layer = nn.Conv2d(1, 2, 3).to(memory_format=chosen.layout)
+    with chosen.autocast(CPU):
         out = layer(torch.randn(2, 1, 8, 8))
-    assert out.dtype == how.dtype == dtype and layer.weight.dtype == torch.float32
-    assert how.scaler(CPU).is_enabled() == (name == "fp16") and how.name == name
+    assert out.dtype == chosen.dtype == dtype and layer.weight.dtype == torch.float32
+    assert chosen.scaler(CPU).is_enabled() == (name == "fp16") and chosen.name == name
 
 
-def test_auto_is_what_the_processor_multiplies_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    for there in (True, False):
-        monkeypatch.setattr(precision, "has_bf16", lambda _device, there=there: there)
-        assert precision.pick("auto", CPU).name == ("bf16" if there else "fp32")
+def test_auto_is_bf16_if_the_hardware_multiplies_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for available in (True, False):
+        monkeypatch.setattr(precision, "has_bf16", lambda _device, available=available: available)
+        assert precision.pick("auto", CPU).name == ("bf16" if available else "fp32")
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
-def test_a_step_that_overflows_is_left_out_and_halves_the_scale(name: str) -> None:
+def test_a_step_that_overflows_is_skipped_and_halves_the_scale(name: str) -> None:
     layer = nn.Linear(3, 2)
     optimizer = optim.build(layer, Optim(name=name, lr=0.1))  # type: ignore[arg-type]
     scaler = precision.pick("fp16", CPU).scaler(CPU)
@@ -46,8 +46,8 @@ def test_a_step_that_overflows_is_left_out_and_halves_the_scale(name: str) -> No
     assert torch.equal(layer.weight, before) and scaler.get_scale() == scale / 2
     plain = nn.Linear(3, 2)
     plain.load_state_dict(layer.state_dict())
-    beside = optim.build(plain, Optim(name=name, lr=0.1))  # type: ignore[arg-type]
+    plain_optimizer = optim.build(plain, Optim(name=name, lr=0.1))  # type: ignore[arg-type]
     step(1.0)
     plain(torch.ones(1, 3)).sum().backward()
-    beside.step()
+    plain_optimizer.step()
     assert torch.allclose(layer.weight, plain.weight, atol=1e-6) and not torch.equal(layer.weight, before)

@@ -1,4 +1,4 @@
-"""Whole or absent: what a failed write leaves, and what a whole one says of itself."""
+"""Atomic writes: a failed one changes nothing, a successful one returns size and checksum."""
 
 import errno
 import hashlib
@@ -11,14 +11,14 @@ from cxr_ray.storage import atomic
 
 
 @pytest.mark.parametrize("body", ["Befund: ä", b"\x00\x01", lambda file: [file.write(b"ab"), file.write(b"c")]])
-def test_what_is_written_and_what_is_said_of_it_agree(tmp_path: Path, body: object) -> None:
+def test_the_returned_size_and_checksum_are_those_of_the_file(tmp_path: Path, body: object) -> None:
     written = atomic.write_atomic(tmp_path / "x", body)  # type: ignore[arg-type]
     data = (tmp_path / "x").read_bytes()
     assert written == (len(data), hashlib.sha256(data).hexdigest()) == (len(data), atomic.sha256(tmp_path / "x"))
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("before")
 
     def fail(file: object) -> None:
@@ -31,19 +31,19 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "said"),
+    ("number", "message"),
     [(errno.ENOSPC, "no space left to write"), (errno.EDQUOT, "no space left"), (errno.EROFS, "cannot write .*choose")],
 )
-def test_a_full_or_closed_disk_is_one_line(tmp_path: Path, number: int, said: str) -> None:
+def test_a_full_or_read_only_disk_raises_a_user_error(tmp_path: Path, number: int, message: str) -> None:
     def fail(file: object) -> None:
-        raise OSError(number, "so")
+        raise OSError(number, "failed")
 
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         atomic.write_atomic(tmp_path / "x", fail)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_really_full_disk_is_one_line() -> None:
+def test_a_really_full_disk_raises_a_user_error() -> None:
     with pytest.raises(UserError, match="no space left"):
         atomic.write_atomic(Path("/dev/shm") / "never", _fill)
 

@@ -1,4 +1,4 @@
-"""One live training a run folder: refused while its holder lives, free once it is dead."""
+"""One live writer per folder: a second one is refused while the holder lives, and admitted once it is dead."""
 
 import errno
 import fcntl
@@ -18,16 +18,16 @@ from cxr_ray.errors import UserError
 from cxr_ray.storage import lease
 
 
-def test_a_second_training_is_refused_and_a_later_one_is_not(tmp_path):
-    said = f"is being trained now, by process {os.getpid()} of this machine; wait"
-    with lease.Lease(tmp_path), pytest.raises(UserError, match=said):
+def test_a_second_holder_is_refused_and_a_later_one_is_not(tmp_path):
+    message = f"is being trained now, by process {os.getpid()} of this machine; wait"
+    with lease.Lease(tmp_path), pytest.raises(UserError, match=message):
         lease.Lease(tmp_path).__enter__()
     assert list(tmp_path.iterdir()) == []
     with lease.Lease(tmp_path):
         pass
 
 
-def test_a_killed_holder_is_known_at_once(tmp_path):
+def test_a_killed_holder_is_detected_at_once(tmp_path):
     code = f"import os; from pathlib import Path; from cxr_ray.storage.lease import Lease; Lease(Path({str(tmp_path)!r})).__enter__(); os._exit(9)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
     assert (tmp_path / "lease.json").exists()
@@ -37,24 +37,24 @@ def test_a_killed_holder_is_known_at_once(tmp_path):
 
 def test_a_process_number_used_again_is_not_the_holder(tmp_path):
     with lease.Lease(tmp_path):
-        held = json.loads((tmp_path / "lease.json").read_text())
-    (tmp_path / "lease.json").write_text(json.dumps({**held, "started": "0"}))
+        body = json.loads((tmp_path / "lease.json").read_text())
+    (tmp_path / "lease.json").write_text(json.dumps({**body, "started": "0"}))
     with lease.Lease(tmp_path):
         pass
 
 
-def test_another_machine_s_lease_runs_out_when_it_is_not_renewed(tmp_path):
+def test_a_lease_of_another_machine_expires_if_it_is_not_renewed(tmp_path):
     file = tmp_path / "lease.json"
     file.write_text(json.dumps({"holder": "x", "pid": 1, "started": "1", "on": "elsewhere"}))
-    with pytest.raises(UserError, match=r"by another machine.*runs out after 30 s"):
+    with pytest.raises(UserError, match=r"by another machine.*expires after 30 s"):
         lease.Lease(tmp_path).__enter__()
-    long_ago = time.time() - lease.LASTS_S - 1
+    long_ago = time.time() - lease.EXPIRES_S - 1
     os.utime(file, (long_ago, long_ago))
     with lease.Lease(tmp_path):
         assert json.loads(file.read_text())["holder"] != "x"
 
 
-def test_it_is_renewed_while_held(tmp_path, monkeypatch):
+def test_it_is_renewed_while_its_holder_lives(tmp_path, monkeypatch):
     monkeypatch.setattr(lease, "RENEW_S", 0.01)
     with lease.Lease(tmp_path):
         long_ago = time.time() - 100
@@ -65,7 +65,7 @@ def test_it_is_renewed_while_held(tmp_path, monkeypatch):
             time.sleep(0.01)
 
 
-def test_a_half_written_lease_holds_nothing(tmp_path):
+def test_a_half_written_lease_does_not_count(tmp_path):
     (tmp_path / "lease.json").write_text('{"hol')
     with lease.Lease(tmp_path):
         pass
@@ -73,43 +73,43 @@ def test_a_half_written_lease_holds_nothing(tmp_path):
 
 @pytest.mark.parametrize("before", ["nothing", "dead", "half"])
 @pytest.mark.parametrize("links", [True, False])
-def test_of_many_that_start_at_once_one_alone_has_it(tmp_path, monkeypatch, before: str, links: bool):
+def test_of_many_threads_that_start_at_once_exactly_one_gets_it(tmp_path, monkeypatch, before: str, links: bool):
     if not links:
-        monkeypatch.setattr(os, "link", _refused)
+        monkeypatch.setattr(os, "link", _unsupported)
     switch = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
-        held = [at_once(tmp_path / str(attempt), before) for attempt in range(15)]
+        holders = [concurrent_holders(tmp_path / str(attempt), before) for attempt in range(15)]
     finally:
         sys.setswitchinterval(switch)
-    assert set(held) == {1}
+    assert set(holders) == {1}
 
 
-def _refused(*_: Any) -> None:
+def _unsupported(*_: Any) -> None:
     raise OSError(errno.ENOTSUP, "not here")
 
 
-def test_where_nothing_can_be_locked_it_looks_again_before_it_believes(tmp_path, monkeypatch):
-    """Another, which has seen the same dead lease, puts its own there meanwhile."""
-    monkeypatch.setattr(fcntl, "flock", _refused)
+def test_without_locks_a_lease_is_read_again_before_it_counts(tmp_path, monkeypatch):
+    """Another process, which has seen the same dead lease, may have replaced it in the meantime."""
+    monkeypatch.setattr(fcntl, "flock", _unsupported)
     file = tmp_path / "lease.json"
-    dead = {"holder": "x", "pid": 1, "started": "0", "on": lease._machine()}
-    others = {"holder": "y", "pid": os.getpid(), "started": lease._started(os.getpid()), "on": lease._machine()}
-    for late, ends in ((True, pytest.raises(UserError, match="is being trained now")), (False, nullcontext())):
+    dead = {"holder": "x", "pid": 1, "started": "0", "on": lease.machine_id()}
+    others = {"holder": "y", "pid": os.getpid(), "started": lease.process_start(os.getpid()), "on": lease.machine_id()}
+    for late, outcome in ((True, pytest.raises(UserError, match="is being trained now")), (False, nullcontext())):
         file.write_text(json.dumps(dead))
         monkeypatch.setattr(lease.time, "sleep", lambda s, late=late: late and file.write_text(json.dumps(others)))
-        with ends, lease.Lease(tmp_path):
+        with outcome, lease.Lease(tmp_path):
             assert json.loads(file.read_text())["holder"] not in "xy"
 
 
-def at_once(folder: Path, before: str, *, threads: int = 6) -> int:
-    """How many of as many threads as that hold the lease together, when all have been answered."""
+def concurrent_holders(folder: Path, before: str, *, threads: int = 6) -> int:
+    """How many of `threads` threads hold the lease at the same time, once each of them was admitted or refused."""
     folder.mkdir()
-    dead = json.dumps({"holder": "x", "pid": 1, "started": "0", "on": lease._machine()})
+    dead = json.dumps({"holder": "x", "pid": 1, "started": "0", "on": lease.machine_id()})
     if before != "nothing":
         (folder / "lease.json").write_text(dead if before == "dead" else dead[:5])
-    start, answered = threading.Barrier(threads), threading.Barrier(threads)
-    held = []
+    start, decided = threading.Barrier(threads), threading.Barrier(threads)
+    holders = []
 
     def one() -> None:
         start.wait()
@@ -117,10 +117,10 @@ def at_once(folder: Path, before: str, *, threads: int = 6) -> int:
         try:
             mine.__enter__()
         except UserError:
-            answered.wait()
+            decided.wait()
             return
-        held.append(mine)
-        answered.wait()
+        holders.append(mine)
+        decided.wait()
         mine.__exit__(None, None, None)
 
     running = [threading.Thread(target=one) for _ in range(threads)]
@@ -129,10 +129,10 @@ def at_once(folder: Path, before: str, *, threads: int = 6) -> int:
     for thread in running:
         thread.join()
     assert [path.name for path in folder.iterdir() if path.name != "lease.json"] == []
-    return len(held)
+    return len(holders)
 
 
-def test_of_many_processes_one_alone_has_it(tmp_path):
+def test_of_many_processes_exactly_one_gets_it(tmp_path):
     code = """
 import sys, time
 from pathlib import Path
@@ -161,12 +161,12 @@ print("done", flush=True)
         process.stdin.write("go\n")
         process.stdin.flush()
     for process in started:
-        said, complaint = process.communicate(timeout=60)
-        assert said == "done\n" and process.returncode == 0, complaint
+        output, errors = process.communicate(timeout=60)
+        assert output == "done\n" and process.returncode == 0, errors
     assert list(tmp_path.iterdir()) == []
 
 
-LOSES = """
+LOSING_HOLDER = """
 import json, os, signal, sys, threading
 from pathlib import Path
 from cxr_ray.storage import lease
@@ -188,13 +188,16 @@ else:
 @pytest.mark.parametrize(
     ("interrupts", "thread"), [("default_int_handler", "main"), ("SIG_IGN", "main"), ("default_int_handler", "other")]
 )
-def test_one_that_lost_it_ends_and_leaves_the_others_alone(tmp_path, interrupts: str, thread: str):
+def test_a_holder_that_lost_its_lease_ends_and_leaves_the_new_one(tmp_path, interrupts: str, thread: str):
     others = json.dumps({"holder": "y", "pid": 1, "started": "1", "on": "elsewhere"})
     ended = subprocess.run(
-        [sys.executable, "-c", LOSES, tmp_path, interrupts, thread, others], capture_output=True, text=True, timeout=50
+        [sys.executable, "-c", LOSING_HOLDER, tmp_path, interrupts, thread, others],
+        capture_output=True,
+        text=True,
+        timeout=50,
     )
-    assert ended.returncode == 1 and "was silent for over 30 s and has lost" in ended.stderr
+    assert ended.returncode == 1 and "did not renew its lease for over 30 s and has lost" in ended.stderr
     assert ("UserError" in ended.stderr) == (
         interrupts != "SIG_IGN" and thread == "main"
-    )  # else there is nobody to raise it to
+    )  # otherwise there is nothing to raise it in
     assert (tmp_path / "lease.json").read_text() == others

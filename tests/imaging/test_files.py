@@ -1,0 +1,65 @@
+"""Reading image files: links, missing files, pipes, and nothing outside the root."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cxr_ray.imaging.files import Root, read
+from cxr_ray.imaging.pixels import ImageError
+
+
+def test_nothing_outside_the_root_is_read(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "a").mkdir(parents=True)
+    (root / "a" / "x.png").write_bytes(b"inside")
+    (tmp_path / "secret").write_bytes(b"outside")
+    (tmp_path / "root2").mkdir()
+    (tmp_path / "root2" / "y.png").write_bytes(b"a sibling whose name has the same prefix")
+    (root / "link.png").symlink_to(tmp_path / "secret")
+    (root / "good_link.png").symlink_to(root / "a" / "x.png")
+    (root / "b").symlink_to(tmp_path / "root2")  # a folder that leads outside
+    (root / "c").symlink_to(root / "a")
+    (root / "dead.png").symlink_to(root / "none.png")
+    (root / "loop.png").symlink_to(root / "loop.png")
+    assert (
+        read(root, "a/x.png")
+        == b"inside"
+        == read(root, "good_link.png")
+        == read(root, "c/x.png")
+        == read(root, "c/../a/x.png")
+    )
+    for image in (
+        "../secret",
+        "link.png",
+        str(tmp_path / "secret"),
+        "a/../../secret",
+        "../root2/y.png",
+        "b/y.png",
+        "..",
+        ".",
+    ):
+        with pytest.raises(ImageError, match="outside the root"):
+            read(root, image)
+    cached = Root(root)  # the cache of folders changes no result
+    for _ in range(2):
+        assert cached.read("a/x.png") == b"inside"
+        with pytest.raises(ImageError, match="outside the root"):
+            cached.read("b/y.png")
+    for image in ("dead.png", "loop.png"):
+        with pytest.raises(ImageError, match=r"file missing|file unreadable"):
+            read(root, image)
+    with pytest.raises(ImageError, match="file missing"):
+        read(root, "a/none.png")
+    with pytest.raises(ImageError, match="file missing"):
+        read(root, "a/x.png/none.png")
+    with pytest.raises(ImageError, match="file missing"):
+        read(root, "a\0b.png")
+    with pytest.raises(ImageError, match="not a regular file"):
+        read(root, "a")
+
+
+def test_opening_a_pipe_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="not a regular file"):
+        read(tmp_path, "pipe.png")
