@@ -1,6 +1,7 @@
-"""Names of sources, models and losses. What a name stands for lives with its implementation."""
+"""Registries of sources, models and losses by name, and the loading of plugins. What a name does is in its own module."""
 
 import importlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -13,14 +14,14 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 
 class Options(BaseModel):
-    """Base of what a registered thing alone knows: `options:` of the config is checked against it."""
+    """Base class for the options of one source, model or loss. `options:` in the config is validated against it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """One registered thing: its name, what makes it, its `Options`, and the first line of its docstring."""
+    """One registered object: its name, the callable that makes it, its `Options`, and the first line of its docstring."""
 
     name: str
     make: T
@@ -28,7 +29,7 @@ class Entry(Generic[T]):
     about: str
 
     def parse(self, options: dict[str, Any], *, where: str) -> Any:
-        """Check free-form `options` against this entry's own model; raises `UserError` naming the closest option."""
+        """Validate free-form `options` against `self.options`. Raises `UserError` that names the closest option."""
         for key in options:
             if key not in self.options.model_fields:
                 known = sorted(self.options.model_fields)
@@ -39,13 +40,13 @@ class Entry(Generic[T]):
             return self.options(**options)
         except ValidationError as error:
             first = error.errors()[0]
-            at = ".".join(str(p) for p in first["loc"])
-            said = first["msg"].removeprefix("Value error, ")
-            raise UserError(f"{where}.{at} of {self.name}: {said}, got {first['input']!r}") from None
+            path = ".".join(str(p) for p in first["loc"])
+            message = first["msg"].removeprefix("Value error, ")
+            raise UserError(f"{where}.{path} of {self.name}: {message}, got {first['input']!r}") from None
 
 
 class Registry(Generic[T]):
-    """Names to entries. The modules that register them are imported on the first look, so that config needs no torch."""
+    """Entries by name. The modules that register them are imported at the first lookup, so the config needs no torch."""
 
     def __init__(self, kind: str, modules: Sequence[str]) -> None:
         self.kind = kind
@@ -54,16 +55,13 @@ class Registry(Generic[T]):
         self._entries: dict[str, Entry[T]] = {}
 
     def register(self, name: str, options: type[Options] = Options) -> Callable[[T], T]:
-        """Decorator: `@SOURCES.register("nih")`. A name can be taken once."""
+        """Decorator: `@SOURCES.register("nih")`. Raises `UserError` if another object already has this name."""
 
         def add(make: T) -> T:
-            held = self._entries.get(name)
-            if held is not None and (held.make.__module__, held.make.__qualname__) != (
-                make.__module__,
-                make.__qualname__,
-            ):
+            old = self._entries.get(name)
+            if old is not None and (old.make.__module__, old.make.__qualname__) != (make.__module__, make.__qualname__):
                 raise UserError(
-                    f"{self.kind} {name!r} is registered twice: in {held.make.__module__} and in {make.__module__}"
+                    f"{self.kind} {name!r} is registered twice: in {old.make.__module__} and in {make.__module__}"
                 )
             about = (make.__doc__ or "").strip().split("\n")[0]
             self._entries[name] = Entry(name, make, options, about)
@@ -114,13 +112,98 @@ MODELS: Registry[Callable[..., Any]] = Registry(
 )
 LOSSES: Registry[Callable[..., Any]] = Registry("loss", ["cxr_ray.losses.base", "cxr_ray.losses.auc_margin"])
 
+# Modules and names of 0.1.0 that a plugin may import -> where they are now, both below `cxr_ray.`.
+MOVED = {
+    "augment": "training.augment",
+    "batches": "data.loader",
+    "burnt": "imaging.burned_in",
+    "checkpoints": "training.checkpoint",
+    "compare": "evaluation.compare",
+    "context": "runtime.context",
+    "copies": "data.store_cache",
+    "datasets.hashed": "datasets.pseudonyms",  # of an import whose `sources` was changed to `datasets`
+    "datasets.labelled": "datasets.label_columns",
+    "describe": "data.summary",
+    "dicom": "imaging.dicom",
+    "distributed": "runtime.distributed",
+    "dry_run": "datasets.preview",
+    "durable": "storage.atomic",
+    "engine": "training.trainer",
+    "ensembles": "runs.ensemble",
+    "evaluate": "workflows.evaluate",
+    "external": "workflows.external",
+    "history": "training.history",
+    "images": "imaging.decode",
+    "judging": "training.epoch_metrics",
+    "kept": "training.build",
+    "leaks": "data.leakage",
+    "learner": "training.learner",
+    "lease": "storage.lease",
+    "losses.at_least_fp32": "losses.base.at_least_fp32",
+    "losses.known": "losses.base.known",
+    "memory": "runtime.memory",
+    "metrics.groups": "metrics.subgroups",
+    "metrics.operating": "metrics.operating_points",
+    "metrics.values": "metrics.names",
+    "metrics.whole_table": "metrics.overall",
+    "mixup": "data.mixup",
+    "models.ends": "models.heads",
+    "models.listing": "models.summary",
+    "models.saved": "models.serialization",
+    "models.zoo": "models.torchvision",
+    "on_ray.beside": "runtime.threads",
+    "on_ray.proposals": "tuning.search",
+    "on_ray.room": "on_ray.resources",
+    "on_ray.sigterm": "runtime.signals",
+    "optim": "training.optim",
+    "pairwise": "losses.auc_margin",
+    "phantom": "datasets.phantom.generate",
+    "places": "storage.remote",
+    "plan": "data.plan",
+    "precision": "runtime.precision",
+    "predictor": "inference.predictor",
+    "report.again": "evaluation.rescore",
+    "report.aspects": "evaluation.analysis",
+    "report.data_page": "report.store_page",
+    "report.data_plots": "report.store_plots",
+    "report.html": "report.run_page",
+    "report.importance": "tuning.importance",
+    "report.tables": "evaluation.results",
+    "rivals": "evaluation.baselines",
+    "shards": "data.store",
+    "sources": "datasets",
+    "space": "tuning.space",
+    "splits": "data.split",
+    "sweeps": "tuning.sweep",
+    "trackers": "training.trackers",
+    "verbs": "cli.commands",
+    "watch": "runtime.polling",
+    "winner": "workflows.select",
+}
+
 
 def load_plugins(modules: Iterable[str]) -> None:
     """Import the user's own modules, which register more sources, models or losses.
 
-    Raises `UserError` where a module cannot be found."""
+    Raises `UserError` if a module cannot be found, or imports a name that has moved since 0.1.0."""
     for module in modules:
         try:
             importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise UserError(f"plugins: cannot import {module!r} ({error}); is its folder on PYTHONPATH?") from None
+        except ImportError as error:
+            old = next((name for name in _wanted(error) if name in MOVED), None)
+            if old is not None:
+                raise UserError(
+                    f"plugins: {module!r} imports cxr_ray.{old}, which is now cxr_ray.{MOVED[old]}; change that import"
+                ) from None
+            if isinstance(error, ModuleNotFoundError):
+                raise UserError(f"plugins: cannot import {module!r} ({error}); is its folder on PYTHONPATH?") from None
+            raise
+
+
+def _wanted(error: ImportError) -> list[str]:
+    """What a failed import asked for, below `cxr_ray.`: the name, and the module that was to have it."""
+    package = (error.name or "") + "."
+    # `ImportError.name_from` needs Python 3.12.
+    name = re.match(r"cannot import name '(\w+)'", str(error))
+    found = [package + name[1], package.rstrip(".")] if name else [package.rstrip(".")]
+    return [one.removeprefix("cxr_ray.") for one in found if one.startswith("cxr_ray.")]

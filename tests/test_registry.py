@@ -1,0 +1,175 @@
+"""Registries: names, validated options, and plugins with their errors."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cxr_ray.errors import UserError
+from cxr_ray.registry import LOSSES, MODELS, MOVED, SOURCES, Options, Registry, load_plugins
+
+
+class Width(Options):
+    """Options of a test model."""
+
+    width: int = 3
+    """Channels."""
+
+
+def narrow() -> None:
+    """A narrow network.
+
+    More about it."""
+
+
+def wide() -> None:
+    """A wide network."""
+
+
+@pytest.fixture
+def registry() -> Registry:
+    registry: Registry = Registry("model", [])
+    registry.register("narrow", Width)(narrow)
+    return registry
+
+
+def test_an_entry_has_the_first_line_of_the_docstring(registry: Registry) -> None:
+    registry.register("a_wide_one")(wide)
+    entry = registry["narrow"]
+    assert (entry.make, entry.options, entry.about) == (narrow, Width, "A narrow network.")
+    assert [one.name for one in registry] == ["a_wide_one", "narrow"]
+    assert "narrow" in registry and "deep" not in registry
+
+
+def test_a_name_belongs_to_one_object(registry: Registry) -> None:
+    registry.register("narrow", Width)(narrow)  # a module that is imported twice registers the same object again
+    with pytest.raises(UserError, match=r"model 'narrow' is registered twice: in tests.test_registry and in tests\."):
+        registry.register("narrow")(wide)
+
+
+def test_an_unknown_name_suggests_the_closest(registry: Registry) -> None:
+    with pytest.raises(UserError) as caught:
+        registry["narow"]
+    assert str(caught.value) == "unknown model 'narow'; did you mean 'narrow'? Known: narrow"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"widht": 4}, "unknown option 'widht' at model.options of narrow; did you mean 'width'? known: width"),
+        ({"zzz": 4}, "unknown option 'zzz' at model.options of narrow; known: width"),
+        ({"width": "x"}, "model.options.width of narrow: Input should be a valid integer"),
+    ],
+)
+def test_options_are_validated(registry: Registry, options: dict[str, object], message: str) -> None:
+    assert registry["narrow"].parse({"width": 4}, where="model.options") == Width(width=4)
+    with pytest.raises(UserError) as caught:
+        registry["narrow"].parse(options, where="model.options")
+    assert str(caught.value).startswith(message)
+
+
+def test_an_entry_without_options_says_so(registry: Registry) -> None:
+    registry.register("wide")(wide)
+    with pytest.raises(UserError, match=r"unknown option .width. at model\.options of wide; wide has no options"):
+        registry["wide"].parse({"width": 4}, where="model.options")
+
+
+def test_modules_are_imported_at_the_first_lookup() -> None:
+    registry: Registry = Registry("model", ["no_such_module_of_a_registry"])
+    registry.register("narrow")(narrow)
+    with pytest.raises(ModuleNotFoundError):
+        registry["narrow"]
+
+
+@pytest.mark.parametrize("registry", [SOURCES, MODELS, LOSSES], ids=lambda registry: registry.kind)
+def test_each_registered_object_has_a_description(registry: Registry) -> None:
+    entries = list(registry)
+    assert len(entries) > 4
+    assert [entry.name for entry in entries if not entry.about] == []
+
+
+# Plugins
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The file of a module `my_plugin` that can be imported."""
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path / "my_plugin.py"
+    sys.modules.pop("my_plugin", None)
+
+
+def failure(plugin: Path, text: str) -> str:
+    """The message of loading a plugin with this text."""
+    plugin.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load_plugins(["my_plugin"])
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_plugin_is_imported(plugin: Path) -> None:
+    plugin.write_text("LOADED = True\n", encoding="utf-8")
+    load_plugins(["my_plugin"])
+    assert sys.modules["my_plugin"].LOADED
+
+
+@pytest.mark.parametrize(
+    ("text", "old", "new"),
+    [
+        ("from cxr_ray.sources import Records", "sources", "datasets"),
+        ("from cxr_ray.sources.cells import numbers", "sources", "datasets"),
+        ("from cxr_ray import sources", "sources", "datasets"),
+        ("import cxr_ray.shards as stores", "shards", "data.store"),
+        ("from cxr_ray.models.ends import stem", "models.ends", "models.heads"),
+        ("from cxr_ray.models import ends", "models.ends", "models.heads"),
+        ("from cxr_ray.datasets.labelled import LabelOptions", "datasets.labelled", "datasets.label_columns"),
+        ("def load():\n    from cxr_ray import predictor\n\nload()", "predictor", "inference.predictor"),
+    ],
+)
+def test_an_import_of_a_moved_module_names_the_new_one(plugin: Path, text: str, old: str, new: str) -> None:
+    assert failure(plugin, text + "\n") == (
+        f"plugins: 'my_plugin' imports cxr_ray.{old}, which is now cxr_ray.{new}; change that import"
+    )
+
+
+def test_a_missing_plugin_is_looked_for_on_the_path() -> None:
+    with pytest.raises(UserError) as caught:
+        load_plugins(["no_such_plugin"])
+    assert str(caught.value) == (
+        "plugins: cannot import 'no_such_plugin' (No module named 'no_such_plugin'); is its folder on PYTHONPATH?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("from cxr_ray.errors import no_such_name", ImportError),
+        ("from json import no_such_name", ImportError),
+        ("1 / 0", ZeroDivisionError),
+    ],
+)
+def test_other_errors_of_a_plugin_keep_their_traceback(plugin: Path, text: str, error: type[Exception]) -> None:
+    plugin.write_text(text + "\n", encoding="utf-8")
+    with pytest.raises(error):
+        load_plugins(["my_plugin"])
+
+
+def is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(f"cxr_ray.{name}") is not None
+    except ModuleNotFoundError:  # there is no such package
+        return False
+
+
+def is_attribute(name: str) -> bool:
+    module, _, attribute = name.rpartition(".")
+    return is_module(module) and hasattr(importlib.import_module(f"cxr_ray.{module}"), attribute)
+
+
+def test_moved_modules_are_gone_and_their_new_names_exist() -> None:
+    assert [old for old in MOVED if is_module(old)] == []
+    assert [new for new in MOVED.values() if not is_module(new) and not is_attribute(new)] == []
