@@ -1,6 +1,6 @@
-"""The label space: what a raw value means to training and to judging. NaN = unknown = masked everywhere after this.
+"""The label space: label names, groups, and targets from raw values. Owns no table: `data.plan` applies it to a store.
 
-Raw values, as every source gives them: 1 positive, 0 negative, -1 uncertain, NaN not mentioned.
+Raw values, in every source: 1 positive, 0 negative, -1 uncertain, NaN not mentioned. Targets: NaN = unknown = masked.
 """
 # N rows, L labels
 
@@ -21,12 +21,12 @@ PARTS = ("train", "val", "test")
 UNCERTAIN_VALUES: dict[str, float] = {"zeros": 0.0, "ones": 1.0, "ignore": np.nan}
 SMOOTH_RANGES: dict[str, tuple[float, float]] = {"smooth": (0.55, 0.85), "smooth_zeros": (0.0, 0.3)}
 """U-Ones+LSR and U-Zeros+LSR of Pham et al. 2021 (Neurocomputing, arXiv:1911.06475): the target of an uncertain cell is
-drawn evenly from this range."""
+sampled uniformly from this range."""
 T = TypeVar("T")
 
 
 class Filter(BaseModel):
-    """One rule of cleaning: rows for which the pandas `query` over the records holds are kept."""
+    """One cleaning rule: only rows that match the pandas `query` are used."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -36,43 +36,43 @@ class Filter(BaseModel):
 
 
 def safe_name(name: str) -> str:
-    """A label as it may stand in a metric's name or a column: slashes and dots become `_`."""
+    """A label that can be part of a metric name or a column name: slashes and dots become `_`."""
     return name.strip().replace("/", "_").replace(".", "_")
 
 
 def merge_groups(
-    theirs: Mapping[str, Sequence[str]], own: Mapping[str, Sequence[str]], known: Sequence[str]
+    dataset: Mapping[str, Sequence[str]], own: Mapping[str, Sequence[str]], known: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
-    """The groups of a dataset and the user's own, by name; one of the user's may hold labels and other groups.
+    """Label groups by name: those of the dataset, overridden by the user's `own`, which may contain labels and groups.
 
-    A group of the user's goes before the dataset's of that name. Raises `UserError` for a group that is called as a label, that
-    holds an unknown name, or itself."""
-    named: dict[str, Sequence[str]] = {**theirs, **own}
+    Raises `UserError` if a group has the name of a label, is empty, or contains an unknown name or itself."""
+    named: dict[str, Sequence[str]] = {**dataset, **own}
 
-    def members(name: str, above: tuple[str, ...]) -> list[str]:
+    def members(name: str, path: tuple[str, ...]) -> list[str]:
         if name in known:
             return [name]
-        if name in above:
-            raise UserError(f"the label group {name!r} holds itself: {' > '.join([*above, name])}; see data.groups")
+        if name in path:
+            raise UserError(f"the label group {name!r} contains itself: {' > '.join([*path, name])}; see data.groups")
         if name not in named:
-            raise unknown("label", name, [*known, *named], where=f" in the label group {above[-1]!r}")
-        return [label for member in named[name] for label in members(member, (*above, name))]
+            raise unknown("label", name, [*known, *named], where=f" in the label group {path[-1]!r}")
+        return [label for member in named[name] for label in members(member, (*path, name))]
 
     for name in own:
         if name in (*known, "all"):
-            raise UserError(f"data.groups.{name}: a label is called so; give the group another name")
+            raise UserError(f"data.groups.{name}: a label or `all` already has this name; give the group another name")
         if not own[name]:
             raise UserError(f"data.groups.{name} is empty; name at least one label")
-    # The dataset's may name labels that this store does not have: that matters when they are asked for, in `resolve`.
+    # A dataset's group may name labels that this store lacks: `resolve` raises only if that group is used.
     return {
-        name: tuple(dict.fromkeys(members(name, ()))) if name in own else tuple(held) for name, held in named.items()
+        name: tuple(dict.fromkeys(members(name, ()))) if name in own else tuple(listed)
+        for name, listed in named.items()
     }
 
 
 def resolve(wanted: str | Sequence[str], known: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[str]:
-    """Labels that `wanted` stands for, in the order of the store: `all`, a group's name, or a list of labels and groups.
+    """Labels selected by `wanted`, in the store's order: `all`, the name of a group, or a list of labels and groups.
 
-    Raises `UserError` naming the closest known label."""
+    Raises `UserError` that names the closest known label."""
     names = [wanted] if isinstance(wanted, str) else list(wanted)
     chosen: list[str] = []
     for name in names:
@@ -90,30 +90,31 @@ def resolve(wanted: str | Sequence[str], known: Sequence[str], groups: Mapping[s
         else:
             raise unknown("label", name, [*known, *groups, "all"])
     if not chosen:
-        raise UserError("no label is chosen: name at least one in data.labels, or say all")
+        raise UserError("no label is selected: name at least one in data.labels, or use all")
     return [k for k in known if k in set(chosen)]
 
 
-def spread(
+def expand_by_label(
     values: Mapping[str, T] | T, known: Sequence[str], groups: Mapping[str, Sequence[str]], *, where: str
 ) -> dict[str, T] | T:
-    """Values by label, from values by label, by group or by `all`; the narrower name goes first. One value stays one.
+    """Values by label, from values by label, group or `all`: a label overrides a group, a group overrides `all`.
 
-    `where` says in an error what is spread. Raises `UserError` for an unknown name, and where two groups disagree."""
+    A single value is returned unchanged. `where` names the setting in errors. Raises `UserError` for an unknown name, and if two
+    groups give one label different values."""
     if not isinstance(values, Mapping):
         return values
     given: Mapping[str, T] = values
     out: dict[str, T] = dict.fromkeys(known, given["all"]) if "all" in given and "all" not in known else {}
-    said_by: dict[str, str] = {}
+    set_by: dict[str, str] = {}
     for name, value in given.items():
         if name in known or name == "all":
             continue
         if name not in groups:
             raise unknown("label", name, [*known, *groups, "all"], where=f" in {where}")
         for label in resolve(name, known, groups):
-            if label in said_by and out[label] != value and label not in given:
-                raise UserError(f"{where}: {said_by[label]} and {name} disagree about {label!r}; name {label!r} itself")
-            out[label], said_by[label] = value, name
+            if label in set_by and out[label] != value and label not in given:
+                raise UserError(f"{where}: {set_by[label]} and {name} disagree about {label!r}; set {label!r} itself")
+            out[label], set_by[label] = value, name
     return out | {name: value for name, value in given.items() if name in known}
 
 
@@ -126,35 +127,35 @@ def apply_policy(
     row_N: npt.NDArray[np.int64] | None = None,
     seed: int = 0,
 ) -> npt.NDArray[np.float32]:
-    """Raw values [N, L] to targets [N, L]: 0, 1, what `smooth` drew between, or NaN for unknown, which every loss and metric masks.
+    """Targets [N, L] from raw values [N, L]: 0, 1, a value between (`smooth`), or NaN, which every loss and metric masks.
 
-    `uncertain` is one policy for all labels or a mapping of label to policy (labels that it leaves out: zeros).
-    zeros, ones and ignore are U-Zeros, U-Ones and U-Ignore of Irvin et al. 2019 (arXiv:1901.07031); smooth and
-    smooth_zeros draw from `SMOOTH_RANGES`. A draw hangs on `seed`, the store's row number (`row_N` [N]) and the label's name
-    alone: no filter, split, limit or other label moves it."""
+    `uncertain` is one policy for all labels, or a policy per label (missing labels: zeros). zeros, ones and ignore are U-Zeros,
+    U-Ones and U-Ignore of Irvin et al. 2019 (arXiv:1901.07031); smooth and smooth_zeros sample from `SMOOTH_RANGES`. A sample
+    depends only on `seed`, the store's row number (`row_N` [N]) and the label's name, not on filters, splits, limits or other
+    labels."""
     per_label = uncertain if isinstance(uncertain, Mapping) else dict.fromkeys(labels, uncertain)
     for name in per_label:
         if name not in labels:
             raise unknown("label", name, labels, where=" in an uncertainty policy")
     out_NL = np.array(raw_NL, dtype=np.float32)
-    for at, name in enumerate(labels):
+    for column, name in enumerate(labels):
         policy = per_label.get(name, "zeros")
-        here_N = raw_NL[:, at] == UNCERTAIN
+        uncertain_N = raw_NL[:, column] == UNCERTAIN
         if policy not in SMOOTH_RANGES:
-            out_NL[here_N, at] = UNCERTAIN_VALUES[policy]
-        elif here_N.any():
-            assert row_N is not None, "smooth targets are drawn by row"
+            out_NL[uncertain_N, column] = UNCERTAIN_VALUES[policy]
+        elif uncertain_N.any():
+            assert row_N is not None, "smooth targets are sampled by row number"
             low, high = SMOOTH_RANGES[policy]
             rng = np.random.default_rng([seed, 3, zlib.crc32(name.encode())])
-            out_NL[here_N, at] = low + (high - low) * rng.random(int(row_N.max()) + 1)[row_N[here_N]]
+            out_NL[uncertain_N, column] = low + (high - low) * rng.random(int(row_N.max()) + 1)[row_N[uncertain_N]]
     if blank == "zeros":
         out_NL[np.isnan(raw_NL)] = 0.0
     return out_NL
 
 
-def nearest(truth_NL: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Targets [N, L] with every smooth one moved to the side it is nearer: 0, 1, or NaN for unknown.
+def hard_targets(truth_NL: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Targets [N, L] rounded to 0 or 1; NaN (unknown) stays NaN.
 
-    What counts rows, weighs, judges or names label vectors reads targets through this: `smooth` counts as `ones` there,
-    `smooth_zeros` as `zeros`. The loss alone sees the drawn value."""
+    Row counts, class weights, metrics and label vectors use these: `smooth` counts as `ones`, `smooth_zeros` as `zeros`. Only
+    the loss uses the smooth value."""
     return np.where(np.isnan(truth_NL), truth_NL, truth_NL >= 0.5).astype(np.float32)

@@ -1,6 +1,16 @@
-"""Every setting: its name, default and meaning; config files, presets and flags."""
+"""The config: every setting with its default and meaning, and loading from files, presets and flags."""
 
-from cxr_ray.config.loading import is_section, load, merge, number, preset_path, read_file, settings, validate, value_at
+from cxr_ray.config.loading import (
+    is_section,
+    load,
+    merge,
+    preset_path,
+    read_file,
+    settings,
+    to_number,
+    validate,
+    value_at,
+)
 from cxr_ray.config.metric_names import LOWER_IS_BETTER, MEAN, Mode, best_of, join_name, mode_of, sign_of, split_name
 from cxr_ray.config.schema import (
     Augment,
@@ -41,12 +51,12 @@ __all__ = [
     "load",
     "merge",
     "mode_of",
-    "number",
     "preset_path",
     "read_file",
     "settings",
     "sign_of",
     "split_name",
+    "to_number",
     "validate",
     "value_at",
 ]

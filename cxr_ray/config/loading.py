@@ -1,4 +1,4 @@
-"""Config files, presets, flags and merging, all into one validation."""
+"""Loading of the config: files, presets and flags, merged and validated once. The settings are declared in schema.py."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,26 +13,28 @@ from cxr_ray.errors import UserError, closest, unknown
 
 
 def value_at(values: Mapping[str, Any], setting: str) -> Any:
-    """The value of `knob` in a config's `model_dump()`; None where it is not said. A label's policy is its own or that of all."""
-    here: Any = values
+    """The value of the dotted `setting` in a config's `model_dump()`; None if it is not set.
+
+    For one label's setting, such as data.uncertain.Edema, a value for all labels counts as its value."""
+    value: Any = values
     parts = setting.split(".")
     for depth, part in enumerate(parts):
-        if not isinstance(here, Mapping):
-            return here
-        whole = ".".join(parts[depth:])
-        if whole in here:
-            return here[whole]
-        here = here.get(part)
-    return here
+        if not isinstance(value, Mapping):
+            return value
+        rest = ".".join(parts[depth:])  # a key may contain dots itself
+        if rest in value:
+            return value[rest]
+        value = value.get(part)
+    return value
 
 
 def is_section(field: FieldInfo) -> bool:
-    """Whether the field holds further knobs rather than a value."""
+    """Whether the field is a section of settings, not a value."""
     return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 
 
 def settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every knob of `model` by its dotted name, in the order they are written."""
+    """Every setting of `model` by its dotted name, in declaration order."""
     for name, field in model.model_fields.items():
         if is_section(field):
             assert isinstance(field.annotation, type)
@@ -42,19 +44,18 @@ def settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fi
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `over` laid on it, section by section; values that are not sections are replaced whole."""
+    """`base` overridden by `over`. Mappings are merged recursively; all other values are replaced."""
     out = dict(base)
     for key, value in over.items():
-        held = out.get(key)
-        out[key] = merge(held, value) if isinstance(held, Mapping) and isinstance(value, Mapping) else value
+        old = out.get(key)
+        out[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return out
 
 
 def preset_path(name: str) -> Path:
-    """Where the preset `name` lies: in the wheel, or in `jobs/configs` of a checkout. Raises `UserError`."""
-
-    here = Path(__file__).resolve().parents[1]
-    folders = [here / "presets", here.parent / "jobs" / "configs"]
+    """The file of the preset `name`: in the wheel, or in `jobs/configs` of a checkout. Raises `UserError`."""
+    package = Path(__file__).resolve().parents[1]
+    folders = [package / "presets", package.parent / "jobs" / "configs"]
     found = {p.stem: p for folder in reversed(folders) if folder.is_dir() for p in sorted(folder.glob("*.yaml"))}
     if name not in found:
         raise unknown("preset", name, found)
@@ -62,7 +63,7 @@ def preset_path(name: str) -> Path:
 
 
 def read_file(spec: str) -> dict[str, Any]:
-    """The mapping in a YAML file, or in a preset named `preset:NAME`. Raises `UserError`."""
+    """The mapping in a YAML file, or in the preset `preset:NAME`. Raises `UserError`."""
     path = preset_path(spec.removeprefix("preset:")) if spec.startswith("preset:") else Path(spec)
     try:
         body = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -73,20 +74,20 @@ def read_file(spec: str) -> dict[str, Any]:
     if body is None:
         return {}
     if not isinstance(body, dict):
-        raise UserError(f"{path} holds a {type(body).__name__}, not a mapping of knobs")
+        raise UserError(f"{path} contains a {type(body).__name__}, not a mapping of settings")
     return body
 
 
 def load(file: str | None = None, flags: Mapping[str, Any] | None = None) -> Config:
-    """The config of a YAML file (or `preset:NAME`) with `flags` laid over it, validated once.
+    """The config of a YAML file (or `preset:NAME`), overridden by `flags` and validated once.
 
-    Raises `UserError` that names the knob, and the closest known one where it is misspelt."""
+    Raises `UserError` that names the setting, and the closest known one if it is misspelt."""
     values = merge(read_file(file) if file else {}, flags or {})
     return validate(values, where=file or "the flags")
 
 
 def validate(values: Mapping[str, Any], *, where: str = "the config") -> Config:
-    """A `Config` of plain values; see `load`."""
+    """A `Config` from plain values. Raises `UserError` as `load` does."""
     try:
         return Config.model_validate(_numbers(values, Config))
     except ValidationError as error:
@@ -94,7 +95,7 @@ def validate(values: Mapping[str, Any], *, where: str = "the config") -> Config:
 
 
 def _numbers(values: Any, model: type[BaseModel]) -> Any:
-    """PyYAML reads `1e-4` as a string: turn such strings into numbers where a float is asked for."""
+    """`values` with strings such as `1e-4`, which PyYAML does not read as numbers, converted where `model` has a float."""
     if not isinstance(values, Mapping):
         return values
     out: dict[str, Any] = dict(values)
@@ -106,14 +107,14 @@ def _numbers(values: Any, model: type[BaseModel]) -> Any:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             out[key] = {} if value is None else _numbers(value, kind)
         elif key == "options" and isinstance(value, Mapping):
-            out[key] = {k: number(v) for k, v in value.items()}
+            out[key] = {k: to_number(v) for k, v in value.items()}
         elif isinstance(value, str) and "float" in str(kind):
-            out[key] = number(value)
+            out[key] = to_number(value)
     return out
 
 
-def number(value: Any) -> Any:
-    """`1e-4` as a number where PyYAML left it a string; anything else as it is."""
+def to_number(value: Any) -> Any:
+    """A string such as `1e-4` as a number; any other value unchanged."""
     if not isinstance(value, str):
         return value
     try:
@@ -123,12 +124,12 @@ def number(value: Any) -> Any:
 
 
 def _message(error: ValidationError) -> str:
-    """One line of a validation error: the knob by its dotted name, what is wrong, and the closest known knob."""
-    lines: dict[str, list[str]] = {}
+    """A validation error in one line: the dotted name of each setting, what is wrong, and the closest known setting."""
+    problems: dict[str, list[str]] = {}
     for item in error.errors():
         model: type[BaseModel] = Config
         names: list[str] = []
-        for part in item["loc"]:  # the knob's own path; what follows names arms of a union
+        for part in item["loc"]:  # the path of the setting; what follows names members of a union
             names.append(str(part))
             field = model.model_fields.get(str(part))
             if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
@@ -138,13 +139,15 @@ def _message(error: ValidationError) -> str:
         if item["type"] == "extra_forbidden":
             prefix = ".".join(names[:-1])
             hint = closest(names[-1], model.model_fields)
-            lines.setdefault(setting, []).append(
-                f"is not a knob{hint}"
+            problems.setdefault(setting, []).append(
+                f"is not a setting{hint}"
                 + ("" if hint else f"; known{' in ' + prefix if prefix else ''}: {', '.join(model.model_fields)}")
             )
         else:
-            lines.setdefault(setting, []).append(f"{item['msg'].removeprefix('Value error, ')}, got {item['input']!r}")
+            problems.setdefault(setting, []).append(
+                f"{item['msg'].removeprefix('Value error, ')}, got {item['input']!r}"
+            )
     return "; ".join(
-        f"{setting}{'' if said[0].startswith('is not') else ':'} {' or '.join(dict.fromkeys(said))}"
-        for setting, said in lines.items()
+        f"{setting}{'' if texts[0].startswith('is not') else ':'} {' or '.join(dict.fromkeys(texts))}"
+        for setting, texts in problems.items()
     )

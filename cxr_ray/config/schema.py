@@ -1,7 +1,7 @@
-"""Every knob once: its name, its default, its meaning. Files, flags and search spaces all read this model.
+"""Declares every setting: name, type, default and meaning. Config files, flags and search spaces are checked against it.
 
-Reading order: `yaml.safe_load`, then the flags merged in deep, then one validation. Names of models, losses and
-sources are resolved later, when a verb starts, so that this module needs neither torch nor ray.
+Reading files is in loading.py. Names of models, losses and sources are resolved when a command starts, so this module
+needs neither torch nor ray. A setting's docstring is its help text.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ from cxr_ray.config.metric_names import Mode, mode_of
 
 Uncertain = Literal["zeros", "ones", "ignore", "smooth", "smooth_zeros"]
 
-MetricName = Annotated[str, AfterValidator(lambda given: re.sub(r"/macro(?!\w)", "/mean", given))]
-"""A metric, or a bound on one, with the mean over labels by its one name."""
+MetricName = Annotated[str, AfterValidator(lambda name: re.sub(r"/macro(?!\w)", "/mean", name))]
+"""A metric, or a bound on one; `macro` becomes `mean`."""
 
 
 class Section(BaseModel):
-    """A frozen group of knobs; an unknown key is an error that names the closest known one."""
+    """A frozen group of settings. An unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
 
@@ -30,217 +30,217 @@ class Split(Section):
     """Which rows are train, val and test."""
 
     by: Literal["patient", "image"] = "patient"
-    """What is kept whole in one part: all images of a patient, or each image for itself."""
+    """Unit of the split: all images of a patient go to the same part, or each image is assigned on its own."""
     val: float | Literal["official"] = 0.1
-    """Share of the rows for val, or `official`: the dataset's own val list."""
+    """Fraction of the rows for val, or `official`: the dataset's own val list."""
     test: float | Literal["official"] = 0.2
-    """Share of the rows for test, or `official`: the dataset's own test list; val is then cut from the rest."""
+    """Fraction of the rows for test, or `official`: the dataset's own test list; val is then taken from the rest."""
     seed: int = 0
-    """Keys the split alone, so that runs with other seeds are judged on the same rows."""
+    """Seed of the split only, so that runs with different `seed` are evaluated on the same rows."""
     folds: int | None = Field(default=None, ge=2)
-    """k: what the test part leaves is cut into k folds, of which one is val; then `val` is not read."""
+    """k: the rows outside test are split into k folds, and one of them is val; `val` is then ignored."""
     fold: int = Field(default=0, ge=0)
-    """Which of the folds, from 0, is val in this run."""
+    """Index of the fold that is val in this run, from 0."""
     leaks: Literal["refuse", "drop"] = "refuse"
-    """A patient or a picture in two parts of official lists is refused, or its rows dropped from train, then from val."""
+    """If a patient or an image is in two parts of official lists: refuse to train, or drop its rows from train, then from val."""
     near_duplicates: int | None = Field(default=4, ge=0, le=12)
-    """Bits of 64 by which the perceptual hashes of pictures in two parts may differ for a warning that they are one (copies
-    differ in 0 to 4; their thumbnails must correlate, too); null: not looked for."""
+    """Warn of images in two parts whose 64-bit perceptual hashes differ in at most this many bits (copies differ in 0 to 4) and
+    whose thumbnails correlate; null: no check."""
 
     @field_validator("val", "test")
     @classmethod
     def _share(cls, value: float | str) -> float | str:
         if not isinstance(value, str) and not 0.0 <= value < 1.0:
-            raise ValueError("a share lies in [0, 1)")
+            raise ValueError("a fraction must be in [0, 1)")
         return value
 
     @model_validator(mode="after")
     def _fold(self) -> "Split":
         if self.folds is not None and self.fold >= self.folds:
-            raise ValueError(f"fold: {self.fold} is none of the {self.folds} folds, which count from 0")
+            raise ValueError(f"fold: {self.fold} is not one of the {self.folds} folds, which are numbered from 0")
         if self.folds is not None and self.val == "official":
-            raise ValueError("val: official and folds both say what val is; leave one out")
+            raise ValueError("val: official and folds both define val; remove one of them")
         return self
 
 
 class Data(Section):
-    """Which rows of which store, with which labels, and what their raw values mean."""
+    """The store, its rows and labels, and how raw label values become targets."""
 
     shards: str | None = None
-    """Folder or URL (s3://, gs://, abfs://) of the store that `cxr-ray ingest` wrote; the one knob without a default that works."""
+    """Folder or URL (s3://, gs://, abfs://) of the store that `cxr-ray ingest` wrote. Required."""
     filters: Literal["default", "none"] | list[str] = "default"
-    """default: the cleaning that the source declares; none; or a list of pandas query strings over the records."""
+    """default: the cleaning that the source declares; none; or a list of pandas queries: only rows that match all are used."""
     labels: str | list[str] = "all"
     """all, a group such as competition5, or a list of labels and groups."""
     groups: dict[str, list[str]] = {}
-    """Your own groups by name: lists of labels and groups, usable wherever labels are named."""
+    """Your own label groups: name -> list of labels and groups. A group can be used wherever labels are named."""
     task: Literal["auto", "multilabel", "multiclass", "binary"] = "auto"
-    """auto: what the store says."""
+    """auto: the task of the store."""
     uncertain: Uncertain | dict[str, Uncertain] = "zeros"
-    """What training sees for uncertain (-1): one policy, or one a label or group; labels left out get zeros. smooth draws
-    from 0.55 to 0.85, smooth_zeros from 0 to 0.3."""
+    """Training target for uncertain (-1): one policy, or one per label or group (others: zeros). ignore masks the value, smooth
+    samples from 0.55 to 0.85, smooth_zeros from 0 to 0.3."""
     blank: Literal["zeros", "ignore"] = "zeros"
-    """What training and judging see for not mentioned."""
+    """Target for labels that the report does not mention, in training and evaluation: negative (zeros), or masked (ignore)."""
     eval_uncertain: Literal["zeros", "ones", "ignore"] = "ignore"
-    """What val and test are judged by: the truth does not move with the training policy."""
+    """Target for uncertain in val and test. Independent of `uncertain`, so that runs are comparable."""
     split: Split = Split()
     limit: int | None = Field(default=None, ge=1)
-    """About so many rows for quick runs: patients whole, drawn by split.seed from each part of the split of all rows, so that no row
-    changes its part."""
+    """Use about this many rows, for quick runs: random patients (by split.seed) of each part. The split itself does not change."""
     oversample_min_count: int = Field(default=0, ge=0)
-    """Label vectors with fewer rows in train are drawn this often; 0 is off."""
+    """Rows of rare label vectors are repeated until each vector occurs this often in a train epoch; 0 disables."""
     balance_warning: float = Field(default=0.02, ge=0.0, le=1.0)
-    """Difference of shares between train and val that is warned of (0.02: two points)."""
+    """Warn if a label or feature differs by more than this fraction of rows between train and val (0.02: 2 percentage points)."""
     image_size: tuple[int, int] | None = None
-    """[height, width] in pixels on the device, at most the store's; null: the store's."""
+    """[height, width] in pixels of the model's input, at most the store's; null: the store's size."""
     normalize: Literal["dataset", "imagenet", "none"] | tuple[float, float] = "dataset"
-    """dataset (mean and deviation of the train rows), imagenet, none, or [mean, deviation], all of gray values in 0 to 1."""
+    """dataset (mean and standard deviation of the train rows), imagenet, none, or [mean, std], for gray values in 0 to 1."""
     cache: str = "auto"
-    """Where each node keeps its one copy of a remote store: auto ($XDG_CACHE_HOME or ~/.cache, in cxr_ray/stores), a folder, or
-    none (a copy of each process's own, removed when it ends)."""
+    """Where each node caches a remote store: auto (cxr_ray/stores in $XDG_CACHE_HOME or ~/.cache), a folder, or none (each
+    process downloads its own copy and deletes it at the end)."""
     verify: Literal["manifest", "full", "none"] = "manifest"
-    """manifest: the store's manifest and every file's size; full: every byte; none."""
+    """What is checked when the store is opened: manifest (the manifest and all file sizes), full (every byte), or none."""
 
 
 class Augment(Section):
-    """Random changes of each train image, drawn on the device from (seed, epoch, position)."""
+    """Random augmentation of train images, on the device; the random numbers depend on (seed, epoch, position)."""
 
     probability: float = Field(default=0.2, ge=0.0, le=1.0)
-    """Chance of the affine change, and apart from it of the jitter, for each image; 0 turns both off."""
+    """Probability of the affine transform, and independently of the intensity jitter, per image; 0 disables both."""
     degrees: float = Field(default=5.0, ge=0.0, le=180.0)
-    """Rotation is drawn from [-degrees, degrees]."""
+    """Rotation is sampled from [-degrees, degrees]."""
     translate: float = Field(default=0.05, ge=0.0, lt=1.0)
-    """Largest shift, as a share of width and height."""
+    """Largest shift, as a fraction of width and height."""
     shear: float = Field(default=5.0, ge=0.0, lt=90.0)
-    """Horizontal shear is drawn from [-shear, shear] degrees."""
+    """Horizontal shear is sampled from [-shear, shear] degrees."""
     scale: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """0.1: sizes from 0.9 to 1.1."""
+    """Largest change of size; 0.1: factors from 0.9 to 1.1."""
     brightness: float = Field(default=0.2, ge=0.0, le=1.0)
-    """0.2: gray values times 0.8 to 1.2."""
+    """Largest change of brightness; 0.2: gray values times 0.8 to 1.2."""
     contrast: float = Field(default=0.1, ge=0.0, le=1.0)
-    """0.1: differences from the image's mean times 0.9 to 1.1."""
+    """Largest change of contrast; 0.1: differences from the image's mean times 0.9 to 1.1."""
     flip: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Chance of a left-right flip. Off: the heart has a side."""
+    """Probability of a left-right flip. Off by default: a flip puts the heart on the wrong side."""
     erase: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Chance that a rectangle of the image is filled with the image's mean (random erasing, after all other changes)."""
+    """Probability of random erasing: a rectangle is filled with the image's mean, after all other augmentations."""
     mixup: float = Field(default=0.0, ge=0.0)
-    """Each image is mixed with another of its global batch, and so are their targets, by shares from Beta(mixup, mixup); 0 off."""
+    """Mixup within the global batch: images and targets are mixed with weights from Beta(mixup, mixup); 0 disables."""
 
 
 class Model(Section):
-    """The architecture, its stem, its head and its first weights."""
+    """The architecture, its stem, its head and its initial weights."""
 
     name: str = "resnet18"
-    """A name that `cxr-ray models` lists."""
+    """A model that `cxr-ray models` lists."""
     stem: Literal["gray", "repeat"] = "gray"
-    """gray: one channel, pretrained colour stems summed; repeat: three equal channels."""
+    """gray: one input channel, pretrained colour filters summed; repeat: the gray image as three equal channels."""
     weights: str = "none"
-    """none, imagenet, the path of a file (.pth of torchvision, .safetensors of ours), or the folder of another run."""
+    """none (random), imagenet, a file (.pth of torchvision, .safetensors of cxr_ray), or the folder of another run."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Chance of dropout, besides what the architecture has of its own; 0 off."""
+    """Dropout probability, in addition to the architecture's own dropout; 0 disables."""
     dropout_where: Literal["head", "maps"] = "head"
-    """head: what enters the head; maps: whole feature maps after each activation (Dropout2d, put in by hooks)."""
+    """head: before the head; maps: complete feature maps after each activation (Dropout2d, added by hooks)."""
     head: Literal["replace", "append"] = "replace"
-    """replace: a fresh head in place of the 1,000-way layer; append: that layer is kept and a fresh one follows it."""
+    """replace: a new head replaces the 1,000-class layer; append: a new linear layer follows the 1,000-class layer."""
     freeze_epochs: int = Field(default=0, ge=0)
-    """Epochs in which the head alone learns; the rest then has its weights and its batch norm's statistics held."""
+    """First epochs in which only the head is trained; all other weights and batch norm statistics are frozen."""
     options: dict[str, Any] = {}
-    """What this model alone knows, checked against its Options."""
+    """Options of this model; `cxr-ray models NAME` lists them."""
 
 
 class Loss(Section):
-    """What a step minimises, defined on the global batch."""
+    """The training loss, computed over the global batch."""
 
     name: str = "auto"
-    """auto: bce or cross_entropy by task; focal, asymmetric, auc_margin for labels."""
+    """auto: cross_entropy for classes, bce for labels; focal, asymmetric and auc_margin are for labels."""
     pos_weight_power: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Weight of positives = (negatives / positives) ** power over the undrawn train rows; 0 off, 1 full."""
+    """Weight of positives = (negatives / positives) ** power, from the train rows before oversampling; 0 disables."""
     reduction: Literal["mean", "sum"] = "mean"
-    """mean: over the known cells of the global batch; sum."""
+    """mean or sum over the known targets of the global batch."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Targets are moved this far towards even odds."""
+    """How far targets are moved from 0 or 1 towards equal probabilities."""
     options: dict[str, Any] = {}
-    """What this loss alone knows, checked against its Options."""
+    """Options of this loss, such as gamma of focal."""
 
 
 class Optim(Section):
-    """How weights move."""
+    """Optimizer, learning rate schedule and moving average of the weights."""
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
-    """adam (L2 in the gradient), adamw (decoupled decay), sgd (Nesterov momentum 0.9)."""
+    """adam (L2 added to the gradient), adamw (decoupled weight decay), sgd (Nesterov momentum 0.9)."""
     lr: float = Field(default=1.0e-4, gt=0.0)
-    """Learning rate at its highest."""
+    """Highest learning rate."""
     weight_decay: float = Field(default=0.0, ge=0.0)
-    """L2 factor."""
+    """Weight decay factor (L2)."""
     decay_norms: bool = True
-    """Whether biases and the weights of norms decay too, as torch has it; false leaves out all that is one-dimensional."""
+    """Apply weight decay to biases and norm weights too, as torch does; false excludes all one-dimensional parameters."""
     head_lr_factor: float = Field(default=1.0, gt=0.0)
-    """The head learns this many times as fast as the rest."""
+    """Learning rate of the head, as a multiple of `lr`."""
     schedule: Literal["constant", "cosine", "onecycle", "step", "plateau"] = "constant"
-    """Course of the rate after the warm-up; cosine and onecycle fall to zero at the last step, step and plateau by drops."""
+    """Learning rate schedule after the warmup. cosine and onecycle decay to zero at the last step; step and plateau multiply by
+    drop_factor."""
     drop_epochs: int = Field(default=10, ge=1)
-    """step: epochs from drop to drop; plateau: epochs in a row without a better `train.monitor` that bring a drop."""
+    """step: epochs between drops; plateau: epochs without a better `train.monitor` before a drop."""
     drop_factor: float = Field(default=0.1, gt=0.0, lt=1.0)
-    """What a drop of step or plateau multiplies the rate by."""
+    """Factor of the learning rate at each drop of step or plateau."""
     warmup_epochs: float = Field(default=0.0, ge=0.0)
-    """Epochs over which the rate rises linearly from zero; onecycle rises by itself and takes none."""
+    """Epochs of linear warmup from zero; must be 0 for onecycle, which has its own."""
     clip_norm: float | None = Field(default=None, gt=0.0)
-    """Largest gradient norm; null: no clipping."""
+    """Gradients are clipped to this norm; null: no clipping."""
     ema: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Decay of the moving average of the weights, which is then what is judged and kept; 0 off."""
+    """Decay of the exponential moving average of the weights, which is then evaluated and saved; 0 disables."""
 
     @model_validator(mode="after")
     def _one_rise(self) -> "Optim":
         if self.schedule == "onecycle" and self.warmup_epochs:
-            raise ValueError("onecycle rises over its first 30% by itself: leave warmup_epochs at 0")
+            raise ValueError("onecycle warms up in its first 30% of steps: leave warmup_epochs at 0")
         return self
 
 
 class Train(Section):
-    """The loop, its workers and what it watches."""
+    """Training loop, workers, checkpoints and early stopping."""
 
     epochs: int = Field(default=4, ge=0)
-    """Passes over the train rows; 0 judges the untrained model."""
+    """Passes over the train rows; 0 only evaluates the untrained model."""
     batch_size: int = Field(default=64, ge=1)
-    """Global: the same samples in the same order at any number of workers."""
+    """Rows of a global batch, shared by all workers: the same samples in the same order with any number of workers."""
     micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
-    """Rows a worker holds at once; auto: its share of the batch, halved until it fits the GPU's memory (a processor's memory cannot be
-    asked: there the whole share); null: the whole share."""
+    """Rows that a worker processes at once (gradient accumulation). null: its complete share of the batch; auto: the share, halved
+    until it fits the GPU's memory (on CPU the worker's complete share is used)."""
     workers: int = Field(default=1, ge=1)
-    """Processes that share each batch."""
+    """Processes that share each global batch."""
     min_workers: int | None = Field(default=None, ge=1)
-    """Elastic: go on with as few as these where nodes are lost, and with `workers` again when they are back; null: exactly
-    `workers`. The batches stay the same."""
+    """Elastic training: continue with at least this many workers if nodes are lost, and with `workers` once they are back. The
+    batches stay the same. null: always exactly `workers`."""
     gpu: Literal["auto"] | bool = "auto"
-    """auto: where one is there."""
+    """Train on GPUs; auto: if one is available."""
     resources_per_worker: dict[str, float] = {}
-    """What Ray reserves for a worker, such as {CPU: 4}; empty: one CPU (and one GPU)."""
+    """Resources that Ray reserves per worker, such as {CPU: 4}; empty: one CPU, and one GPU if GPUs are used."""
     threads: int | None = Field(default=None, ge=1)
-    """Torch threads of a worker; null: all cores here alone, else the worker's CPUs."""
+    """Torch threads per worker; null: all cores when training in this process, else the worker's CPUs."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 and channels_last where the processor has AMX or the GPU bf16, else fp32; fp16 scales its gradients."""
+    """auto: bf16 and channels_last if the CPU has AMX or the GPU has bf16, else fp32. fp16 uses gradient scaling."""
     compile: bool = False
-    """Let torch.compile make the training step's code: the first steps take a minute, later ones less time than before."""
+    """Compile the training step with torch.compile: the first steps take about a minute, later ones are faster."""
     sync_batch_norm: bool = False
-    """Batch norm over the whole batch and not over each worker's share; on GPUs alone, without `micro_batch`, and where no batch
-    leaves a worker without rows."""
+    """Batch norm statistics over the global batch instead of each worker's share. Only on GPUs, without `micro_batch`, and if every
+    worker has rows in every batch."""
     monitor: MetricName = "val/auroc/mean"
-    """Metric that chooses the best checkpoint, such as val/f1/mean or val/recall_at_precision_0.5/mean (0.1, 0.25, 0.5, 0.75, 0.9); for
-    classes, where not given, val/accuracy."""
+    """Metric that selects the best checkpoint, such as val/f1/mean or val/recall_at_precision_0.5/mean (0.1, 0.25, 0.5, 0.75, 0.9).
+    For multiclass tasks the default is val/accuracy."""
     monitor_mode: Literal["auto"] | Mode = "auto"
-    """Whether more of it is better; auto: by what it measures (min for loss, hamming, brier and ece)."""
+    """Whether a larger or smaller value of `monitor` is better; auto: min for loss, hamming, brier and ece, else max."""
     select: Literal["best", "last"] = "best"
-    """Which checkpoint becomes the run's model: the best trained epoch by `monitor`, or the last epoch's (no choice made on val)."""
+    """The epoch whose weights become the run's model: the best by `monitor`, or the last (no selection on val)."""
     log_rows: bool = False
-    """Write the row numbers of every step and rank to rows/rank-N.csv of the run: what was seen, in which order."""
+    """Log the row numbers of every step and rank, in order, to rows/rank-N.csv in the run's folder."""
     patience: int | None = Field(default=None, ge=1)
-    """Epochs without a better `monitor` after which the training ends; null: never."""
+    """Early stopping: end after this many epochs without a better `monitor`; null: never."""
     checkpoint_minutes: float | None = Field(default=10.0, gt=0.0)
-    """Minutes between checkpoints within an epoch, besides the one at its end; null: none within."""
+    """Minutes between checkpoints within an epoch, in addition to the one at its end; null: only at its end."""
     max_time: float | None = Field(default=None, gt=0.0)
-    """Minutes of training, over all starts, after which it ends with what it has; null: no limit."""
+    """Minutes of training, summed over restarts, after which the run ends and is finished; null: no limit."""
     max_failures: int = Field(default=3, ge=0)
-    """How often the workers may be started again from the last checkpoint."""
+    """How often failed workers are restarted from the last checkpoint."""
 
     @model_validator(mode="after")
     def _elastic(self) -> "Train":
@@ -252,98 +252,99 @@ class Train(Section):
     def _in_step(self) -> "Train":
         if self.sync_batch_norm and self.micro_batch is not None:
             raise ValueError(
-                "sync_batch_norm and micro_batch: workers whose shares make other numbers of pieces would wait for each other for "
-                "ever; leave one out"
+                "sync_batch_norm and micro_batch: workers with different numbers of micro-batches would wait for each other "
+                "forever; remove one of them"
             )
         return self
 
     @property
     def mode(self) -> Mode:
-        """Whether more or less of `monitor` is better."""
+        """Whether a larger or smaller value of `monitor` is better."""
         return mode_of(self.monitor, self.monitor_mode)
 
 
 class Report(Section):
-    """What is judged and shown."""
+    """Evaluation, reports and trackers."""
 
     labels: str | list[str] = "all"
-    """What the epoch's line shows; tables and reports hold every label."""
+    """Labels in the log line of an epoch: all, a group, or a list. Tables and reports always contain every label."""
     thresholds: float | Literal["youden", "f1"] | dict[str, float] = 0.5
-    """Positive is probability >= threshold: one number, or one a label or group (labels left out: 0.5); or a rule that chooses them on
-    val: youden, f1, {recall: 0.9} (at least, with the highest precision), {specificity: 0.9}."""
+    """Positive is probability >= threshold. One number, or one per label or group (others: 0.5), or a rule applied on val:
+    youden, f1, {recall: 0.9} (at least 0.9, with the highest precision), {specificity: 0.9}."""
     assurance: float | None = Field(default=0.95, gt=0.0, lt=1.0)
-    """Chance with which a recall or specificity rule is to hold on further rows: thresholds keep a margin for it; null: none."""
+    """Probability that a recall or specificity rule also holds on new data: thresholds have a margin for it; null: no margin."""
     bootstrap: int = Field(default=1000, ge=0)
-    """Resamples for the intervals; 0 turns them off."""
+    """Bootstrap resamples for confidence intervals; 0 disables intervals."""
     interval_by: Literal["patient", "image"] = "patient"
-    """What is resampled."""
+    """Unit of the bootstrap: resample patients or images."""
     interval: Literal["percentile", "bca"] = "percentile"
-    """How an interval is read off the resamples: percentile, or bias-corrected and accelerated."""
+    """Bootstrap interval: percentile, or bias-corrected and accelerated (bca)."""
     images: bool = True
-    """Show the worst misses and false alarms as pictures in the report; false: no picture of a patient leaves the store."""
+    """Show the images of the worst false negatives and false positives in the report; false: no patient image leaves the store."""
     keep_predictions: bool = False
-    """Keep every epoch's predictions of train and val."""
+    """Save the predictions on train and val of every epoch."""
     trackers: list[Literal["tensorboard", "mlflow"]] = ["tensorboard"]
-    """Where metrics go besides the run folder's tables; mlflow: to MLFLOW_TRACKING_URI, else to mlflow.db beside the runs."""
+    """Trackers that also log the metrics. mlflow: to MLFLOW_TRACKING_URI, else to mlflow.db next to the runs."""
     rivals: bool = True
-    """Judge the thumbnail and border regressions beside the model."""
+    """Also evaluate the trivial baselines: logistic regressions on a thumbnail and on the image border."""
 
 
 class Tune(Section):
-    """A sweep: many trainings over one store, judged on the same val rows by one truth."""
+    """Hyperparameter search: many trials on one store, evaluated on the same val rows and targets."""
 
     trials: int = Field(default=16, ge=1)
-    """How many combinations random and optuna try; grid and list try all of theirs."""
+    """Number of trials of random and optuna; grid and list run all their combinations."""
     metric: MetricName | list[MetricName] = "val/auroc/mean"
-    """What a trial is judged by, at its best epoch; several: a trade-off, told as the trials that no other beats in all."""
+    """Objective: the metric of a trial at its best epoch. Several metrics: the result is the Pareto front."""
     mode: Literal["auto"] | Mode | list[Literal["auto"] | Mode] = "auto"
-    """Whether more of the metric is better; auto: by what it measures, as `train.monitor_mode`; one for all, or one a metric."""
+    """Whether a larger or smaller metric is better, one for all or one per metric; auto: as for `train.monitor_mode`."""
     constraint: MetricName | list[MetricName] | None = None
-    """What the winner must reach besides, such as "val/recall/mean >= 0.8"; a scheduler ranks a trial lower by what it misses."""
+    """Condition that the best trial must also meet, such as "val/recall/mean >= 0.8". A scheduler ranks a trial lower by the amount
+    that it misses."""
     search: Literal["random", "grid", "optuna", "list"] = "random"
-    """random draws, grid takes every combination of choices (under asha in an order that `seed` draws), optuna learns from what it
-    tried, list takes `combinations`."""
+    """random; grid: every combination of choices (with asha in random order, by `seed`); optuna: guided by earlier trials; list:
+    `combinations`."""
     scheduler: Literal["asha", "none", "pbt"] = "asha"
-    """asha ends trials that lag behind, pbt lets them take over weights and change knobs in mid-training, none."""
+    """asha stops worse trials early; pbt copies weights from better trials and changes hyperparameters during training."""
     grace_epochs: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """asha: no trial is ended before; pbt: epochs between changes; auto: what 30 steps take, at most a third of `train.epochs`."""
+    """asha: epochs before a trial may be stopped; pbt: epochs between changes; auto: 30 steps, at most a third of the epochs."""
     reduction: float = Field(default=3.0, gt=1.0)
-    """asha: of so many trials at a rung one goes on (3, as Hyperband's authors advise: Li et al., JMLR 2018)."""
+    """asha: reduction factor eta: the best 1/eta of the trials continue at each rung (3, as Li et al., JMLR 2018 advise)."""
     base: bool = True
-    """Train the config as written too, as trial 0: what the search has won is measured against it."""
+    """Also train the base configuration, as trial 0: the improvement of the search is measured against it."""
     folds: int | None = Field(default=None, ge=2)
-    """k: every trial is trained on each of k folds by patient and judged by the mean; refused with a scheduler (set `scheduler: none`)
-    and with search optuna."""
+    """k: train each trial on k folds by patient and use the mean of the metric. Needs `scheduler: none`; not with search optuna."""
     ensemble: int = Field(default=0, ge=0)
-    """The best so many trials are also judged together, their probabilities averaged; 0: none. With folds this is not read: the
-    winner's folds are judged together in any case."""
+    """Also evaluate an ensemble of this many best trials (mean of probabilities); 0: none. Ignored with folds: the folds of the best
+    trial always form an ensemble."""
     max_concurrent: Literal["auto"] | int = "auto"
-    """Trials at once; auto: as many as the cluster has room for. Under pbt all take turns: leave it at auto."""
+    """Concurrent trials; auto: as many as the cluster's resources allow. With pbt leave it at auto: all trials take turns."""
     trial_gpus: float | None = Field(default=None, gt=0.0)
-    """Share of a GPU for a trial of one worker: 0.25 puts four on one; null: a whole one where there is one."""
+    """GPUs for a trial of one worker: 0.25 puts four trials on one GPU; null: one GPU, if available."""
     max_time: float | None = Field(default=None, gt=0.0)
-    """Minutes after which no trial is started and those that run end with what they have; null: no limit."""
+    """Minutes after which no trial is started and running trials end with their results so far; null: no limit."""
     retries: int = Field(default=1, ge=0)
-    """How often a trial that died (killed, out of memory, hung) is started again from its last checkpoint."""
+    """How often a trial that crashed (killed, out of memory, hung) is restarted from its last checkpoint."""
     hang_minutes: float = Field(default=30.0, gt=0.0)
-    """A trial that has not said anything for so long is ended and counts as died."""
+    """A trial that reports nothing for this many minutes is killed and counts as crashed."""
     space: dict[str, Any] = {}
-    """Knobs by dotted name: {loguniform: [a, b]}, {uniform: [a, b]}, {integer: [a, b]} (both ends in), {choice: [...]}."""
+    """Search space by setting, such as optim.lr: {loguniform: [a, b]}, {uniform: [a, b]}, {integer: [a, b]} (inclusive) or
+    {choice: [...]}."""
     combinations: list[dict[str, Any]] = []
-    """search list: each a mapping of knobs by dotted name to values."""
+    """For search list: each combination maps settings, such as optim.lr, to values."""
 
     @field_validator("max_concurrent")
     @classmethod
     def _some(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 1:
-            raise ValueError("auto, or at least one trial at a time")
+            raise ValueError("must be auto, or at least 1")
         return value
 
     @model_validator(mode="after")
     def _fits(self) -> "Tune":
         if isinstance(self.mode, list) and len(self.mode) != len(self.metrics):
             raise ValueError(
-                f"mode: {len(self.mode)} modes for {len(self.metrics)} metrics; give one for all, or one a metric"
+                f"mode: {len(self.mode)} modes for {len(self.metrics)} metrics; give one for all, or one per metric"
             )
         if not self.metrics:
             raise ValueError("metric: an empty list; name at least one, such as val/auroc/mean")
@@ -351,29 +352,29 @@ class Tune(Section):
 
     @property
     def metrics(self) -> list[str]:
-        """What is judged, one or several."""
+        """The objectives, as a list."""
         return [self.metric] if isinstance(self.metric, str) else list(self.metric)
 
     @property
     def modes(self) -> list[Mode]:
-        """The mode of each metric."""
+        """The mode of each objective."""
         asked = self.mode if isinstance(self.mode, list) else [self.mode] * len(self.metrics)
         return [mode_of(metric, one) for metric, one in zip(self.metrics, asked, strict=True)]
 
 
 class Config(Section):
-    """One training, whole; and the sweep around it."""
+    """All settings of a run, and of the sweep around it."""
 
     name: str | None = None
-    """Run name; null: date, model, short hash of the config."""
+    """Name of the run; null: date, model and a short hash of the config."""
     output: str = "runs"
-    """Folder that runs are made in."""
+    """Folder for runs."""
     seed: int = 0
-    """Keys every random draw but the split's."""
+    """Seed of all random numbers except the split's."""
     seeds: int = Field(default=1, ge=1)
-    """`cxr-ray train` trains so many runs, with seed, seed + 1, ..., one after the other; `cxr-ray compare` tells their spread."""
+    """`cxr-ray train` trains this many runs in sequence, with seed, seed + 1, ...; `cxr-ray compare` shows how much they differ."""
     plugins: list[str] = []
-    """Modules that register more sources, models, losses."""
+    """Python modules that register more sources, models or losses."""
     data: Data = Data()
     augment: Augment = Augment()
     model: Model = Model()
@@ -384,18 +385,18 @@ class Config(Section):
     tune: Tune = Tune()
 
     def digest(self) -> str:
-        """Ten hex digits of everything but the run's name and place: equal digests mean the same experiment."""
+        """Ten hex digits over all settings except `name` and `output`: equal digests mean the same experiment."""
         skip = {"name", "output"} | ({"tune"} if self.tune == Tune() else set())
         body = json.dumps(self.model_dump(mode="json", exclude=skip), sort_keys=True)
         return hashlib.sha256(body.encode()).hexdigest()[:10]
 
     def for_task(self, task: str) -> "Config":
-        """This config with `train.monitor` settled: for classes, where none was given, `val/accuracy`."""
+        """This config with `train.monitor` resolved: `val/accuracy` for multiclass tasks if it was not set."""
         if task == "multiclass" and "monitor" not in self.train.model_fields_set:
             return self.model_copy(update={"train": self.train.model_copy(update={"monitor": "val/accuracy"})})
         return self
 
     def to_yaml(self) -> str:
-        """The whole resolved config, every knob written out; `tune` where it is a sweep's."""
+        """The complete resolved config as YAML; `tune` only if it differs from its defaults."""
         skip = {"tune"} if self.tune == Tune() else set()
         return yaml.safe_dump(self.model_dump(mode="json", exclude=skip), sort_keys=False, allow_unicode=True)

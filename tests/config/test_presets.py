@@ -1,4 +1,6 @@
-"""Every preset that comes with cxr-ray trains on real images at small size: of a sweep every trial is checked and one trained."""
+"""The presets: their comments, the settings of the documents they reproduce, and a small training of each on real images.
+
+Of a sweep, every trial is checked and one is trained."""
 
 import re
 import subprocess
@@ -13,9 +15,9 @@ from cxr_ray import config as cfg
 from cxr_ray import datasets, models
 from cxr_ray.datasets.phantom import generate
 from cxr_ray.on_ray import train as on_ray
-from cxr_ray.on_ray import tune as sweeping
-from cxr_ray.on_ray.ingest import ingest
-from cxr_ray.training import setup
+from cxr_ray.on_ray.ingest import IngestSettings, ingest
+from cxr_ray.training.setup import identity
+from cxr_ray.tuning import setup, space
 from cxr_ray.tuning import sweep as sweeps
 
 PRESETS = sorted((Path(__file__).resolve().parents[2] / "jobs" / "configs").glob("*.yaml"))
@@ -33,8 +35,8 @@ SMALL = {
 }
 
 
-# What the documents say that a preset repeats, and what is ours where they say nothing (each preset's head tells which): a preset
-# that drifts from any of it is another run. Written out whole, so that a default which changes is noticed as well.
+# The settings of the documents that the presets reproduce, and our choices where the documents state nothing (each preset's comment
+# lists them). All settings are listed, so that the change of a default is noticed too.
 AUGMENT = {"degrees": 5, "translate": 0.05, "shear": 5, "brightness": 0.2, "contrast": 0.1,
            "flip": 0, "scale": 0, "erase": 0, "mixup": 0}  # fmt: skip
 RADIOGRAPHY: dict[str, Any] = {
@@ -64,7 +66,7 @@ DEFAULTS = {
     "model.name": "resnet34", "data.labels": "all", "data.oversample_min_count": 0, "augment.probability": 0.2,
     "loss.pos_weight_power": 0, "loss.reduction": "mean", "optim.weight_decay": 0, "train.batch_size": 64,
 }  # fmt: skip
-WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
+EXPECTED: dict[str, tuple[str, dict[str, Any]]] = {
     "covid_radiography_resnet18": ("--size 224", RADIOGRAPHY | {"model.name": "resnet18"}),
     "covid_radiography_resnet34": ("--size 224", RADIOGRAPHY | EXERCISE),
     "covid_radiography_vit_b_16": ("--size 224", RADIOGRAPHY | {"model.name": "vit_b_16"}),
@@ -75,15 +77,43 @@ WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", WRITTEN)
-def test_it_is_what_its_document_says(name: str) -> None:
-    ingested, settings = WRITTEN[name]
+def comments(preset: Path) -> str:
+    return "\n".join(line for line in preset.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_each_is_valid_and_states_its_command_hardware_and_measurements(preset: Path) -> None:
+    config = cfg.load(f"preset:{preset.stem}")
+    assert config == cfg.load(str(preset))
+    assert config.data.shards is None  # only the user knows where the store is
+    text = comments(preset)
+    assert preset.read_text(encoding="utf-8").startswith(text)
+    assert f"preset:{preset.stem}" in text
+    assert "Hardware:" in text
+    assert "Measured" in text
+
+
+def test_the_documented_presets_exist() -> None:
+    assert {path.stem for path in PRESETS} >= {
+        "demo",
+        "covid_binary_notebook",
+        "three_class_mobilenet",
+        "covid_radiography_resnet18",
+        "chexpert_densenet121",
+    }
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_preset_has_the_settings_of_its_document(name: str) -> None:
+    ingest_flags, settings = EXPECTED[name]
     config = cfg.load(f"preset:{name}")
     assert {setting: attrgetter(setting)(config) for setting in settings} == settings
-    assert re.search(rf"cxr-ray ingest .* {ingested}(\s|$)", cfg.preset_path(name).read_text(encoding="utf-8"), re.M)
+    assert re.search(
+        rf"cxr-ray ingest .* {ingest_flags}(\s|$)", cfg.preset_path(name).read_text(encoding="utf-8"), re.M
+    )
 
 
-def test_the_notebook_s_network_has_the_notebook_s_parameters() -> None:
+def test_the_notebook_preset_has_the_parameters_of_the_notebook() -> None:
     """32 x (3 x 9 + 1), 64 x (32 x 9 + 1), 128 x (64 x 9 + 1), 64 x (512 + 1) and 64 + 1, by hand."""
     model = cfg.load("preset:covid_binary_notebook").model
     with models.skeletons():
@@ -93,58 +123,55 @@ def test_the_notebook_s_network_has_the_notebook_s_parameters() -> None:
 
 @pytest.fixture(scope="module")
 def stores(shared_data, ray_local, tmp_path_factory) -> dict[str, Path]:
-    """A store of every layout that a preset is for, by the start of the preset's name."""
+    """A store of every layout that a preset is for, by the prefix of the preset's name."""
     folder = tmp_path_factory.mktemp("presets")
     subprocess.run([sys.executable, shared_data / "layouts.py", folder], check=True, capture_output=True)
     made = {}
     for name, (source, root) in LAYOUTS.items():
         records = datasets.load(source, folder / root)
-        made[name] = ingest(records, folder / root, folder / "shards" / name, source=source, size=(64, 64)).path
-    drawn = generate.write(folder / "drawn", patients=40, size=64, seed=1)
-    records = datasets.load("phantom", drawn)
-    made["demo"] = ingest(records, drawn, folder / "shards" / "demo", source="phantom", size=(64, 64)).path
+        made[name] = ingest(
+            records, folder / root, folder / "shards" / name, IngestSettings(source=source, size=(64, 64))
+        ).path
+    phantom = generate.write(folder / "phantom", patients=40, size=64, seed=1)
+    records = datasets.load("phantom", phantom)
+    made["demo"] = ingest(
+        records, phantom, folder / "shards" / "demo", IngestSettings(source="phantom", size=(64, 64))
+    ).path
     return made
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
-def test_it_trains_on_what_it_is_for(preset: Path, stores, tmp_path):
+def test_a_preset_trains_on_its_dataset(preset: Path, stores, tmp_path):
     store = next(path for name, path in stores.items() if preset.stem.startswith(name))
     config = cfg.load(
         f"preset:{preset.stem}", cfg.merge(SMALL, {"output": str(tmp_path), "data": {"shards": str(store)}})
     )
-    if config.data.oversample_min_count:  # 150 draws of every vector of 48 rows would be no small size
+    if config.data.oversample_min_count:  # 150 rows per vector would not be small
         config = config.model_copy(update={"data": config.data.model_copy(update={"oversample_min_count": 2})})
     if config.tune == cfg.Tune():
         run = on_ray.train(
             config.model_copy(update={"train": config.train.model_copy(update={"workers": 1})}), log=lambda line: None
         )
     else:
-        sweep = checked(config)
+        sweep = create_sweep(config)
         run = on_ray.train(sweep.trial_config(sweep.trials[0]), log=lambda line: None)
     assert run.info["status"] == "finished" and run.weights.exists()
     losses = run.metrics.query("metric == 'loss' and label == ''")
     assert set(losses["epoch"]) == {0, 1} and (losses["value"] > 0).all()
 
 
-def checked(config: cfg.Config) -> sweeps.Sweep:
-    """The sweep's folder with its trials, every architecture and loss of them built once."""
-    store, plan, base, _ = setup._checked(config)
-    searched = sweeping.space.parse(config.tune, base, plan.labels)
+def create_sweep(config: cfg.Config) -> sweeps.Sweep:
+    """The sweep's folder with its trials; every architecture and loss of them is built once."""
+    store, plan, base, _ = setup.prepare_sweep(config)
+    searched = space.parse(config.tune, base, plan.labels)
     about = {
         "labels": list(plan.labels),
         "task": plan.task,
-        "knobs": setup._hyperparameters(config.tune, searched),
+        "knobs": setup.hyperparameter_names(config.tune, searched),
         "metrics": config.tune.metrics,
     }
-    sweep = sweeps.create(base.model_copy(update={"tune": config.tune}), store=setup.identity(store), about=about)
-    proposals = setup._proposals(sweep, searched, plan, store)
+    sweep = sweeps.create(base.model_copy(update={"tune": config.tune}), store=identity(store), about=about)
+    proposals = setup.plan_trials(sweep, searched, plan, store)
     assert proposals.planned == len(sweep.trials) > 5
     return sweep
-
-
-def test_each_says_its_command_its_hardware_and_what_it_measured():
-    for preset in PRESETS:
-        head = preset.read_text(encoding="utf-8").split("\n\n")[0]
-        assert f"preset:{preset.stem}" in head or preset.stem == "demo", preset.name
-        assert "Hardware:" in head and "Measured" in head, preset.name
