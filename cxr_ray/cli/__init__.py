@@ -1,5 +1,5 @@
-"""The command line."""
+"""The command line: `main` runs one command. The commands are in commands/."""
 
-from cxr_ray.cli.app import main, mistake
+from cxr_ray.cli.app import main
 
-__all__ = ["main", "mistake"]
+__all__ = ["main"]

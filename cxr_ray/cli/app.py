@@ -1,6 +1,6 @@
-"""The command line: verbs by name, loaded when they are used, and what a user sees when something goes wrong.
+"""Entry point of the command line: finds the command, imports it, and turns exceptions into messages and exit codes.
 
-Exit codes: 0 done, 2 the user can mend it, 130 interrupted, 143 stopped after a checkpoint, 1 a defect of ours.
+Exit codes: 0 success, 1 internal error, 2 an error that the user can fix, 130 interrupted, 143 stopped after a checkpoint.
 """
 
 import errno
@@ -13,41 +13,41 @@ from cyclopts.exceptions import CycloptsError
 
 from cxr_ray import __version__
 from cxr_ray.errors import Stopped, UserError, unknown
-from cxr_ray.storage.atomic import CLOSED, FULL
+from cxr_ray.storage.atomic import DISK_FULL, NOT_WRITABLE
 
-# Verb, and its one line of help: the modules are imported only when their verb is called.
+# Command -> its line in `cxr-ray --help`, the first line of its docstring. A command's module is imported only when it runs.
 COMMANDS = {
-    "doctor": "Versions, devices, memory, storage: what would go wrong, and how to mend it.",
-    "demo": "Synthetic X-rays through ingest, train and evaluate to a report, with no data and no network.",
-    "sources": "The datasets that can be read, and their options.",
-    "models": "The models that can be trained, and their options.",
+    "doctor": "Check this machine's packages, devices, memory and disks, and show how to fix problems.",
+    "demo": "Run ingest, train and evaluate on synthetic X-rays, without data or network.",
+    "sources": "List the datasets that can be ingested, and their options.",
+    "models": "List the models that can be trained, and their options.",
     "ingest": "Decode and resize a dataset once, in parallel, into Arrow shards.",
-    "describe": "Label frequency, label vectors, split balance of a store; one image of it in the terminal.",
+    "describe": "Show a store's label frequencies, label vectors and split balance, or one of its images.",
     "verify": "Check every byte of a store against its checksums.",
     "train": "Train a model on a store, in this process or on Ray.",
-    "tune": "Sweep knobs over one store: many trainings, judged label by label on the same rows.",
-    "evaluate": "Judge a run on its test part, label by label, and write its report.",
-    "show": "A run's parameters and metrics, drawn again at other labels, parts and thresholds.",
-    "runs": "The runs in a folder, a line each.",
-    "compare": "Runs beside each other on the rows they share: differences with intervals, one page.",
+    "tune": "Search hyperparameters: many trials on one store, evaluated label by label on the same rows.",
+    "evaluate": "Evaluate a run on its test part, label by label, and write its report.",
+    "show": "Show a run's settings and metrics, also for other labels, parts and thresholds.",
+    "runs": "List the runs in a folder.",
+    "compare": "Compare runs on the rows they share: differences with confidence intervals, on one page.",
     "phantom": "Write synthetic chest X-rays to disk, in a documented layout.",
-    "config": "Every knob with its default and meaning; or a config file, resolved.",
+    "config": "Show every setting with its default and meaning, or a config file, resolved.",
 }
 
 ROOT_FLAGS = ("--help", "-h", "--version")
 
-# What the user's machine says no to: theirs to mend, not a defect.
-THEIRS = {*FULL, *CLOSED, errno.ENOTDIR, errno.EISDIR}
+# OS errors that the user can fix: a full disk, missing permissions, a wrong kind of path.
+USER_ERRNOS = {*DISK_FULL, *NOT_WRITABLE, errno.ENOTDIR, errno.EISDIR}
 
 
 def build(chosen: str | None = None) -> App:
-    """The app with its verbs; imports none of them. The `chosen` verb speaks for itself: its docstring is its help."""
+    """The app with its commands, none imported. The help of the `chosen` command is its own docstring."""
     app = App(
         name="cxr-ray",
-        help="Train chest X-ray classifiers on Ray: images once into Arrow shards, every result label by label.",
-        help_epilogue="`cxr-ray VERB --help` says more. `--debug` (or CXR_RAY_DEBUG=1) shows the traceback of an error.",
+        help="Train chest X-ray classifiers on Ray: ingest images once into Arrow shards, then get every result label by label.",
+        help_epilogue="`cxr-ray COMMAND --help` shows all flags. `--debug` (or CXR_RAY_DEBUG=1) shows the traceback of an error.",
         help_format="plaintext",
-        suppress_keyboard_interrupt=False,  # main() tells it
+        suppress_keyboard_interrupt=False,  # main() reports it
         version=__version__,
         version_flags=["--version"],
         help_flags=["--help", "-h"],
@@ -64,17 +64,14 @@ def build(chosen: str | None = None) -> App:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code. A user's mistake is one line on stderr."""
+    """Run one command; returns the exit code. An error is one line on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("CXR_RAY_DEBUG", "") not in ("", "0", "false")
     words = [word for word in words if word != "--debug"]
     try:
-        if words and words[0] not in (*COMMANDS, *ROOT_FLAGS):  # cyclopts would import every verb to answer this
-            raise (
-                unknown("flag", words[0], ROOT_FLAGS)
-                if words[0].startswith("-")
-                else unknown("verb", words[0], COMMANDS)
-            )
+        if words and words[0] not in (*COMMANDS, *ROOT_FLAGS):  # cyclopts would import all commands to report this
+            is_flag = words[0].startswith("-")
+            raise unknown("flag", words[0], ROOT_FLAGS) if is_flag else unknown("command", words[0], COMMANDS)
         result = build(words[0] if words else None)(
             words, exit_on_error=False, print_error=False, result_action="return_value"
         )
@@ -89,56 +86,62 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Stopped as end:
         _print_error(str(end))
         return 143
-    except BrokenPipeError:  # the reader, such as `head`, has gone; nothing is wrong
+    except BrokenPipeError:  # the reader, such as `head`, has closed its end: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         if debug:
             raise
-        told = mistake(error)
-        if told is not None:
-            _print_error(f"error: {told}")
+        message = user_message(error)
+        if message is not None:
+            _print_error(f"error: {message}")
             return 2
-        said = one_line(str(error))
+        text = one_line(str(error))
         _print_error(
-            f"a defect of cxr_ray: {type(error).__name__}{': ' + said if said else ''}; run again with --debug and report it"
+            f"internal error (please report): {type(error).__name__}{': ' + text if text else ''}; "
+            "run again with --debug to see the traceback"
         )
         return 1
 
 
-def mistake(error: BaseException) -> str | None:
-    """What to tell the user about `error` where they can mend it, else None.
+def user_message(error: BaseException) -> str | None:
+    """The message for an error that the user can fix, else None.
 
-    Ray wraps what a worker raised: the user's mistake is looked for behind the wrappers as well."""
-    for inner in _behind(error):
+    Ray wraps the exceptions of workers, so the causes of `error` are searched too."""
+    for inner in _causes(error):
         if type(inner) is UserError or (isinstance(inner, UserError) and not hasattr(inner, "cause")):
             return one_line(str(inner))
-    for inner in _behind(error):
+    for inner in _causes(error):
         if isinstance(inner, CycloptsError):
             return one_line(str(inner))
-        if isinstance(inner, OSError) and inner.errno in THEIRS:
+        if isinstance(inner, OSError) and inner.errno in USER_ERRNOS:
             return one_line(
-                f"{inner.strerror}: {inner.filename or 'the disk'}; mend that and run the same command again"
+                f"{inner.strerror}: {inner.filename or 'the disk'}; fix this and run the same command again"
             )
     return None
 
 
-def _behind(error: BaseException) -> Iterator[BaseException]:
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """`error` and all exceptions behind it, breadth first: `__cause__`, and `cause` and `worker_failures` of Ray."""
     seen: set[int] = set()
-    waiting: list[BaseException] = [error]
-    while waiting:
-        one = waiting.pop(0)
-        if id(one) in seen:
+    queue: list[BaseException] = [error]
+    while queue:
+        current = queue.pop(0)
+        if id(current) in seen:
             continue
-        seen.add(id(one))
-        yield one
-        failures = getattr(one, "worker_failures", None)
-        inner = [one.__cause__, getattr(one, "cause", None), *(failures.values() if isinstance(failures, dict) else ())]
-        waiting += [e for e in inner if isinstance(e, BaseException)]
+        seen.add(id(current))
+        yield current
+        failures = getattr(current, "worker_failures", None)
+        inner = [
+            current.__cause__,
+            getattr(current, "cause", None),
+            *(failures.values() if isinstance(failures, dict) else ()),
+        ]
+        queue += [e for e in inner if isinstance(e, BaseException)]
 
 
 def one_line(text: str) -> str:
-    """`text` without line breaks and boxes."""
+    """`text` with all whitespace, line breaks included, collapsed to single spaces."""
     return " ".join(text.split())
 
 

@@ -1,8 +1,8 @@
-"""Flags of a pydantic model: words of a command line to plain values by dotted name, and the help that lists them.
+"""Flags from a pydantic model: parses command-line words into nested values, and writes the help that lists the flags.
 
-cyclopts parses a verb's own parameters; the knobs of `Config` and the options of a source come through here, because
-unions such as `float | dict`, `"auto" | bool` or `"none" | tuple` must arrive exactly as a YAML file would give them.
-Values are only read here by the field's type; the model itself validates them, once, merged with the file.
+cyclopts parses a command's own parameters. The settings of `Config` and the options of a source are parsed here, because a
+union such as `float | dict`, `"auto" | bool` or `"none" | tuple` must give the same value as in a YAML file. A word is
+converted by the field's type only; the model validates the values once, merged with those of the file.
 """
 
 import types
@@ -22,16 +22,16 @@ TRUE, FALSE, NULL = ("true", "yes", "on"), ("false", "no", "off"), ("null", "non
 def parse(
     words: Sequence[str], model: type[BaseModel], *, also: Iterable[str] = (), greedy: bool = True, kind: str = "flag"
 ) -> tuple[list[str], dict[str, Any]]:
-    """Split `words` into what is no flag, and the nested values of the flags that `model` has.
+    """Split `words` into the words that are not flags, and the nested values of the flags of `model`.
 
-    `greedy`: a knob that holds a list takes all words up to the next flag (else one word, and a list repeats its flag).
-    `also`: flags of the verb itself, offered when a name is close to one. Raises `UserError` that names the closest flag."""
+    `greedy`: a flag of a list takes all words up to the next flag; otherwise it takes one word and may be repeated.
+    `also`: the command's own flags, suggested too if a name is misspelt. Raises `UserError` that names the closest flag."""
     rest: list[str] = []
     values: dict[str, Any] = {}
-    at = 0
-    while at < len(words):
-        word = words[at]
-        at += 1
+    position = 0
+    while position < len(words):
+        word = words[position]
+        position += 1
         if not _is_flag(word):
             rest.append(word)
             continue
@@ -41,12 +41,12 @@ def parse(
             taken = [given]
         else:
             taken = []
-            most = len(words) if greedy and _arms(annotation) & {list, tuple} else 1
-            while at < len(words) and len(taken) < most and not _is_flag(words[at]):
-                if bool in _arms(annotation) and not greedy and words[at].lower() not in (*TRUE, *FALSE):
-                    break  # a switch before a positional word
-                taken.append(words[at])
-                at += 1
+            most = len(words) if greedy and _members(annotation) & {list, tuple} else 1
+            while position < len(words) and len(taken) < most and not _is_flag(words[position]):
+                if bool in _members(annotation) and not greedy and words[position].lower() not in (*TRUE, *FALSE):
+                    break  # a switch, followed by a positional word
+                taken.append(words[position])
+                position += 1
         _put(values, path, read(taken, annotation, flag), flag, annotation)
     return rest, values
 
@@ -62,39 +62,39 @@ def _is_flag(word: str) -> bool:
 
 
 def _find(flag: str, model: type[BaseModel], also: Iterable[str], kind: str) -> tuple[list[str], Any]:
-    """The path in the model, and the type of what stands there."""
-    here: type[BaseModel] = model
+    """The path of a setting in the model, and its type."""
+    section: type[BaseModel] = model
     path: list[str] = []
     parts = flag.removeprefix("--").split(".") if flag.startswith("--") else [flag]
     for depth, part in enumerate(parts):
         name = part.replace("-", "_")
-        field = here.model_fields.get(name)
+        field = section.model_fields.get(name)
         if field is None:
             break
         path.append(name)
         if is_section(field):
             assert isinstance(field.annotation, type)
-            here = field.annotation
+            section = field.annotation
             continue
         tail = ".".join(parts[depth + 1 :])
         if not tail:
             return path, field.annotation
-        for arm in _flat(field.annotation):
-            if get_origin(arm) is dict:
-                return [*path, tail], get_args(arm)[1]
-        raise UserError(f"unknown {kind} {flag}; --{'.'.join(path)} holds one value, nothing below it")
+        for member in _flatten(field.annotation):
+            if get_origin(member) is dict:
+                return [*path, tail], get_args(member)[1]
+        raise UserError(f"unknown {kind} {flag}; --{'.'.join(path)} is one value and has no names below it")
     if len(path) == len(parts):
-        names = ", ".join(f"{flag}.{name}" for name in here.model_fields)
-        raise UserError(f"{flag} is a section, not a knob; its knobs: {names}")
-    raise UserError(_no_such(flag, model, also, kind))
+        names = ", ".join(f"{flag}.{name}" for name in section.model_fields)
+        raise UserError(f"{flag} is a section, not a setting; its settings: {names}")
+    raise UserError(_unknown_flag(flag, model, also, kind))
 
 
-def _no_such(flag: str, model: type[BaseModel], also: Iterable[str], kind: str) -> str:
+def _unknown_flag(flag: str, model: type[BaseModel], also: Iterable[str], kind: str) -> str:
     names = [name for name, _ in settings(model)]
     plain = flag.lstrip("-").replace("-", "_")
-    ends = [name for name in names if name.rpartition(".")[2] == plain]  # --lr: the knob's last word alone
+    matches = [name for name in names if name.rpartition(".")[2] == plain]  # --lr: only the last part of a setting
     known = [*(f"--{name}" for name in names), *also]
-    hint = f"; did you mean '--{ends[0]}'?" if ends else closest("--" + flag.lstrip("-").replace("-", "_"), known)
+    hint = f"; did you mean '--{matches[0]}'?" if matches else closest(f"--{plain}", known)
     if not hint:
         hint = closest(flag, known)
     listed = (
@@ -104,137 +104,138 @@ def _no_such(flag: str, model: type[BaseModel], also: Iterable[str], kind: str) 
 
 
 def _put(values: dict[str, Any], path: list[str], value: Any, flag: str, annotation: Any) -> None:
-    here = values
+    section = values
     for name in path[:-1]:
-        held = here.setdefault(name, {})
-        if not isinstance(held, dict):
+        inner = section.setdefault(name, {})
+        if not isinstance(inner, dict):
             raise UserError(
                 f"{flag} and --{'.'.join(path[: path.index(name) + 1])} contradict each other; give one of them"
             )
-        here = held
+        section = inner
     last = path[-1]
-    if last in here:
-        if list in _arms(annotation):
-            old = here[last] if isinstance(here[last], list) else [here[last]]
-            here[last] = [*old, *(value if isinstance(value, list) else [value])]
+    if last in section:
+        if list in _members(annotation):
+            old = section[last] if isinstance(section[last], list) else [section[last]]
+            section[last] = [*old, *(value if isinstance(value, list) else [value])]
             return
         raise UserError(f"{flag} is given twice; give it once")
-    here[last] = value
+    section[last] = value
 
 
-def _flat(annotation: Any) -> list[Any]:
-    """The arms of a union, unions and `Annotated` opened."""
+def _flatten(annotation: Any) -> list[Any]:
+    """The member types of a union, with nested unions and `Annotated` resolved."""
     origin = get_origin(annotation)
     if origin in (Union, types.UnionType):
-        return [arm for part in get_args(annotation) for arm in _flat(part)]
+        return [member for part in get_args(annotation) for member in _flatten(part)]
     if hasattr(annotation, "__metadata__"):
-        return _flat(get_args(annotation)[0])
+        return _flatten(get_args(annotation)[0])
     return [annotation]
 
 
-def _arms(annotation: Any) -> set[Any]:
-    return {get_origin(arm) or arm for arm in _flat(annotation)}
+def _members(annotation: Any) -> set[Any]:
+    return {get_origin(member) or member for member in _flatten(annotation)}
 
 
 def read(words: Sequence[str], annotation: Any, flag: str) -> Any:
-    """The value that `words` stand for in a field of type `annotation`: what a YAML file would give for it.
+    """The value of `words` for a field of type `annotation`: the same as a YAML file would give.
 
-    A word that fits no arm of the type is handed on as it is: the model says what is wrong with it."""
-    arms = _arms(annotation)
-    flat = _flat(annotation)
+    A word that fits no member type is returned unchanged: the model's validation explains what is wrong."""
+    types_ = _members(annotation)
+    members = _flatten(annotation)
     if not words:
-        if bool in arms:
+        if bool in types_:
             return True
         raise UserError(f"{flag} needs a value")
     if len(words) > 1:
-        return [read([word], _element(flat), flag) for word in words]
+        return [read([word], _element(members), flag) for word in words]
     word = words[0]
-    folded = word.lower()
-    if any(word == choice for arm in flat if get_origin(arm) is Literal for choice in get_args(arm)):
+    lower = word.lower()
+    if any(word == choice for member in members if get_origin(member) is Literal for choice in get_args(member)):
         return word
-    if type(None) in arms and folded in NULL and (str not in arms or folded != "none"):
+    if type(None) in types_ and lower in NULL and (str not in types_ or lower != "none"):
         return None
-    if word[:1] in ("[", "{") and (arms & {list, tuple, dict} or Any in arms):
-        return _yaml(word, flat, flag)
-    if Any in arms:
+    if word[:1] in ("[", "{") and (types_ & {list, tuple, dict} or Any in types_):
+        return _yaml(word, members, flag)
+    if Any in types_:
         return _guess(word)
-    if bool in arms and folded in (*TRUE, *FALSE):
-        return folded in TRUE
-    for kind in (int, float):
-        if kind in arms:
+    if bool in types_ and lower in (*TRUE, *FALSE):
+        return lower in TRUE
+    for number in (int, float):
+        if number in types_:
             try:
-                return kind(word)
+                return number(word)
             except ValueError:
                 pass
-    if str not in arms and list in arms:
-        return [read([word], _element(flat), flag)]
+    if str not in types_ and list in types_:
+        return [read([word], _element(members), flag)]
     return word
 
 
-def _element(flat: list[Any]) -> Any:
-    """What a list or tuple among the arms holds."""
-    for arm in flat:
-        if get_origin(arm) in (list, tuple):
-            return get_args(arm)[0]
+def _element(members: list[Any]) -> Any:
+    """The element type of the list or tuple among the members."""
+    for member in members:
+        if get_origin(member) in (list, tuple):
+            return get_args(member)[0]
     return str
 
 
-def _yaml(word: str, flat: list[Any], flag: str) -> Any:
-    """`[a, b]` or `{a: b}`, its scalars read by the type that stands there (YAML alone would make `No` false)."""
+def _yaml(word: str, members: list[Any], flag: str) -> Any:
+    """`[a, b]` or `{a: b}`, its scalars converted by their declared type (plain YAML would turn `No` into false)."""
     try:
         body = yaml.load(word, yaml.BaseLoader)
     except yaml.YAMLError as error:
         raise UserError(f"{flag}: cannot read {word!r} as YAML: {' '.join(str(error).split())}") from None
-    if any("Any" in str(arm) for arm in flat):  # free-form: the space of a sweep, a model's options
+    if any("Any" in str(member) for member in members):  # free-form: the space of a sweep, a model's options
         return yaml.safe_load(word)
     if isinstance(body, list):
-        return [read([item], _element(flat), flag) if isinstance(item, str) else item for item in body]
+        return [read([item], _element(members), flag) if isinstance(item, str) else item for item in body]
     if isinstance(body, dict):
-        inner = next((get_args(arm)[1] for arm in flat if get_origin(arm) is dict), Any)
+        inner = next((get_args(member)[1] for member in members if get_origin(member) is dict), Any)
         return {key: read([item], inner, flag) if isinstance(item, str) else item for key, item in body.items()}
     return body
 
 
 def _guess(word: str) -> Any:
-    folded = word.lower()
-    if folded in TRUE[:1] or folded in FALSE[:1]:
-        return folded == "true"
-    if folded in ("null", "~"):
+    """A scalar of unknown type: true, false, null, a number, or the word itself."""
+    lower = word.lower()
+    if lower in ("true", "false"):
+        return lower == "true"
+    if lower in ("null", "~"):
         return None
-    for kind in (int, float):
+    for number in (int, float):
         try:
-            return kind(word)
+            return number(word)
         except ValueError:
             pass
     return word
 
 
 def type_name(annotation: Any) -> str:
-    """The type as help shows it: `number | LABEL: number`, `auto | true | false`."""
-    said: list[str] = []
-    for arm in _flat(annotation):
-        origin = get_origin(arm)
-        if arm is type(None):
-            said.append("null")
+    """The type as help shows it: `number | {NAME: number}`, `auto | true | false`."""
+    names: list[str] = []
+    for member in _flatten(annotation):
+        origin = get_origin(member)
+        if member is type(None):
+            names.append("null")
         elif origin is Literal:
-            said += [str(choice) for choice in get_args(arm)]
+            names += [str(choice) for choice in get_args(member)]
         elif origin is tuple:
-            said.append("[" + ", ".join(type_name(a) for a in get_args(arm) if a is not Ellipsis) + "]")
+            names.append("[" + ", ".join(type_name(a) for a in get_args(member) if a is not Ellipsis) + "]")
         elif origin is list:
-            said.append(f"list of {type_name(get_args(arm)[0])}")
+            names.append(f"list of {type_name(get_args(member)[0])}")
         elif origin is dict:
-            said.append(f"{{NAME: {type_name(get_args(arm)[1])}}}")
+            names.append(f"{{NAME: {type_name(get_args(member)[1])}}}")
         else:
-            said.append(
+            names.append(
                 {str: "text", int: "whole number", float: "number", bool: "true | false", Any: "anything"}.get(
-                    arm, getattr(arm, "__name__", str(arm))
+                    member, getattr(member, "__name__", str(member))
                 )
             )
-    return " | ".join(dict.fromkeys(said))
+    return " | ".join(dict.fromkeys(names))
 
 
 def plain(value: Any) -> str:
-    """A value in one line of YAML."""
+    """A value as one line of YAML."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     if isinstance(value, tuple):
@@ -243,17 +244,17 @@ def plain(value: Any) -> str:
 
 
 def default_of(field: FieldInfo) -> Any:
-    """The default of a field (`...` where it must be given)."""
+    """The default of a field, or `...` if it is required."""
     return ... if field.is_required() else field.get_default(call_default_factory=True)
 
 
 def help_lines(model: type[BaseModel], *, dashes: bool = False) -> list[str]:
-    """One Markdown bullet a knob: its flag, type, default and meaning."""
+    """One Markdown bullet per setting: its flag, type, default and meaning."""
     lines = []
     for name, field in settings(model):
         default = default_of(field)
         flag = name.replace("_", "-") if dashes else name
-        shown = "must be given" if default is ... else f"default {plain(default)}"
+        shown = "required" if default is ... else f"default {plain(default)}"
         lines.append(
             f"- `--{flag}` ({type_name(field.annotation)}; {shown}) {' '.join((field.description or '').split())}"
         )
@@ -261,17 +262,17 @@ def help_lines(model: type[BaseModel], *, dashes: bool = False) -> list[str]:
 
 
 def commented_yaml(model: type[BaseModel], values: Mapping[str, Any] | None = None, indent: str = "") -> str:
-    """Every knob of `model` as YAML, each with its meaning behind it; `values` in place of the defaults where given."""
+    """Every setting of `model` as YAML, each with its meaning as a comment; with `values` instead of the defaults, if given."""
     lines: list[str] = []
     for name, field in model.model_fields.items():
         doc = " ".join((field.description or "").split())
         if is_section(field):
             assert isinstance(field.annotation, type)
             about = doc or " ".join((field.annotation.__doc__ or "").split())
-            below = None if values is None else values[name]
+            inner = None if values is None else values[name]
             lines += [
                 f"{indent}{name}:  # {about}",
-                commented_yaml(field.annotation, below, indent + "  ").rstrip("\n"),
+                commented_yaml(field.annotation, inner, indent + "  ").rstrip("\n"),
             ]
             continue
         value = default_of(field) if values is None else values[name]

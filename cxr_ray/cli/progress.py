@@ -1,26 +1,26 @@
-"""How far long work has come: a bar with images/s and time left on a terminal, plain lines without one."""
+"""Progress of long work: a bar with images/s and the time left on a terminal, plain lines in a log."""
 
 import sys
 import time
 from types import TracebackType
 from typing import Any, TextIO
 
-EVERY_S, EVERY_SHARE = 5.0, 0.1
+INTERVAL_S, INTERVAL_SHARE = 5.0, 0.1
 
 
 class Progress:
-    """Call it with (done, total, refused) images; use it as a context manager, so that the bar ends with the work.
+    """Call it with the numbers of images (done, total, refused). Use it as a context manager, which closes the bar.
 
-    Without a terminal a line is printed at the first call, then at most every 5 s and at every tenth of the work,
-    and at the end: a job's log stays short and still shows that something moves."""
+    Without a terminal it prints a line at the first call, at most every 5 s and 10% of the work, and at the end, so that a job's
+    log stays short and still shows progress."""
 
     def __init__(self, what: str, *, stream: TextIO | None = None, clock: Any = time.monotonic) -> None:
         self.what = what
         self._stream = stream or sys.stdout
         self._clock = clock
         self._start = clock()
-        self._first: int | None = None  # done before this process began, as on a resumed ingest
-        self._said_s, self._said_done = float("-inf"), float("-inf")
+        self._first: int | None = None  # images done by an earlier process, if an ingest was resumed
+        self._printed_s, self._printed_done = float("-inf"), float("-inf")
         self._bar: Any = None
         self._task: Any = None
 
@@ -48,26 +48,26 @@ class Progress:
         if self._first is None:
             self._first = done
             self._start = now
-        passed = now - self._start
-        rate = (done - self._first) / passed if passed > 0 else 0.0
-        bad = f", {refused:,} refused" if refused else ""
+        elapsed = now - self._start
+        rate = (done - self._first) / elapsed if elapsed > 0 else 0.0
+        rejected = f", {refused:,} refused" if refused else ""
         if self._bar is not None:
             self._bar.update(
-                self._task, completed=done, total=total, rate=f"{rate:,.0f} images/s{bad}" if rate else bad
+                self._task, completed=done, total=total, rate=f"{rate:,.0f} images/s{rejected}" if rate else rejected
             )
             return
-        due = now - self._said_s >= EVERY_S and done - self._said_done >= EVERY_SHARE * total
-        ended = done >= total and self._said_done < total
-        if due or ended:
+        due = now - self._printed_s >= INTERVAL_S and done - self._printed_done >= INTERVAL_SHARE * total
+        finished = done >= total and self._printed_done < total
+        if due or finished:
             left = f", {(total - done) / rate:,.0f} s left" if rate and done < total else ""
             speed = f" at {rate:,.0f} images/s" if rate else ""
             share = 100 * done / total if total else 100.0
             print(
-                f"{self.what}: {done:,} of {total:,} images ({share:.0f}%){speed}{left}{bad}",
+                f"{self.what}: {done:,} of {total:,} images ({share:.0f}%){speed}{left}{rejected}",
                 file=self._stream,
                 flush=True,
             )
-            self._said_s, self._said_done = now, done
+            self._printed_s, self._printed_done = now, done
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,33 +1,33 @@
-"""What verbs show: tables and lists on a terminal, and the same as plain text in a log."""
+"""Tables and lists that commands print, on a terminal or as plain text in a log."""
 
 from collections.abc import Iterable, Sequence
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
-    """A table; columns that hold numbers only stand to the right. Nothing in a cell is read as markup."""
+    """Print a table. Numeric columns are right-aligned. Cells are plain text, never markup."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     cells = [[_text(cell) for cell in row] for row in rows]
-    shown = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for at, name in enumerate(columns):
-        right = bool(cells) and all(_is_number(row[at]) for row in cells)
-        shown.add_column(name, justify="right" if right else "left", overflow="fold")
+    printed = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(columns):
+        numeric = bool(cells) and all(_is_number(row[index]) for row in cells)
+        printed.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
-        shown.add_row(*(Text(cell) for cell in row))
-    console().print(shown)
+        printed.add_row(*(Text(cell) for cell in row))
+    console().print(printed)
 
 
 def bullets(title: str, lines: Sequence[str]) -> None:
-    """A heading and a bullet a line (Markdown marks removed); says so where there are none."""
+    """Print a heading and one indented line per bullet, without Markdown marks; `none` if there are no bullets."""
     print(f"{title}:" if lines else f"{title}: none")
     for line in lines:
         print("  " + line.removeprefix("- ").replace("`", ""))
 
 
 def console() -> "rich.console.Console":  # type: ignore[name-defined]  # noqa: F821
-    """A console that prints as wide as the terminal, and 160 columns into a log."""
+    """A console as wide as the terminal; 160 columns in a log."""
     import os
     import sys
 

@@ -1,4 +1,4 @@
-"""Flags of a model: every knob there and back, and every mistake answered with the mend."""
+"""Flags of a model: every setting as a flag and in a file, and errors that name the closest flag."""
 
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from cxr_ray import config as configs
 from cxr_ray.cli import flags
 from cxr_ray.errors import UserError
 
-# Every knob: words after its flag, and what a YAML file would have to say for the same.
+# For every setting: words after its flag, and the same value in a YAML file.
 WORDS: dict[str, list[tuple[list[str], Any]]] = {
     "name": [(["2026-11-21"], "2026-11-21"), (["17"], "17"), (["null"], None)],
     "output": [(["some where"], "some where"), (["no"], "no")],
@@ -106,7 +106,11 @@ WORDS: dict[str, list[tuple[list[str], Any]]] = {
     "train.threads": [(["2"], 2), (["null"], None)],
     "train.precision": [(["bf16"], "bf16"), (["fp16"], "fp16")],
     "train.compile": [(["true"], True), ([], True), (["false"], False)],
-    "train.sync_batch_norm": [(["false"], False), (["true"], True), ([], True)],  # first what goes with a micro_batch
+    "train.sync_batch_norm": [
+        (["false"], False),
+        (["true"], True),
+        ([], True),
+    ],  # the first case must agree with micro_batch
     "train.monitor": [(["val/f1/mean"], "val/f1/mean")],
     "train.monitor_mode": [(["min"], "min"), (["auto"], "auto")],
     "train.select": [(["last"], "last")],
@@ -158,7 +162,7 @@ WORDS: dict[str, list[tuple[list[str], Any]]] = {
     "report.keep_predictions": [(["true"], True), ([], True), (["false"], False)],
     "report.rivals": [(["off"], False)],
 }
-BELOW: list[tuple[str, str, Any]] = [
+NAMED: list[tuple[str, str, Any]] = [
     ("data.groups.mine", "Edema", {"data": {"groups": {"mine": ["Edema"]}}}),
     ("data.uncertain.Edema", "smooth", {"data": {"uncertain": {"Edema": "smooth"}}}),
     ("data.uncertain.Edema", "ones", {"data": {"uncertain": {"Edema": "ones"}}}),
@@ -197,61 +201,59 @@ def loaded(words: list[str]) -> configs.Config:
     return configs.load(None, values)
 
 
-def test_every_knob_has_a_case() -> None:
+def test_every_setting_has_a_case() -> None:
     assert sorted(WORDS) == sorted(name for name, _ in flags.settings(configs.Config))
 
 
 @pytest.mark.parametrize("setting", sorted(WORDS))
 def test_flag_and_file_give_the_same(setting: str) -> None:
-    """Three roads to one config: the flag, the flag with dashes, and a YAML file."""
+    """The flag, the flag with dashes, and a YAML file give the same config."""
     for words, value in WORDS[setting]:
-        by_file = configs.validate(yaml.safe_load(yaml.safe_dump(nest(setting, plain(value)))))
-        assert get(by_file, setting) == value
-        assert loaded([f"--{setting}", *words]) == by_file
+        from_file = configs.validate(yaml.safe_load(yaml.safe_dump(nest(setting, plain(value)))))
+        assert get(from_file, setting) == value
+        assert loaded([f"--{setting}", *words]) == from_file
         assert (
             loaded(
                 [f"--{setting.replace('_', '-')}", *words, "--data.split.by", "patient"]
                 if setting != "data.split.by"
                 else [f"--{setting}", *words]
             )
-            == by_file
+            == from_file
         )
         if len(words) == 1:
-            assert loaded([f"--{setting}={words[0]}"]) == by_file
+            assert loaded([f"--{setting}={words[0]}"]) == from_file
 
 
 @pytest.mark.parametrize("setting", sorted(WORDS))
-def test_the_default_survives_the_road_through_words(setting: str) -> None:
+def test_a_default_as_a_flag_gives_the_default(setting: str) -> None:
     default = get(configs.Config(), setting)
     words = [flags.plain(default).strip("'")]  # lists as YAML, as `cxr-ray config` prints them
     assert loaded([f"--{setting}", *words]) == configs.Config()
 
 
-@pytest.mark.parametrize(("flag", "word", "values"), BELOW)
-def test_a_knob_of_names_takes_one_name_a_flag(flag: str, word: str, values: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("flag", "word", "values"), NAMED)
+def test_a_flag_may_set_the_value_of_one_name(flag: str, word: str, values: dict[str, Any]) -> None:
     assert flags.parse([f"--{flag}", word], configs.Config) == ([], values)
     configs.validate(values)
 
 
-def test_the_whole_config_goes_round_through_commented_yaml() -> None:
-    """What `cxr-ray config` prints, `train -c` reads back as the same config."""
+def test_commented_yaml_loads_as_the_same_config() -> None:
+    """`train -c` reads the output of `cxr-ray config`."""
     changed = [word for setting, cases in WORDS.items() for word in (f"--{setting}", *cases[0][0])]
     for config in (configs.Config(), loaded(changed)):
         text = flags.commented_yaml(configs.Config, config.model_dump(mode="json"))
         assert configs.validate(yaml.safe_load(text)) == config
         assert all(f"{name.rpartition('.')[2]}:" in text for name in WORDS)
-    changed_hyperparameters = [
-        setting for setting in WORDS if get(loaded(changed), setting) != get(configs.Config(), setting)
-    ]
-    assert len(changed_hyperparameters) >= len(WORDS) - 4  # else the round trip above would prove little
+    differ = [setting for setting in WORDS if get(loaded(changed), setting) != get(configs.Config(), setting)]
+    assert len(differ) >= len(WORDS) - 4  # otherwise the round trip would prove little
 
 
-def test_every_knob_has_a_meaning() -> None:
+def test_every_setting_has_a_description() -> None:
     assert [name for name, field in flags.settings(configs.Config) if not field.description] == []
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--optim.lrr", "1"], "'--optim.lr'"),
         (["--otim.lr", "1"], "'--optim.lr'"),
@@ -259,7 +261,7 @@ def test_every_knob_has_a_meaning() -> None:
         (["--batch-size", "1"], "'--train.batch_size'"),
         (["--data.image-sizes", "1"], "'--data.image_size'"),
         (["--data.splt.val", "1"], "'--data.split.val'"),
-        (["--optim.lr.x", "1"], "nothing below it"),
+        (["--optim.lr.x", "1"], "has no names below it"),
         (["--data", "1"], "--data.shards"),
         (["--optim.lr"], "needs a value"),
         (["--optim.lr", "1", "--optim.lr", "2"], "given twice"),
@@ -270,15 +272,15 @@ def test_every_knob_has_a_meaning() -> None:
         (["--adress", "auto"], "'--address'"),
     ],
 )
-def test_mistakes_name_the_mend(words: list[str], said: str) -> None:
+def test_an_unknown_flag_names_the_closest(words: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
         flags.parse(words, configs.Config, also=["--address"])
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--optim.lr", "banana"], "optim.lr"),
         (["--optim.lr", "-1"], "optim.lr"),
@@ -289,14 +291,14 @@ def test_mistakes_name_the_mend(words: list[str], said: str) -> None:
         (["--data.uncertain.Edema", "one"], "data.uncertain"),
     ],
 )
-def test_values_that_do_not_fit_name_their_knob(words: list[str], said: str) -> None:
+def test_an_invalid_value_names_its_setting(words: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
         loaded(words)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-class Some(BaseModel):
+class Example(BaseModel):
     positive: str | None = None
     classes: list[str] = []
     keep: bool = False
@@ -304,19 +306,19 @@ class Some(BaseModel):
     size: int = Field(default=3, description="How big.")
 
 
-def test_words_that_are_no_flags_stay_in_order_wherever_flags_stand() -> None:
+def test_positional_words_keep_their_order_wherever_flags_are() -> None:
     for words in (
         ["--positive", "A", "src", "--keep", "root", "out", "--classes", "a", "--classes", "b"],
         ["src", "root", "--keep", "--classes", "a", "out", "--positive=A", "--classes=b"],
         ["src", "root", "out", "--keep", "true", "--positive", "A", "--classes", "[a, b]"],
     ):
-        rest, values = flags.parse(words, Some, greedy=False)
+        rest, values = flags.parse(words, Example, greedy=False)
         assert rest == ["src", "root", "out"]
         assert values == {"positive": "A", "keep": True, "classes": ["a", "b"]}
 
 
-def test_help_says_type_default_and_meaning() -> None:
-    assert flags.help_lines(Some)[-1] == "- `--size` (whole number; default 3) How big."
+def test_help_shows_type_default_and_meaning() -> None:
+    assert flags.help_lines(Example)[-1] == "- `--size` (whole number; default 3) How big."
     assert len(flags.help_lines(configs.Config)) == len(WORDS)
     assert flags.type_name(float | dict[str, float]) == "number | {NAME: number}"
     assert flags.type_name(Literal["auto"] | bool) == "auto | true | false"

@@ -1,4 +1,4 @@
-"""`cxr-ray compare`: runs beside each other on the rows they share."""
+"""`cxr-ray compare`: prints and writes the differences between runs. Computing them is in evaluation.compare."""
 
 import json
 from pathlib import Path
@@ -20,43 +20,44 @@ def compare(
     thresholds: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     out: Path | None = None,
 ) -> None:
-    """Runs beside each other on the rows they share: differences with intervals, one page.
+    """Compare runs on the rows they share: differences with confidence intervals, on one page.
 
-    What differs in config and data, then label by label on the rows that all of them predicted. Runs that differ in their seed alone are also summed up: mean and deviation between seeds.
+    Lists the differences of config and data, then those of the metrics, label by label, on the rows that all runs predicted. For
+    runs that differ only in their seed it also shows the mean and standard deviation over seeds.
 
     Parameters
     ----------
     runs
-        Run folders, two or more; differences are from the first named.
+        Two or more run folders; differences are to the first one.
     split
-        Part to compare on; without it, test where every run has predictions of it, else val.
+        Part to compare on. Default: test if every run has predictions on it, else val.
     thresholds
-        One number, LABEL=NUMBER ..., or a rule for every run: youden, f1, recall=0.9, specificity=0.9; else each its own.
+        One number, LABEL=NUMBER ..., or a rule: youden, f1, recall=0.9, specificity=0.9. Default: each run's own.
     out
-        The page; without it, compare-RUN-RUN.html beside the first run. Its numbers lie next to it as JSON.
+        HTML file to write, with a JSON file of the same name next to it. Default: compare-RUN-RUN.html next to the first run.
     """
     if len(runs) < 2:
-        raise UserError("give two runs or more: cxr-ray compare RUN RUN ...")
-    from cxr_ray import runs as held
-    from cxr_ray.evaluation import compare as comparing
+        raise UserError("give two or more runs: cxr-ray compare RUN RUN ...")
+    from cxr_ray import runs as saved_runs
+    from cxr_ray.evaluation import compare as comparisons
     from cxr_ray.report import run_page
     from cxr_ray.storage.atomic import write_atomic
 
-    opened = [held.load(run) for run in runs]
-    found = comparing.compare(opened, split=split, thresholds=read_thresholds(thresholds))
-    show(found)
+    opened = [saved_runs.load(run) for run in runs]
+    found = comparisons.compare(opened, split=split, thresholds=read_thresholds(thresholds))
+    print_comparison(found)
     names = "-".join(run.path.name for run in opened)[:100]
     page = (out or opened[0].path.parent / f"compare-{names}.html").resolve()
     write_atomic(page.with_suffix(".json"), json.dumps(found, indent=1))
     run_page.write_comparison(found, page)
     print(f"comparison: {page}")
-    print("next: open it in a browser; it is one file and needs no network")
+    print("next: open the comparison in a browser; it is one file and needs no network")
 
 
-def show(found: dict[str, Any]) -> None:
-    """What differs, on a terminal."""
-    for one in found["config"]:
-        bullets(f"{found['runs'][0]['name']} -> {one['run']}", one["differs"])
+def print_comparison(found: dict[str, Any]) -> None:
+    """Print the differences of config and metrics."""
+    for other in found["config"]:
+        bullets(f"{found['runs'][0]['name']} -> {other['run']}", other["differs"])
     for line in found["notes"]:
         print(f"note: {line}")
     print(f"on {found['rows']:,} rows of {found['part']}, {found['interval']['by']}s resampled")
@@ -69,7 +70,7 @@ def show(found: dict[str, Any]) -> None:
         table(
             ["label", "metric", "difference", "95% interval", "p", "p (DeLong)"],
             rows,
-            title=f"{pair['second']} less {pair['first']}",
+            title=f"{pair['second']} minus {pair['first']}",
         )
     if found["seeds"]:
         rows = [
@@ -77,5 +78,5 @@ def show(found: dict[str, Any]) -> None:
              r["deviation"], r["low"], r["high"]]
             for r in found["seeds"]
         ]  # fmt: skip
-        columns = ["label", "metric", "mean", "95% interval", "deviation between seeds", "least", "most"]
-        table(columns, rows, title="seeds together")
+        columns = ["label", "metric", "mean", "95% interval", "standard deviation", "min", "max"]
+        table(columns, rows, title="over seeds")

@@ -1,4 +1,4 @@
-"""`cxr-ray demo`: the whole road on synthetic X-rays."""
+"""`cxr-ray demo`: runs the other commands in sequence on synthetic X-rays."""
 
 import os
 import time
@@ -13,36 +13,36 @@ app = App(name="demo", help_format="markdown")
 
 @app.default
 def demo(*, out: Path = Path("demo"), patients: int = 500, seed: int = 0) -> None:
-    """Synthetic X-rays through ingest, train and evaluate to a report, with no data and no network.
+    """Run ingest, train and evaluate on synthetic X-rays, without data or network.
 
-    The same steps as `cxr-ray phantom`, `ingest`, `train -c preset:demo` and `evaluate`, on one Ray of this machine:
-    Ray Data decodes, two Ray Train workers train. Under three minutes on two cores.
+    The same steps as `cxr-ray phantom`, `ingest`, `train -c preset:demo` and `evaluate`, on a local Ray: Ray Data decodes the
+    images, two Ray Train workers train. It takes less than three minutes on two cores and ends with a report.
 
     Parameters
     ----------
     out
-        Folder for the pictures, the shards and the run. Pictures and shards of an earlier demo there are used again.
+        Folder for the images, the store and the run. Images and the store of an earlier demo are reused.
     patients
-        How many synthetic patients.
+        Number of synthetic patients.
     seed
-        Keys the pictures and the training.
+        Seed of the images and the training.
     """
     from cxr_ray.cli.commands import evaluate, ingest, phantom, train
     from cxr_ray.on_ray import cluster
 
-    begun = time.monotonic()
+    start = time.monotonic()
     config = configs.load("preset:demo", {"seed": seed, "output": str(out / "runs")})
     pictures = out / f"phantom-{patients}-{seed}"
     shards = out / f"shards-{patients}-{seed}"
     config = config.model_copy(update={"data": config.data.model_copy(update={"shards": str(shards)})})
     size = config.data.image_size or (96, 96)
-    cores = max(os.cpu_count() or 1, config.train.workers)  # two workers share the core of a machine that has one
+    cores = max(os.cpu_count() or 1, config.train.workers)  # on one core, two workers share it
     with cluster.session("local", num_cpus=cores):
         if not (shards / "manifest.json").exists():
             phantom.phantom(pictures, patients=patients, size=max(size), seed=seed)
             ingest.run("phantom", pictures, shards, {}, ingest.Ingest(size=f"{size[0]}x{size[1]}"))
         run = train.run(config)
-        evaluate.compute_metrics(run.path)
-    print(f"the demo took {time.monotonic() - begun:.0f} s")
+        evaluate.run_evaluation(run.path)
+    print(f"the demo took {time.monotonic() - start:.0f} s")
     print(f"report: {(run.path / 'report.html').resolve()}")
-    print("next: cxr-ray sources, then cxr-ray ingest SOURCE ROOT OUT --dry-run on data of your own")
+    print("next: cxr-ray sources, then cxr-ray ingest SOURCE ROOT OUT --dry-run on your own data")

@@ -1,4 +1,4 @@
-"""`cxr-ray describe`: a store in tables, in pictures, or one of its images in the terminal."""
+"""`cxr-ray describe`: prints tables of a store, or one of its images, or writes the store's page."""
 
 import itertools
 import shlex
@@ -28,32 +28,32 @@ def describe(
     out: Path | None = None,
     images: bool = True,
 ) -> None:
-    """Label frequency, label vectors, split balance of a store; one image of it in the terminal.
+    """Show a store's label frequencies, label vectors and split balance, or one of its images.
 
-    Counts are of everything that was ingested; the cleaning that the source declares is applied when a run is planned,
-    and a line says what it would keep.
+    All ingested images are counted. The source's cleaning rules are only applied when a run is planned; one line shows how many
+    rows they keep.
 
     Parameters
     ----------
     shards
-        Folder or URL that ingest wrote.
+        Folder or URL of the store.
     row
-        Show this image (a number of the column `row`) with its labels.
+        Show the image with this row number, and its labels.
     save
-        With --row: also write the image as PNG.
+        With --row: also write the image to this PNG file.
     top
-        How many label vectors to list; the page lists thirty at least.
+        Number of label vectors to list; the page lists at least 30.
     out
         Folder for describe.html and its figures as PNG: labels, vectors, co-occurrence, split balance, samples, pixels, sizes.
     images
-        --no-images keeps the X-rays themselves out of the page.
+        --no-images: write the page without X-ray images.
     """
     from cxr_ray.data import store as stores
 
     if save is not None and row is None:
-        raise UserError("--save writes one image: say which by --row N")
+        raise UserError("--save writes one image: select it with --row N")
     if row is not None and out is not None:
-        raise UserError("--out draws the whole store, --row shows one image: give one of them")
+        raise UserError("--out is for the complete store, --row for one image: give only one of them")
     store = stores.open(shards, log=print)
     if row is not None:
         show_row(store, row, save)
@@ -68,33 +68,33 @@ def describe(
 
 
 def show_tables(store: Any, top: int) -> None:
-    """Print what the store holds."""
-    from cxr_ray.data import summary as counting
-    from cxr_ray.data.plan import drop_by
+    """Print the counts of the store."""
+    from cxr_ray.data import summary
+    from cxr_ray.data.plan import dropping_filter
     from cxr_ray.imaging import burned_in
 
     index, labels = store.index, list(store.labels)
-    how_much = counting.size(index)
+    size = summary.size(index)
     patients = (
-        "not told"
-        if how_much.patients is None
-        else f"{how_much.patients:,}, at most {how_much.most_images_of_a_patient} images of one"
+        "unknown"
+        if size.patients is None
+        else f"{size.patients:,}, at most {size.most_images_of_a_patient} images of one patient"
     )
-    print(f"{store.manifest.source}: {how_much.rows:,} images of {store.size[0]} x {store.size[1]} px, {store.task}")
-    print(f"patients: {patients}; refused: {store.manifest.rejected:,}")
-    if store.filters:
-        dropped = drop_by(index, store.filters)
+    print(f"{store.manifest.source}: {size.rows:,} images of {store.size[0]} x {store.size[1]} px, {store.task}")
+    print(f"patients: {patients}; images refused: {store.manifest.rejected:,}")
+    if store.info.filters:
+        dropped = dropping_filter(index, store.info.filters)
         print(
-            f"declared cleaning ({', '.join(rule.name for rule in store.filters)}): keeps {int((dropped == '').sum()):,} of {len(index):,}"
+            f"cleaning rules of the source ({', '.join(rule.name for rule in store.info.filters)}): keep {int((dropped == '').sum()):,} of {len(index):,}"
         )
-    for note in store.notes:
+    for note in store.info.notes:
         print(f"note: {note}")
-    if told := burned_in.look(store).told():
-        print(f"warning: {told}")
+    if message := burned_in.scan(store).warning():
+        print(f"warning: {message}")
 
-    frequency = counting.label_frequency(index, labels)
+    frequency = summary.label_frequency(index, labels)
     table(["label", "positive", "uncertain", "negative", "blank", "% positive"], _rows(frequency), title="labels")
-    vectors = counting.label_vectors(index, labels)
+    vectors = summary.label_vectors(index, labels)
     if store.task == "multilabel":
         shown = [(" + ".join(names) or "none", rows, percent) for names, rows, percent in _rows(vectors.head(top))]
         table(
@@ -102,45 +102,42 @@ def show_tables(store: Any, top: int) -> None:
             shown,
             title=f"the {len(shown)} most frequent of {len(vectors):,} label vectors",
         )
-        table(
-            ["findings in an image", "rows", "%"], _rows(counting.findings_per_image(index, labels)), title="findings"
-        )
+        table(["findings in an image", "rows", "%"], _rows(summary.findings_per_image(index, labels)), title="findings")
         if 1 < len(labels) <= 20:
-            pairs = counting.together(index, labels)
-            numbered = [f"{at} {name}" for at, name in enumerate(labels, start=1)]
+            pairs = summary.co_occurrence(index, labels)
+            numbered = [f"{number} {name}" for number, name in enumerate(labels, start=1)]
             table(
-                ["positive together", *(str(at) for at in range(1, len(labels) + 1))],
+                ["co-occurrence", *(str(number) for number in range(1, len(labels) + 1))],
                 [[name, *(int(n) for n in row)] for name, row in zip(numbered, pairs.to_numpy(), strict=True)],
             )
-    parts = counting.splits(index, labels, store.features)
+    parts = summary.official_parts(index, labels, store.info.features)
     if len(parts):
-        table(list(parts.columns), _rows(parts), title="the dataset's own parts")
+        table(list(parts.columns), _rows(parts), title="official split")
 
 
 def show_row(store: Any, row: int, save: Path | None) -> None:
-    """Print one image and its labels; nothing that names a patient (paths do, in some datasets)."""
-    found = store.index[store.index["row"] == row]
-    if found.empty:
+    """Print one image and its labels, without identifiers of a patient (in some datasets the path is one)."""
+    matches = store.index[store.index["row"] == row]
+    if matches.empty:
         low, high = int(store.index["row"].min()), int(store.index["row"].max())
         raise UserError(
-            f"no row {row} in {store.origin}: it was refused, or never listed; rows go from {low} to {high}"
+            f"no row {row} in {store.origin}: its image was refused, or does not exist; row numbers are {low} to {high}"
         )
-    one = found.iloc[0]
+    record = matches.iloc[0]
     pixels = store.pictures([row])[0]
-    print(drawing(pixels))
-    said = {
-        name: one[name] for name in ("view", "sex", "age", "source", "split", "height", "width") if name in one.index
-    }
+    print(ascii_art(pixels))
+    shown = ("view", "sex", "age", "source", "split", "height", "width")
+    values = {name: record[name] for name in shown if name in record.index}
     print(
         f"row {row}: "
         + ", ".join(
             f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in said.items()
+            for name, value in values.items()
             if value == value and value is not None
         )
     )
     meaning = {1.0: "positive", 0.0: "negative", -1.0: "uncertain"}
-    table(["label", "says"], [[label, meaning.get(float(one[label]), "not mentioned")] for label in store.labels])
+    table(["label", "value"], [[label, meaning.get(float(record[label]), "not mentioned")] for label in store.labels])
     if save is not None:
         from PIL import Image
 
@@ -149,8 +146,8 @@ def show_row(store: Any, row: int, save: Path | None) -> None:
         print(f"image: {save.resolve()}")
 
 
-def drawing(pixels_HW: npt.NDArray[np.uint8], *, columns: int = 64) -> str:
-    """The image [H, W] in characters, `columns` wide, darker to brighter; a character is twice as high as wide."""
+def ascii_art(pixels_HW: npt.NDArray[np.uint8], *, columns: int = 64) -> str:
+    """The image [H, W] as text, `columns` characters wide; a character is twice as high as wide."""
     height, width = pixels_HW.shape
     rows = max(1, round(columns * height / width / 2))
     tops = np.linspace(0, height, rows + 1).astype(int)

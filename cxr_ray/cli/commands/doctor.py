@@ -1,4 +1,4 @@
-"""`cxr-ray doctor`: what this machine has, what would go wrong, and how to mend it."""
+"""`cxr-ray doctor`: checks packages, devices, memory, disks and the Ray setup, and prints how to fix each problem."""
 
 import importlib.util
 import os
@@ -19,18 +19,18 @@ app = App(name="doctor", help_format="markdown")
 
 GIB = 1024**3
 DASHBOARD = ("aiohttp", "aiohttp_cors", "prometheus_client", "opencensus")
-"""Modules that the extra `default` of ray brings: without them there is no dashboard and no job submission."""
+"""Modules that the extra `ray[default]` installs. Without them there is no dashboard and no job submission."""
 
 OPTIONAL = {
-    "tensorboard": "TensorBoard's program, to look at runs: pip install tensorboard",
+    "tensorboard": "TensorBoard, to view runs: pip install tensorboard",
     "mlflow-skinny": "report.trackers: [mlflow] needs it: pip install -c constraints.txt 'cxr_ray[mlflow]'",
     "optuna": "tune.search: optuna needs it: pip install -c constraints.txt 'cxr_ray[optuna]'",
 }
-"""Distributions that a training does without, and what each is for."""
+"""Optional packages, with their purpose and how to install them."""
 
 
 class Finding(NamedTuple):
-    """One thing looked at; `mend` is empty where nothing is wrong."""
+    """One check and its result; `fix` is empty if there is no problem."""
 
     what: str
     found: str
@@ -39,30 +39,30 @@ class Finding(NamedTuple):
 
 @app.default
 def doctor(*, output: Path = Path("runs")) -> int:
-    """Versions, devices, memory, storage: what would go wrong, and how to mend it.
+    """Check this machine's packages, devices, memory and disks, and show how to fix problems.
 
-    Ends with 0 where nothing is wrong, with 2 where something must be mended first.
+    Exit code 0 if there is no problem, 2 if there is.
 
     Parameters
     ----------
     output
-        Folder that runs will be made in: its disk is looked at.
+        Folder for runs: its disk is checked.
     """
     findings = [*software(), *hardware(), *storage(output), *cluster()]
-    table(["", "what", "found"], [["!!" if f.fix else "ok", f.what, f.found] for f in findings])
-    wrong = [f for f in findings if f.fix]
-    for finding in wrong:
+    table(["", "check", "found"], [["!!" if f.fix else "ok", f.what, f.found] for f in findings])
+    problems = [f for f in findings if f.fix]
+    for finding in problems:
         print(f"{finding.what}: {finding.fix}")
-    if wrong:
-        print(f"{len(wrong)} to mend, then: cxr-ray doctor")
+    if problems:
+        print(f"{len(problems)} to fix, then: cxr-ray doctor")
         return 2
-    print("nothing is wrong")
+    print("no problems found")
     print("next: cxr-ray demo")
     return 0
 
 
 def software() -> Iterator[Finding]:
-    """Python and the packages, imported where an import can fail for a reason of its own."""
+    """Python and the packages. Torch is imported too, since its import may fail although it is installed."""
     old = sys.version_info < (3, 11)
     yield Finding(
         "python", f"{platform.python_version()} at {sys.executable}", "install Python 3.11 or newer" if old else ""
@@ -75,10 +75,8 @@ def software() -> Iterator[Finding]:
     missing = [name for name in DASHBOARD if importlib.util.find_spec(name) is None]
     yield Finding(
         "ray dashboard and jobs",
-        f"missing {', '.join(missing)}" if missing else "there",
-        "pip install 'ray[data,default,train,tune]': without the extra `default` there is no job submission"
-        if missing
-        else "",
+        f"missing {', '.join(missing)}" if missing else "installed",
+        "pip install 'ray[data,default,train,tune]': job submission needs the extra `default`" if missing else "",
     )
     for name, use in OPTIONAL.items():
         found = version(name)
@@ -94,7 +92,7 @@ def version(name: str) -> Finding:
 
 
 def torch_works() -> Finding:
-    """Whether torch and torchvision load together: some pairs of builds do not."""
+    """Whether torch and torchvision load together: some combinations of builds do not."""
     try:
         import torch
         import torchvision
@@ -110,32 +108,32 @@ def torch_works() -> Finding:
 
 
 def hardware() -> Iterator[Finding]:
-    """Cores, memory, what computes in bf16, GPUs."""
+    """Cores, memory, bf16 support and GPUs."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
         cores = os.cpu_count() or 1
     yield Finding("cores", str(cores))
     total, free = memory_bytes()
-    little = 0 < free < 2 * GIB
+    too_little = 0 < free < 2 * GIB
     yield Finding(
         "memory",
         f"{free / GIB:.1f} GiB free of {total / GIB:.1f}",
-        "free some memory: Ray and one worker need about 2 GiB" if little else "",
+        "free some memory: Ray and one worker need about 2 GiB" if too_little else "",
     )
     try:
         flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     except OSError:
         flags = set()
-    fast = "amx_bf16" in flags
+    amx = "amx_bf16" in flags
     yield Finding(
-        "bf16 on the processor", "AMX: train.precision auto is bf16" if fast else "no AMX: train.precision auto is fp32"
+        "bf16 on the CPU", "AMX: train.precision auto is bf16" if amx else "no AMX: train.precision auto is fp32"
     )
     yield gpus()
 
 
 def gpus() -> Finding:
-    """GPUs that torch can use; one that is there and cannot be used is a problem."""
+    """GPUs that torch can use. A GPU that torch cannot use is a problem."""
     try:
         import torch
 
@@ -149,18 +147,18 @@ def gpus() -> Finding:
     if not names and Path("/proc/driver/nvidia/version").exists():
         return Finding(
             "GPU",
-            "a driver, but torch sees none",
+            "an NVIDIA driver, but torch finds no GPU",
             "install a torch built for this driver's CUDA, or set train.gpu false",
         )
-    return Finding("GPU", ", ".join(names) or "none: training runs on the processor")
+    return Finding("GPU", ", ".join(names) or "none: training runs on the CPU")
 
 
 def memory_bytes() -> tuple[int, int]:
-    """(total, free) bytes, within a container's limit where there is one; zeros where the system does not say."""
+    """(total, free) bytes, limited to those of the container; zeros if unknown."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        said = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-        total, free = said["MemTotal"], said["MemAvailable"]
+        sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+        total, free = sizes["MemTotal"], sizes["MemAvailable"]
     except (OSError, KeyError, ValueError, IndexError):
         return 0, 0
     try:
@@ -172,16 +170,16 @@ def memory_bytes() -> tuple[int, int]:
 
 
 def storage(output: Path) -> Iterator[Finding]:
-    """Room and rights where runs go, and room for Ray's object store and its session folder."""
-    here = output.resolve()
-    while not here.exists():
-        here = here.parent
-    free = shutil.disk_usage(here).free
+    """Free space and permissions of the folder for runs, and space for Ray's session folder and object store."""
+    existing = output.resolve()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
     fix = ""
-    if not here.is_dir():
-        fix = f"{here} is a file: choose another --output"
-    elif not os.access(here, os.W_OK):
-        fix = f"{here} cannot be written: choose another --output, or change its rights"
+    if not existing.is_dir():
+        fix = f"{existing} is a file: choose another --output"
+    elif not os.access(existing, os.W_OK):
+        fix = f"{existing} is not writable: choose another --output, or change its permissions"
     elif free < GIB:
         fix = "free at least 1 GiB, or choose another --output"
     yield Finding(f"disk of {output}", f"{free / GIB:.1f} GiB free", fix)
@@ -194,17 +192,17 @@ def storage(output: Path) -> Iterator[Finding]:
     )
     shm = Path("/dev/shm")
     if shm.is_dir():
-        room = shutil.disk_usage(shm).free
-        tight = room < 256 * 1024**2
+        free = shutil.disk_usage(shm).free
+        too_little = free < 256 * 1024**2
         yield Finding(
             "/dev/shm",
-            f"{room / GIB:.1f} GiB free",
-            "give the container more shared memory, such as --shm-size=2g" if tight else "",
+            f"{free / GIB:.1f} GiB free",
+            "give the container more shared memory, such as --shm-size=2g" if too_little else "",
         )
 
 
 def cluster() -> Iterator[Finding]:
-    """The Ray cluster that the environment points to, and whether its token is set up."""
+    """The Ray cluster that the environment selects, and its authentication token."""
     address = os.environ.get("RAY_ADDRESS")
     yield Finding("RAY_ADDRESS", address or "not set: without --address, Ray runs on this machine")
     mode = os.environ.get("RAY_AUTH_MODE")
@@ -212,10 +210,10 @@ def cluster() -> Iterator[Finding]:
         bool(os.environ.get("RAY_AUTH_TOKEN"))
         or Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser().exists()
     )
-    said = f"RAY_AUTH_MODE {mode or 'not set'}, {'a token is there' if token else 'no token'}"
+    found = f"RAY_AUTH_MODE {mode or 'not set'}, {'token found' if token else 'no token'}"
     fix = ""
     if mode == "token" and not token:
         fix = "run `ray get-auth-token --generate`, or copy the cluster's token to ~/.ray/auth_token"
     elif address and token and mode is None:
-        fix = "export RAY_AUTH_MODE=token here as well: a head with a token refuses a client without"
-    yield Finding("ray token", said, fix)
+        fix = "export RAY_AUTH_MODE=token here as well: a head node with a token refuses clients without one"
+    yield Finding("ray token", found, fix)

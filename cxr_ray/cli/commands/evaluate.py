@@ -1,4 +1,4 @@
-"""`cxr-ray evaluate`: a run's predictions judged label by label."""
+"""`cxr-ray evaluate`: evaluates a run and prints its metrics. Computing them is in workflows.evaluate and workflows.external."""
 
 import shlex
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from cxr_ray.errors import UserError
 app = App(name="evaluate", help_format="markdown")
 
 THRESHOLDS = (
-    "thresholds are one number, LABEL=NUMBER for each label, such as --thresholds Edema=0.2, "
+    "thresholds are one number, LABEL=NUMBER per label, such as --thresholds Edema=0.2, "
     "or a rule: youden, f1, recall=0.9, specificity=0.9"
 )
 
@@ -33,60 +33,66 @@ def evaluate(
     interval: Literal["percentile", "bca"] | None = None,
     interval_by: Literal["patient", "image"] | None = None,
 ) -> None:
-    """Judge a run on its test part, label by label, and write its report.
+    """Evaluate a run on its test part, label by label, and write its report.
 
-    Where the run has no test part, val is judged and called what it is: the part that chose the epoch.
+    Without a test part, val is evaluated; the report then states that the epoch was selected on the same part.
 
     Parameters
     ----------
     run
-        Run folder that train wrote.
+        Folder of the run.
     split
-        Part to judge; without it, test where there is one, else val.
+        Part to evaluate. Default: test if it has rows, else val.
     thresholds
-        Operating points: one number, LABEL=NUMBER ..., or a rule that chooses them on val: youden, f1, recall=0.9,
-        specificity=0.9; changing them needs neither training nor predicting.
+        Operating points: one number, LABEL=NUMBER ..., or a rule that selects them on val: youden, f1, recall=0.9,
+        specificity=0.9. Saved predictions are reused: changing thresholds needs no new training or prediction.
     by
-        Judge each image for itself, or the images of a study together.
+        Evaluate each image, or the images of each study together.
     combine
-        How the probabilities of a study's images become one.
+        How to combine the probabilities of a study's images.
     data
-        Another store, a folder or a URL, to judge the run on (external validation); rows that the run has seen are left out, and said.
+        Folder or URL of another store to evaluate on (external validation). Rows that the run has seen are excluded and reported.
     mapping
-        MODEL=DATA: which label of --data a label of the model is judged by, where their names differ.
+        MODEL=DATA: the label of --data that corresponds to a label of the model, if their names differ.
     bootstrap
-        Resamples for the intervals; 0 turns them off. This and the next two are the run's own where they are left out.
+        Bootstrap resamples for confidence intervals; 0 disables them. Default of this and the next two: as in the run's config.
     interval
-        How an interval is read off the resamples: percentile, or bias-corrected and accelerated.
+        Kind of bootstrap interval: percentile, or bias-corrected and accelerated (bca).
     interval_by
-        What is resampled: patients whole, or images as if each stood for itself.
+        Unit of the bootstrap: resample patients, or images as if they were independent.
     """
     pairs = read_mapping(mapping)
     if data is None and pairs:
-        raise UserError("--mapping says which label of --data is which; give --data SHARDS as well")
+        raise UserError("--mapping maps labels to those of --data; give --data SHARDS as well")
     if data is not None and split is not None:
-        raise UserError("--data is judged whole; leave --split out")
+        raise UserError("--data evaluates all rows of the other store; remove --split")
     settings = {"bootstrap": bootstrap, "interval": interval, "interval_by": interval_by}
     report = {name: value for name, value in settings.items() if value is not None}
-    chosen = read_thresholds(thresholds)
-    compute_metrics(
-        run, split=split, thresholds=chosen, by=by, combine=combine, data=data, mapping=pairs, report=report
+    run_evaluation(
+        run,
+        split=split,
+        thresholds=read_thresholds(thresholds),
+        by=by,
+        combine=combine,
+        data=data,
+        mapping=pairs,
+        report=report,
     )
 
 
 def read_mapping(words: Sequence[str] | None) -> dict[str, str]:
-    """`["Edema=Pulmonary edema"]` to a mapping of the model's labels to the data's. Raises `UserError`."""
+    """`["Edema=Pulmonary edema"]` as a mapping from the model's labels to the data's. Raises `UserError`."""
     pairs = [word.partition("=") for word in words or ()]
     for label, _, other in pairs:
         if not label or not other:
             raise UserError(
-                f"cannot read --mapping {label or other}; say MODEL=DATA, such as --mapping 'Edema=Pulmonary edema'"
+                f"cannot read --mapping {label or other}; write MODEL=DATA, such as --mapping 'Edema=Pulmonary edema'"
             )
     return {label: other for label, _, other in pairs}
 
 
 def read_thresholds(words: Sequence[str] | None) -> float | str | dict[str, float] | None:
-    """`["0.3"]` to 0.3, `["Edema=0.2", "Mass=0.4"]` to a mapping, `["youden"]` to itself. Raises `UserError`."""
+    """`["0.3"]` as 0.3, `["Edema=0.2", "Mass=0.4"]` as a mapping, `["youden"]` as "youden". Raises `UserError`."""
     if not words:
         return None
     if len(words) == 1 and words[0] in ("youden", "f1"):
@@ -98,13 +104,13 @@ def read_thresholds(words: Sequence[str] | None) -> float | str | dict[str, floa
             values = {name: float(value) for name, _, value in (word.rpartition("=") for word in words)}
     except ValueError:
         raise UserError(f"cannot read --thresholds {' '.join(words)}; {THRESHOLDS}") from None
-    each = values if isinstance(values, dict) else {"all": values}
-    if "" in each or not all(0.0 <= value <= 1.0 for value in each.values()):
+    by_label = values if isinstance(values, dict) else {"all": values}
+    if "" in by_label or not all(0.0 <= value <= 1.0 for value in by_label.values()):
         raise UserError(f"--thresholds {' '.join(words)}: {THRESHOLDS}, each from 0 to 1")
     return values
 
 
-def compute_metrics(
+def run_evaluation(
     run: Path,
     *,
     split: str | None = None,
@@ -115,51 +121,60 @@ def compute_metrics(
     mapping: dict[str, str] | None = None,
     report: dict[str, Any] | None = None,
 ) -> Any:
-    """Judge, print the table and where the report is, and return the evaluation."""
+    """Evaluate, print the metrics and the report's path, and return the evaluation."""
     from cxr_ray import runs
 
-    runs.load(run)  # a wrong path is told before torch is imported, which takes seconds
+    runs.load(run)  # report a wrong path before torch is imported, which takes seconds
     from cxr_ray.workflows import evaluate as evaluating
 
     if data is None:
-        judged = evaluating.evaluate(run, split=split, thresholds=thresholds, by=by, combine=combine, report=report)
+        evaluation = evaluating.evaluate(run, split=split, thresholds=thresholds, by=by, combine=combine, report=report)
     else:
         from cxr_ray.workflows import external
 
-        judged = external.evaluate(
+        evaluation = external.evaluate(
             run, data, mapping=mapping, thresholds=thresholds, by=by, combine=combine, report=report
         )
-    head, *rows = judged.table
-    of = f"{judged.part} of {Path(judged.run.path).name}" + (f", by {judged.found['by']}" if by == "study" else "")
-    table(head, rows, title=of)
-    print_operating(judged.found)
-    print(f"report: {Path(judged.report).resolve()}")
+    head, *rows = evaluation.table
+    title = f"{evaluation.part} of {Path(evaluation.run.path).name}" + (
+        f", by {evaluation.found['by']}" if by == "study" else ""
+    )
+    table(head, rows, title=title)
+    print_operating(evaluation.found)
+    print(f"report: {Path(evaluation.report).resolve()}")
     print(f"next: open the report in a browser, or: cxr-ray show {shlex.quote(str(run))} --thresholds recall=0.9")
-    return judged
+    return evaluation
 
 
 def print_operating(found: dict[str, Any]) -> None:
-    """What a rule chose, and what it costs; where recalls of 0.8, 0.9 and 0.95 lie."""
-    told = found["operating"]
-    if told["chosen_on_rows"]:
+    """Print the thresholds that a rule selected with their cost in precision, and the operating points of fixed recalls."""
+    operating = found["operating"]
+    if operating["chosen_on_rows"]:
         rows = [
             [
                 label,
                 p["threshold"],
                 p.get("recall"),
-                told["here"][label].get("recall"),
+                operating["here"][label].get("recall"),
                 p.get("margin_precision"),
                 p["chosen"],
             ]
-            for label, p in told["points"].items()
+            for label, p in operating["points"].items()
         ]
-        columns = ["label", "threshold", "recall on val", f"on {found['part']}", "margin costs in precision", "chosen"]
-        table(columns, rows, title=f"thresholds: {told['rule']}, chosen on val")
+        columns = [
+            "label",
+            "threshold",
+            "recall on val",
+            f"on {found['part']}",
+            "precision change by margin",
+            "selected",
+        ]
+        table(columns, rows, title=f"thresholds: {operating['rule']}, selected on val")
     if found["at_recall"]:
         rows = [
             [f"{r['recall']:g}", r["label"], r["val"]["threshold"], r["here"].get("recall"), r["here"].get("precision"),
              r["here"].get("alarms_per_100"), "" if r["val"]["met"] else r["val"]["chosen"].partition("; ")[2] or r["val"]["chosen"]]
             for r in found["at_recall"]
         ]  # fmt: skip
-        columns = ["recall wanted", "label", "threshold from val", "recall", "precision", "alarms per 100", "but"]
-        table(columns, rows, title=f"at a recall of at least ..., on {found['part']}")
+        columns = ["target recall", "label", "threshold from val", "recall", "precision", "alarms per 100", "note"]
+        table(columns, rows, title=f"at a recall on val of at least the target, on {found['part']}")

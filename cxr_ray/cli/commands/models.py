@@ -1,4 +1,4 @@
-"""`cxr-ray models`: what can be trained."""
+"""`cxr-ray models`: lists the models, or the options and layers of one."""
 
 from typing import Literal
 
@@ -20,20 +20,20 @@ def models(
     stem: Literal["gray", "repeat"] = "gray",
     head: Literal["replace", "append"] = "replace",
 ) -> None:
-    """The models that can be trained, and their options.
+    """List the models that can be trained, and their options.
 
     Parameters
     ----------
     name
-        One model: its parameters and options.
+        Show this model: its parameters and options.
     size
-        With NAME: every layer, with the shape that it gives for images of so many pixels a side, and its trainable weights.
+        With NAME: also list all layers, with their output shapes for square images of this size in pixels and their trainable weights.
     outputs
-        How many labels or classes NAME is to have.
+        Number of labels or classes of NAME.
     stem
-        The stem of NAME: one gray channel, or three equal ones.
+        Stem of NAME: one gray channel, or three equal channels.
     head
-        The head of NAME: in place of the 1,000-way layer, or after it.
+        Head of NAME: replaces the 1,000-class layer, or follows it.
     """
     from cxr_ray import config
     from cxr_ray.errors import UserError
@@ -42,16 +42,16 @@ def models(
 
     if name is None:
         if size is not None:
-            raise UserError("--size shows the layers of one model: say which, as in cxr-ray models resnet18 --size 224")
+            raise UserError("--size lists the layers of one model: name it, as in cxr-ray models resnet18 --size 224")
         table(
-            ["model", "parameters", "pixels", "stems", "explained by", "what it is"],
+            ["model", "parameters", "pixels", "stems", "explained by", "description"],
             [
                 [m.name, m.parameters, _pixels(m.image_size), ", ".join(m.stems), _short(m.explained_by), m.about]
                 for m in (summary.listing(entry.name) for entry in MODELS)
             ],
         )
         print(
-            "parameters: torchvision's with a colour stem and 1,000 classes, the others with a gray stem and 14 outputs"
+            "parameters: of torchvision models with a colour stem and 1,000 classes, of the others with a gray stem and 14 outputs"
         )
         print("explained by: g saliency and integrated gradients, c Grad-CAM, r relevance (lrp_epsilon, lrp_alphabeta)")
         print("next: cxr-ray models NAME, or cxr-ray train --model.name NAME --data.shards SHARDS")
@@ -61,13 +61,13 @@ def models(
     layers = summary.layers(chosen, outputs=outputs, image_size=side)
     if size is not None:
         table(
-            ["layer", "kind", "gives", "trainable"],
+            ["layer", "kind", "output shape", "trainable"],
             [[layer.name, layer.kind, " x ".join(map(str, layer.shape)), layer.trainable] for layer in layers],
         )
     print(f"{line.name}: {line.about}")
     print(
         f"parameters: {sum(layer.trainable for layer in layers):,} with {outputs} outputs, stem {stem}, head {head}, "
-        f"images of {_pixels(side)} px; usually fed {_pixels(line.image_size)} px"
+        f"images of {_pixels(side)} px; its usual size is {_pixels(line.image_size)} px"
     )
     print(f"stems: {', '.join(line.stems)}; explained by {', '.join(line.explained_by)}")
     bullets("options, each a flag --model.options.NAME of train", flags.help_lines(MODELS[name].options))
@@ -81,6 +81,6 @@ def _pixels(size: tuple[int, int]) -> str:
 
 
 def _short(methods: tuple[str, ...]) -> str:
-    """A letter a kind of method."""
-    said = {"g": "saliency", "c": "gradcam", "r": "lrp_epsilon"}
-    return " ".join(letter for letter, method in said.items() if method in methods)
+    """One letter per group of explanation methods."""
+    letters = {"g": "saliency", "c": "gradcam", "r": "lrp_epsilon"}
+    return " ".join(letter for letter, method in letters.items() if method in methods)

@@ -1,4 +1,4 @@
-"""`cxr-ray phantom`: synthetic X-rays on disk."""
+"""`cxr-ray phantom`: writes synthetic X-rays. Drawing them is in datasets.phantom."""
 
 import shlex
 from pathlib import Path
@@ -14,19 +14,19 @@ app = App(name="phantom", help_format="markdown")
 def phantom(out: Path, /, *, patients: int = 500, size: int = 256, seed: int = 0) -> None:
     """Write synthetic chest X-rays to disk, in a documented layout.
 
-    Ribs, lungs, heart and diaphragm with findings, several labels an image, patients with several studies.
-    The same arguments write the same bytes. They are drawings for trying and testing, not anatomy.
+    The images show ribs, lungs, heart and diaphragm with findings; they have several labels, and patients have several studies.
+    The same arguments give the same bytes. The images are drawings for trying out and testing, not anatomy.
 
     Parameters
     ----------
     out
-        Folder to write; its README says what is in it.
+        Folder to write; its README describes the content.
     patients
-        How many patients; each has one to several images.
+        Number of patients; each has one or more images.
     size
-        Height and width in pixels.
+        Height and width of the images in pixels.
     seed
-        Keys every draw.
+        Seed of all random numbers.
     """
     from cxr_ray.datasets.phantom import generate as drawing
 

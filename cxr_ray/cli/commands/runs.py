@@ -1,4 +1,4 @@
-"""`cxr-ray runs`: the runs in a folder, a line each."""
+"""`cxr-ray runs`: lists the runs in a folder."""
 
 import shlex
 from pathlib import Path
@@ -13,21 +13,21 @@ app = App(name="runs", help_format="markdown")
 
 @app.default
 def runs(folder: Path = Path("runs"), /) -> None:
-    """The runs in a folder, a line each.
+    """List the runs in a folder.
 
-    The newest stands last: what was trained, how far, and what the kept model reaches where it was judged.
+    One line per run, the newest last: model, data, epochs, and the metrics of the saved model on the part that was evaluated.
 
     Parameters
     ----------
     folder
-        Folder that runs are made in.
+        Folder that contains the runs.
     """
-    from cxr_ray import runs as held
+    from cxr_ray import runs as saved_runs
     from cxr_ray.metrics import MAIN_METRICS
 
-    found = held.list_runs(folder)
+    found = saved_runs.list_runs(folder)
     if not found:
-        raise UserError(f"no runs in {folder.resolve()}; `cxr-ray train` makes them, --output says where")
+        raise UserError(f"no runs in {folder.resolve()}; `cxr-ray train --output FOLDER` writes runs to FOLDER")
     rows = []
     for run in found:
         info = run.info
@@ -40,8 +40,8 @@ def runs(folder: Path = Path("runs"), /) -> None:
                 *(value.get(k, "") for k in MAIN_METRICS), info.get("test_looks", 0),
             ]
         )  # fmt: skip
-    columns = ["run", "status", "model", "data", "labels", "epochs", "chosen by", "its value", "judged on"]
-    table([*columns, *MAIN_METRICS, "looks at test"], rows)
+    columns = ["run", "status", "model", "data", "labels", "epochs", "selected by", "value", "evaluated on"]
+    table([*columns, *MAIN_METRICS, "test evaluations"], rows)
     print(f"runs: {folder.resolve()}")
-    two = " ".join(shlex.quote(str(run.path)) for run in found[-2:])
-    print(f"next: cxr-ray {'compare' if len(found) > 1 else 'show'} {two}")
+    newest = " ".join(shlex.quote(str(run.path)) for run in found[-2:])
+    print(f"next: cxr-ray {'compare' if len(found) > 1 else 'show'} {newest}")

@@ -1,4 +1,4 @@
-"""`cxr-ray show`: a run's parameters and metrics, drawn again at other labels, parts and thresholds."""
+"""`cxr-ray show`: prints a run's settings and metrics. Computing them from saved predictions is in evaluation.rescore."""
 
 import shlex
 from pathlib import Path
@@ -22,75 +22,81 @@ def show(
     split: Literal["train", "val", "test", "both"] | None = None,
     thresholds: Words = None,
 ) -> None:
-    """A run's parameters and metrics, drawn again at other labels, parts and thresholds.
+    """Show a run's settings and metrics, also for other labels, parts and thresholds.
 
-    Everything comes from what the run kept: nothing is trained or predicted. Test drawn at other labels or thresholds is a
-    further look at test, and counted.
+    All metrics are computed from saved predictions: nothing is trained or predicted. Showing test with other labels or thresholds
+    counts as a further test-set evaluation.
 
     Parameters
     ----------
     run
-        Run folder that train wrote.
+        Folder of the run.
     labels
-        Labels, or a group of them such as competition5, to judge and to show; averages are over these alone.
+        Labels, or a group such as competition5, to evaluate and show; averages are over these labels only.
     split
-        Part to show; both: train and val; without it, every part whose predictions are kept.
+        Part to show; both: train and val. Default: every part with saved predictions.
     thresholds
-        One number, LABEL=NUMBER ..., or a rule that val decides: youden, f1, recall=0.9, specificity=0.9.
+        One number, LABEL=NUMBER ..., or a rule that is applied on val: youden, f1, recall=0.9, specificity=0.9.
     """
     from cxr_ray import runs
     from cxr_ray.evaluation import rescore
 
-    held = runs.load(run)
+    saved_run = runs.load(run)
     rule = read_thresholds(thresholds)
-    chosen = rescore.chosen_labels(held, labels) if labels else None
-    _parameters(held)
-    kept = rescore.predicted_parts(held)
-    parts = kept if split is None else ["train", "val"] if split == "both" else [split]
-    if split == "both":  # train is predicted when it is asked for, not by every training
-        for part in [p for p in parts if p not in kept]:
+    chosen = rescore.chosen_labels(saved_run, labels) if labels else None
+    _print_settings(saved_run)
+    predicted = rescore.predicted_parts(saved_run)
+    parts = predicted if split is None else ["train", "val"] if split == "both" else [split]
+    if split == "both":  # a training does not predict train: only `evaluate --split train` does
+        for part in [p for p in parts if p not in predicted]:
             print(
-                f"{part}: no predictions of the kept model; cxr-ray evaluate {shlex.quote(str(run))} --split {part} makes them"
+                f"{part}: no predictions of the saved model; run cxr-ray evaluate {shlex.quote(str(run))} --split {part} first"
             )
-        parts = [p for p in parts if p in kept]
+        parts = [p for p in parts if p in predicted]
     for part in parts:
-        rescored = rescore.rescore(held, part, labels=chosen, thresholds=rule)
-        _metrics(rescored, held.info["task"], held.path.name)
-    if rescore.epoch_files(held) or (chosen is None and rule is None):
-        _progress(rescore.progress(held, labels=chosen, thresholds=rule))
+        rescored = rescore.rescore(saved_run, part, labels=chosen, thresholds=rule)
+        _print_metrics(rescored, saved_run.info["task"], saved_run.path.name)
+    if rescore.epoch_files(saved_run) or (chosen is None and rule is None):
+        _print_epochs(rescore.progress(saved_run, labels=chosen, thresholds=rule))
     else:
-        print("epochs: their predictions were not kept (--report.keep_predictions true), so they are not judged anew")
+        print(
+            "epochs: their predictions were not saved (--report.keep_predictions true), so they cannot be evaluated again"
+        )
     if "test" in parts and (rule is not None or chosen is not None):
-        held.update(test_looks=int(held.info.get("test_looks", 0)) + 1)
-        print(f"test has now been looked at {held.info['test_looks']} times")
-    print(f"run: {held.path}")
+        saved_run.update(test_looks=int(saved_run.info.get("test_looks", 0)) + 1)
+        print(f"test-set evaluations so far: {saved_run.info['test_looks']}")
+    print(f"run: {saved_run.path}")
     print(f"next: cxr-ray evaluate {shlex.quote(str(run))} writes its report")
 
 
-def _parameters(run: Any) -> None:
+def _print_settings(run: Any) -> None:
+    """Print the settings that differ from their defaults, and the state of the run."""
     from cxr_ray import config as configs
     from cxr_ray.cli import flags
 
     given, default = run.config.model_dump(mode="json"), configs.Config().model_dump(mode="json")
     rows = []
     for name, _ in flags.settings(configs.Config):
-        here, there = given, default
+        value, usual = given, default
         for part in name.split("."):
-            here, there = here[part], there[part]
-        if here != there and name not in ("name", "output"):
-            rows.append([name, flags.plain(here), flags.plain(there)])
-    table(["parameter", "value", "default"], rows, title=f"{run.path.name}: what differs from the defaults")
+            value, usual = value[part], usual[part]
+        if value != usual and name not in ("name", "output"):
+            rows.append([name, flags.plain(value), flags.plain(usual)])
+    table(["setting", "value", "default"], rows, title=f"{run.path.name}: settings that differ from the defaults")
     info = run.info
     if run.members:
         print(
-            f"{run.architecture}: {', '.join(member.path.name for member in run.members)}; the parameters are the first's"
+            f"{run.architecture}: {', '.join(member.path.name for member in run.members)}; the settings are those of the first"
         )
     best = info.get("best") or {}
-    said = f"{info['status']}, {info.get('epochs', 0)} epochs, {info['task']}, {len(info['labels'])} labels, store {info['store']['path']}"
-    print(said + (f", best {best['metric']} {best['value']:.3f} at epoch {best['epoch']}" if best.get("value") else ""))
+    state = f"{info['status']}, {info.get('epochs', 0)} epochs, {info['task']}, {len(info['labels'])} labels, store {info['store']['path']}"
+    print(
+        state + (f", best {best['metric']} {best['value']:.3f} at epoch {best['epoch']}" if best.get("value") else "")
+    )
 
 
-def _metrics(rescored: Any, task: str, name: str) -> None:
+def _print_metrics(rescored: Any, task: str, name: str) -> None:
+    """Print the metrics of one part by label, with thresholds and notes."""
     from cxr_ray.workflows.evaluate import metric_table
 
     head, *rows = metric_table([v._asdict() for v in rescored.values], rescored.labels, task)
@@ -107,14 +113,14 @@ def _metrics(rescored: Any, task: str, name: str) -> None:
             print(f"  {label}: {point.chosen}")
 
 
-def _progress(metrics: Any) -> None:
-    """A row an epoch: train and val of every metric that sums the labels up."""
+def _print_epochs(metrics: Any) -> None:
+    """Print one row per epoch: the overall metrics of train and val."""
     from cxr_ray.evaluation.rescore import PROGRESS
 
-    wide = metrics[metrics["metric"].isin(PROGRESS) & metrics["label"].isin(["", "mean"])]
-    if not len(wide):
+    overall = metrics[metrics["metric"].isin(PROGRESS) & metrics["label"].isin(["", "mean"])]
+    if not len(overall):
         return
-    whole = wide.pivot_table(index="epoch", columns=["metric", "part"], values="value", aggfunc="first")
-    columns = [(m, p) for m in PROGRESS for p in ("train", "val") if (m, p) in whole.columns]
-    rows = [[int(e), *(float(whole.loc[e, c]) for c in columns)] for e in whole.index]
+    by_epoch = overall.pivot_table(index="epoch", columns=["metric", "part"], values="value", aggfunc="first")
+    columns = [(m, p) for m in PROGRESS for p in ("train", "val") if (m, p) in by_epoch.columns]
+    rows = [[int(e), *(float(by_epoch.loc[e, c]) for c in columns)] for e in by_epoch.index]
     table(["epoch", *(f"{p}\n{m.replace('_', ' ')}" for m, p in columns)], rows, title="by epoch")

@@ -1,4 +1,4 @@
-"""`cxr-ray sources`: what datasets can be read."""
+"""`cxr-ray sources`: lists the datasets that can be ingested, or the options of one."""
 
 from cyclopts import App
 
@@ -10,24 +10,24 @@ app = App(name="sources", help_format="markdown")
 
 @app.default
 def sources(name: str | None = None, /) -> None:
-    """The datasets that can be read, and their options.
+    """List the datasets that can be ingested, and their options.
 
     Parameters
     ----------
     name
-        One source: its options with their meaning.
+        Show this source: its options with their meaning.
     """
     from cxr_ray.registry import SOURCES
 
     if name is None:
         table(
-            ["source", "reads", "options"],
+            ["source", "description", "options"],
             [[e.name, e.about, ", ".join(e.options.model_fields) or "-"] for e in SOURCES],
         )
         print("next: cxr-ray sources NAME, or cxr-ray ingest SOURCE ROOT OUT --dry-run")
         return
     entry = SOURCES[name]
-    about = (entry.make.__doc__ or "").partition("Raises ")[0]  # what it raises is for those who call it
+    about = (entry.make.__doc__ or "").partition("Raises ")[0]  # exceptions are for callers, not for the help
     print(f"{entry.name}: {' '.join(about.split())}")
     bullets("options, each a flag of ingest", flags.help_lines(entry.options, dashes=True))
     print(f"next: cxr-ray ingest {entry.name} ROOT OUT --dry-run")

@@ -1,4 +1,6 @@
-"""`cxr-ray tune`: a config file with a `tune:` block, its trials shown as they come, what the winner is worth."""
+"""`cxr-ray tune`: reads the config, shows the trials while they run, and prints the winner and how much better it is.
+
+Running the trials is in on_ray.tune, the selection of the winner in workflows.select."""
 
 import queue
 import shlex
@@ -19,15 +21,17 @@ from cxr_ray.errors import UserError
 
 app = App(
     name="tune",
-    usage="Usage: cxr-ray tune -c FILE|preset:NAME [--KNOB VALUE ...] [--address ADDRESS] | --resume SWEEP",
+    usage="Usage: cxr-ray tune -c FILE|preset:NAME [--SETTING VALUE ...] [--address ADDRESS] | --resume SWEEP",
     help_format="markdown",
-    help_epilogue="Knobs of the sweep, each a flag over the file (those of the trials: `cxr-ray train --help`):\n\n"
+    help_epilogue="Settings of the sweep, as flags that override the file (those of the trials: `cxr-ray train --help`):\n\n"
     + "\n".join(line.replace("`--", "`--tune.", 1) for line in flags.help_lines(configs.Tune)),
 )
 
-PAGE = "the page of the sweep could not be written"
-LAST_S = 60.0
-"""What the end of a sweep waits for its last drawing; a page of many trials takes some seconds."""
+PAGE_WARNING = "the page of the sweep could not be written"
+LAST_UPDATE_S = 60.0
+"""At the end of a sweep, the wait for its last update; the page of many trials takes some seconds."""
+COMPARED_TO = {"the second": "the second-best trial", "the config as written": "the base configuration"}
+"""Values of `what` in the sweep's JSON, and how they are printed."""
 
 
 @app.default
@@ -39,84 +43,86 @@ def tune(
     retry_failed: Annotated[bool, Parameter(negative="")] = False,
     refit: Literal["none", "best", "folds"] = "none",
 ) -> None:
-    """Sweep knobs over one store: many trainings, judged label by label on the same rows.
+    """Search hyperparameters: many trials on one store, evaluated label by label on the same rows.
 
-    The file's `tune:` block says the space, how it is searched and what a trial is judged by; the rest of the file is what all
-    trials share. The trials run on a Ray of this machine, or on the cluster at --address or RAY_ADDRESS.
+    The `tune:` section of the file defines the search space, the search and the objective. The rest of the file is the base
+    configuration of all trials. They run on a local Ray, or on the cluster at --address or RAY_ADDRESS.
 
     Parameters
     ----------
     config
-        YAML file of knobs with a tune block, or preset:NAME for one that comes with cxr-ray.
+        YAML file of settings with a tune section, or preset:NAME for one that comes with cxr-ray.
     address
-        Ray cluster to run on, such as auto; without it, the one that RAY_ADDRESS names (every Ray job sets it), else this machine.
+        Address of the Ray cluster, such as auto. Default: RAY_ADDRESS (set in every Ray job), else this machine.
     resume
-        Folder of a sweep that was stopped or killed: finishes what is left and repeats nothing that ended. Knobs of the tune
-        block that change no trial (--tune.trials 32, --tune.max_concurrent 4) may be given besides.
+        Folder of a sweep that was stopped or killed: run the remaining trials and repeat none that ended. Settings of the tune
+        section that do not change a trial may be given too, such as --tune.trials 32 or --tune.max_concurrent 4.
     retry_failed
-        With --resume: trials that failed go on from their last checkpoints too, once what made them fail is mended.
+        With --resume: also continue failed trials from their last checkpoints, once the cause of the failure is fixed.
     refit
-        What to train after the sweep by the winner's knobs, on all rows (without data.limit); what is finished is not repeated.
-        best: the run `refit` of the sweep. folds: a run for each of tune.folds (else 5) folds by patient, `folds/fold-K`, and
-        their ensemble, `folds/ensemble`, judged on test.
+        Train again with the winner's hyperparameters on all rows (without data.limit) after the sweep. best: one run, `refit` in the
+        sweep's folder. folds: one run per fold by patient (tune.folds, else 5), `folds/fold-K`, and their ensemble,
+        `folds/ensemble`, evaluated on test. Finished runs are not repeated.
     """
     if retry_failed and resume is None:
-        raise UserError("--retry-failed is of --resume SWEEP; give both, or neither")
+        raise UserError("--retry-failed needs --resume SWEEP; give both, or neither")
     if resume is None:
-        wanted = read_config(config, words)
+        resolved = read_config(config, words)
     else:
-        wanted = read_sweep(resume, config, words)
-    run(wanted, address=address, failed_again=retry_failed, refit=refit)
+        resolved = read_sweep(resume, config, words)
+    run(resolved, address=address, retry_failed=retry_failed, refit=refit)
 
 
 def read_config(file: str | None, words: tuple[str, ...]) -> configs.Config:
-    """The config of a file with the knobs among `words` laid over it. Raises `UserError` naming the closest knob."""
+    """The config of a file, overridden by the flags in `words`. Raises `UserError` that names the closest setting."""
     also = ["--config", "--address", "--resume", "--retry-failed", "--refit", "--help"]
     rest, values = flags.parse(words, configs.Config, also=also)
     if rest:
-        raise UserError(f"unexpected {shlex.join(rest)}; a sweep is given by a file: cxr-ray tune -c FILE")
+        raise UserError(f"unexpected {shlex.join(rest)}; a sweep is defined by a file: cxr-ray tune -c FILE")
     return configs.load(file, values)
 
 
 def read_sweep(folder: str, file: str | None, words: tuple[str, ...]) -> configs.Config:
-    """The config of the sweep in `folder`, to go on with. Raises `UserError` where a file is given besides."""
+    """The config of the sweep in `folder`, to resume it. Raises `UserError` if a file is given too."""
     from cxr_ray.tuning import sweep as sweeps
 
     if file is not None:
         raise UserError(
-            "--resume goes on with the sweep's own config, so -c cannot change it; for another give a new --name"
+            "--resume uses the sweep's own config, which -c cannot change; for another config give a new --name"
         )
     found = sweeps.load(folder)
     rest, values = flags.parse(words, configs.Config, also=["--address", "--retry-failed", "--refit", "--help"])
     if rest:
-        raise UserError(f"unexpected {shlex.join(rest)} beside --resume")
+        raise UserError(
+            f"unexpected {shlex.join(rest)} after --resume SWEEP; only settings of the tune section can be added"
+        )
     config = configs.validate(configs.merge(found.config.model_dump(), values), where="the flags")
     return config.model_copy(update={"name": found.path.name, "output": str(found.path.parent)})
 
 
-def run(config: configs.Config, *, address: str | None = None, failed_again: bool = False, refit: str = "none") -> Any:
-    """Sweep as `config` says, tell what came of it, and return the sweep."""
+def run(config: configs.Config, *, address: str | None = None, retry_failed: bool = False, refit: str = "none") -> Any:
+    """Run the sweep, print its results, and return it."""
     from cxr_ray.on_ray import tune as on_ray
 
-    with shown() as (log, watch):
-        sweep = on_ray.tune(config, address=address, failed_again=failed_again, log=log, watch=watch)
+    with show_progress() as (log, update):
+        sweep = on_ray.tune(config, address=address, retry_failed=retry_failed, log=log, on_update=update)
     from cxr_ray.workflows import select
 
-    worth = select.conclude(sweep)
-    page = page_of(sweep)
+    comparison = select.conclude(sweep)
+    page = try_write_page(sweep)
     print_trials(sweep)
-    print_comparison(sweep, worth)
+    print_comparison(sweep, comparison)
     best = sweep.path / "best"
     if refit == "best":
         best = _trained(sweep, select.refit(sweep), address).path
         print(f"refit: {best}")
     if refit == "folds" and sweep.config.tune.folds and sweep.config.data.limit is None:
-        print(f"the winner was trained on {sweep.config.tune.folds} folds already: best is their ensemble")
+        print(f"the winner was already trained on {sweep.config.tune.folds} folds: best is their ensemble")
     elif refit == "folds":
         best = sweep.path / "folds" / "ensemble"
         print_folds(select.folded(sweep, [_trained(sweep, one, address) for one in select.on_folds(sweep)]), sweep)
         print(f"folds: {best}")
-        page = page_of(sweep)
+        page = try_write_page(sweep)
     if page is not None:
         print(f"page: {page}")
     print(f"sweep: {sweep.path}")
@@ -125,43 +131,43 @@ def run(config: configs.Config, *, address: str | None = None, failed_again: boo
 
 
 def _trained(sweep: Any, config: configs.Config, address: str | None) -> Any:
-    """The run of one of the winner's further trainings; what is finished is not trained again."""
+    """A run with the winner's hyperparameters: trained now, or loaded if it is finished."""
     from cxr_ray.on_ray import train as training
     from cxr_ray.workflows import select
 
-    held = select.finished(sweep, config)
-    if held is not None:
-        print(f"{held.path} is finished already")
-        return held
+    finished = select.finished(sweep, config)
+    if finished is not None:
+        print(f"{finished.path} is already finished")
+        return finished
     return training.train(config, address=address)
 
 
 @contextmanager
-def shown() -> Iterator[tuple[Any, Any]]:
-    """How progress is told: a live table on a terminal, lines without one; the page is written as trials report."""
-    page = _harmless(_write_page, PAGE)
+def show_progress() -> Iterator[tuple[Any, Any]]:
+    """Functions (log a line, update with a sweep): a live table on a terminal, else plain lines; updates also write the page."""
+    page = _warn_once(_write_page, PAGE_WARNING)
     if not sys.stdout.isatty():
-        with _beside(page) as watch:
-            yield (lambda line: print(line, flush=True)), watch
+        with in_background(page) as update:
+            yield (lambda line: print(line, flush=True)), update
         return
     from rich.live import Live
 
-    table = _harmless(lambda sweep: live.update(trial_table(sweep)), "the table of the trials could not be drawn")
+    table = _warn_once(lambda sweep: live.update(trial_table(sweep)), "the table of the trials could not be drawn")
 
     def draw(sweep: Any) -> None:
         table(sweep)
         page(sweep)
 
-    def log(line: str) -> None:  # a path or an error may hold what would be read as markup
+    def log(line: str) -> None:  # without markup: a path or an error may contain brackets
         live.console.print(line, markup=False, highlight=False, emoji=False)
 
-    with Live(console=console(), refresh_per_second=2) as live, _beside(draw) as watch:
-        yield log, watch
+    with Live(console=console(), refresh_per_second=2) as live, in_background(draw) as update:
+        yield log, update
 
 
-def page_of(sweep: Any) -> Any:
-    """The sweep's page, written; None, with a line of warning, where it cannot be."""
-    return _harmless(_write_page, PAGE)(sweep)
+def try_write_page(sweep: Any) -> Any:
+    """Write the sweep's page and return its path; None, with a warning, if it cannot be written."""
+    return _warn_once(_write_page, PAGE_WARNING)(sweep)
 
 
 def _write_page(sweep: Any) -> Any:
@@ -170,56 +176,56 @@ def _write_page(sweep: Any) -> Any:
     return sweep_page.write(sweep)
 
 
-def _harmless(draw: Callable[[Any], Any], said: str) -> Callable[[Any], Any]:
-    """`draw`, but what it raises, a full disk or a defect of a figure, is one line of warning, once: the trials go on."""
-    told = False
+def _warn_once(draw: Callable[[Any], Any], warning: str) -> Callable[[Any], Any]:
+    """`draw`, with its first exception (a full disk, a bug in a figure) printed as a warning: the trials must continue."""
+    warned = False
 
     def safe(sweep: Any) -> Any:
-        nonlocal told
+        nonlocal warned
         try:
             return draw(sweep)
         except Exception as error:
-            if not told:
+            if not warned:
                 why = " ".join(str(error).split()) or type(error).__name__
-                print(f"warning: {said}: {why}", file=sys.stderr, flush=True)
-            told = True
+                print(f"warning: {warning}: {why}", file=sys.stderr, flush=True)
+            warned = True
             return None
 
     return safe
 
 
 @contextmanager
-def _beside(draw: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
-    """Draw a sweep in a thread of its own, the newest state alone: the trials wait for whoever hears of them.
+def in_background(draw: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
+    """A function that draws a sweep in a background thread and returns at once; updates that arrive while it draws are merged.
 
-    `draw` must not raise. The end waits `LAST_S` for the last drawing, not for ever."""
-    waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()  # whose put never blocks
+    `draw` must not raise. The exit waits at most `LAST_UPDATE_S` for the last drawing."""
+    waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()  # its put never blocks
     ended = threading.Event()
 
     def work() -> None:
         while (sweep := waiting.get()) is not None:
-            began = time.monotonic()
+            start = time.monotonic()
             draw(sweep)
-            ended.wait(9 * (time.monotonic() - began))  # a tenth of a core at most
+            ended.wait(9 * (time.monotonic() - start))  # use at most a tenth of a core
 
-    def hear(sweep: Any) -> None:
+    def update(sweep: Any) -> None:
         if waiting.empty():
             waiting.put(sweep)
 
     thread = threading.Thread(target=work, name="cxr-sweep-page", daemon=True)
     thread.start()
     try:
-        yield hear
+        yield update
     finally:
         ended.set()
         waiting.put(None)
-        thread.join(LAST_S)
+        thread.join(LAST_UPDATE_S)
 
 
 def trial_table(sweep: Any) -> Any:
-    """The trials as they stand: knobs, epochs, objectives, seconds; the best so far first, then those that run.
+    """A table of up to 30 trials, the best first: status, epochs, hyperparameters, objectives, seconds.
 
-    A * marks, of several objectives, the trials that no other beats in all (see `sweeps.front`)."""
+    With several objectives, a * marks the Pareto front (`ranking.pareto_front`)."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -229,14 +235,14 @@ def trial_table(sweep: Any) -> Any:
     info, config = sweep.info, sweep.config
     trials = sweep.trials
     ended = [t for t in trials if t.status in ("finished", "stopped early", "failed")]
-    left = max(0, int(info.get("planned") or 0) - len(ended))
+    remaining = max(0, int(info.get("planned") or 0) - len(ended))
     times = [t.seconds for t in ended if t.seconds]
     running = max(1, sum(t.status == "running" for t in trials))
-    eta = f", about {left * sum(times) / len(times) / running:,.0f} s left" if times and left else ""
-    shown = Table(title=f"{sweep.path.name}: {len(ended)} of {info.get('planned', '?')} trials ended{eta}", box=box.SIMPLE_HEAD,
+    eta = f", about {remaining * sum(times) / len(times) / running:,.0f} s left" if times and remaining else ""
+    table = Table(title=f"{sweep.path.name}: {len(ended)} of {info.get('planned', '?')} trials ended{eta}", box=box.SIMPLE_HEAD,
                   title_justify="left", title_style="bold")  # fmt: skip
     several = len(info["metrics"]) > 1
-    on = ranking.front(sweep.ranked(), config.tune.modes) if several else set()
+    front = ranking.pareto_front(sweep.ranked(), config.tune.modes) if several else set()
     for name in (
         "trial",
         "status",
@@ -246,16 +252,16 @@ def trial_table(sweep: Any) -> Any:
         *(["pareto"] if several else []),
         "seconds",
     ):
-        shown.add_column(Text(name), overflow="fold")
+        table.add_column(Text(name), overflow="fold")
     sign = configs.sign_of(config.tune.modes[0])
     for t in sorted(trials, key=lambda t: -sign * t.values.get(config.tune.metrics[0], -sign * 1e9))[:30]:
         epochs = t.hyperparameters.get("train.epochs", config.train.epochs)
-        cells = [t.name + (" (as written)" if t.base else ""), t.status, f"{t.epochs}/{epochs}",
+        cells = [t.name + (" (base)" if t.base else ""), t.status, f"{t.epochs}/{epochs}",
                  *(_short(t.hyperparameters.get(k, "")) for k in info["knobs"]),
-                 *(_short(t.values.get(m, "-")) for m in info["metrics"]), *(["*" if t.number in on else ""] if several else []),
+                 *(_short(t.values.get(m, "-")) for m in info["metrics"]), *(["*" if t.number in front else ""] if several else []),
                  f"{t.seconds:.0f}"]  # fmt: skip
-        shown.add_row(*(Text(c) for c in cells))
-    return shown
+        table.add_row(*(Text(c) for c in cells))
+    return table
 
 
 def _short(value: Any) -> str:
@@ -263,50 +269,51 @@ def _short(value: Any) -> str:
 
 
 def print_trials(sweep: Any) -> None:
-    """The table once more, for good, and the failed trials with their reasons."""
+    """Print the final table of the trials, and the reasons of failed trials."""
     console().print(trial_table(sweep))
     for t in sweep.trials:
         if t.error:
             print(f"failed: trial {t.name}: {t.error}")
 
 
-def print_comparison(sweep: Any, worth: dict[str, Any]) -> None:
-    """The winner, what it reaches on test, and what its lead is worth."""
+def print_comparison(sweep: Any, comparison: dict[str, Any]) -> None:
+    """Print the winner, its metrics on test, and its differences to other trials with their significance."""
     from cxr_ray.tuning import ranking
 
     best = sweep.ranked()[0]
-    hyperparameters = ", ".join(f"{k} {_short(v)}" for k, v in best.hyperparameters.items()) or "the config as written"
+    hyperparameters = ", ".join(f"{k} {_short(v)}" for k, v in best.hyperparameters.items()) or "the base configuration"
     print(f"winner: trial {', '.join(t.name for t in best.trials)}: {hyperparameters}")
     for name, value, deviation in zip(sweep.info["metrics"], best.values, best.deviation, strict=True):
         spread = f" (deviation between folds {deviation:.4f})" if deviation == deviation else ""
         print(f"  {name} {value:.4f}{spread}")
-    order = ranking.headline(sweep.info["metrics"], sweep.info["labels"])
+    order = ranking.headline_metrics(sweep.info["metrics"], sweep.info["labels"])
     for what, test in (
-        ("on test", worth.get("test")),
-        ("the ensemble on test", (worth.get("ensemble") or {}).get("test")),
+        ("on test", comparison.get("test")),
+        ("the ensemble on test", (comparison.get("ensemble") or {}).get("test")),
     ):
         if test:
             print(f"  {what}: {_on_test(test, order)}")
-    for row in worth["against"]:
-        print(f"  less {row['what']} ({row['trial']}) on {row['part']}: {_lead(row)}")
-    if worth.get("note"):
-        print(f"  note: {worth['note']}")
+    for row in comparison["against"]:
+        other = COMPARED_TO.get(row["what"], row["what"])
+        print(f"  difference to {other} ({row['trial']}) on {row['part']}: {format_difference(row)}")
+    if comparison.get("note"):
+        print(f"  note: {comparison['note']}")
 
 
 def print_folds(found: Mapping[str, Any], sweep: Any) -> None:
-    """What the winner's knobs come to over folds, and their ensemble on test."""
+    """Print the objectives of the winner's hyperparameters over folds, and the metrics of their ensemble on test."""
     from cxr_ray.tuning import ranking
 
-    print(f"the winner's knobs on {len(found['runs'])} folds:")
+    print(f"the winner's hyperparameters on {len(found['runs'])} folds:")
     for name, one in found["objectives"].items():
         print(f"  {name} {one['mean']:.4f} (deviation between folds {one['deviation']:.4f})")
     if found["test"]:
-        order = ranking.headline(sweep.info["metrics"], sweep.info["labels"])
+        order = ranking.headline_metrics(sweep.info["metrics"], sweep.info["labels"])
         print(f"  their ensemble on test: {_on_test(found['test'], order)}")
 
 
 def _on_test(test: Mapping[str, Any], order: Sequence[tuple[str, str]]) -> str:
-    """Values of test with their intervals, in the order of `sweeps.headline`."""
+    """Metrics of test with their intervals, in the order of `ranking.headline_metrics`."""
     named = ("/".join(pair) if "/".join(pair) in test else pair[0] for pair in order)
     keys = [key for key in named if key in test]
     return ", ".join(
@@ -316,8 +323,8 @@ def _on_test(test: Mapping[str, Any], order: Sequence[tuple[str, str]]) -> str:
     )
 
 
-def _lead(row: Mapping[str, Any]) -> str:
-    """The winner's lead in one metric, with the interval that chance gives it."""
+def format_difference(row: Mapping[str, Any]) -> str:
+    """The winner's difference in one metric, with its interval and p value."""
     name = "/".join(k for k in (row["metric"], row["label"]) if k)
     interval = f" ({row['low']:+.3f} to {row['high']:+.3f}), p {row['p']:.2g}" if "low" in row else ""
     noise = "; within noise" if "low" in row and row["low"] <= 0 <= row["high"] else ""

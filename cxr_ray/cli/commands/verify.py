@@ -1,4 +1,4 @@
-"""`cxr-ray verify`: is a store what was written?"""
+"""`cxr-ray verify`: checks the files of a store. The checks are in data.store_format."""
 
 import shlex
 import sys
@@ -12,17 +12,17 @@ app = App(name="verify", help_format="markdown")
 def verify(shards: str, /) -> int:
     """Check every byte of a store against its checksums.
 
-    Ends with 2 where a file is missing, cut, changed or does not belong; each is named.
+    Lists every file that is missing, truncated, changed or unexpected; the exit code is then 2.
 
     Parameters
     ----------
     shards
-        Folder or URL that ingest wrote; a remote store is read where it lies.
+        Folder or URL of the store. A remote store is read in place.
     """
     from cxr_ray.data import store_format
-    from cxr_ray.storage.remote import place
+    from cxr_ray.storage.remote import to_path
 
-    where = place(shards).resolve()
+    where = to_path(shards).resolve()
     problems = store_format.verify(shards)
     for problem in problems:
         print(f"cxr-ray: {problem}", file=sys.stderr)
@@ -32,6 +32,6 @@ def verify(shards: str, /) -> int:
             file=sys.stderr,
         )
         return 2
-    print(f"every checksum holds: {where}")
+    print(f"all checksums match: {where}")
     print(f"next: cxr-ray describe {shlex.quote(str(shards))}")
     return 0

@@ -1,4 +1,4 @@
-"""doctor: nothing wrong is 0, something wrong is 2 with its mend."""
+"""`cxr-ray doctor`: exit code 0 without problems, 2 with a fix for each problem."""
 
 from pathlib import Path
 
@@ -11,30 +11,31 @@ from cxr_ray.cli.commands import doctor
 def test_this_machine_can_run_the_tests(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.main(["doctor", "--output", str(tmp_path / "runs")]) == 0
     shown = capsys.readouterr().out
-    assert "nothing is wrong" in shown
+    assert "no problems found" in shown
     for what in ("python", "torch", "ray", "cores", "memory", "bf16", "GPU", "/tmp"):
         assert what in shown
-    assert not (tmp_path / "runs").exists()  # looking makes nothing
+    assert not (tmp_path / "runs").exists()  # the check creates nothing
 
 
-def test_a_problem_is_told_with_its_mend(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_problem_is_printed_with_its_fix(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     assert cli.main(["doctor", "--output", str(tmp_path / "file" / "runs")]) == 2
     shown = capsys.readouterr().out
     assert "!!" in shown
     assert "is a file: choose another --output" in shown
+    assert "1 to fix, then: cxr-ray doctor" in shown
 
 
-def test_missing_packages_and_the_missing_extra_of_ray_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_and_the_missing_extra_of_ray_are_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pip install" in doctor.version("no-such-package-at-all").fix
     real = doctor.importlib.util.find_spec
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None if name == "aiohttp" else real(name))
-    wrong = [finding for finding in doctor.software() if finding.fix]
-    assert [finding.found for finding in wrong] == ["missing aiohttp"]
-    assert "default" in wrong[0].fix
+    problems = [finding for finding in doctor.software() if finding.fix]
+    assert [finding.found for finding in problems] == ["missing aiohttp"]
+    assert "default" in problems[0].fix
 
 
-def test_what_a_training_does_without_is_told_and_is_not_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_optional_package_is_not_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         doctor, "OPTIONAL", {"no-such-package-at-all": "report.trackers: [mlflow] needs it", "pandas": "tables"}
     )
@@ -46,7 +47,7 @@ def test_what_a_training_does_without_is_told_and_is_not_wrong(monkeypatch: pyte
     assert found["pandas"].found[0].isdigit()
 
 
-def test_the_token_and_the_mode_must_go_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_token_and_authentication_mode_must_agree(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fix(**environment: str) -> str:
         for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS"):
             monkeypatch.delenv(name, raising=False)

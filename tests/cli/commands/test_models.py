@@ -1,4 +1,4 @@
-"""`cxr-ray models`: the table, one model, its layers, and what it does not take."""
+"""`cxr-ray models`: the table, one model, its layers, and errors."""
 
 import pytest
 
@@ -6,15 +6,15 @@ from cxr_ray import cli
 from cxr_ray.registry import MODELS
 
 
-def said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
+def output(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
     assert cli.main(["models", *words]) == code
-    held = capsys.readouterr()
-    return held.out if code == 0 else held.err
+    captured = capsys.readouterr()
+    return captured.out if code == 0 else captured.err
 
 
 def test_every_model_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     lines = {
-        line.split()[0]: line for line in said(capsys).splitlines() if line.startswith((" ", "\t")) and line.split()
+        line.split()[0]: line for line in output(capsys).splitlines() if line.startswith((" ", "\t")) and line.split()
     }
     assert {entry.name for entry in MODELS} <= set(lines)
     assert "11,689,512" in lines["resnet18"] and "224 x 224" in lines["resnet18"]
@@ -22,7 +22,7 @@ def test_every_model_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_models_layers(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = said(capsys, "pneumonia_cnn", "--size", "64", "--outputs", "5", "--stem", "repeat")
+    shown = output(capsys, "pneumonia_cnn", "--size", "64", "--outputs", "5", "--stem", "repeat")
     rows = [line.split() for line in shown.splitlines()]
     assert ["features.0", "Conv2d", "16", "x", "64", "x", "64", "448"] in rows
     assert ["classifier.1", "Linear", "64", "262,208"] in rows  # 64 x 8 x 8 = 4,096 into 64
@@ -31,20 +31,20 @@ def test_a_models_layers(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_one_model(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = said(capsys, "googlenet", "--head", "append")
+    shown = output(capsys, "googlenet", "--head", "append")
     assert "saliency, integrated_gradients, gradcam\n" in shown and "--auxiliary" in shown
     assert "[0.5, 0.5]" in shown and "next: cxr-ray models googlenet --size 224" in shown
 
 
 @pytest.mark.parametrize(
-    ("words", "fix"),
+    ("words", "message"),
     [
         (["resnet19"], "did you mean 'resnet18'"),
-        (["--size", "224"], "say which"),
+        (["--size", "224"], "name it"),
         (["vit_b_16", "--size", "100"], "such as [96, 96]"),
         (["lenet", "--size", "0"], "needs outputs and pixels"),
     ],
 )
-def test_mistakes(words: list[str], fix: str, capsys: pytest.CaptureFixture[str]) -> None:
-    shown = said(capsys, *words, code=2)
-    assert fix in shown and len(shown.strip().splitlines()) == 1
+def test_errors(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = output(capsys, *words, code=2)
+    assert message in shown and len(shown.strip().splitlines()) == 1

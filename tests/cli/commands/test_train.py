@@ -1,4 +1,4 @@
-"""`cxr-ray train` in this process: several seeds one after the other."""
+"""`cxr-ray train` in this process: several seeds in sequence."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tests.workflows.test_evaluate import written
 SMALL = ["--model.name", "lenet", "--train.epochs", "1", "--report.trackers", "[]", "--seed", "4", "--name", "run"]
 
 
-def test_seeds_are_a_run_each_and_the_same_command_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_seed_is_a_run_and_the_same_command_continues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = written(tmp_path / "shards", seed=0)
     words = ["train", "--data.shards", str(store.path), "--output", str(tmp_path), *SMALL]
     assert cli.main([*words, "--seeds", "2"]) == 0
@@ -27,9 +27,7 @@ def test_seeds_are_a_run_each_and_the_same_command_goes_on(tmp_path: Path, capsy
     assert [(run.path / "metrics.csv").stat().st_mtime_ns for run in made] == before
     assert runs.load(tmp_path / "run-seed-6").info["status"] == "finished"
     capsys.readouterr()
-    assert (
-        cli.main([*words, "--seeds", "3", "--optim.lr", "0.5"]) == 2
-    )  # what is finished is not taken for what is asked
+    assert cli.main([*words, "--seeds", "3", "--optim.lr", "0.5"]) == 2  # finished runs had another config
     assert (
         "was started with another config (optim.lr: was 0.0001, is 0.5); give a new --name" in capsys.readouterr().err
     )

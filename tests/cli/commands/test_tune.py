@@ -1,4 +1,4 @@
-"""What `cxr-ray tune` shows: lines and a live table that nothing breaks, the trials, what the win is worth."""
+"""`cxr-ray tune`: log lines, the live table and page, and the final table of the trials."""
 
 import io
 import sys
@@ -20,7 +20,7 @@ LABELS = ("Edema", "Mass")
 
 
 class Terminal(io.StringIO):
-    """A stream that says that someone looks at it."""
+    """A stream that is a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -31,8 +31,8 @@ def sweep(tmp_path: Path) -> Sweep:
     return make_sweep(tmp_path / "s", trials=4, labels=LABELS, epochs=2, failed=(3,))
 
 
-def ends(body: Any) -> None:
-    """`body()` comes to an end: a hang would be this test's own."""
+def assert_ends(body: Any) -> None:
+    """`body()` returns within 20 s."""
     thread = threading.Thread(target=body, daemon=True)
     thread.start()
     thread.join(20)
@@ -42,58 +42,58 @@ def ends(body: Any) -> None:
 # While trials run
 
 
-@pytest.mark.parametrize("error", [UserError("no space left"), OSError("gone"), ZeroDivisionError("a\ndefect")])
-def test_a_page_that_cannot_be_drawn_is_told_once_and_ends_nothing(
+@pytest.mark.parametrize("error", [UserError("no space left"), OSError("gone"), ZeroDivisionError("a\nbug")])
+def test_a_page_that_cannot_be_written_is_one_warning_and_ends_nothing(
     error: Exception, sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    drawn = []
+    calls = []
 
     def broken(sweep: Sweep) -> Path:
-        drawn.append(sweep)
+        calls.append(sweep)
         raise error
 
     monkeypatch.setattr(sweep_page, "write", broken)
 
     def sweeping() -> None:
-        with command.shown() as (_, watch):
+        with command.show_progress() as (_, update):
             for count in (1, 2, 3):
-                watch(sweep)
-                until(lambda count=count: len(drawn) >= count, 10)
+                update(sweep)
+                until(lambda count=count: len(calls) >= count, 10)
 
-    ends(sweeping)
-    assert command.page_of(sweep) is None  # nor does it end what the verb has left to say
-    told = capsys.readouterr().err
-    assert len(drawn) == 4 and told.count("\n") == 2  # once while it ran, once at its end
-    assert told.startswith("warning: the page of the sweep could not be written: ")
-    assert " ".join(str(error).split()) in told
+    assert_ends(sweeping)
+    assert command.try_write_page(sweep) is None  # the command continues with its summary
+    err = capsys.readouterr().err
+    assert len(calls) == 4 and err.count("\n") == 2  # one warning while it ran, one at its end
+    assert err.startswith("warning: the page of the sweep could not be written: ")
+    assert " ".join(str(error).split()) in err
 
 
-def test_the_end_does_not_wait_for_a_drawing_that_hangs(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, let_go = threading.Event(), threading.Event()
+def test_the_end_does_not_wait_for_an_update_that_hangs(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    started, release = threading.Event(), threading.Event()
 
     def hanging(sweep: Sweep) -> None:
-        begun.set()
-        let_go.wait(60)
+        started.set()
+        release.wait(60)
 
-    monkeypatch.setattr(command, "LAST_S", 0.2)
+    monkeypatch.setattr(command, "LAST_UPDATE_S", 0.2)
 
     def sweeping() -> None:
-        with command._beside(hanging) as watch:
-            watch(sweep)
-            assert begun.wait(10)
-            watch(sweep)  # the next one waits already
-            watch(sweep)
+        with command.in_background(hanging) as update:
+            update(sweep)
+            assert started.wait(10)
+            update(sweep)  # waits in the queue
+            update(sweep)
 
-    ends(sweeping)
-    let_go.set()
+    assert_ends(sweeping)
+    release.set()
 
 
-def test_a_line_is_text_on_a_terminal_too(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path or an error may hold what Rich would read as markup; it raised within Ray's callback."""
+def test_a_log_line_is_not_read_as_markup(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path or an error may contain brackets. As markup they raised an exception in Ray's callback."""
     out = Terminal()
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setenv("COLUMNS", "200")
-    with command.shown() as (log, _):
+    with command.show_progress() as (log, _):
         log("trial 0003  failed: [/bold] of [red]x :smile: 3")
     assert "trial 0003  failed: [/bold] of [red]x :smile: 3" in out.getvalue()
 
@@ -101,8 +101,8 @@ def test_a_line_is_text_on_a_terminal_too(sweep: Sweep, monkeypatch: pytest.Monk
 # The table
 
 
-def shown(sweep: Sweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The lines that `say_trials` tells."""
+def printed(sweep: Sweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines that `print_trials` prints."""
     monkeypatch.setenv("COLUMNS", "220")
     command.print_trials(sweep)
     return capsys.readouterr().out.splitlines()
@@ -111,10 +111,10 @@ def shown(sweep: Sweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
 def test_each_trial_has_a_row_and_each_failure_a_reason(
     sweep: Sweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = shown(sweep, capsys, monkeypatch)
+    lines = printed(sweep, capsys, monkeypatch)
     assert lines[0].strip() == "s: 4 of 4 trials ended"
     rows = {line.split()[0]: line for line in lines if line.split() and line.split()[0].isdigit()}
-    assert set(rows) == {"0000", "0001", "0002", "0003"} and "(as written)" in rows["0000"]
+    assert set(rows) == {"0000", "0001", "0002", "0003"} and "(base)" in rows["0000"]
     for trial in sweep.trials:
         assert trial.status in rows[trial.name] and f"{trial.epochs}/2" in rows[trial.name]
         assert f"{trial.values['val/auroc/mean']:.4g}" in rows[trial.name]
@@ -123,26 +123,26 @@ def test_each_trial_has_a_row_and_each_failure_a_reason(
     )
 
 
-def test_epochs_are_of_those_that_the_trial_has(
+def test_epochs_are_shown_of_those_of_the_trial(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = {"train.epochs": {"choice": [3]}, "optim.lr": {"choice": [1e-3]}}
     sweep = make_sweep(tmp_path / "s", trials=1, labels=LABELS, epochs=2, failed=(), base=False, space=space)
-    assert any("0000" in line and " 2/3 " in line for line in shown(sweep, capsys, monkeypatch))
+    assert any("0000" in line and " 2/3 " in line for line in printed(sweep, capsys, monkeypatch))
 
 
-def test_of_several_objectives_the_trials_that_none_beats_are_marked(
+def test_the_pareto_front_of_several_objectives_is_marked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metric = ["val/auroc/mean", "val/precision/mean"]
     sweep = make_sweep(tmp_path / "s", trials=6, labels=LABELS, epochs=2, failed=(), metric=metric)
-    lines = shown(sweep, capsys, monkeypatch)
+    lines = printed(sweep, capsys, monkeypatch)
     assert "pareto" in lines[2]
     marked = {int(line.split()[0]) for line in lines if line.strip()[:1] == "0" and " * " in line}
-    assert marked == ranking.front(sweep.ranked(), ["max", "max"]) and 0 < len(marked) < 6
+    assert marked == ranking.pareto_front(sweep.ranked(), ["max", "max"]) and 0 < len(marked) < 6
 
 
-def test_a_knob_of_a_label_with_brackets_is_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_with_brackets_is_not_read_as_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = ("Edema", "[/x]")
     space = {"data.uncertain.[/x]": {"choice": ["ones"]}}
     sweep = make_sweep(tmp_path / "s", trials=1, labels=labels, epochs=1, failed=(), base=False, space=space)

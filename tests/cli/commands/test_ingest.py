@@ -1,0 +1,72 @@
+"""`cxr-ray ingest`: its flags, the options of a source, and the dry run."""
+
+import contextlib
+import dataclasses
+import io
+import shlex
+from pathlib import Path
+
+import pytest
+
+from cxr_ray import cli
+from cxr_ray.cli.commands import ingest
+from cxr_ray.datasets import preview
+from cxr_ray.errors import UserError
+from tests.fakes import image_folder
+
+
+def test_sizes() -> None:
+    assert ingest.read_size("224") == (224, 224)
+    assert ingest.read_size("320x256") == (320, 256)
+    for wrong in ("", "x", "224x", "-3", "5000", "2.5"):
+        with pytest.raises(UserError, match="HEIGHTxWIDTH"):
+            ingest.read_size(wrong)
+
+
+def test_own_flags_are_suggested_for_a_misspelt_one() -> None:
+    assert {"--size", "--hash-patients", "--shard-mib", "--dry-run", "--report", "--help"} <= set(ingest.own_flags())
+    with pytest.raises(UserError, match="did you mean '--max-rejected'"):
+        ingest.split_words(("image_folder", "a", "b", "--max-rejectd", "1"), dry_run=False)
+
+
+def test_options_of_the_source_may_be_anywhere() -> None:
+    for words in (
+        ("image_folder", "a", "b", "--patient-regex", "(p.)"),
+        ("--patient-regex", "(p.)", "image_folder", "a", "b"),
+        ("image_folder", "--patient-regex=(p.)", "a", "b"),
+    ):
+        assert ingest.split_words(words, dry_run=False) == (
+            "image_folder",
+            Path("a"),
+            Path("b"),
+            {"patient_regex": "(p.)"},
+        )
+    assert ingest.split_words(("image_folder", "a"), dry_run=True) == ("image_folder", Path("a"), None, {})
+
+
+def test_a_dry_run_prints_the_command_of_the_same_ingest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command behind `next:` has the same flags, without --dry-run and --report."""
+    root = image_folder.write(tmp_path / "our films", {"COVID": 2, "Normal": 2})
+    words = ["image_folder", str(root), str(tmp_path / "s"), "--patient-regex", "^(p[0-9]+)_", "--size", "40x32",
+             "--aspect", "pad", "--depth", "16", "--where", "image > ''", "--max-rejected", "0.25", "--shard-mib", "8",
+             "--hash-patients", "--hash-key", str(tmp_path / "key"), "--address", "auto", "--cpus", "2"]  # fmt: skip
+    calls = []
+    monkeypatch.setattr(ingest, "run", lambda *args: calls.append(args))
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert cli.main(["ingest", *words, "--dry-run"]) == 0
+    command = out.getvalue().splitlines()[-1].removeprefix("next: cxr-ray ")
+    assert cli.main(["ingest", *words]) == cli.main(shlex.split(command)) == 0
+    assert calls[0] == calls[1]
+    defaults = [f.name for f in dataclasses.fields(calls[0][-1]) if getattr(calls[0][-1], f.name) == f.default]
+    assert defaults == [], "every field must be set here, so that none can be forgotten"
+
+
+def test_a_dry_run_decodes_images_with_the_settings_of_the_ingest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = image_folder.write(tmp_path / "films", {"COVID": 2, "Normal": 2})
+    calls = []
+    monkeypatch.setattr(preview, "decode", lambda *args, **settings: calls.append(settings))
+    ingest.plan("image_folder", root, None, {}, ingest.Ingest(size="32", aspect="center_crop"))
+    assert calls and all(settings["aspect"] == "center_crop" for settings in calls)
