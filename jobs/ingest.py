@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-# A job runs in the uploaded working directory, where cxr_ray lies beside jobs/ and need not be installed.
+# A job runs in the uploaded working directory, which contains cxr_ray: the package need not be installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cxr_ray.cli import main
