@@ -1,5 +1,4 @@
-"""What every test shares: the environment of Ray and torch, the folder of real data, one Ray cluster and one S3 server a
-session."""
+"""Shared by all tests: the environment of Ray and torch, the folder of real data, and per session one Ray and one S3 server."""
 
 import os
 import socket
@@ -13,27 +12,27 @@ import pytest
 
 from tests.fakes.ports import free_port
 
-# Ray reads these at its import, so they stand before any test module is collected. An assignment, not setdefault,
-# where a value of the caller's would change what is tested.
-os.environ["RAY_AUTH_MODE"] = "disabled"  # a token left in a home folder changes nothing
+# Ray reads these at its import, so they are set before any test module is collected. Assigned, not `setdefault`, if the
+# caller's value would change what is tested.
+os.environ["RAY_AUTH_MODE"] = "disabled"  # ignores a token in the home folder
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
 os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 os.environ["RAY_DEDUP_LOGS"] = "0"
 os.environ["MPLBACKEND"] = "Agg"
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # as Ray sets it in its workers: with and without Ray must compare
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in Ray's workers, so that results with and without Ray are equal
 for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "CXR_RAY_DEBUG", "NANIO_OPTIONS_FILE", "COLUMNS"):
     os.environ.pop(name, None)
 for name in [name for name in os.environ if name.startswith("AWS_")]:
     del os.environ[name]
-# Of the S3 server below, and of nobody else; Ray's workers have them from here.
+# Only for the S3 server below; Ray's workers inherit them.
 os.environ |= {
     "AWS_ACCESS_KEY_ID": "cxr-ray-tests",
     "AWS_SECRET_ACCESS_KEY": "no-secret",
     "AWS_EC2_METADATA_DISABLED": "1",
 }
-os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] = "when_required"  # nanio takes no checksum in a trailer
+os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] = "when_required"  # nanio accepts no checksum in a trailer
 
 _NO_REAL_DATA = (
     "no real data: set CXR_RAY_SHARED to the folder that holds data/, or put it at ../shared beside the checkout"
@@ -41,13 +40,13 @@ _NO_REAL_DATA = (
 
 
 def shared_folder() -> Path | None:
-    """The `data` folder of real X-rays, or None where there is none on this machine."""
+    """The `data` folder of real X-rays, or None if this machine has none."""
     root = Path(os.environ.get("CXR_RAY_SHARED") or Path(__file__).resolve().parents[2] / "shared")
     return root / "data" if (root / "data").is_dir() else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever asks for the session's Ray is marked so: `make test` runs those by themselves."""
+    """Mark tests that use the session's Ray: `make test` runs them separately."""
     for item in items:
         if "ray_local" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
@@ -64,14 +63,14 @@ def shared_data() -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is kept for the user, such as the key of hashes, stays out of the home of whoever runs the tests."""
+    """User files, such as the key of pseudonyms, are not written to the home folder of whoever runs the tests."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
-    """One local Ray of two CPUs for the whole session, never a cluster that happens to run on this host."""
+    """One local Ray with two CPUs for the session, never a cluster that already runs on this machine."""
     import ray
 
     if not ray.is_initialized():
@@ -81,17 +80,17 @@ def ray_local() -> Iterator[None]:
 
 
 class S3:
-    """An S3 server on loopback, nanio: a process of its own that checks signatures and keeps objects as files."""
+    """An S3 server (nanio) on loopback in a process of its own. It checks signatures and stores objects as files."""
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
         keys = {
-            f"NANIO_{name}": os.environ[f"AWS_{of}"]
-            for name, of in (("ACCESS_KEY", "ACCESS_KEY_ID"), ("SECRET_KEY", "SECRET_ACCESS_KEY"))
+            f"NANIO_{name}": os.environ[f"AWS_{source}"]
+            for name, source in (("ACCESS_KEY", "ACCESS_KEY_ID"), ("SECRET_KEY", "SECRET_ACCESS_KEY"))
         }
         (folder / "bucket").mkdir(parents=True)
         self.folder = folder
-        words = [
+        arguments = [
             "serve",
             "--data-dir",
             str(folder),
@@ -103,7 +102,7 @@ class S3:
             "error",
         ]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "nanio", *words, "--no-access-log"], env={**os.environ, **keys}
+            [sys.executable, "-m", "nanio", *arguments, "--no-access-log"], env={**os.environ, **keys}
         )
         deadline = time.monotonic() + 30
         while True:
@@ -116,22 +115,22 @@ class S3:
                 time.sleep(0.05)
 
     def url(self, path: str = "", *, bucket: str = "bucket") -> str:
-        """Of a folder or file in the bucket, with all that says where the server is."""
+        """URL of a folder or file in the bucket, with the address of the server."""
         return f"s3://{bucket}/{path}?endpoint_override=127.0.0.1:{self.port}&scheme=http"
 
     def upload(self, folder: Path, path: str) -> str:
         """Copy a local folder into the bucket; returns its URL."""
-        from cxr_ray.storage.remote import place
+        from cxr_ray.storage.remote import to_path
 
         for file in folder.rglob("*"):
             if file.is_file():
-                (place(self.url(path)) / file.relative_to(folder).as_posix()).write_bytes(file.read_bytes())
+                (to_path(self.url(path)) / file.relative_to(folder).as_posix()).write_bytes(file.read_bytes())
         return self.url(path)
 
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    """One S3 server for the whole session; each test takes a folder of its own in the bucket."""
+    """One S3 server for the session; each test uses its own folder in the bucket."""
     server = S3(tmp_path_factory.mktemp("s3"))
     yield server
     server.process.terminate()
@@ -140,15 +139,15 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 
 @pytest.fixture(scope="session")
 def store(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of 60 synthetic patients at 32 px, for trainings; a module whose tests want another has its own."""
+    """A store of 60 synthetic patients at 32 px, for trainings. Modules that need another store make their own."""
     from cxr_ray import datasets
     from cxr_ray.datasets.phantom import generate
-    from cxr_ray.on_ray.ingest import ingest
+    from cxr_ray.on_ray.ingest import IngestSettings, ingest
 
     folder = tmp_path_factory.mktemp("phantom")
     root = generate.write(folder / "raw", patients=60, size=64, seed=1)
     records = datasets.load("phantom", root)
-    return ingest(records, root, folder / "shards", source="phantom", size=(32, 32)).path
+    return ingest(records, root, folder / "shards", IngestSettings(source="phantom", size=(32, 32))).path
 
 
 @pytest.fixture(autouse=True)
@@ -157,7 +156,7 @@ def _debug_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say aloud how many tests did not run because the real data is not here: a green run without them proves less."""
+    """Report how many tests were skipped for lack of real data: a green run without them proves less."""
     skipped = [
         r
         for r in terminalreporter.stats.get("skipped", [])

@@ -1,1 +1,1 @@
-"""The store on disk, the plan of which rows are used, and the batches read from it."""
+"""The store on disk, the plan of the rows that are used, and the batches."""

@@ -1,9 +1,9 @@
-"""The order of an epoch, a rank's slice of each batch, gathering the pixels ahead of their use.
+"""Batches: the order of an epoch, each rank's slice of a global batch, and reading pixels ahead in a thread.
 
-The order depends on (seed, epoch) alone and `batch_size` is global, so any number of workers sees the same samples in
-the same order. The last short batch of an epoch is kept.
+The order depends on (seed, epoch) only, and `batch_size` is global, so any number of workers uses the same samples in the
+same order. The last, short batch of an epoch is used too.
 """
-# N rows of a rank's slice, G rows of the global batch, L labels, H, W pixels
+# N rows of a rank's slice, G rows of the global batch, M train rows, L labels, H x W pixels
 
 import queue
 import threading
@@ -21,11 +21,11 @@ Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 T = TypeVar("T")
 
-DEPTH = 2
-"""Batches that are gathered before they are asked for."""
+PREFETCH = 2
+"""Number of batches that are read ahead."""
 
 
-class Images(Protocol):
+class ImageSource(Protocol):
     """What batches need of a store."""
 
     @property
@@ -33,23 +33,23 @@ class Images(Protocol):
     def images(self, rows: Ints, out: Bytes | None = None) -> Bytes: ...
 
 
-class Data(Images, Protocol):
-    """What a training needs of a store."""
+class TrainingStore(ImageSource, Protocol):
+    """What training needs of a store."""
 
     @property
     def index(self) -> Any: ...
 
 
 @dataclass(frozen=True)
-class Mixed:
+class MixedImages:
     """What the images of a rank's slice are mixed with."""
 
     images: Bytes
-    """The other image of each [N, H, W]."""
+    """The partner of each image [N, H, W]."""
     positions: Ints
-    """Its place in the epoch's order [N]."""
+    """The partner's position in the epoch's order [N]."""
     share: Floats
-    """What each image keeps of itself [N]."""
+    """Weight of the image itself [N]; its partner has the rest."""
 
 
 @dataclass(frozen=True)
@@ -59,96 +59,96 @@ class Batch:
     step: int
     """Number of the global batch in its epoch, from 0."""
     rows: Ints
-    """Store rows [N]; N may be 0 on a rank that the last short batch does not reach."""
+    """Row numbers of the store [N]. N may be 0 on a rank that gets nothing of the last, short batch."""
     positions: Ints
-    """Places in the epoch's order [N]: what augmentation is keyed by."""
+    """Positions in the epoch's order [N]; augmentation depends on them."""
     images: Bytes
     """Gray values [N, H, W]."""
     truth: Floats
-    """Targets [N, L], NaN where unknown; mixed where the images are."""
+    """Targets [N, L], NaN if unknown; mixed like the images."""
     global_truth: Floats
-    """Targets of the whole global batch [G, L]: every rank knows the denominator of the loss."""
-    mixed: Mixed | None = None
+    """Targets of the global batch [G, L], so that every rank knows the denominator of the loss."""
+    mixed: MixedImages | None = None
     """None without mixup."""
 
 
 def epoch_order(repeats: Ints, *, seed: int, epoch: int) -> Ints:
-    """Positions into the train rows in the order of `epoch` [sum of drawn], keyed by (seed, epoch) alone."""
-    every = np.repeat(np.arange(len(repeats), dtype=np.int64), repeats)
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).permutation(every)
+    """The order of `epoch`: positions into the train rows, each as often as `repeats` [M] says, shuffled by (seed, epoch)."""
+    positions = np.repeat(np.arange(len(repeats), dtype=np.int64), repeats)
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).permutation(positions)
 
 
 def rank_slice(count: int, rank: int, world: int) -> slice:
-    """The contiguous share of `count` rows that belongs to `rank`, as `numpy.array_split` cuts them."""
+    """The contiguous share of `count` rows that belongs to `rank`, as in `numpy.array_split`."""
     each, extra = divmod(count, world)
     start = rank * each + min(rank, extra)
     return slice(start, start + each + (rank < extra))
 
 
 @dataclass(frozen=True)
-class Samples:
-    """What one epoch is trained on."""
+class EpochSamples:
+    """The samples of one epoch."""
 
     rows: Ints
-    """Store rows [M] of the train part."""
+    """Row numbers of the train part [M]."""
     truth: Floats
     """Their targets [M, L]."""
     order: Ints
-    """The epoch's positions into them; a position may repeat."""
+    """Positions into `rows` in the epoch's order; a position may repeat."""
     pair: Callable[[Ints], Pairs] | None = None
-    """Of a global batch, by its places in the order: which image is mixed with which; None without mixup."""
+    """Mixup pairs of a global batch, from its positions in the order; None without mixup."""
 
 
 def train_batches(
-    store: Images,
-    samples: Samples,
+    store: ImageSource,
+    samples: EpochSamples,
     *,
     batch_size: int,
     rank: int,
     world: int,
     first: int = 0,
-    hold: Callable[[Bytes], Bytes] = np.asarray,
+    to_memory: Callable[[Bytes], Bytes] = np.asarray,
 ) -> Iterator[Batch]:
-    """This rank's slices of the global batches of one epoch, in order; pixels are gathered in a thread ahead of their use.
+    """This rank's slices of the global batches of one epoch, in order. A thread reads the pixels ahead.
 
-    `first` is the batch to start with. `hold` is called in the thread, for pixels that are to lie in other memory."""
+    `first`: number of the first batch. `to_memory` is called in the thread and moves pixels to other memory, such as pinned
+    memory."""
     rows, truth, order = samples.rows, samples.truth, samples.order
 
-    def cut(start: int) -> Batch:
-        chosen = order[start : start + batch_size]
-        mine = rank_slice(len(chosen), rank, world)
-        picked = chosen[mine]
-        positions = np.arange(start, start + len(chosen), dtype=np.int64)
-        targets, mixed = truth[chosen], None
+    def make(start: int) -> Batch:
+        batch = order[start : start + batch_size]
+        own = rank_slice(len(batch), rank, world)
+        own_batch = batch[own]
+        positions = np.arange(start, start + len(batch), dtype=np.int64)
+        targets, mixed = truth[batch], None
         if samples.pair is not None:
             pairs = samples.pair(positions)
-            other = pairs.other[mine]
-            targets, mixed = (
-                pairs.targets(targets),
-                Mixed(hold(store.images(rows[chosen[other]])), start + other, pairs.share[mine]),
-            )
-        images = hold(store.images(rows[picked]))
-        return Batch(start // batch_size, rows[picked], positions[mine], images, targets[mine], targets, mixed)
+            partner = pairs.other[own]
+            targets = pairs.targets(targets)
+            mixed = MixedImages(to_memory(store.images(rows[batch[partner]])), start + partner, pairs.share[own])
+        images = to_memory(store.images(rows[own_batch]))
+        return Batch(start // batch_size, rows[own_batch], positions[own], images, targets[own], targets, mixed)
 
-    return ahead(cut, range(first * batch_size, len(order), batch_size))
+    return prefetch(make, range(first * batch_size, len(order), batch_size))
 
 
 def eval_batches(
-    store: Images, rows: Ints, *, batch_size: int, hold: Callable[[Bytes], Bytes] = np.asarray
+    store: ImageSource, rows: Ints, *, batch_size: int, to_memory: Callable[[Bytes], Bytes] = np.asarray
 ) -> Iterator[tuple[slice, Bytes]]:
-    """The rows in order, `batch_size` at a time: where they stand in `rows`, and their pixels."""
+    """The rows in order, `batch_size` at a time: their slice of `rows`, and their pixels. `to_memory` as in `train_batches`."""
 
-    def cut(start: int) -> tuple[slice, Bytes]:
-        return slice(start, min(start + batch_size, len(rows))), hold(store.images(rows[start : start + batch_size]))
+    def make(start: int) -> tuple[slice, Bytes]:
+        here = slice(start, min(start + batch_size, len(rows)))
+        return here, to_memory(store.images(rows[here]))
 
-    return ahead(cut, range(0, len(rows), batch_size))
+    return prefetch(make, range(0, len(rows), batch_size))
 
 
-def ahead(make: Callable[[int], T], starts: range) -> Iterator[T]:
-    """`make(start)` for each start, made up to `DEPTH` ahead in one thread; what the thread raises is raised here.
+def prefetch(make: Callable[[int], T], starts: range) -> Iterator[T]:
+    """`make(start)` for each start, computed up to `PREFETCH` ahead in one thread. Errors of the thread are raised here.
 
     Closing the iterator ends the thread."""
-    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=DEPTH)
+    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=PREFETCH)
     stopped = threading.Event()
 
     def put(item: tuple[T | None, BaseException | None]) -> bool:
@@ -165,7 +165,7 @@ def ahead(make: Callable[[int], T], starts: range) -> Iterator[T]:
             for start in starts:
                 if not put((make(start), None)):
                     return
-        except BaseException as error:  # handed to the consumer, whatever it is
+        except BaseException as error:  # passed to the consumer, whatever it is
             put((None, error))
 
     thread = threading.Thread(target=work, name="cxr-gather", daemon=True)

@@ -1,11 +1,12 @@
-"""The Arrow store: write, verify, memory-mapped read. Decoding lives in images.py, the parallel writing in on_ray/ingest.py.
+"""Open a store and read its images, memory-mapped. Decoding is in `imaging`, writing in store_writer.py and on_ray/ingest.py.
 
 A store is a folder: `images-00000-of-00012.arrow` (Arrow IPC files of one record batch, `row` int64 and `image`
-`arrow.fixed_shape_tensor` uint8, or uint16 where 65535 is white, [H, W]), `index.parquet`, `rejected.parquet`, sometimes `boxes.parquet`, and
-`manifest.json`, written last: without it nothing is a store. No file holds a time or the name of a machine, so the same
-records and settings give the same bytes. A store below a URL is copied once to each node that reads it (`copies.py`).
+`arrow.fixed_shape_tensor` [H, W] of uint8, or of uint16 with 65535 as white), `index.parquet`, `rejected.parquet`,
+`boxes.parquet` if the dataset has boxes, and `manifest.json`, written last: a folder without it is not a store. No file
+contains a time or the name of a machine, so the same records and settings give the same bytes. Each node that reads a
+remote store copies it once (store_cache.py).
 """
-# N images, H x W pixels of the stored picture, L labels
+# N images, H x W pixels of a stored image
 
 import os
 from collections.abc import Callable
@@ -22,58 +23,63 @@ from cxr_ray.data.store_format import (
     BOXES,
     INDEX,
     MANIFEST,
-    NOT_ITSELF,
+    MANIFEST_CHANGED,
     REJECTED,
     Manifest,
-    _fix_hint,
-    _is_itself,
-    _parsed,
-    _problems,
-    _refuse,
-    _text,
+    digest_matches,
+    find_problems,
+    fix_hint,
+    parse_manifest,
     read_manifest,
+    read_manifest_bytes,
+    refuse_damage,
 )
 from cxr_ray.errors import UserError
-from cxr_ray.imaging.pixels import KINDS, STEPS, Pixels, eight_bit
-from cxr_ray.storage.remote import Place, Remote, place
+from cxr_ray.imaging.pixels import PIXEL_DTYPES, SCALE_8_TO_16, Pixels, to_uint8
+from cxr_ray.labels import Task
+from cxr_ray.storage.remote import AnyPath, RemotePath, to_path
 
 Verify = Literal["manifest", "full", "none"]
 
 
 class Store:
-    """A complete store, opened for reading. Threads may share one; pickled, it travels as its origin."""
+    """A complete store, opened for reading. Threads may share one. Pickling stores only its origin and fingerprint."""
 
     def __init__(
-        self, path: Path, manifest: Manifest, index: pd.DataFrame, *, origin: Place | None = None, cache: str = "auto"
+        self, path: Path, manifest: Manifest, index: pd.DataFrame, *, origin: AnyPath | None = None, cache: str = "auto"
     ) -> None:
         self.path = path
-        """The folder that is mapped: of a remote store, this node's copy."""
+        """The folder that is memory-mapped: this node's copy, if the store is remote."""
         self.origin = str(origin or path)
-        """What was opened: an absolute path or a URL, which another process or node opens as well."""
+        """What was opened: an absolute path or a URL, which other processes and nodes can open too."""
         self.name = (origin or path).name
         self.cache = cache
         self.manifest = manifest
+        self.info = manifest.info
         self.index = index
-        """index.parquet, sorted by `row`; label columns hold raw values (1, 0, -1 uncertain, NaN not mentioned)."""
-        self.labels = manifest.labels
-        self.task = manifest.task
-        self.groups = manifest.groups
-        self.filters = manifest.filters
-        self.default_labels = manifest.default_labels or manifest.labels
-        self.features = manifest.features
-        self.notes = manifest.notes
+        """index.parquet, sorted by `row`; label columns have raw values (1, 0, -1 uncertain, NaN not mentioned)."""
         self.size = manifest.size
+        """(H, W) of the stored images."""
         self.depth = manifest.depth
         row_N = index["row"].to_numpy(np.int64)
         self._shard_N = index["shard"].to_numpy(np.int64)
         self._offset_N = index["offset"].to_numpy(np.int64)
         last = int(row_N[-1]) if len(row_N) else -1
-        self._position = np.full(
-            last + 1, -1, np.int64
-        )  # of each row number; rows are sparse but never many times the images
+        # Position in the index by row number. Rows have gaps, but the last one is never many times the number of images.
+        self._position = np.full(last + 1, -1, np.int64)
         self._position[row_N] = np.arange(len(row_N))
         self._names = sorted(name for name in manifest.files if name.endswith(".arrow"))
         self._views: list[Pixels | None] = [None] * len(self._names)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label columns of the index, in order."""
+        return self.info.labels
+
+    @property
+    def task(self) -> Task:
+        """multilabel, multiclass or binary."""
+        return self.info.task
 
     def __len__(self) -> int:
         return len(self.index)
@@ -89,11 +95,11 @@ class Store:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the manifest's body: equal fingerprints are equal stores, byte for byte."""
+        """Digest of the manifest. Stores with equal fingerprints are equal, byte for byte."""
         return self.manifest.digest
 
     def boxes(self) -> pd.DataFrame | None:
-        """boxes.parquet (row, label, x, y, w, h in pixels of the originals), or None where the source has none."""
+        """boxes.parquet (row, label, x, y, w, h in pixels of the original images), or None if the dataset has no boxes."""
         return pd.read_parquet(self.path / BOXES) if BOXES in self.manifest.files else None
 
     def rejected(self) -> pd.DataFrame:
@@ -101,11 +107,11 @@ class Store:
         return pd.read_parquet(self.path / REJECTED)
 
     def images(self, rows: npt.ArrayLike, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
-        """Gray values 0 to 255 of the global row numbers `rows` [N], in any order, repeats allowed: [N, H, W], uint8, or
-        float32 of a store of 16 bits (its whole numbers / 257). Here alone a depth is known: all after this sees grays.
+        """Gray values 0 to 255 [N, H, W] of the row numbers `rows` [N], in any order, with repeats allowed. uint8, or float32
+        for a store of 16 bits (the stored integers / 257): no later stage depends on the depth.
 
-        `out` is filled and returned where given; giving the same one again saves the cost of fresh memory. Raises
-        `UserError` for a row that the store does not hold."""
+        `out` is filled and returned if given; reusing one array saves the cost of new memory. Raises `UserError` for a row
+        that the store does not have."""
         position_N = self._find(rows)
         shape, kind = (len(position_N), *self.size), np.dtype(np.uint8 if self.depth == 8 else np.float32)
         if out is None:
@@ -121,87 +127,84 @@ class Store:
                 view = self._map(shard)
             target[...] = view[offset]
         if self.depth == 16:
-            out /= STEPS
+            out /= SCALE_8_TO_16
         return out
 
     def pictures(self, rows: npt.ArrayLike) -> npt.NDArray[np.uint8]:
-        """As `images`, whole gray values [N, H, W] of any store: for eyes and thumbnails."""
-        return eight_bit(self.images(rows))
+        """Like `images`, as uint8 [N, H, W] at any depth: for display and thumbnails."""
+        return to_uint8(self.images(rows))
 
     def _find(self, rows: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Positions in the index [N] of the row numbers `rows`. Raises `UserError` for an unknown row."""
         asked_N = np.asarray(rows)
         if asked_N.size == 0:
             asked_N = asked_N.astype(np.int64)
         if asked_N.ndim != 1 or asked_N.dtype.kind not in "iu":
-            raise UserError(f"rows are whole numbers in one dimension, not {asked_N.dtype} {list(asked_N.shape)}")
+            raise UserError(f"rows must be integers in one dimension, not {asked_N.dtype} {list(asked_N.shape)}")
         known_N = (asked_N >= 0) & (asked_N < len(self._position))
         position_N = self._position[np.where(known_N, asked_N, 0)] if len(self._position) else np.full(len(asked_N), -1)
         known_N &= position_N >= 0
         if not known_N.all():
             missing = asked_N[~known_N]
             raise UserError(
-                f"{self.origin} holds no row {int(missing[0])}"
-                + (f" (nor {len(missing) - 1} more of those asked for)" if len(missing) > 1 else "")
-                + "; the rows there are stand in store.index['row']"
+                f"{self.origin} has no row {int(missing[0])}"
+                + (f" (and {len(missing) - 1} more of the requested rows are missing)" if len(missing) > 1 else "")
+                + "; store.index['row'] lists its rows"
             )
         return position_N
 
     def _map(self, shard: int) -> Pixels:
-        """The pictures of one shard [n, H, W], a read-only view of the mapped file. Two threads may both do it: no harm."""
+        """The images of one shard [n, H, W], a read-only view of the mapped file. Harmless if two threads both do it."""
         path = self.path / self._names[shard]
         try:
             batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
             values = batch.column("image").storage.flatten()
-            cells = np.frombuffer(values.buffers()[1], KINDS[self.depth])[values.offset :][: len(values)]
+            cells = np.frombuffer(values.buffers()[1], PIXEL_DTYPES[self.depth])[values.offset :][: len(values)]
             view = cast(Pixels, cells.reshape(batch.num_rows, *self.size))
         except (OSError, pa.ArrowException, KeyError, ValueError, AttributeError) as error:
-            raise UserError(f"cannot read {path} ({' '.join(str(error).split())}); {_fix_hint(self.path)}") from None
+            raise UserError(f"cannot read {path} ({' '.join(str(error).split())}); {fix_hint(self.path)}") from None
         self._views[shard] = view
         return view
 
 
 def _reopen(path: str, fingerprint: str, cache: str) -> Store:
+    """Unpickle a store. Raises `UserError` if another store is there now."""
     store = open(path, verify="none", cache=cache)
     if store.fingerprint != fingerprint:
-        raise UserError(f"{path} is no longer the store that was opened before; was it written anew meanwhile?")
+        raise UserError(f"{path} is not the store that was opened before; was it written again in the meantime?")
     return store
 
 
 def open(
-    path: str | os.PathLike[str] | Place,
+    path: str | os.PathLike[str] | AnyPath,
     verify: Verify = "manifest",
     *,
     cache: str = "auto",
     log: Callable[[str], None] | None = None,
 ) -> Store:
-    """The store in the folder `path`, memory-mapped; of a URL, this node's copy of it, which is made where it is not there.
+    """Open the store in the folder `path`, memory-mapped. For a URL: this node's copy, which is made if it is not there.
 
-    `verify`: manifest (the manifest's own digest, every file there and of its size), full (every byte), none. `cache`: see
-    `copies.folder`. `say` is told of a copy that begins. Raises `UserError` where `path` is no store, an unfinished one, a
-    damaged one, or of a later format, and where a copy cannot be made."""
-    origin = place(path).absolute()
-    folder = origin if isinstance(origin, Path) else _copied(origin, cache, log)
+    `verify`: manifest (its digest, and each file's presence and size), full (every byte), none. `cache`: see
+    `store_cache.folder`. `log` gets a line when a copy starts. Raises `UserError` if `path` is not a store, or is an
+    unfinished or damaged one, or of a newer format, and if a copy cannot be made."""
+    origin = to_path(path).absolute()
+    folder = origin if isinstance(origin, Path) else _local_copy(origin, cache, log)
     manifest = read_manifest(folder)
-    if verify == "full":
-        problems = _problems(folder, manifest, every_byte=True)
-    elif verify == "manifest":
-        problems = _problems(folder, manifest, every_byte=False)
-    else:
-        problems = []
-    fix = _fix_hint(folder) if folder is origin else f"it is a copy of {origin}: delete it, and it is copied anew"
-    _refuse(problems, folder, fix)
+    problems = [] if verify == "none" else find_problems(folder, manifest, every_byte=verify == "full")
+    fix = fix_hint(folder) if folder is origin else f"it is a copy of {origin}: delete it, and it is copied again"
+    refuse_damage(problems, folder, fix)
     try:
         index = pd.read_parquet(folder / INDEX)
         return Store(folder, manifest, index, origin=origin, cache=cache)
     except (OSError, pa.ArrowException, KeyError, ValueError, IndexError) as error:
-        raise UserError(f"cannot read {folder / INDEX} ({' '.join(str(error).split())}); {_fix_hint(folder)}") from None
+        raise UserError(f"cannot read {folder / INDEX} ({' '.join(str(error).split())}); {fix_hint(folder)}") from None
 
 
-def _copied(remote: Remote, cache: str, log: Callable[[str], None] | None) -> Path:
-    """This node's copy of a remote store. A manifest that does not bear out its own digest is believed in nothing."""
-    text = _text(remote)
-    manifest = _parsed(text, remote)
-    if not _is_itself(text) or any(Path(name).name != name for name in manifest.files):
-        raise UserError(f"{remote} is damaged: {NOT_ITSELF}; {_fix_hint(remote)}")
+def _local_copy(remote: RemotePath, cache: str, log: Callable[[str], None] | None) -> Path:
+    """This node's copy of a remote store. Raises `UserError` before any copy if the manifest does not match its digest."""
+    text = read_manifest_bytes(remote)
+    manifest = parse_manifest(text, remote)
+    if not digest_matches(text) or any(Path(name).name != name for name in manifest.files):
+        raise UserError(f"{remote} is damaged: {MANIFEST_CHANGED}; {fix_hint(remote)}")
     into = store_cache.folder(cache, manifest.digest)
-    return store_cache.copied(remote, into, manifest.files, (MANIFEST, text), log=log)
+    return store_cache.copy_store(remote, into, manifest.files, (MANIFEST, text), log=log)

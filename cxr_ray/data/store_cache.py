@@ -1,8 +1,8 @@
-"""One copy of a remote store a node, shared by its processes: where it lies, whose turn it is to copy, what of it is there.
+"""One copy of a remote store per node, shared by its processes: its folder, its lock, and which files are missing.
 
-A copy's folder is called by the digest of the store's manifest, so a store that was written anew is another copy. The
-manifest is written last: without it a copy is known to be cut, and the next process goes on with the files that are missing.
-What a manifest says is `shards.py`'s.
+The folder has the digest of the store's manifest as its name, so a store that was written again gets another copy. The
+manifest is written last: without it a copy is incomplete, and the next process copies the missing files. Parses no
+manifest.
 """
 
 import atexit
@@ -15,16 +15,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from cxr_ray.data.store_format import fix_hint
 from cxr_ray.errors import UserError
-from cxr_ray.storage.atomic import fixable, write_atomic
-from cxr_ray.storage.remote import PIECE, Remote, ahead
+from cxr_ray.storage.atomic import as_user_error, write_atomic
+from cxr_ray.storage.remote import CHUNK_BYTES, RemotePath, map_threaded
 
 _private: dict[str, Path] = {}
-"""Copies of this process alone, by digest."""
+"""Temporary folders of this process, by digest."""
 
 
 class Entry(Protocol):
-    """What is known of a file before it is copied."""
+    """Expected length and checksum of a file."""
 
     @property
     def bytes(self) -> int: ...
@@ -33,8 +34,8 @@ class Entry(Protocol):
 
 
 def folder(cache: str, digest: str) -> Path:
-    """Where the copy of the store `digest` lies. `cache`: auto (`XDG_CACHE_HOME`, else ~/.cache), a folder, or none: a
-    folder of this process alone, removed when it ends."""
+    """Folder of the copy of the store `digest`. `cache`: auto (in `XDG_CACHE_HOME`, else in ~/.cache), a folder, or none (a
+    temporary folder of this process, removed at its end)."""
     if cache == "none":
         if digest not in _private:
             _private[digest] = Path(tempfile.mkdtemp(prefix="cxr-ray-store-"))
@@ -45,36 +46,36 @@ def folder(cache: str, digest: str) -> Path:
     return Path(cache).absolute() / digest
 
 
-def copied(
-    remote: Remote,
+def copy_store(
+    remote: RemotePath,
     into: Path,
     files: Mapping[str, Entry],
     last: tuple[str, bytes],
     *,
     log: Callable[[str], None] | None = None,
 ) -> Path:
-    """Have `files` of the folder `remote`, checked against their lengths and checksums, in `into`, and then the file `last`
-    (name, content). Returns `into`.
+    """Copy `files` of the folder `remote` to `into`, with a check of their lengths and checksums, then the file `last` (name,
+    content). Returns `into`.
 
-    One process copies, the others wait and find it done. Raises `UserError` where a file is not what its entry says, and on a
-    full disk."""
-    if _is_whole(into, files, last):
+    One process copies; others wait and find the copy complete. Raises `UserError` if a file does not match its entry, and on
+    a full disk."""
+    if _is_complete(into, files, last):
         return into
     try:
         into.mkdir(parents=True, exist_ok=True)
-        with _turn(into.parent / f"{into.name}.lock"):
-            if not _is_whole(into, files, last):
+        with _locked(into.parent / f"{into.name}.lock"):
+            if not _is_complete(into, files, last):
                 _copy(remote, into, files, last, log)
     except OSError as error:
-        told = fixable(error, into)
-        if told is error:
-            told = UserError(f"cannot make the copy {into} ({error.strerror}); name another folder with data.cache")
-        raise told from None
+        known = as_user_error(error, into)
+        if known is error:
+            known = UserError(f"cannot make the copy {into} ({error.strerror}); name another folder with data.cache")
+        raise known from None
     return into
 
 
-def _is_whole(into: Path, files: Mapping[str, Entry], last: tuple[str, bytes]) -> bool:
-    """Whether all is there, each file of its length; the bytes were checked when they came."""
+def _is_complete(into: Path, files: Mapping[str, Entry], last: tuple[str, bytes]) -> bool:
+    """Whether all files are there with their lengths. The bytes were checked while copying."""
     name, content = last
     try:
         return (into / name).read_bytes() == content and not _missing(into, files)
@@ -94,53 +95,48 @@ def _length(file: Path) -> int:
 
 
 def _copy(
-    remote: Remote,
+    remote: RemotePath,
     into: Path,
     files: Mapping[str, Entry],
     last: tuple[str, bytes],
     log: Callable[[str], None] | None,
 ) -> None:
-    for stale in into.glob(".*.tmp"):  # of a killed process: this one has the turn
+    for stale in into.glob(".*.tmp"):  # left by a killed process: this one has the lock
         stale.unlink(missing_ok=True)
     todo = _missing(into, files)
     mib = sum(files[name].bytes for name in todo) / 2**20
     free = shutil.disk_usage(into).free / 2**20
     if mib > free:
         raise UserError(
-            f"no space for a copy of {remote}: it takes {mib:,.0f} MiB, {into.parent} has {free:,.0f} MiB free; "
+            f"no space for a copy of {remote}: it needs {mib:,.0f} MiB, {into.parent} has {free:,.0f} MiB free; "
             "free some, or name another folder with data.cache"
         )
     if log is not None and todo:
         rest = "" if len(todo) == len(files) else f", the rest of {len(files)} files"
         log(f"copying {remote} to {into}: {mib:,.0f} MiB{rest}")
 
-    def one(name: str) -> None:
+    def copy_file(name: str) -> None:
         entry = files[name]
 
         def write(file: Any) -> None:
             with (remote / name).open() as source:
-                shutil.copyfileobj(source, file, PIECE)
+                shutil.copyfileobj(source, file, CHUNK_BYTES)
             if (file.bytes, file.sha256.hexdigest()) != (entry.bytes, entry.sha256):
-                raise UserError(
-                    f"{remote / name} is not what its manifest says; `cxr-ray verify '{remote}'` lists all damage; ingest "
-                    "again into a fresh folder"
-                )
+                raise UserError(f"{remote / name} does not match the store's manifest; {fix_hint(remote)}")
 
         try:
             write_atomic(into / name, write)
         except FileNotFoundError:
-            raise UserError(
-                f"{remote / name} is missing; `cxr-ray verify '{remote}'` lists all damage; ingest again into a fresh folder"
-            ) from None
+            raise UserError(f"{remote / name} is missing; {fix_hint(remote)}") from None
 
-    for _ in ahead(one, todo, at_once=8):
+    for _ in map_threaded(copy_file, todo, threads=8):
         pass
     write_atomic(into / last[0], last[1])
 
 
 @contextmanager
-def _turn(lock: Path) -> Iterator[None]:
-    """The turn of one process of this machine; the kernel ends it with the process, however that ends."""
+def _locked(lock: Path) -> Iterator[None]:
+    """Exclusive lock for one process of this machine. The kernel releases it when the process ends, for any reason."""
     with lock.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

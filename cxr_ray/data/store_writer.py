@@ -1,8 +1,9 @@
 """Write a store: shards, tables, and the manifest last. The parallel ingest is on_ray/ingest.py."""
-# N images, H x W pixels of the stored picture, L labels
+# N images, n images of one shard, H x W pixels of a stored image
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,47 +12,58 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cxr_ray.data.info import DatasetInfo
 from cxr_ray.data.store import Store, open
 from cxr_ray.data.store_format import (
     BOXES,
     INDEX,
+    INGEST_FOLDER,
     MANIFEST,
     REJECTED,
     RESERVED,
-    WORKSHOP,
     FileEntry,
+    ImageFormat,
     Manifest,
-    _canonical,
+    canonical_json,
     digest_of,
-    format_version,
     index_columns,
     shard_name,
 )
 from cxr_ray.errors import UserError
-from cxr_ray.imaging.pixels import Depth, Pixels
-from cxr_ray.imaging.statistics import picture_statistics
-from cxr_ray.labels import Filter
-from cxr_ray.storage.atomic import Written, write_atomic
-from cxr_ray.storage.atomic import sha256 as file_sha256
-from cxr_ray.storage.remote import Place, place
+from cxr_ray.imaging.pixels import Pixels
+from cxr_ray.imaging.statistics import image_statistics
+from cxr_ray.storage.atomic import WrittenFile, write_atomic
+from cxr_ray.storage.remote import AnyPath, to_path
 
-GROUP_ROWS = 8192
-"""Rows of a row group of a table: the writer's memory is that of a group, not of a table."""
+ROW_GROUP_ROWS = 8192
+"""Rows per row group of a table. The writer buffers one row group in memory, not the table."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of a store."""
+
+    index: pd.DataFrame
+    """index.parquet, in any order of rows."""
+    rejected: pd.DataFrame | None = None
+    """Images that could not be used: row, image, reason. None: there are none."""
+    boxes: pd.DataFrame | None = None
+    """row, label, x, y, w, h in pixels of the original images. None: the dataset has no boxes."""
 
 
 def write_shard(
-    folder: Place,
+    folder: AnyPath,
     number: int,
     count: int,
     rows: npt.NDArray[np.int64],
     images: Pixels,
     *,
-    within: Place | None = None,
+    temporary_folder: AnyPath | None = None,
 ) -> tuple[str, FileEntry]:
-    """Shard `number` of `count`: the pictures `images` [n, H, W] of the global `rows` [n]. Returns its file name, and its
-    length and checksum, taken from memory on the way out. `within`: folder for the temporary file."""
+    """Write shard `number` of `count`: the images [n, H, W] of the row numbers `rows` [n]. Returns the file's name, and its
+    length and checksum, computed in memory while writing. `temporary_folder`: see `write_atomic`."""
     n, height, width = images.shape
-    assert images.dtype in (np.uint8, np.uint16) and len(rows) == n, "one row number a picture"
+    assert images.dtype in (np.uint8, np.uint16) and len(rows) == n, "one row number per image"
     cell = pa.from_numpy_dtype(images.dtype)
     kind = pa.fixed_shape_tensor(cell, [height, width])
     flat = pa.Array.from_buffers(cell, n * height * width, [None, pa.py_buffer(np.ascontiguousarray(images))])
@@ -63,11 +75,12 @@ def write_shard(
             writer.write_batch(batch)
 
     name = shard_name(number, count)
-    return name, _entry(write_atomic(folder / name, write, within=within))
+    return name, _entry(write_atomic(folder / name, write, temporary_folder=temporary_folder))
 
 
-def write_parquet(path: Place, frame: pd.DataFrame, *, within: Place | None = None) -> FileEntry:
-    """`frame` without its index as a Parquet file whose bytes depend on the values alone."""
+def write_parquet(path: AnyPath, frame: pd.DataFrame, *, temporary_folder: AnyPath | None = None) -> FileEntry:
+    """Write `frame` without its index as a Parquet file whose bytes depend on the values alone. `temporary_folder`: see
+    `write_atomic`."""
     fields = []
     for name in frame.columns:
         values = frame[name]
@@ -79,93 +92,82 @@ def write_parquet(path: Place, frame: pd.DataFrame, *, within: Place | None = No
             fields.append(pa.array(values.to_numpy(), from_pandas=False))
     table = pa.table(fields, names=[str(c) for c in frame.columns])
 
-    def write(file: Any) -> None:  # in pieces: the writer holds a row group, and what it held stays with the pool
-        pq.write_table(table, pa.PythonFile(file, mode="w"), compression="zstd", row_group_size=GROUP_ROWS)
+    def write(file: Any) -> None:
+        pq.write_table(table, pa.PythonFile(file, mode="w"), compression="zstd", row_group_size=ROW_GROUP_ROWS)
 
     try:
-        return _entry(write_atomic(path, write, within=within))
+        return _entry(write_atomic(path, write, temporary_folder=temporary_folder))
     finally:
-        pa.default_memory_pool().release_unused()
+        pa.default_memory_pool().release_unused()  # else the pool keeps the writer's buffers
 
 
-def _entry(written: Written) -> FileEntry:
+def _entry(written: WrittenFile) -> FileEntry:
     return FileEntry(bytes=written.bytes, sha256=written.sha256)
 
 
 def finish(
-    folder: Place,
-    index: pd.DataFrame,
+    folder: AnyPath,
+    tables: Tables,
+    info: DatasetInfo,
     *,
     source: str,
-    labels: Sequence[str],
-    task: str,
-    size: tuple[int, int],
-    aspect: str = "squash",
-    depth: Depth = 8,
-    groups: Mapping[str, Sequence[str]] | None = None,
-    filters: Sequence[Filter] = (),
-    default_labels: Sequence[str] = (),
-    features: Sequence[str] = (),
-    notes: Sequence[str] = (),
-    rejected: pd.DataFrame | None = None,
-    boxes: pd.DataFrame | None = None,
+    image_format: ImageFormat,
+    files: Mapping[str, FileEntry],
     settings: str = "",
-    files: Mapping[str, FileEntry] | None = None,
 ) -> Manifest:
-    """Make the shards in `folder` a store: index, rejected and boxes, then the manifest, last.
+    """Complete the store in `folder`, whose shards are there: write its tables, and the manifest last.
 
-    `index`: as index.parquet, any order. `files`: entries of the shards as `write_shard` gave them; without it they are
-    read and hashed here. Temporary files go to the workshop folder where there is one."""
-    within = folder / WORKSHOP if (folder / WORKSHOP).is_dir() else None
-    index = index.sort_values("row", kind="stable")
+    `files`: entries of the shards from `write_shard`. `settings`: digest of the records and settings of the ingest.
+    Temporary files go to the ingest folder, if there is one."""
+    temporary_folder = folder / INGEST_FOLDER if (folder / INGEST_FOLDER).is_dir() else None
+    index, rejected = tables.index.sort_values("row", kind="stable"), tables.rejected
     assert index["row"].is_unique, "a row is stored once"
     if rejected is None:
         rejected = pd.DataFrame(
             {"row": np.zeros(0, np.int64), "image": np.zeros(0, object), "reason": np.zeros(0, object)}
         )
-    if files is None:
-        shards: list[Place] = [file for file in folder.glob("images-*.arrow")]  # noqa: C416 (of Path or of Remote)
-        files = {p.name: FileEntry(bytes=p.stat().st_size, sha256=file_sha256(p)) for p in shards}
     entries = dict(files)
-    entries[INDEX] = write_parquet(folder / INDEX, index, within=within)
-    entries[REJECTED] = write_parquet(folder / REJECTED, rejected[["row", "image", "reason"]], within=within)
-    if boxes is not None:
-        entries[BOXES] = write_parquet(folder / BOXES, boxes, within=within)
+    entries[INDEX] = write_parquet(folder / INDEX, index, temporary_folder=temporary_folder)
+    entries[REJECTED] = write_parquet(
+        folder / REJECTED, rejected[["row", "image", "reason"]], temporary_folder=temporary_folder
+    )
+    if tables.boxes is not None:
+        entries[BOXES] = write_parquet(folder / BOXES, tables.boxes, temporary_folder=temporary_folder)
+    first = {"format_version": image_format.version, "source": source}  # the first keys in the file
     manifest = Manifest.model_validate(
         {
-            "format_version": format_version(depth), "depth": depth, "source": source, "labels": tuple(labels), "task": task, "filters": tuple(filters), "size": size,
-            "groups": {k: tuple(v) for k, v in (groups or {}).items()},
-            "default_labels": tuple(default_labels or labels), "features": tuple(features), "notes": tuple(notes),
-            "aspect": aspect, "settings": settings, "rows": len(index), "rejected": len(rejected),
-            "files": dict(sorted(entries.items())),
+            **first, **dict(info), "default_labels": info.default_labels or info.labels,
+            "size": image_format.size, "aspect": image_format.aspect, "depth": image_format.depth,
+            "settings": settings, "rows": len(index), "rejected": len(rejected), "files": dict(sorted(entries.items())),
         }
     )  # fmt: skip
-    body = manifest.model_dump(mode="json", exclude={"digest"})
+    body = first | manifest.model_dump(mode="json", exclude={"digest"})
     manifest = manifest.model_copy(update={"digest": digest_of(body)})
-    text = _canonical({**body, "digest": manifest.digest})
-    write_atomic(folder / MANIFEST, text, within=within)
+    write_atomic(
+        folder / MANIFEST, canonical_json({**body, "digest": manifest.digest}), temporary_folder=temporary_folder
+    )
     return manifest
 
 
 def write(
-    path: str | os.PathLike[str] | Place,
+    path: str | os.PathLike[str] | AnyPath,
     images: Pixels,
     table: pd.DataFrame,
+    info: DatasetInfo,
     *,
-    labels: Sequence[str],
-    task: str,
     source: str = "arrays",
     shard_rows: int = 1024,
-    **about: Any,
+    rejected: pd.DataFrame | None = None,
+    boxes: pd.DataFrame | None = None,
 ) -> Store:
-    """A store of pictures that are in memory already: `images` [N, H, W], uint8 or uint16, beside `table` (N rows; label columns, and any
-    other column of the index; what is missing is made up: each image its own patient). `about`: more of `finish`, such as
-    filters.
+    """Write a store of images that are in memory: `images` [N, H, W], uint8 or uint16, and `table` (N rows: the label columns,
+    and any other column of the index). Columns that are not given are filled in, with a patient per image. Returns the
+    opened store.
 
-    Raises `UserError` where `path` exists and is not empty."""
-    folder = place(path).absolute()
+    Raises `UserError` if `path` exists and is not empty."""
+    folder = to_path(path).absolute()
     if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty; give a fresh folder")
+        raise UserError(f"{folder} is not empty; give a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     n = len(images)
     count = max(1, -(-n // shard_rows))
@@ -180,16 +182,14 @@ def write(
     )  # fmt: skip
     for name in table.columns:
         index[name] = table[name].to_numpy()
-    for name in labels:
+    for name in info.labels:
         index[name] = index[name].astype(np.float32)
-    columns = index_columns([name for name in table.columns if name not in RESERVED], labels)
-    index = index.assign(**{str(k): v for k, v in picture_statistics(images).items()})[columns]
+    columns = index_columns([name for name in table.columns if name not in RESERVED], info.labels)
+    index = index.assign(**{str(k): v for k, v in image_statistics(images).items()})[columns]
     files = {}
     for number in range(count):
         part = slice(number * shard_rows, (number + 1) * shard_rows)
         name, files[name] = write_shard(folder, number, count, index["row"].to_numpy()[part], images[part])
-    depth: Depth = 8 if images.dtype == np.uint8 else 16
-    finish(
-        folder, index, source=source, labels=labels, task=task, size=images.shape[1:], depth=depth, files=files, **about
-    )
+    image_format = ImageFormat(images.shape[1:], depth=8 if images.dtype == np.uint8 else 16)
+    finish(folder, Tables(index, rejected, boxes), info, source=source, image_format=image_format, files=files)
     return open(folder)

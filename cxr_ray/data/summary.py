@@ -1,4 +1,4 @@
-"""What a store holds, counted from its index alone. Pure pandas; showing it is the verb's, drawing it `report/data_page.py`'s."""
+"""Counts and statistics of a store, from its index only. Pure pandas; prints and plots nothing."""
 # N rows, L labels
 
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxr_ray.imaging.statistics import pooled
+from cxr_ray.imaging.statistics import pooled_mean_std
 from cxr_ray.labels import NEGATIVE, PARTS, POSITIVE, UNCERTAIN
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much there is. `patients` and `studies` are None where the dataset does not say."""
+    """Numbers of images, patients and studies. None: the dataset does not name them."""
 
     rows: int
     patients: int | None
@@ -23,7 +23,7 @@ class Size:
 
 
 def size(index: pd.DataFrame) -> Size:
-    """Rows, patients and studies of an index; a study's name counts within its patient."""
+    """Number of rows, patients and studies. The same study name of two patients counts as two studies."""
     patients = index["patient"].dropna()
     both = index[["patient", "study"]].dropna()
     return Size(
@@ -35,7 +35,7 @@ def size(index: pd.DataFrame) -> Size:
 
 
 def label_frequency(index: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
-    """One row a label: positive, uncertain, negative, blank (rows), and the percentage of rows that are positive."""
+    """One row per label: number of positive, uncertain, negative and blank rows, and the percentage of positive rows."""
     raw_NL = index[list(labels)]
     counts = pd.DataFrame(
         {
@@ -53,7 +53,7 @@ def label_frequency(index: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
 def label_vectors(index: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     """Distinct sets of positive labels, the most frequent first: labels (tuple), rows, percent.
 
-    Uncertain and not mentioned count as not positive. Equal counts stand in the labels' order."""
+    Uncertain and not mentioned count as not positive. Sets of equal frequency follow the order of the labels."""
     positive_NL = (index[list(labels)] == POSITIVE).to_numpy()
     vectors, counts = (
         np.unique(positive_NL, axis=0, return_counts=True) if len(index) else (positive_NL, np.zeros(0, int))
@@ -69,7 +69,7 @@ def label_vectors(index: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
 
 
 def findings_per_image(index: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
-    """How many images have 0, 1, 2, ... positive labels: findings, rows, percent."""
+    """Number of images with 0, 1, 2, ... positive labels: findings, rows, percent."""
     found_N = (index[list(labels)] == POSITIVE).sum(axis=1)
     counts = found_N.value_counts().sort_index()
     return pd.DataFrame(
@@ -81,71 +81,73 @@ def findings_per_image(index: pd.DataFrame, labels: Sequence[str]) -> pd.DataFra
     )
 
 
-def together(index: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
-    """Rows where both labels are positive [L, L]; the diagonal is each label's own count."""
+def co_occurrence(index: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+    """Number of rows where both labels are positive [L, L]; the diagonal has each label's count."""
     positive_NL = (index[list(labels)] == POSITIVE).to_numpy().astype(np.int64)
     return pd.DataFrame(positive_NL.T @ positive_NL, index=list(labels), columns=list(labels))
 
 
-def splits(index: pd.DataFrame, labels: Sequence[str], features: Sequence[str]) -> pd.DataFrame:
-    """The dataset's own parts side by side: one row a quantity, one column a part; empty where it has no parts.
+def official_parts(index: pd.DataFrame, labels: Sequence[str], features: Sequence[str]) -> pd.DataFrame:
+    """Comparison of the dataset's official parts: one row per quantity, one column per part; empty if there are no parts.
 
-    Quantities: rows, patients, each label's and each feature value's percentage of the part's rows."""
+    Quantities: rows, patients, and the percentage of rows with each label and each feature value."""
     parts = [part for part in PARTS if (index["split"] == part).any()]
     if not parts:
         return pd.DataFrame()
     columns: dict[str, dict[str, Any]] = {}
     for part in parts:
         rows = index[index["split"] == part]
-        said: dict[str, Any] = {"rows": len(rows), "patients": int(rows["patient"].nunique())}
+        quantities: dict[str, Any] = {"rows": len(rows), "patients": int(rows["patient"].nunique())}
         for label in labels:
-            said[f"{label} %"] = 100.0 * float((rows[label] == POSITIVE).mean())
+            quantities[f"{label} %"] = 100.0 * float((rows[label] == POSITIVE).mean())
         for feature in features:
             if feature not in index.columns or feature in labels:
                 continue
             for value in sorted(index[feature].dropna().astype(str).unique())[:8]:
-                said[f"{feature} = {value} %"] = 100.0 * float((rows[feature].astype(str) == value).mean())
-        columns[part] = said
+                quantities[f"{feature} = {value} %"] = 100.0 * float((rows[feature].astype(str) == value).mean())
+        columns[part] = quantities
     return pd.DataFrame(columns, dtype=object).rename_axis("quantity").reset_index()
 
 
 def pixel_statistics(index: pd.DataFrame) -> dict[str, float]:
-    """Of the stored pictures, gray values from 0 to 1: `mean` and `deviation` of all pixels together, and the lowest and
-    highest mean of a picture. `normalize: dataset` takes the first two, of the train rows."""
+    """Gray values of the stored images on a scale from 0 to 1: `mean` and `deviation` of all pixels, `darkest` and `brightest`
+    for the lowest and highest mean of an image. `normalize: dataset` uses the first two, of the train rows."""
     if not len(index):
         return {}
-    mean, deviation = pooled(index)
+    mean, deviation = pooled_mean_std(index)
     darkest, brightest = float(index["mean"].min()), float(index["mean"].max())
     return {"mean": mean / 255, "deviation": deviation / 255, "darkest": darkest / 255, "brightest": brightest / 255}
 
 
 def original_sizes(index: pd.DataFrame) -> pd.DataFrame:
-    """Sizes of the files, the most frequent first: width, height (pixels), rows, percent."""
+    """Sizes of the original images, the most frequent first: width, height (pixels), rows, percent."""
     counts = index.groupby(["width", "height"]).size().rename("rows").reset_index()
     counts = counts.sort_values(["rows", "width", "height"], ascending=[False, True, True], ignore_index=True)
     return counts.astype(int).assign(percent=100.0 * counts["rows"] / max(len(index), 1))
 
 
-def one_a_label(index: pd.DataFrame, labels: Sequence[str]) -> dict[str, int]:
-    """For each label a row that is positive for it and for as few others as there are; labels without one are left out.
+def example_rows(index: pd.DataFrame, labels: Sequence[str]) -> dict[str, int]:
+    """An example row for each label: positive for it and for as few other labels as possible. Labels without a positive row
+    are left out.
 
-    Of several the first whose picture was not chosen for another label."""
+    If there are several, the first one that is not already another label's example."""
     positive_NL = (index[list(labels)] == POSITIVE).to_numpy()
     others_N = positive_NL.sum(axis=1)
     chosen: dict[str, int] = {}
-    for at, label in enumerate(labels):
-        rows = index.loc[positive_NL[:, at], "row"].to_numpy(np.int64)
+    for column, label in enumerate(labels):
+        rows = index.loc[positive_NL[:, column], "row"].to_numpy(np.int64)
         if len(rows):
-            rows = rows[np.argsort(others_N[positive_NL[:, at]], kind="stable")]
+            rows = rows[np.argsort(others_N[positive_NL[:, column]], kind="stable")]
             free = [row for row in rows.tolist() if row not in chosen.values()]
             chosen[label] = (free or rows.tolist())[0]
     return chosen
 
 
 def sample(index: pd.DataFrame, count: int) -> list[int]:
-    """`count` rows at random (the same each time; all, where there are fewer), ascending, of different patients as far as there are as many."""
+    """`count` random row numbers, ascending and the same at every call; all rows if there are fewer. Different patients as
+    far as possible."""
     order = np.random.default_rng(0).permutation(len(index))
     patient = index["patient"].iloc[order]
-    again = patient.duplicated() & patient.notna()
-    order = np.concatenate([order[~again.to_numpy()], order[again.to_numpy()]])
+    repeated = patient.duplicated() & patient.notna()
+    order = np.concatenate([order[~repeated.to_numpy()], order[repeated.to_numpy()]])
     return sorted(index["row"].to_numpy(np.int64)[order[:count]].tolist())

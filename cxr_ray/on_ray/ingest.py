@@ -1,11 +1,11 @@
-"""Ray Data's part of the ingest: one task a shard reads, decodes, resizes and writes. The store's format lives in shards.py.
+"""The parallel ingest with Ray Data: each task reads, decodes, resizes and writes one shard. The store's format is in `data`.
 
-The records are cut into shards before the first image is read, so memory is bounded by a shard and the result is the
-same bytes at any number of CPUs. What is done so far stands in the workshop, the folder `.ingest` of the store:
-records.parquet and settings.json, then for each finished shard its part file, which is written after the shard itself.
-The same ingest started again goes on with the shards that have no part file, or whose part file names refused images.
+The records are cut into shards before the first image is read, so memory is bounded by a shard, and the bytes do not depend
+on the number of CPUs. Progress is recorded in `.ingest` inside the store's folder: records.parquet and settings.json, then
+for each finished shard a part file, written after the shard itself. The same ingest, started again, continues with the
+shards that have no part file, and with those whose part file lists refused images.
 """
-# N records; n rows of one shard; H x W pixels of the stored picture
+# N records; n rows of one shard; H x W pixels of a stored image
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,27 +26,27 @@ import ray.data
 from ray.data.context import DataContext
 
 from cxr_ray.data import store_format, store_writer
-from cxr_ray.data.plan import drop_by
-from cxr_ray.data.store_format import WORKSHOP, FileEntry
+from cxr_ray.data.plan import dropping_filter
+from cxr_ray.data.store_format import INGEST_FOLDER, FileEntry, ImageFormat, Manifest
 from cxr_ray.datasets import Records
 from cxr_ray.errors import UserError
 from cxr_ray.imaging.decode import decode
 from cxr_ray.imaging.files import Root
-from cxr_ray.imaging.pixels import KINDS, Aspect, Depth, ImageError
-from cxr_ray.imaging.statistics import picture_statistics
+from cxr_ray.imaging.pixels import PIXEL_DTYPES, Aspect, Depth, ImageError
+from cxr_ray.imaging.statistics import image_statistics
 from cxr_ray.labels import Filter
 from cxr_ray.on_ray import cluster
 from cxr_ray.storage.atomic import make_folder, write_atomic
 from cxr_ray.storage.lease import Lease
-from cxr_ray.storage.remote import Place, place, remove_tree
+from cxr_ray.storage.remote import AnyPath, remove_tree, to_path
 
-SHARDS_AT_LEAST = 16
-"""So that a small dataset, too, keeps some processors busy, and the last shard keeps few of them waiting."""
-ROWS_AT_LEAST = 64
-"""Rows of a shard, where there are as many."""
+MIN_SHARDS = 16
+"""A small dataset keeps several cores busy too, and at the end few cores wait for the last shard."""
+MIN_SHARD_ROWS = 64
+"""Rows of a shard, if there are enough."""
 SETTINGS = "settings.json"
-"""Of the workshop: what is ingested, and how."""
-PART = pa.schema(
+"""In the ingest folder: everything that the bytes of the store depend on."""
+PART_SCHEMA = pa.schema(
     {
         "row": pa.int64(), "offset": pa.int64(), "reason": pa.string(), "height": pa.int64(), "width": pa.int64(),
         "scale_y": pa.float64(), "scale_x": pa.float64(), "top": pa.float64(), "left": pa.float64(),
@@ -57,134 +57,159 @@ PART = pa.schema(
 """Columns of a part file; refused images have offset -1 and a reason."""
 
 ProgressCallback = Callable[[int, int, int], None]
+"""Called with (images done, images in total, images refused)."""
+
+
+@dataclass(frozen=True)
+class IngestSettings:
+    """How records become a store."""
+
+    source: str
+    """Name of the source that read the records, for the manifest."""
+    size: tuple[int, int] = (224, 224)
+    """(H, W) of the stored images in pixels."""
+    aspect: Aspect = "squash"
+    """How an image of another aspect ratio is fitted to `size`."""
+    depth: Depth = 8
+    """Bits per stored gray value."""
+    max_rejected: float = 0.01
+    """Largest share of images that may be refused."""
+    shard_mib: int = 32
+    """Largest size of a shard in MiB."""
+    where: str | None = None
+    """pandas query over the records. Other records are left out; row numbers stay as they are."""
+
+    @property
+    def image_format(self) -> ImageFormat:
+        """Format of the stored images."""
+        return ImageFormat(self.size, self.aspect, self.depth)
 
 
 @dataclass(frozen=True)
 class IngestResult:
-    """What an ingest made."""
+    """Outcome of an ingest."""
 
-    path: Place
+    path: AnyPath
     rows: int
-    """Images in the store."""
+    """Number of stored images."""
     rejected: int
-    """Images listed that could not be used; rejected.parquet says why."""
+    """Number of listed images that could not be used; rejected.parquet has the reasons."""
     seconds: float
     already: bool = False
-    """The store was complete and of the same records and settings: nothing was done."""
+    """Nothing was done: the store was already complete, with the same records and settings."""
     resumed: int = 0
-    """Records of shards that an earlier, killed ingest had finished."""
+    """Records in shards that an earlier, stopped ingest had finished."""
+
+
+class ShardRange(NamedTuple):
+    """Which records go into a shard."""
+
+    number: int
+    """Number of the shard, from 0."""
+    start: int
+    """Position of its first record."""
+    stop: int
+    """Position after its last record."""
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What each task needs besides its cut."""
+class ShardJob:
+    """What every task needs, the same for all shards."""
 
     root: str
     out: str
-    count: int
-    size: tuple[int, int]
-    aspect: Aspect
-    depth: Depth = 8
+    shards: int
+    """Number of shards."""
+    image_format: ImageFormat
 
 
-def rows_per_shard(count: int, size: tuple[int, int], shard_mib: int, depth: Depth = 8) -> int:
-    """Rows a shard for `count` records of `size` (H, W) and `depth` bits: 16 shards or more where that leaves 64 rows in each,
-    none larger than `shard_mib`."""
-    most = max(1, shard_mib * 2**20 // (size[0] * size[1] * depth // 8))
-    return min(max(-(-count // SHARDS_AT_LEAST), ROWS_AT_LEAST), most)
+def rows_per_shard(count: int, image_format: ImageFormat, shard_mib: int) -> int:
+    """Rows per shard for `count` records: at least 16 shards if each has at least 64 rows then, and no shard larger than
+    `shard_mib` MiB."""
+    (height, width), depth = image_format.size, image_format.depth
+    most = max(1, shard_mib * 2**20 // (height * width * depth // 8))
+    return min(max(-(-count // MIN_SHARDS), MIN_SHARD_ROWS), most)
 
 
 def ingest(
     records: Records,
-    root: str | Place,
-    out: str | Place,
+    root: str | AnyPath,
+    out: str | AnyPath,
+    settings: IngestSettings,
     *,
-    source: str,
-    size: tuple[int, int] = (224, 224),
-    aspect: Aspect = "squash",
-    depth: Depth = 8,
-    max_rejected: float = 0.01,
-    shard_mib: int = 32,
-    where: str | None = None,
     progress: ProgressCallback | None = None,
 ) -> IngestResult:
-    """Decode the images of `records` below `root` and write them as a store in the folder `out`, each here or remote.
-    Where this process has no Ray, it has one of its own until this returns. Workers read the environment of their own nodes for
-    credentials.
+    """Decode the images of `records` below `root` and write them as a store in the folder `out`. Both may be local or remote.
 
-    `size`: (H, W) of the stored pictures, `depth` the bits of their gray values. `max_rejected`: largest share of images that may be refused. `where`: pandas
-    query over the records; the others are left out, and the row numbers of those kept stay. `progress(done, total,
-    refused)` is called at the start and as shards complete, in images.
-
-    An ingest that was killed goes on where it stopped, and ends in the same bytes as one that was not. Raises `UserError`
-    where `out` holds something else or is being written by another, where too many images are refused, and where no image is
-    left."""
+    Starts a Ray of its own if this process has none, and stops it at the end. Workers read credentials from the environment
+    of their own nodes. `progress` is called at the start and after each shard. An ingest that was killed continues when
+    started again, and the store has the same bytes. Raises `UserError` if `out` contains something else or is being written
+    by another process, if too many images are refused, and if no image is left."""
     started = time.perf_counter()
-    root, out = place(root).absolute(), place(out).absolute()
-    columns = store_format.index_columns(records.table.columns, records.labels)
-    table = _narrow(records.table, where)
-    step = rows_per_shard(len(table), size, shard_mib, depth)
-    deep = {} if depth == 8 else {"depth": depth}
-    settings = _settings(records, table, source=source, size=size, aspect=aspect, step=step, **deep)
-    digest = store_format.digest_of(settings)
+    root, out = to_path(root).absolute(), to_path(out).absolute()
+    store_format.index_columns(records.table.columns, records.info.labels)  # refuses reserved names before any work
+    table = _narrow(records.table, settings.where)
+    step = rows_per_shard(len(table), settings.image_format, settings.shard_mib)
+    contents = _contents(records, table, settings, step)
+    digest = store_format.digest_of(contents)
 
     if (out / store_format.MANIFEST).exists():
         return _complete(out, digest, started)
-    job = _Job(str(root), str(out), -(-len(table) // step), size, aspect, depth)
-    cuts = [(n, n * step, min((n + 1) * step, len(table))) for n in range(job.count)]
-    _make_workshop(out)
-    with Lease(out / WORKSHOP, busy=f"{out} is being written by another ingest", instead="give a fresh folder"):
-        if (out / store_format.MANIFEST).exists():  # finished by another just now
+    job = ShardJob(str(root), str(out), -(-len(table) // step), settings.image_format)
+    ranges = [ShardRange(n, n * step, min((n + 1) * step, len(table))) for n in range(job.shards)]
+    _make_ingest_folder(out)
+    with Lease(out / INGEST_FOLDER, busy=f"{out} is being written by another ingest", alternative="give a new folder"):
+        if (out / store_format.MANIFEST).exists():  # another process has finished it just now
             return _complete(out, digest, started)
-        _settle(out, table, settings)
-        todo = [cut for cut in cuts if not _is_done(out, cut[0], job.count)]
-        resumed = sum(stop - start for _, start, stop in cuts) - sum(stop - start for _, start, stop in todo)
+        _record_contents(out, table, contents)
+        todo = [each for each in ranges if not _is_done(out, each.number, job.shards)]
+        resumed = len(table) - sum(each.stop - each.start for each in todo)
         done, refused = resumed, 0
         if progress is not None:
             progress(done, len(table), refused)
-        for finished in _run(todo, job, table.assign(image=records.places.loc[table.index])):
+        for finished in run_shards(todo, job, table.assign(image=records.paths.loc[table.index])):
             done, refused = done + finished["rows"], refused + finished["refused"]
             if progress is not None:
                 progress(done, len(table), refused)
-        made = _finish(
-            out, records, table, columns, job, source=source, digest=digest, max_rejected=max_rejected,
-            started=started, resumed=resumed,
-        )  # fmt: skip
-    remove_tree(out / WORKSHOP)
-    return made
+        manifest = _finish(out, records, table, job, settings, digest)
+    remove_tree(out / INGEST_FOLDER)
+    return IngestResult(out, manifest.rows, manifest.rejected, time.perf_counter() - started, resumed=resumed)
+
+
+# ---- what is ingested
 
 
 def _narrow(table: pd.DataFrame, where: str | None) -> pd.DataFrame:
+    """The records that `where` selects. Raises `UserError` if there are none."""
     if table.empty:
         raise UserError("there is no record to ingest; does the source find its images?")
     if where is None:
         return table
-    kept = table[drop_by(table, [Filter(name="--where", query=where)]) == ""]
-    if kept.empty:
+    selected = table[dropping_filter(table, [Filter(name="--where", query=where)]) == ""]
+    if selected.empty:
         raise UserError(f"--where {where!r} leaves none of the {len(table):,} records; widen it")
-    return kept
+    return selected
 
 
-def _settings(records: Records, table: pd.DataFrame, **options: Any) -> dict[str, Any]:
-    """All that the bytes of the store depend on, beside the images themselves; not the root: a dataset may be moved."""
+def _contents(records: Records, table: pd.DataFrame, settings: IngestSettings, step: int) -> dict[str, Any]:
+    """Everything that the bytes of the store depend on, except the images themselves. Without the root: a dataset may be
+    moved."""
+    deep = {} if settings.depth == 8 else {"depth": settings.depth}  # absent in 0.1.0, so that digests stay the same
     return {
-        **options,
-        "size": list(options["size"]),
-        "format_version": store_format.format_version(options.get("depth", 8)),
+        "source": settings.source,
+        "size": list(settings.size),
+        "aspect": settings.aspect,
+        "step": step,
+        **deep,
+        "format_version": settings.image_format.version,
         "records": _digest_of_table(table),
         "boxes": None if records.boxes is None else _digest_of_table(records.boxes),
-        "task": records.task,
-        "labels": list(records.labels),
-        "groups": {k: list(v) for k, v in records.groups.items()},
-        "filters": [f.model_dump() for f in records.filters],
-        "default_labels": list(records.default_labels),
-        "features": list(records.features),
-        "notes": list(records.notes),
+        **records.info.model_dump(mode="json"),
     }
 
 
 def _digest_of_table(table: pd.DataFrame) -> str:
-    """sha256 of the index, the columns' names and the values (each with its kind) of a table."""
+    """sha256 of a table's index, column names and values with their types."""
     body = hashlib.sha256(table.index.to_numpy(np.int64).tobytes())
     for name in table.columns:
         body.update(f"|{name}|".encode())
@@ -196,66 +221,70 @@ def _digest_of_table(table: pd.DataFrame) -> str:
     return body.hexdigest()
 
 
-def _complete(out: Place, digest: str, started: float) -> IngestResult:
+# ---- the ingest folder
+
+
+def _complete(out: AnyPath, digest: str, started: float) -> IngestResult:
+    """Result for a store that is complete already. Raises `UserError` if its records or settings differ, or if it is damaged."""
     manifest = store_format.check(out)
     if manifest.settings != digest:
         raise UserError(
-            f"{out} already holds a store of other records or settings; give a fresh folder, or delete that one"
+            f"{out} already contains a store of other records or settings; give a new folder, or delete that one"
         )
-    remove_tree(out / WORKSHOP)  # of an ingest killed after its last write
+    remove_tree(out / INGEST_FOLDER)  # left by an ingest that was killed after its last write
     seconds = time.perf_counter() - started
     return IngestResult(out, manifest.rows, manifest.rejected, seconds, already=True, resumed=manifest.rows)
 
 
-def _make_workshop(out: Place) -> None:
-    """Make `out`/.ingest where it is not there. Raises `UserError` where `out` holds something else."""
+def _make_ingest_folder(out: AnyPath) -> None:
+    """Make `out`/.ingest if it is missing. Raises `UserError` if `out` contains something else."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; give a folder to write the store in")
-    strange = sorted({here.name for here in out.iterdir()} - {WORKSHOP}) if out.exists() else []
-    if strange and not (out / WORKSHOP / SETTINGS).exists():
-        raise UserError(f"{out} is not empty (it holds {strange[0]}) and no ingest of ours; give a fresh folder")
-    make_folder(out / WORKSHOP)
+    foreign = sorted({here.name for here in out.iterdir()} - {INGEST_FOLDER}) if out.exists() else []
+    if foreign and not (out / INGEST_FOLDER / SETTINGS).exists():
+        raise UserError(
+            f"{out} is not empty (it contains {foreign[0]}) and is not an unfinished ingest; give a new folder"
+        )
+    make_folder(out / INGEST_FOLDER)
 
 
-def _settle(out: Place, table: pd.DataFrame, settings: dict[str, Any]) -> None:
-    """Write down what is ingested, or find it written. Raises `UserError` where it is something else."""
-    workshop, note = out / WORKSHOP, out / WORKSHOP / SETTINGS
-    if note.exists():
+def _record_contents(out: AnyPath, table: pd.DataFrame, contents: dict[str, Any]) -> None:
+    """Write settings.json and records.parquet, or compare with an earlier start's. Raises `UserError` if they differ."""
+    folder, file = out / INGEST_FOLDER, out / INGEST_FOLDER / SETTINGS
+    if file.exists():
         try:
-            held = json.loads(note.read_text(encoding="utf-8"))
+            earlier = json.loads(file.read_text(encoding="utf-8"))
         except ValueError:
-            held = {}
-        if held != settings:
-            changed = [k for k in settings if held.get(k) != settings[k]]
+            earlier = {}
+        if earlier != contents:
+            changed = [k for k in contents if earlier.get(k) != contents[k]]
             raise UserError(
                 f"{out} is an unfinished ingest with other {', '.join(changed) or 'settings'}; "
-                "run that one again to finish it, give a fresh folder, or delete this one"
+                "run that one again to finish it, give a new folder, or delete this one"
             )
     else:
-        store_writer.write_parquet(workshop / "records.parquet", table.reset_index(names="row"))
-        text = json.dumps(settings, indent=1, ensure_ascii=False)
-        write_atomic(note, text)
-    for stale in workshop.glob(".*.tmp"):  # of a killed ingest
+        store_writer.write_parquet(folder / "records.parquet", table.reset_index(names="row"))
+        write_atomic(file, json.dumps(contents, indent=1, ensure_ascii=False))
+    for stale in folder.glob(".*.tmp"):  # left by a killed ingest
         stale.unlink(missing_ok=True)
 
 
-def _part_path(out: Place, number: int) -> Place:
-    return out / WORKSHOP / f"part-{number:05d}.parquet"
+def _part_path(out: AnyPath, number: int) -> AnyPath:
+    return out / INGEST_FOLDER / f"part-{number:05d}.parquet"
 
 
-def _read_part(out: Place, number: int) -> tuple[pd.DataFrame, pd.DataFrame, FileEntry]:
-    """Of a finished shard: the images in it, those refused (row, reason), and its file's entry."""
+def _read_part(out: AnyPath, number: int) -> tuple[pd.DataFrame, pd.DataFrame, FileEntry]:
+    """A finished shard: its images, the refused ones (row, reason), and the entry of its file."""
     table = pq.read_table(pa.BufferReader(_part_path(out, number).read_bytes()))
     entry = FileEntry.model_validate_json(table.schema.metadata[b"entry"])
     used = pc.greater_equal(table["offset"], 0)
-    stored = (
-        table.filter(used).drop_columns("reason").to_pandas()
-    )  # apart: a missing phash would make all of them floats
+    # Filtered before pandas: the missing phash of a refused image would turn the column into floats.
+    stored = table.filter(used).drop_columns("reason").to_pandas()
     return stored, table.filter(pc.invert(used)).select(["row", "reason"]).to_pandas(), entry
 
 
-def _is_done(out: Place, number: int, count: int) -> bool:
-    """Whether a shard is finished and without refused images, which may have been mended meanwhile."""
+def _is_done(out: AnyPath, number: int, count: int) -> bool:
+    """Whether a shard is finished and has no refused images. Those may have been fixed since, so they are read again."""
     try:
         _, refused, entry = _read_part(out, number)
         size = (out / store_format.shard_name(number, count)).stat().st_size
@@ -264,138 +293,141 @@ def _is_done(out: Place, number: int, count: int) -> bool:
     return size == entry.bytes and refused.empty
 
 
+# ---- the tasks
+
+
 @contextmanager
 def _data_context() -> Iterator[None]:
-    """Ray Data as the ingest needs it; as it was before, afterwards."""
+    """Settings of Ray Data for the ingest; restored at the end."""
     context = DataContext.get_current()
     wanted = {
-        "op_resource_reservation_enabled": False,  # with it one of two CPUs stays idle
+        "op_resource_reservation_enabled": False,  # with it, one of two CPUs stays idle
         "enable_progress_bars": False,
         "print_on_execution_start": False,
     }
-    held = {name: getattr(context, name) for name in wanted}
+    previous = {name: getattr(context, name) for name in wanted}
     for name, value in wanted.items():
         setattr(context, name, value)
-    log = logging.getLogger("ray.data")  # tells of every start and end, and that its bars are off
+    log = logging.getLogger("ray.data")  # logs every start and end, and that its progress bars are off
     level = log.level
     log.setLevel(logging.ERROR)
     try:
         yield
     finally:
         log.setLevel(level)
-        for name, value in held.items():
+        for name, value in previous.items():
             setattr(context, name, value)
 
 
 def put_records(table: pd.DataFrame) -> Any:
-    """Reference of a table (row, image) in Ray's object store, that the tasks take their slices of."""
+    """Put a table (row, image) into Ray's object store, where the tasks read their slices. Returns its reference."""
     return ray.put(
         pa.table({"row": table.index.to_numpy(np.int64), "image": pa.array(table["image"].tolist(), pa.string())})
     )
 
 
-def _shard(job: _Job, images: list[Any], cut: dict[str, int]) -> dict[str, int]:
-    """One task: read, decode and write one shard and its part file."""
-    number, start, stop = cut["number"], cut["start"], cut["stop"]
-    here = ray.get(images[0]).slice(start, stop - start)
+def ingest_shard(job: ShardJob, records: list[Any], shard: ShardRange) -> dict[str, int]:
+    """One task: read and decode the images of a shard, write the shard and its part file. `records` is [reference from
+    `put_records`]. Returns the number of rows and of refused ones."""
+    here = ray.get(records[0]).slice(shard.start, shard.stop - shard.start)
     rows, paths = here["row"].to_numpy(), here["image"].to_pylist()
-    pictures = np.empty((len(rows), *job.size), KINDS[job.depth])
-    notes: list[dict[str, Any]] = []
-    used: list[dict[str, Any]] = []
-    for row, data in zip(rows.tolist(), Root(job.root).each(paths), strict=True):
-        note: dict[str, Any] = {"row": row, "offset": -1}
-        notes.append(note)
+    images_nHW = np.empty((len(rows), *job.image_format.size), PIXEL_DTYPES[job.image_format.depth])
+    part: list[dict[str, Any]] = []
+    stored: list[dict[str, Any]] = []
+    for row, data in zip(rows.tolist(), Root(job.root).read_each(paths), strict=True):
+        entry: dict[str, Any] = {"row": row, "offset": -1}
+        part.append(entry)
         try:
             if isinstance(data, ImageError):
                 raise data
-            picture = decode(data, job.size, aspect=job.aspect, depth=job.depth)
+            image = decode(data, job.image_format.size, aspect=job.image_format.aspect, depth=job.image_format.depth)
         except ImageError as error:
-            note["reason"] = error.reason
+            entry["reason"] = error.reason
             continue
-        pictures[len(used)] = picture.pixels
-        note |= {"offset": len(used), "file_sha256": hashlib.sha256(data).hexdigest()}
-        note |= {"height": picture.height, "width": picture.width, **picture.transform._asdict()}
-        if picture.window is not None:
-            note |= {"window_low": picture.window[0], "window_high": picture.window[1]}
-        used.append(note)
-    pictures = pictures[: len(used)]
-    for note, statistics in zip(used, picture_statistics(pictures).to_dict("records"), strict=True):
-        note |= {str(name): value for name, value in statistics.items()}
-    out = place(job.out)
-    kept = np.array([note["row"] for note in used], np.int64)
-    _, entry = store_writer.write_shard(out, number, job.count, kept, pictures, within=out / WORKSHOP)
-    part = pa.Table.from_pylist(notes, schema=PART.with_metadata({"entry": entry.model_dump_json()}))
-    write_atomic(_part_path(out, number), lambda file: pq.write_table(part, pa.PythonFile(file, mode="w")))
-    return {"rows": len(notes), "refused": len(notes) - len(used)}
+        images_nHW[len(stored)] = image.pixels
+        entry |= {"offset": len(stored), "file_sha256": hashlib.sha256(data).hexdigest()}
+        entry |= {"height": image.height, "width": image.width, **image.transform._asdict()}
+        if image.window is not None:
+            entry |= {"window_low": image.window[0], "window_high": image.window[1]}
+        stored.append(entry)
+    images_nHW = images_nHW[: len(stored)]
+    for entry, statistics in zip(stored, image_statistics(images_nHW).to_dict("records"), strict=True):
+        entry |= {str(name): value for name, value in statistics.items()}
+    out = to_path(job.out)
+    stored_rows = np.array([entry["row"] for entry in stored], np.int64)
+    _, file_entry = store_writer.write_shard(
+        out, shard.number, job.shards, stored_rows, images_nHW, temporary_folder=out / INGEST_FOLDER
+    )
+    table = pa.Table.from_pylist(part, schema=PART_SCHEMA.with_metadata({"entry": file_entry.model_dump_json()}))
+    write_atomic(_part_path(out, shard.number), lambda file: pq.write_table(table, pa.PythonFile(file, mode="w")))
+    return {"rows": len(part), "refused": len(part) - len(stored)}
 
 
-Task = Callable[[_Job, list[Any], dict[str, int]], dict[str, int]]
+Task = Callable[[ShardJob, list[Any], ShardRange], dict[str, int]]
 
 
-def _run(
-    todo: list[tuple[int, int, int]], job: _Job, table: pd.DataFrame, task: Task = _shard
+def run_shards(
+    todo: list[ShardRange], job: ShardJob, table: pd.DataFrame, task: Task = ingest_shard
 ) -> Iterator[dict[str, int]]:
-    """Run the tasks; yields what each finished one tells."""
+    """Run one task per shard; yields the result of each as it finishes. Raises the `UserError` of a task."""
     if not todo:
         return
 
-    def work(cut: dict[str, int]) -> dict[str, Any]:
+    def work(item: dict[str, int]) -> dict[str, Any]:
         try:
-            return {**task(job, images, cut), "mistake": ""}
-        except UserError as error:  # travels as a value: raised here, Ray would print three tracebacks
-            return {"mistake": str(error)}
+            return {**task(job, records, ShardRange(**item)), "error": ""}
+        except UserError as error:  # returned as a value: if raised here, Ray prints three tracebacks
+            return {"error": str(error)}
 
-    # Not left to Ray, which would join whatever cluster it finds on this machine.
+    # A session of ours: Ray would join any cluster that it finds on this machine.
     with cluster.session(), _data_context():
-        images = [put_records(table)]  # in a list a reference stays a reference
-        items = [{"number": number, "start": start, "stop": stop} for number, start, stop in todo]
+        records = [put_records(table)]  # a reference inside a list stays a reference
+        items = [each._asdict() for each in todo]
         for finished in ray.data.from_items(items, override_num_blocks=len(items)).map(work).iter_rows():
-            if finished["mistake"]:
-                raise UserError(finished["mistake"])
+            if finished["error"]:
+                raise UserError(finished["error"])
             yield finished
 
 
+# ---- the end
+
+
 def _finish(
-    out: Place,
-    records: Records,
-    table: pd.DataFrame,
-    columns: list[str],
-    job: _Job,
-    *,
-    source: str,
-    digest: str,
-    max_rejected: float,
-    started: float,
-    resumed: int,
-) -> IngestResult:
+    out: AnyPath, records: Records, table: pd.DataFrame, job: ShardJob, settings: IngestSettings, digest: str
+) -> Manifest:
+    """Write the tables and the manifest of a store whose shards are all finished."""
     stored, refused, files = [], [], {}
-    for number in range(job.count):
-        images, others, files[store_format.shard_name(number, job.count)] = _read_part(out, number)
+    for number in range(job.shards):
+        images, others, files[store_format.shard_name(number, job.shards)] = _read_part(out, number)
         stored.append(images.assign(shard=number))
         refused.append(others)
     rejected = pd.concat(refused, ignore_index=True)
     rejected = rejected.assign(image=table["image"].loc[rejected["row"]].to_numpy())[["row", "image", "reason"]]
-    _check_share(out, rejected, len(table), max_rejected)
+    _check_rejected(out, rejected, len(table), settings.max_rejected)
+    columns = store_format.index_columns(records.table.columns, records.info.labels)
     index = pd.concat(stored, ignore_index=True).join(table, on="row")[columns]
     boxes = records.boxes
     if boxes is not None:
         boxes = boxes[boxes["row"].isin(index["row"])]
-    manifest = store_writer.finish(
-        out, index, source=source, labels=records.labels, task=records.task, size=job.size, aspect=job.aspect, depth=job.depth,
-        groups=records.groups, filters=records.filters, default_labels=records.default_labels, features=records.features,
-        notes=records.notes, rejected=rejected, boxes=boxes, settings=digest, files=files,
-    )  # fmt: skip
-    return IngestResult(out, manifest.rows, manifest.rejected, time.perf_counter() - started, resumed=resumed)
+    return store_writer.finish(
+        out,
+        store_writer.Tables(index, rejected, boxes),
+        records.info,
+        source=settings.source,
+        image_format=settings.image_format,
+        files=files,
+        settings=digest,
+    )
 
 
-def _check_share(out: Place, rejected: pd.DataFrame, listed: int, max_rejected: float) -> None:
-    """Raises `UserError` where too many images were refused, or all."""
+def _check_rejected(out: AnyPath, rejected: pd.DataFrame, listed: int, max_rejected: float) -> None:
+    """Raises `UserError` if too many images were refused, or all of them."""
     if len(rejected) <= max_rejected * listed and len(rejected) < listed:
         return
-    path = out / WORKSHOP / store_format.REJECTED
+    path = out / INGEST_FOLDER / store_format.REJECTED
     store_writer.write_parquet(path, rejected)
     reasons = rejected["reason"].value_counts()
-    told = ", ".join(
+    examples = ", ".join(
         f"{count:,} {reason} (such as {rejected['image'][rejected['reason'] == reason].iloc[0]})"
         for reason, count in reasons.head(3).items()
     )
@@ -403,8 +435,8 @@ def _check_share(out: Place, rejected: pd.DataFrame, listed: int, max_rejected: 
         fix = "is this the right root?"
     else:
         share = min(1.0, np.ceil(len(rejected) / listed * 100) / 100)
-        fix = f"mend the files and run the same command again, or accept it with --max-rejected {share:g}"
+        fix = f"fix the files and run the same command again, or accept this with --max-rejected {share:g}"
     raise UserError(
-        f"{len(rejected):,} of {listed:,} images cannot be used, more than --max-rejected {max_rejected:g} allows: {told}; "
+        f"{len(rejected):,} of {listed:,} images cannot be used, more than --max-rejected {max_rejected:g} allows: {examples}; "
         f"no store was made; the list is in {path}; {fix}"
     )

@@ -1,6 +1,8 @@
 """The plan against slow definitions: which rows, in which part, how often, with which weight."""
 
+import itertools
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,9 +12,12 @@ from hypothesis import strategies as st
 
 from cxr_ray import config as cfg
 from cxr_ray.data import plan as plans
+from cxr_ray.data.info import DatasetInfo
 from cxr_ray.errors import UserError
+from cxr_ray.imaging import statistics
+from cxr_ray.imaging.decode import decode
 from cxr_ray.labels import Filter
-from tests.fakes.store import fake_store
+from tests.fakes.store import FakeStore, fake_store
 
 
 def data(**hyperparameters) -> cfg.Data:
@@ -33,7 +38,7 @@ def test_every_row_is_in_one_part_and_no_patient_in_two():
     assert abs(len(plan.rows["val"]) - 40) <= 3 and abs(len(plan.rows["test"]) - 80) <= 3
 
 
-def test_split_hangs_on_its_own_seed_alone():
+def test_the_split_depends_on_its_own_seed_only():
     store = fake_store(200)
     one, other = plans.build(store, data(), seed=0), plans.build(store, data(), seed=99)
     moved = plans.build(store, data(split={"seed": 1}), seed=0)
@@ -41,7 +46,7 @@ def test_split_hangs_on_its_own_seed_alone():
     assert not np.array_equal(one.rows["test"], moved.rows["test"])
 
 
-def test_images_without_a_patient_stand_alone_and_are_warned_of():
+def test_images_without_a_patient_are_split_one_by_one_with_a_warning():
     store = fake_store(50)
     store.index["patient"] = None
     plan = plans.build(store, data(), seed=0)
@@ -49,33 +54,33 @@ def test_images_without_a_patient_stand_alone_and_are_warned_of():
     assert sum(len(r) for r in plan.rows.values()) == 50
 
 
-def test_limit_keeps_patients_whole():
+def test_a_limit_keeps_patients_together():
     store = fake_store(300, images_a_patient=4)
     plan = plans.build(store, data(limit=101), seed=3)
-    kept = store.index.set_index("row").loc[np.concatenate(list(plan.rows.values())), "patient"]
-    assert 100 <= len(kept) <= 101 + 3 * 3  # each part ends with a whole patient
-    assert set(Counter(kept).values()) == {4}
-    shares = {part: len(rows) / len(kept) for part, rows in plan.rows.items()}
+    patients = store.index.set_index("row").loc[np.concatenate(list(plan.rows.values())), "patient"]
+    assert 100 <= len(patients) <= 101 + 3 * 3  # each part ends with a complete patient
+    assert set(Counter(patients).values()) == {4}
+    shares = {part: len(rows) / len(patients) for part, rows in plan.rows.items()}
     assert shares == pytest.approx({"train": 0.7, "val": 0.1, "test": 0.2}, abs=0.05)
 
 
 @pytest.mark.parametrize(
     "split", [{}, {"folds": 3, "fold": 1}, {"by": "image"}, {"val": "official", "test": "official"}]
 )
-def test_no_row_changes_its_part_by_a_limit(split):
-    """Else a winner chosen on limited rows and trained again on all would be tested on rows that chose it."""
+def test_a_limit_moves_no_row_to_another_part(split):
+    """Otherwise a winner that was selected on limited rows and refitted on all rows would be tested on rows that selected it."""
     store = fake_store(400, images_a_patient=3)
-    store.index["split"] = np.repeat(["test", "val", "train", "train"], 102)[:400]  # whole patients
-    whole = plans.build(store, data(split=split), seed=0)
+    store.index["split"] = np.repeat(["test", "val", "train", "train"], 102)[:400]  # complete patients
+    full = plans.build(store, data(split=split), seed=0)
     for limit in (5, 60, 399, 400):
         some = plans.build(store, data(split=split, limit=limit), seed=0)
         for part in plans.PARTS:
-            assert len(some.rows[part]) and set(some.rows[part]) <= set(whole.rows[part])
+            assert len(some.rows[part]) and set(some.rows[part]) <= set(full.rows[part])
     assert sum(len(rows) for rows in plans.build(store, data(split=split, limit=400), seed=0).rows.values()) == 400
 
 
-def test_a_limit_draws_the_same_rows_whatever_the_run_s_seed_and_the_fold():
-    """Trials of several seeds are judged on one val, and folds share one test."""
+def test_a_limit_selects_the_same_rows_for_every_run_seed_and_fold():
+    """Trials with different seeds are evaluated on one val part, and folds share one test part."""
     store = fake_store(300)
     one, other = (plans.build(store, data(limit=50), seed=seed) for seed in (0, 1))
     moved = plans.build(store, data(limit=50, split={"seed": 1}), seed=0)
@@ -87,7 +92,7 @@ def test_a_limit_draws_the_same_rows_whatever_the_run_s_seed_and_the_fold():
 
 def test_filters_are_counted_in_order_and_may_be_turned_off():
     store = fake_store(100)
-    store.filters = (Filter(name="AP", query="view == 'AP'"), Filter(name="women", query="sex == 'F'"))
+    store.declare(filters=(Filter(name="AP", query="view == 'AP'"), Filter(name="women", query="sex == 'F'")))
     plan = plans.build(store, data(split={"val": 0, "test": 0}), seed=0)
     ap = store.index["view"] == "AP"
     assert plan.dropped == {"AP": int((~ap).sum()), "women": int((ap & (store.index["sex"] != "F")).sum())}
@@ -97,26 +102,26 @@ def test_filters_are_counted_in_order_and_may_be_turned_off():
 
 
 @pytest.mark.parametrize(
-    ("query", "said"),
+    ("query", "message"),
     [
         ("veiw == 'AP'", "unknown column 'veiw'; did you mean 'view'"),
         ("view ==", "is not a query"),
-        ("row + 1", "gives no yes or no"),
+        ("row + 1", "is not true or false for each row"),
         ("__import__('os').system('true') == 0", "is not a query|names an unknown column"),
     ],
 )
-def test_bad_filters(query, said):
-    with pytest.raises(UserError, match=said):
-        plans.drop_by(fake_store(10).index, [Filter(name="x", query=query)])
+def test_bad_filters(query, message):
+    with pytest.raises(UserError, match=message):
+        plans.dropping_filter(fake_store(10).index, [Filter(name="x", query=query)])
 
 
-def test_no_row_left_says_what_each_filter_dropped():
+def test_the_error_for_no_rows_counts_what_each_filter_dropped():
     store = fake_store(10)
     with pytest.raises(UserError, match=r"no row of 10 is left after the filters \(view == 'XX': 10\)"):
         plans.build(store, data(filters=["view == 'XX'"]), seed=0)
 
 
-def test_train_and_judging_policies_stand_apart():
+def test_train_has_the_training_policy_and_test_the_evaluation_policy():
     store = fake_store(200, uncertain=0.2, unknown=0.2)
     plan = plans.build(store, data(uncertain={"Edema": "ones"}, blank="ignore"), seed=0)
     raw = store.index.set_index("row")[list(store.labels)]
@@ -129,7 +134,7 @@ def test_train_and_judging_policies_stand_apart():
         assert np.array_equal(plan.truth["test"][i, j], np.float32(expected), equal_nan=True)
 
 
-def test_the_judging_truth_is_the_same_under_every_training_policy():
+def test_evaluation_targets_do_not_depend_on_the_training_policy():
     store = fake_store(200, uncertain=0.3)
     plans_made = [plans.build(store, data(uncertain=u), seed=0) for u in ("zeros", "ones", "ignore")]
     for part in ("val", "test"):
@@ -138,7 +143,7 @@ def test_the_judging_truth_is_the_same_under_every_training_policy():
     assert not np.array_equal(plans_made[0].truth["train"], plans_made[1].truth["train"])
 
 
-def test_no_positive_in_train_is_warned_of_and_only_none_at_all_is_an_error():
+def test_a_label_without_positives_in_train_is_a_warning_and_no_positives_at_all_an_error():
     store = fake_store(80)
     store.index["Mass"] = 0.0
     plan = plans.build(store, data(), seed=0, pos_weight_power=1.0)
@@ -151,19 +156,19 @@ def test_no_positive_in_train_is_warned_of_and_only_none_at_all_is_an_error():
 
 def test_labels_and_groups():
     store = fake_store(80)
-    store.groups = {"two": ("Mass", "Edema")}
+    store.declare(groups={"two": ("Mass", "Edema")})
     assert plans.build(store, data(labels="two"), seed=0).labels == ("Edema", "Mass")
     assert plans.build(store, data(labels=["Effusion"]), seed=0).task == "binary"
     with pytest.raises(UserError, match="unknown label 'Edma'; did you mean 'Edema'"):
         plans.build(store, data(labels=["Edma"]), seed=0)
-    store.default_labels = ("Edema", "Effusion")
+    store.declare(default_labels=("Edema", "Effusion"))
     assert plans.build(store, data(), seed=0).labels == ("Edema", "Effusion")
     assert plans.build(store, data(filters="none"), seed=0).labels == store.labels
 
 
-def test_your_own_groups_stand_wherever_labels_do():
+def test_user_groups_can_be_used_wherever_labels_can():
     store = fake_store(200, uncertain=0.3)
-    store.groups = {"two": ("Mass", "Edema")}
+    store.declare(groups={"two": ("Mass", "Edema")})
     hyperparameters = {
         "groups": {"mine": ["two"], "rest": ["Effusion"]},
         "uncertain": {"mine": "ones", "rest": "ignore"},
@@ -180,7 +185,7 @@ def test_your_own_groups_stand_wherever_labels_do():
         plans.build(store, data(**hyperparameters | {"uncertain": {"mien": "ones"}}), seed=0)
 
 
-def test_smooth_targets_are_trained_on_and_neither_judge_nor_count():
+def test_smooth_targets_are_only_in_train_and_count_as_hard_ones():
     store = fake_store(400, uncertain=0.3, unknown=0.1)
     hyperparameters = {"blank": "ignore", "oversample_min_count": 30}
     smooth = plans.build(
@@ -196,18 +201,18 @@ def test_smooth_targets_are_trained_on_and_neither_judge_nor_count():
     raw = store.index.set_index("row").loc[smooth.rows["train"], list(store.labels)].to_numpy()
     np.testing.assert_array_equal(between, (raw == -1) & np.array([True, True, False]))
     np.testing.assert_array_equal(smooth.truth["train"][~between], hard.truth["train"][~between])
-    np.testing.assert_array_equal(smooth.pos_weight, hard.pos_weight)  # as if they were of their side
+    np.testing.assert_array_equal(smooth.pos_weight, hard.pos_weight)  # computed from the rounded targets
     np.testing.assert_array_equal(smooth.repeats, hard.repeats)
     for part in ("val", "test"):
         np.testing.assert_array_equal(smooth.truth[part], hard.truth[part])
-    again = plans.build(store, data(uncertain="smooth", split={"seed": 3}, **hyperparameters), seed=0)
-    held = dict(zip(smooth.rows["train"].tolist(), smooth.truth["train"][:, 0], strict=True))
-    for row, value in zip(again.rows["train"].tolist(), again.truth["train"][:, 0], strict=True):
-        if row in held:  # another split moves no draw
-            assert np.array_equal(held[row], value, equal_nan=True)
+    other = plans.build(store, data(uncertain="smooth", split={"seed": 3}, **hyperparameters), seed=0)
+    first = dict(zip(smooth.rows["train"].tolist(), smooth.truth["train"][:, 0], strict=True))
+    for row, value in zip(other.rows["train"].tolist(), other.truth["train"][:, 0], strict=True):
+        if row in first:  # another split changes no smooth target
+            assert np.array_equal(first[row], value, equal_nan=True)
 
 
-def test_a_label_with_uncertain_rows_alone_has_a_weight():
+def test_a_label_with_only_uncertain_rows_has_a_weight():
     store = fake_store(90)
     store.index["Mass"] = np.where(np.arange(90) % 3 == 0, -1.0, 0.0)
     plan = plans.build(store, data(uncertain="smooth"), seed=0, pos_weight_power=1.0)
@@ -217,22 +222,22 @@ def test_a_label_with_uncertain_rows_alone_has_a_weight():
     assert zeros.pos_weight[1] == 1 and any(w.startswith("Mass has no positive in train") for w in zeros.warnings)
 
 
-def test_multiclass_needs_one_class_a_row():
+def test_multiclass_needs_one_class_per_row():
     assert plans.build(fake_store(60, task="multiclass"), data(), seed=0).task == "multiclass"
     with pytest.raises(UserError, match="do not have exactly one positive label"):
         plans.build(fake_store(60), data(task="multiclass"), seed=0)
 
 
-def test_balance_names_labels_unused_labels_and_features_in_either_direction():
+def test_balance_warnings_name_labels_unused_labels_and_features_in_either_direction():
     store = fake_store(1000, images_a_patient=1)
     part = np.array(["train"] * 500 + ["val"] * 500, dtype=object)
     table = store.index.copy()
     table["Edema"] = [1.0] * 100 + [0.0] * 400 + [1.0] * 120 + [0.0] * 380  # 20% against 24%
     table["Mass"] = [1.0] * 100 + [0.0] * 400 + [1.0] * 80 + [0.0] * 420  # 20% against 16%
-    table["Effusion"] = [1.0] * 100 + [0.0] * 400 + [1.0] * 109 + [0.0] * 391  # 1.8 points: not warned of
+    table["Effusion"] = [1.0] * 100 + [0.0] * 400 + [1.0] * 109 + [0.0] * 391  # 1.8 points: no warning
     table["view"] = ["AP"] * 300 + ["PA"] * 200 + ["AP"] * 200 + ["PA"] * 300
     table["sex"] = ["F", "M"] * 500
-    assert plans.balance(table, part, store, ["Edema", "Effusion"], limit=0.02) == [
+    assert plans.balance_warnings(table, part, store.info, ["Edema", "Effusion"], limit=0.02) == [
         "Edema: 20.0% of train, 24.0% of val (+4.0 points)",
         "Mass (not trained on): 20.0% of train, 16.0% of val (-4.0 points)",
         "view AP: 60.0% of train, 40.0% of val (-20.0 points)",
@@ -249,23 +254,23 @@ targets = (
 
 @settings(max_examples=60, deadline=None)
 @given(targets, st.integers(0, 20), st.integers(0, 5))
-def test_oversampling_by_its_definition(truth, min_count, seed):
+def test_oversampling_matches_its_definition(truth, min_count, seed):
     repeats = plans.oversample(truth, min_count=min_count, rng=np.random.default_rng(seed))
     vectors = [tuple("?" if np.isnan(v) else v for v in row) for row in truth]
     for vector, n in Counter(vectors).items():
         here = [int(d) for d, v in zip(repeats, vectors, strict=True) if v == vector]
         assert sum(here) == max(n, min_count)
-        assert max(here) - min(here) <= 1  # whole copies, the rest without replacement
+        assert max(here) - min(here) <= 1  # equal numbers of copies, the remainder without replacement
 
 
 @settings(max_examples=60, deadline=None)
 @given(targets)
-def test_vectors_and_weights_by_their_definition(truth):
+def test_vectors_and_weights_match_their_definition(truth):
     number = plans.label_vectors(truth)
     keys = [tuple("?" if np.isnan(v) else v for v in row) for row in truth]
     assert len(set(zip(number, keys, strict=True))) == len(set(keys)) == len(set(number))
     for power in (0.0, 0.5, 1.0):
-        weights = plans.positivity_weights(truth, power=power)
+        weights = plans.positive_weights(truth, power=power)
         for j in range(3):
             p, n = int((truth[:, j] == 1).sum()), int((truth[:, j] == 0).sum())
             assert weights[j] == pytest.approx((n / p) ** power if p and n else 1.0, rel=1e-6)
@@ -274,11 +279,113 @@ def test_vectors_and_weights_by_their_definition(truth):
 def test_weights_come_from_rows_before_oversampling():
     store = fake_store(300)
     plain = plans.build(store, data(), seed=0, pos_weight_power=1.0)
-    repeats = plans.build(store, data(oversample_min_count=100), seed=0, pos_weight_power=1.0)
-    np.testing.assert_array_equal(plain.pos_weight, repeats.pos_weight)
-    assert repeats.repeats.sum() > plain.repeats.sum() == len(plain.rows["train"])
-    table = repeats.table()
+    oversampled = plans.build(store, data(oversample_min_count=100), seed=0, pos_weight_power=1.0)
+    np.testing.assert_array_equal(plain.pos_weight, oversampled.pos_weight)
+    extra = oversampled.repeats.sum() - plain.repeats.sum()
+    assert extra > 0 and plain.repeats.sum() == len(plain.rows["train"])
+    table = oversampled.table()
     assert set(table.loc[table["part"] != "train", "drawn"]) == {1}
+    assert oversampled.summary() == f"{plain.summary()} (+{extra:,} by oversampling train)"
+
+
+# ---- leaks between official parts
+
+
+def with_statistics(store: FakeStore) -> FakeStore:
+    """`store` with the image statistics of a real index."""
+    store.index = store.index.assign(**{str(k): v for k, v in statistics.image_statistics(store.pixels).items()})
+    return store
+
+
+def official(rows: int = 90) -> FakeStore:
+    store = with_statistics(fake_store(rows))
+    patient = store.index["patient"].str[1:].astype(int)
+    store.index["split"] = np.where(patient % 5 == 0, "test", np.where(patient % 5 == 1, "val", "train"))
+    return store
+
+
+def test_a_patient_in_two_official_lists_is_refused_with_the_fix() -> None:
+    store = official()
+    split = {"test": "official", "val": "official"}
+    assert len(plans.build(store, data(split=split), seed=0).rows["test"]) == 18
+    at = store.index.index[store.index["split"] == "test"][0]
+    store.index.loc[at, "split"] = "train"  # the patient has two images, the other one stays in test
+    with pytest.raises(UserError) as caught:
+        plans.build(store, data(split=split), seed=0)
+    message = str(caught.value)
+    assert message.startswith(
+        "1 patient is in two parts of the dataset's own split: row 6 (images/1.png) of test and row 3"
+    )
+    assert "data.split.test: 0.2" in message and "data.split.leaks: drop" in message and "\n" not in message
+    assert "p0" not in message  # the patient is not named
+    plan = plans.build(store, data(split={**split, "leaks": "drop"}), seed=0)
+    assert 3 not in plan.rows["train"] and 6 in plan.rows["test"]
+    assert "1 patient is in two parts of the dataset's own split; dropped: 1 row of train" in " ".join(plan.warnings)
+    # val is split from the rest, and the list still leaks
+    with pytest.raises(UserError, match="1 patient is in two parts"):
+        plans.build(store, data(split={"test": "official"}), seed=0)
+
+
+def test_a_copy_is_refused_in_official_lists_and_stays_with_its_original_in_our_split() -> None:
+    store = official()
+    train, test = (store.index.index[store.index["split"] == part][4] for part in ("train", "test"))
+    store.pixels[train] = store.pixels[test]
+    store = with_statistics(store)
+    with pytest.raises(UserError, match="1 image is in two parts"):
+        plans.build(store, data(split={"test": "official", "val": "official"}), seed=0)
+    rows = store.index.loc[[train, test], "row"].tolist()
+    for by, seed in itertools.product(("patient", "image"), range(6)):
+        plan = plans.build(store, data(split={"by": by, "seed": seed}), seed=0)
+        assert len({part for part, part_rows in plan.rows.items() for row in rows if row in part_rows}) == 1, (by, seed)
+        assert any("patients are in two parts" in w for w in plan.warnings) == (by == "image")
+
+
+def test_dropped_rows_are_counted_by_part_and_a_patient_in_three_parts_once() -> None:
+    store = official()
+    patient = store.index["patient"].to_numpy(object)
+    patient[store.index["patient"].isin(["p1", "p2"])] = "p0"  # two images each, in val and in train
+    patient[store.index["patient"] == "p7"] = "p6"  # train and val
+    store.index["patient"] = patient
+    lists = {"test": "official", "val": "official"}
+    plan = plans.build(store, data(split={**lists, "leaks": "drop"}), seed=0)
+    assert plan.warnings[0] == (
+        "2 patients are in two parts of the dataset's own split; dropped: 4 rows of train and 2 rows of val"
+    )
+    with pytest.raises(UserError, match="2 patients are in two parts"):
+        plans.build(store, data(split=lists), seed=0)
+
+
+def test_images_of_one_gray_value_are_no_copies() -> None:
+    store = official()
+    store.pixels[:40] = 0
+    plans.build(with_statistics(store), data(split={"test": "official", "val": "official"}), seed=0)
+
+
+def test_dropping_all_rows_of_a_part_is_an_error() -> None:
+    store = official()
+    store.index["patient"] = "the same"
+    with pytest.raises(UserError, match="has no rows: 1 patient is in two parts, and dropping"):
+        plans.build(store, data(split={"test": "official", "val": "official", "leaks": "drop"}), seed=0)
+
+
+def test_a_copy_of_a_real_image_is_refused_and_named(shared_data: Path) -> None:
+    folder = shared_data / "nih"
+    raw = pd.read_csv(folder / "Data_Entry_2017_v2020.csv")[["Image Index", "Patient ID"]].head(60)
+    images = np.stack([decode((folder / "images" / f).read_bytes(), (64, 64)).pixels for f in raw["Image Index"]])
+    cut = raw["Patient ID"].quantile(0.66)
+    images[-1] = images[0]
+    index = pd.DataFrame(
+        {"row": np.arange(60), "image": raw["Image Index"], "patient": raw["Patient ID"].astype(str), "split": None}
+    ).assign(**{str(k): v for k, v in statistics.image_statistics(images).items()})
+    index["split"] = np.where(raw["Patient ID"] > cut, "test", "train")
+    index["Finding"] = np.float32(np.arange(60) % 2)
+    store = FakeStore(index, images, DatasetInfo(labels=("Finding",), task="binary", default_labels=("Finding",)))
+    with pytest.raises(UserError, match=r"1 image is in two parts .*row 59 \(.*\.png\) of test and row 0 \(") as caught:
+        plans.build(store, data(split={"test": "official"}), seed=0)
+    assert "patient is" not in str(caught.value)
+
+
+# ---- size, and plans of earlier runs
 
 
 @pytest.mark.slow
@@ -302,25 +409,25 @@ def test_two_hundred_thousand_rows_of_twelve_labels():
         ],
         axis=1,
     )
-    store.labels = store.default_labels = tuple(labels)
+    store.declare(labels=tuple(labels), default_labels=tuple(labels))
     plan = plans.build(store, data(oversample_min_count=50), seed=0, pos_weight_power=1.0)
     assert sum(len(r) for r in plan.rows.values()) == n
 
 
-def test_a_run_s_own_table_gives_its_plan_again():
+def test_a_plan_is_restored_from_its_table():
     store = fake_store(200, unknown=0.1, uncertain=0.2)
     hyperparameters = data(uncertain={"Mass": "ones"}, oversample_min_count=9)
     plan = plans.build(store, hyperparameters, seed=4, pos_weight_power=0.5)
-    again = plans.restored(
+    restored = plans.restore(
         store, hyperparameters, plan.table(), labels=plan.labels, task=plan.task, seed=0, pos_weight_power=0.5
     )
     for part in plans.PARTS:
-        np.testing.assert_array_equal(again.rows[part], plan.rows[part])
-        np.testing.assert_array_equal(again.truth[part], plan.truth[part])
-    np.testing.assert_array_equal(again.repeats, plan.repeats)
-    np.testing.assert_array_equal(again.pos_weight, plan.pos_weight)
+        np.testing.assert_array_equal(restored.rows[part], plan.rows[part])
+        np.testing.assert_array_equal(restored.truth[part], plan.truth[part])
+    np.testing.assert_array_equal(restored.repeats, plan.repeats)
+    np.testing.assert_array_equal(restored.pos_weight, plan.pos_weight)
     with pytest.raises(UserError, match="the store has no 999999"):
-        plans.restored(
+        plans.restore(
             store,
             hyperparameters,
             plan.table().replace({"row": {3: 999999}}),
@@ -329,4 +436,4 @@ def test_a_run_s_own_table_gives_its_plan_again():
             seed=0,
         )
     with pytest.raises(UserError, match="the store has no 'Gone'"):
-        plans.restored(store, hyperparameters, plan.table(), labels=["Gone"], task=plan.task, seed=0)
+        plans.restore(store, hyperparameters, plan.table(), labels=["Gone"], task=plan.task, seed=0)

@@ -1,4 +1,4 @@
-"""A remote store is read through one copy a node: whole, checked, made once, and known by its manifest's digest."""
+"""A remote store is read through one copy per node: complete, checked, made once, and named by the manifest's digest."""
 
 import errno
 import json
@@ -15,9 +15,10 @@ import pytest
 
 from cxr_ray.data import store as stores
 from cxr_ray.data import store_cache, store_format, store_writer
+from cxr_ray.data.info import DatasetInfo
 from cxr_ray.errors import UserError
-from cxr_ray.storage.remote import place
-from tests.data.test_store import ROWS, make, pictures
+from cxr_ray.storage.remote import to_path
+from tests.data.small_store import ROWS, make, pixels
 
 
 @pytest.fixture(scope="module")
@@ -30,124 +31,125 @@ def url(s3, local: Path, request: pytest.FixtureRequest) -> str:
     return s3.upload(local, f"copies/{request.node.name}")
 
 
-def test_a_remote_store_is_its_local_self(url: str, local: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    store = stores.open(url, verify="full", cache=str(tmp_path), log=said.append)
+def test_a_remote_store_equals_the_local_one(url: str, local: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    store = stores.open(url, verify="full", cache=str(tmp_path), log=lines.append)
     assert store.fingerprint == stores.open(local).fingerprint and store.origin == url
-    assert store.path == tmp_path / store.fingerprint and store.name == place(url).name
+    assert store.path == tmp_path / store.fingerprint and store.name == to_path(url).name
     assert {p.name: p.read_bytes() for p in store.path.iterdir()} == {p.name: p.read_bytes() for p in local.iterdir()}
-    np.testing.assert_array_equal(store.images(ROWS), pictures())
-    assert len(said) == 1 and said[0].startswith(f"copying {url} to {store.path}: ")
+    np.testing.assert_array_equal(store.images(ROWS), pixels())
+    assert len(lines) == 1 and lines[0].startswith(f"copying {url} to {store.path}: ")
     boxes, rejected = store.boxes(), store.rejected()
     assert boxes is not None and len(boxes) == 1 and rejected.empty
 
     before = {p: p.stat().st_mtime_ns for p in store.path.iterdir()}
-    again = pickle.loads(pickle.dumps(store))  # as a worker gets it: the same copy, by its origin
-    assert again.path == store.path and again.origin == url
-    stores.open(url, cache=str(tmp_path), log=said.append)
-    assert len(said) == 1 and {p: p.stat().st_mtime_ns for p in store.path.iterdir()} == before
+    reopened = pickle.loads(pickle.dumps(store))  # as in a worker: the same copy, found by its origin
+    assert reopened.path == store.path and reopened.origin == url
+    stores.open(url, cache=str(tmp_path), log=lines.append)
+    assert len(lines) == 1 and {p: p.stat().st_mtime_ns for p in store.path.iterdir()} == before
 
 
-def test_the_cache_is_the_user_s_unless_told(url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_default_cache_is_the_user_s(url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     store = stores.open(url)
     assert store.path == tmp_path / "cxr_ray" / "stores" / store.fingerprint
 
 
-def test_a_copy_of_one_process_goes_with_it(url: str) -> None:
-    code = f"from cxr_ray.data import store as shards; one, two = (shards.open({url!r}, cache='none') for _ in range(2)); print(one.path); assert one.path == two.path; print(len(one.images(one.index['row'])))"
+def test_a_temporary_copy_is_removed_with_its_process(url: str) -> None:
+    code = f"from cxr_ray.data import store; one, two = (store.open({url!r}, cache='none') for _ in range(2)); print(one.path); assert one.path == two.path; print(len(one.images(one.index['row'])))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     path, rows = done.stdout.split()
     assert int(rows) == len(ROWS) and not Path(path).parent.exists()
 
 
-def opened(job: tuple[str, str]) -> tuple[list[str], int]:
-    said: list[str] = []
-    store = stores.open(job[0], cache=job[1], log=said.append)
-    return said, len(store.images(ROWS))
+def open_and_read(job: tuple[str, str]) -> tuple[list[str], int]:
+    lines: list[str] = []
+    store = stores.open(job[0], cache=job[1], log=lines.append)
+    return lines, len(store.images(ROWS))
 
 
 def test_processes_that_start_at_once_copy_once(url: str, tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(3) as pool:
-        found = pool.map(opened, [(url, str(tmp_path))] * 3)
-    assert sorted(len(said) for said, _ in found) == [0, 0, 1] and {rows for _, rows in found} == {len(ROWS)}
+        found = pool.map(open_and_read, [(url, str(tmp_path))] * 3)
+    assert sorted(len(lines) for lines, _ in found) == [0, 0, 1] and {rows for _, rows in found} == {len(ROWS)}
 
 
-def test_a_cut_copy_is_known_and_finished(url: str, tmp_path: Path) -> None:
+def test_an_incomplete_copy_is_found_and_completed(url: str, tmp_path: Path) -> None:
     store = stores.open(url, cache=str(tmp_path))
     shard, other = (store.path / f"images-0000{i}-of-00006.arrow" for i in (1, 2))
     (store.path / "manifest.json").unlink()  # it was never written
     shard.unlink()
     other.write_bytes(other.read_bytes()[:-1])
     (store.path / ".images-00003-of-00006.arrow.abc.tmp").write_bytes(b"half")
-    kept = (store.path / "index.parquet").stat().st_mtime_ns
-    said: list[str] = []
-    again = stores.open(url, verify="full", cache=str(tmp_path), log=said.append)
-    assert said[0].endswith("the rest of 9 files") and (store.path / "index.parquet").stat().st_mtime_ns == kept
-    assert store_format.verify(again.path) == []
-    shard.unlink()  # lost after it was whole
+    written = (store.path / "index.parquet").stat().st_mtime_ns
+    lines: list[str] = []
+    completed = stores.open(url, verify="full", cache=str(tmp_path), log=lines.append)
+    assert lines[0].endswith("the rest of 9 files")
+    assert (store.path / "index.parquet").stat().st_mtime_ns == written
+    assert store_format.verify(completed.path) == []
+    shard.unlink()  # lost after the copy was complete
     assert store_format.verify(stores.open(url, cache=str(tmp_path)).path) == []
 
 
-def test_a_flipped_bit_in_the_copy_is_told_from_one_in_the_store(url: str, tmp_path: Path) -> None:
+def test_damage_of_the_copy_is_not_reported_as_damage_of_the_store(url: str, tmp_path: Path) -> None:
     store = stores.open(url, cache=str(tmp_path))
     shard = store.path / "images-00001-of-00006.arrow"
     body = bytearray(shard.read_bytes())
     body[len(body) // 2] ^= 4
     shard.write_bytes(body)
-    with pytest.raises(UserError, match=r"it is a copy of .*: delete it, and it is copied anew"):
+    with pytest.raises(UserError, match=r"it is a copy of .*: delete it, and it is copied again"):
         stores.open(url, verify="full", cache=str(tmp_path))
-    assert store_format.verify(url) == []  # the store itself is read where it lies
+    assert store_format.verify(url) == []  # the remote store itself is read in place
 
 
-def test_a_changed_remote_store_is_another_copy(url: str, local: Path, tmp_path: Path) -> None:
+def test_a_changed_remote_store_gets_another_copy(url: str, local: Path, tmp_path: Path) -> None:
     first = stores.open(url, cache=str(tmp_path / "cache"))
     other = store_writer.write(
-        tmp_path / "other", pictures()[:5], first.index[["Edema"]][:5], labels=["Edema"], task="binary"
+        tmp_path / "other", pixels()[:5], first.index[["Edema"]][:5], DatasetInfo(labels=("Edema",), task="binary")
     )
     for file in other.path.iterdir():
-        (place(url) / file.name).write_bytes(file.read_bytes())
+        (to_path(url) / file.name).write_bytes(file.read_bytes())
     second = stores.open(url, cache=str(tmp_path / "cache"))
     assert second.path != first.path and len(second) == 5 and len(first.images(ROWS)) == len(ROWS)
-    with pytest.raises(UserError, match=r"no longer the store"):
+    with pytest.raises(UserError, match=r"is not the store that was opened before"):
         pickle.loads(pickle.dumps(first))
 
 
 def test_damage_in_the_remote_store_is_found_and_never_becomes_a_copy(url: str, tmp_path: Path) -> None:
     name = "images-00002-of-00006.arrow"
-    shard = place(url) / name
-    held = shard.read_bytes()
-    body = bytearray(held)
+    shard = to_path(url) / name
+    original = shard.read_bytes()
+    body = bytearray(original)
     body[-9] ^= 1
     shard.write_bytes(bytes(body))
     assert store_format.verify(url) == [f"{name}: bytes changed, its checksum differs"]
-    with pytest.raises(UserError, match=rf"{name}\?.* is not what its manifest says; `cxr-ray verify"):
+    with pytest.raises(UserError, match=rf"{name}\?.* does not match the store's manifest; `cxr-ray verify"):
         stores.open(url, cache=str(tmp_path))
     shard.unlink()
-    (place(url) / "notes.txt").write_bytes(b"x")
-    assert store_format.verify(url) == [f"{name}: missing", "notes.txt: extra, the manifest does not know it"]
+    (to_path(url) / "notes.txt").write_bytes(b"x")
+    assert store_format.verify(url) == [f"{name}: missing", "notes.txt: extra, the manifest does not list it"]
     with pytest.raises(UserError, match=rf"{name}\?.* is missing"):
         stores.open(url, cache=str(tmp_path))
     assert not list(tmp_path.glob(f"*/{name}")) and not list(tmp_path.glob("*/manifest.json"))
-    shard.write_bytes(held)
+    shard.write_bytes(original)
     assert len(stores.open(url, cache=str(tmp_path))) == len(ROWS)
-    manifest = place(url) / "manifest.json"
+    manifest = to_path(url) / "manifest.json"
     manifest.write_bytes(manifest.read_bytes().replace(b'"rows": 100', b'"rows": 101'))
     with pytest.raises(UserError, match=r"is damaged: manifest.json: bytes changed"):
         stores.open(url, cache=str(tmp_path))
 
 
 def test_a_manifest_that_names_files_elsewhere_is_refused(url: str, tmp_path: Path) -> None:
-    manifest = place(url) / "manifest.json"
+    manifest = to_path(url) / "manifest.json"
     body = json.loads(manifest.read_bytes())
     body["files"]["../../escape"] = body["files"]["index.parquet"]
     del body["digest"]
-    manifest.write_bytes(store_format._canonical({**body, "digest": store_format.digest_of(body)}))
+    manifest.write_bytes(store_format.canonical_json({**body, "digest": store_format.digest_of(body)}))
     with pytest.raises(UserError, match=r"is damaged"):
         stores.open(url, cache=str(tmp_path))
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing_that_looks_whole(url: str, tmp_path: Path, monkeypatch) -> None:
+def test_a_full_disk_is_a_one_line_error_and_leaves_no_file(url: str, tmp_path: Path, monkeypatch) -> None:
     usage = namedtuple("usage", "total used free")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 1))
@@ -169,12 +171,12 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_that_looks_whole(url: str, t
         stores.open(url, cache=str(tmp_path / "file"))
 
 
-def test_what_is_no_store_is_told_apart(s3, url: str, local: Path) -> None:
+def test_urls_that_are_not_a_store_are_refused_with_the_cause(s3, url: str, local: Path) -> None:
     with pytest.raises(UserError, match=r"no store at s3://bucket/copies/nowhere.*: there is no such folder"):
         stores.open(s3.url("copies/nowhere"))
     with pytest.raises(UserError, match=r"there is no bucket nobucket"):
         stores.open(s3.url("x", bucket="nobucket"))
-    (place(url) / "manifest.json").unlink()
+    (to_path(url) / "manifest.json").unlink()
     with pytest.raises(UserError, match=r"unfinished ingest"):
         stores.open(url)
     with pytest.raises(UserError, match=r"unfinished ingest"):

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_ray.cli.commands.describe import SHADES, drawing
 from cxr_ray.data import summary
 
 LABELS = ["Edema", "Mass", "Nodule"]
@@ -34,7 +33,7 @@ def test_size(index: pd.DataFrame) -> None:
     assert found.studies == len(set(zip(index["patient"], index["study"], strict=True)))
 
 
-def test_size_says_nothing_about_patients_that_are_not_told(index: pd.DataFrame) -> None:
+def test_size_is_none_for_unknown_patients(index: pd.DataFrame) -> None:
     found = summary.size(index.assign(patient=None, study=None))
     assert (found.patients, found.studies, found.most_images_of_a_patient) == (None, None, None)
 
@@ -62,29 +61,29 @@ def test_label_vectors_and_findings(index: pd.DataFrame) -> None:
     assert dict(zip(findings["findings"], findings["rows"], strict=True)) == by_length
 
 
-def test_together(index: pd.DataFrame) -> None:
-    found = summary.together(index, LABELS)
+def test_co_occurrence(index: pd.DataFrame) -> None:
+    found = summary.co_occurrence(index, LABELS)
     for a in LABELS:
         for b in LABELS:
             assert found.loc[a, b] == sum((row[a] == 1) and (row[b] == 1) for _, row in index.iterrows())
 
 
-def test_splits(index: pd.DataFrame) -> None:
-    found = summary.splits(index, LABELS, ["sex", "not a column"]).set_index("quantity")
+def test_official_parts(index: pd.DataFrame) -> None:
+    found = summary.official_parts(index, LABELS, ["sex", "not a column"]).set_index("quantity")
     assert list(found.columns) == ["train", "val"]
     val = index[index["split"] == "val"]
     assert found.loc["rows", "val"] == len(val)
     assert found.loc["Mass %", "val"] == pytest.approx(100 * sum(v == 1 for v in val["Mass"]) / len(val))
     assert found.loc["sex = F %", "val"] == pytest.approx(100 * sum(v == "F" for v in val["sex"]) / len(val))
-    assert summary.splits(index.assign(split=None), LABELS, []).empty
+    assert summary.official_parts(index.assign(split=None), LABELS, []).empty
 
 
-def test_pixel_statistics_are_those_of_all_pixels_at_once() -> None:
-    pictures = np.random.default_rng(2).integers(0, 256, (7, 5, 6))
-    means, variances = pictures.mean((1, 2)), pictures.var((1, 2))
+def test_pixel_statistics_match_those_of_all_pixels_at_once() -> None:
+    images = np.random.default_rng(2).integers(0, 256, (7, 5, 6))
+    means, variances = images.mean((1, 2)), images.var((1, 2))
     found = summary.pixel_statistics(pd.DataFrame({"mean": means, "variance": variances}))
-    assert found["mean"] == pytest.approx(pictures.mean() / 255)
-    assert found["deviation"] == pytest.approx(pictures.std() / 255)
+    assert found["mean"] == pytest.approx(images.mean() / 255)
+    assert found["deviation"] == pytest.approx(images.std() / 255)
     assert (found["darkest"], found["brightest"]) == pytest.approx((means.min() / 255, means.max() / 255))
 
 
@@ -95,19 +94,19 @@ def test_original_sizes() -> None:
     assert found["percent"].sum() == pytest.approx(100)
 
 
-def test_one_a_label_is_positive_for_it_and_for_few_others(index: pd.DataFrame) -> None:
+def test_an_example_row_is_positive_for_its_label_and_few_others(index: pd.DataFrame) -> None:
     table = index.assign(row=np.arange(len(index)) * 2, Nothing=0.0)
-    found = summary.one_a_label(table, [*LABELS, "Nothing"])
+    found = summary.example_rows(table, [*LABELS, "Nothing"])
     assert list(found) == LABELS and len(set(found.values())) == len(LABELS)
     by_row = table.set_index("row")
     for label, row in found.items():
         others = (by_row.loc[by_row[label] == 1, LABELS] == 1).sum(axis=1)
         assert by_row.loc[row, label] == 1 and (by_row.loc[row, LABELS] == 1).sum() == others.min()
     both = pd.DataFrame({"row": [4], "A": [1.0], "B": [1.0]})
-    assert summary.one_a_label(both, ["A", "B"]) == {"A": 4, "B": 4}  # one picture may have to stand for two
+    assert summary.example_rows(both, ["A", "B"]) == {"A": 4, "B": 4}  # one image may be the example of two labels
 
 
-def test_a_sample_is_of_different_patients_as_far_as_it_can(index: pd.DataFrame) -> None:
+def test_a_sample_has_different_patients_as_far_as_possible(index: pd.DataFrame) -> None:
     table = index.assign(row=np.arange(len(index)) * 2)
     patients = table.set_index("row")["patient"]
     few = summary.sample(table, 50)
@@ -118,20 +117,9 @@ def test_a_sample_is_of_different_patients_as_far_as_it_can(index: pd.DataFrame)
     assert len(summary.sample(table.assign(patient=None), 9)) == 9
 
 
-def test_an_empty_index_is_counted_too(index: pd.DataFrame) -> None:
+def test_an_empty_index_can_be_summarized(index: pd.DataFrame) -> None:
     none = index.iloc[:0]
     assert summary.size(none).rows == 0
     assert summary.label_frequency(none, LABELS)["positive"].sum() == 0
     assert summary.label_vectors(none, LABELS).empty
     assert summary.sample(none.assign(row=0), 5) == []
-
-
-def test_drawing_goes_from_dark_to_bright() -> None:
-    ramp = np.tile(np.linspace(0, 255, 200, dtype=np.uint8), (100, 1))
-    lines = drawing(ramp, columns=40).split("\n")
-    assert len(lines) == 10  # 100 x 200 px in 40 columns of characters twice as high as wide
-    assert len(set(lines)) == 1
-    levels = [SHADES.index(c) for c in lines[0]]
-    assert levels == sorted(levels)
-    assert levels[-1] == len(SHADES) - 1
-    assert len(drawing(np.full((3, 2), 255, np.uint8), columns=8).split("\n")[0]) == 8  # smaller than its drawing

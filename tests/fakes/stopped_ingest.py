@@ -1,4 +1,4 @@
-"""An ingest that is stopped, as by a kill, once some shards are written."""
+"""An ingest that stops, as if killed, after some shards are written."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,19 +10,19 @@ from cxr_ray.on_ray import ingest
 
 
 class Stopped(BaseException):
-    """Not an `Exception`: nothing may catch it, as nothing catches a kill."""
+    """Not an `Exception`, so that nothing catches it."""
 
 
 @contextmanager
 def stopped_after(shards: int, records: Records, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Within, an ingest of `records` writes so many shards in this process and is stopped."""
-    put = [ingest.put_records(records.table)]
+    """Within the block, an ingest of `records` writes `shards` shards in this process and stops."""
+    reference = [ingest.put_records(records.table)]
 
-    def some(todo, job, table):
-        for number, start, stop in todo[:shards]:
-            yield ingest._shard(job, put, {"number": number, "start": start, "stop": stop})
+    def run_some(todo, job, table):
+        for shard in todo[:shards]:
+            yield ingest.ingest_shard(job, reference, shard)
         raise Stopped
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(ingest, "_run", some)
+        patch.setattr(ingest, "run_shards", run_some)
         yield

@@ -1,30 +1,36 @@
-"""A store in memory: pictures whose mean gray tells their label, and an index as `shards.Store` has it."""
+"""A store in memory: images whose bands show their labels, and an index like that of `Store`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from cxr_ray.labels import Filter
+from cxr_ray.data.info import DatasetInfo
 
 
 @dataclass
 class FakeStore:
-    """What plan, batches and engine read of a store; nothing on disk."""
+    """What plan, loader and trainer need of a store; nothing on disk."""
 
     index: pd.DataFrame
     pixels: np.ndarray
-    labels: tuple[str, ...]
-    task: str = "multilabel"
-    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    filters: tuple[Filter, ...] = ()
-    default_labels: tuple[str, ...] = ()
-    features: tuple[str, ...] = ("view", "sex")
+    info: DatasetInfo
 
     def __post_init__(self) -> None:
-        self.default_labels = self.default_labels or self.labels
         self.size = self.pixels.shape[1:]
         self._position = dict(zip(self.index["row"], range(len(self.index)), strict=True))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.info.labels
+
+    @property
+    def task(self) -> str:
+        return self.info.task
+
+    def declare(self, **fields: object) -> None:
+        """Change fields of `info`."""
+        self.info = self.info.model_copy(update=fields)
 
     def images(self, rows, out=None):
         found = self.pixels[[self._position[int(r)] for r in rows]] if len(rows) else self.pixels[:0]
@@ -45,7 +51,7 @@ def fake_store(
     unknown: float = 0.0,
     uncertain: float = 0.0,
 ) -> FakeStore:
-    """`rows` pictures in bands, one band a label, bright where the label is positive. Row numbers are sparse (3, 6, ...)."""
+    """`rows` images in bands, one per label, bright if the label is positive. Row numbers have gaps (3, 6, ...)."""
     rng = np.random.default_rng(seed)
     if task == "multiclass":
         raw = np.eye(len(labels), dtype=np.float32)[rng.integers(len(labels), size=rows)]
@@ -73,4 +79,7 @@ def fake_store(
             "variance": pixels.var(axis=(1, 2)),
         }
     )
-    return FakeStore(pd.concat([index, pd.DataFrame(noisy, columns=list(labels))], axis=1), pixels, labels, task=task)
+    index = pd.concat([index, pd.DataFrame(noisy, columns=list(labels))], axis=1)
+    return FakeStore(
+        index, pixels, DatasetInfo(labels=labels, task=task, default_labels=labels, features=("view", "sex"))
+    )

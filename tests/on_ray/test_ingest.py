@@ -1,4 +1,4 @@
-"""The ingest on Ray Data: every image in or refused with its reason, and the same bytes whatever happened on the way."""
+"""The ingest with Ray Data: every image is stored or refused with a reason, and interruptions do not change the bytes."""
 
 import io
 import os
@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +18,26 @@ from PIL import Image
 
 from cxr_ray.data import store as stores
 from cxr_ray.data import store_format
+from cxr_ray.data.info import DatasetInfo
+from cxr_ray.data.store_format import ImageFormat
 from cxr_ray.datasets import Records, records_table
 from cxr_ray.errors import UserError
 from cxr_ray.imaging.decode import decode
 from cxr_ray.imaging.files import read
 from cxr_ray.labels import Filter
-from cxr_ray.on_ray import ingest as module
-from cxr_ray.on_ray.ingest import ingest, rows_per_shard
+from cxr_ray.on_ray import ingest as ingest_module
+from cxr_ray.on_ray.ingest import (
+    IngestResult,
+    IngestSettings,
+    ProgressCallback,
+    ShardJob,
+    ShardRange,
+    ingest,
+    ingest_shard,
+    put_records,
+    rows_per_shard,
+    run_shards,
+)
 from tests.fakes.stopped_ingest import stopped_after
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -53,7 +66,7 @@ BAD: dict[int, tuple[Callable[[], bytes | None], str]] = {
         "several frames",
     ),
 }
-ODD: dict[int, Callable[[], bytes]] = {  # used, each by its rule
+ODD: dict[int, Callable[[], bytes]] = {  # usable, each by its own rule
     10: lambda: save(np.linspace(2000, 6000, 2000).reshape(40, 50).astype(np.uint16)),
     11: lambda: save(np.dstack([gray(k) for k in range(4)])),
     12: lambda: save(Image.fromarray(gray(12)).convert("RGB").quantize(32)),
@@ -61,7 +74,7 @@ ODD: dict[int, Callable[[], bytes]] = {  # used, each by its rule
 }
 
 
-def made(root: Path, *, bad: bool = False) -> Records:
+def make_records(root: Path, *, bad: bool = False) -> Records:
     root.mkdir(parents=True, exist_ok=True)
     for i in range(N):
         data: bytes | None = save(gray(i, 30 + i % 7, 50))
@@ -83,23 +96,37 @@ def made(root: Path, *, bad: bool = False) -> Records:
     values = {name: rng.choice([1.0, 0.0, -1.0, np.nan], N) for name in ("A", "B")}
     boxes = pd.DataFrame({"row": [3, 5], "label": ["A", "B"], "x": [1.0, 2.0], "y": 1.0, "w": 9.0, "h": 8.0})
     return Records(
-        records_table(columns, values, rows=N), ("A", "B"), "multilabel", {"both": ("A", "B")},
-        (Filter(name="PA", query="view == 'PA'"),), ("A",), ("view",), ("made up",), boxes,
-    )  # fmt: skip
+        records_table(columns, values, rows=N),
+        DatasetInfo(
+            labels=("A", "B"),
+            task="multilabel",
+            groups={"both": ("A", "B")},
+            filters=(Filter(name="PA", query="view == 'PA'"),),
+            default_labels=("A",),
+            features=("view",),
+            notes=("made up",),
+        ),
+        boxes=boxes,
+    )
 
 
-def run(records: Records, root: Path, out: Path, **options: object) -> module.IngestResult:
-    return ingest(records, root, out, source="made", size=SIZE, **options)  # type: ignore[arg-type]
+def run(
+    records: Records, root: Path | str, out: Path | str, *, progress: ProgressCallback | None = None, **options: object
+) -> IngestResult:
+    """Ingest at 24 x 32 pixels; `options` are further settings."""
+    settings = IngestSettings(**{"source": "made", "size": SIZE, **options})  # type: ignore[arg-type]
+    return ingest(records, root, out, settings, progress=progress)
 
 
 def content(folder: Path) -> dict[str, bytes]:
+    """The bytes of every file below `folder`."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> tuple[Records, Path, Path]:
     root = tmp_path_factory.mktemp("good")
-    records = made(root / "images")
+    records = make_records(root / "images")
     run(records, root / "images", root / "store")
     return records, root / "images", root / "store"
 
@@ -107,14 +134,16 @@ def good(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> tuple[Rec
 # ---- what is written
 
 
-def test_cuts_follow_the_rule() -> None:
-    assert rows_per_shard(8000, (224, 224), 32) == 500
-    assert rows_per_shard(150, (224, 224), 32) == 64
-    assert rows_per_shard(1_000_000, (224, 224), 32) == 32 * 2**20 // 224**2
-    assert rows_per_shard(1_000_000, (4096, 4096), 1) == 1
+def test_rows_per_shard_keeps_its_limits() -> None:
+    images = ImageFormat((224, 224))
+    assert rows_per_shard(8000, images, 32) == 500
+    assert rows_per_shard(150, images, 32) == 64
+    assert rows_per_shard(1_000_000, images, 32) == 32 * 2**20 // 224**2
+    assert rows_per_shard(1_000_000, ImageFormat((224, 224), depth=16), 32) == 32 * 2**20 // 224**2 // 2
+    assert rows_per_shard(1_000_000, ImageFormat((4096, 4096)), 1) == 1
 
 
-def test_the_store_holds_each_image_as_decode_gives_it(good: tuple[Records, Path, Path]) -> None:
+def test_the_store_has_each_image_as_decode_returns_it(good: tuple[Records, Path, Path]) -> None:
     records, root, out = good
     store = stores.open(out, verify="full")
     assert len(store) == N and store.manifest.source == "made" and store.size == SIZE
@@ -123,16 +152,16 @@ def test_the_store_holds_each_image_as_decode_gives_it(good: tuple[Records, Path
     ]  # fmt: skip
     images = store.images(np.arange(N))
     for i in range(N):
-        picture = decode(read(root, f"{i:03d}.png"), SIZE)
-        np.testing.assert_array_equal(images[i], picture.pixels)
+        image = decode(read(root, f"{i:03d}.png"), SIZE)
+        np.testing.assert_array_equal(images[i], image.pixels)
         line = store.index.iloc[i]
         assert (line["height"], line["width"], line["row"], line["source_row"]) == (
-            picture.height,
-            picture.width,
+            image.height,
+            image.width,
             i,
             1000 + i,
         )
-        assert tuple(line[["scale_y", "scale_x", "top", "left"]]) == picture.transform
+        assert tuple(line[["scale_y", "scale_x", "top", "left"]]) == image.transform
     window = store.index["window_low"]
     assert window.notna().sum() == 1 and window[10] == 2000
     for name in ("patient", "view", "age", "study_number", "A", "B"):
@@ -140,50 +169,49 @@ def test_the_store_holds_each_image_as_decode_gives_it(good: tuple[Records, Path
         pd.testing.assert_series_equal(
             store.index[name], wanted, check_dtype=name in ("A", "B"), check_index_type=False, check_names=False
         )
-    assert (store.labels, store.default_labels, store.features, store.notes) == (
-        ("A", "B"),
-        ("A",),
-        ("view",),
-        ("made up",),
-    )
-    assert store.filters == records.filters and store.groups == records.groups
+    assert store.info == records.info
     boxes = store.boxes()
     assert boxes is not None and boxes["row"].tolist() == [3, 5]
 
 
-def test_a_depth_of_16_keeps_the_steps_and_is_a_setting(good: tuple[Records, Path, Path], tmp_path: Path) -> None:
+def test_a_depth_of_16_keeps_the_gray_levels_and_is_another_store(
+    good: tuple[Records, Path, Path], tmp_path: Path
+) -> None:
     run(good[0], good[1], tmp_path / "s", depth=16)
     store = stores.open(tmp_path / "s", verify="full")
     assert store.depth == 16 and store.index["window_high"][10] == 6000
     for i in (0, 10, 11, 13):
-        picture = decode(read(good[1], f"{i:03d}.png"), SIZE, depth=16).pixels
-        np.testing.assert_array_equal(store.images([i])[0], picture.astype(np.float32) / np.float32(257))
+        pixels = decode(read(good[1], f"{i:03d}.png"), SIZE, depth=16).pixels
+        np.testing.assert_array_equal(store.images([i])[0], pixels.astype(np.float32) / np.float32(257))
     with pytest.raises(UserError, match="other records or settings"):
         run(good[0], good[1], tmp_path / "s")
 
 
 def test_progress_counts_every_image_once(good: tuple[Records, Path, Path], tmp_path: Path) -> None:
-    said: list[tuple[int, int, int]] = []
-    result = run(good[0], good[1], tmp_path / "s", progress=lambda *a: said.append(a))
-    assert said[0] == (0, N, 0) and said[-1] == (N, N, 0) and len(said) == 4
-    assert [done for done, _, _ in said] == sorted(done for done, _, _ in said)
+    calls: list[tuple[int, int, int]] = []
+    result = run(good[0], good[1], tmp_path / "s", progress=lambda *a: calls.append(a))
+    assert calls[0] == (0, N, 0) and calls[-1] == (N, N, 0) and len(calls) == 4
+    assert [done for done, _, _ in calls] == sorted(done for done, _, _ in calls)
     assert (result.rows, result.rejected, result.already, result.resumed) == (N, 0, False, 0) and result.seconds > 0
-    assert content(tmp_path / "s") == content(good[2])  # and again the same bytes
+    assert content(tmp_path / "s") == content(good[2])  # the same bytes as the first time
 
 
-def test_the_same_bytes_without_ray_in_another_order(
+def test_the_order_of_the_tasks_does_not_change_the_bytes(
     good: tuple[Records, Path, Path], tmp_path: Path, monkeypatch
 ) -> None:
-    """One task after the other, the last first, stands for any number of CPUs."""
-    images = [module.put_records(good[0].table)]
-    monkeypatch.setattr(module, "_run", lambda todo, job, table: [
-        module._shard(job, images, {"number": n, "start": a, "stop": b}) for n, a, b in reversed(todo)
-    ])  # fmt: skip
+    """Shards one after the other, the last one first: any number of CPUs gives some such order."""
+    records = [put_records(good[0].table)]
+
+    def run_reversed(todo: list[ShardRange], job: ShardJob, table: pd.DataFrame) -> Iterator[dict[str, int]]:
+        for shard in reversed(todo):
+            yield ingest_shard(job, records, shard)
+
+    monkeypatch.setattr(ingest_module, "run_shards", run_reversed)
     run(good[0], good[1], tmp_path / "s")
     assert content(tmp_path / "s") == content(good[2])
 
 
-def test_where_narrows_and_row_numbers_stay(good: tuple[Records, Path, Path], tmp_path: Path) -> None:
+def test_where_selects_records_and_keeps_their_row_numbers(good: tuple[Records, Path, Path], tmp_path: Path) -> None:
     run(good[0], good[1], tmp_path / "s", where="view == 'PA' and study_number >= 2")
     store = stores.open(tmp_path / "s")
     wanted = [i for i in range(N) if i % 3 and i % 4 >= 2]
@@ -199,8 +227,8 @@ def test_where_narrows_and_row_numbers_stay(good: tuple[Records, Path, Path], tm
 # ---- images that cannot be used
 
 
-def test_bad_images_are_rejected_with_their_reason_and_the_rest_goes_on(tmp_path: Path) -> None:
-    records = made(tmp_path / "images", bad=True)
+def test_bad_images_are_rejected_with_their_reason_and_the_others_are_stored(tmp_path: Path) -> None:
+    records = make_records(tmp_path / "images", bad=True)
     result = run(records, tmp_path / "images", tmp_path / "s", max_rejected=0.05)
     assert (result.rows, result.rejected) == (N - len(BAD), len(BAD))
     store = stores.open(tmp_path / "s", verify="full")
@@ -210,42 +238,46 @@ def test_bad_images_are_rejected_with_their_reason_and_the_rest_goes_on(tmp_path
     assert store.index["row"].tolist() == [i for i in range(N) if i not in BAD]
     assert store.manifest.rejected == len(BAD) and store.index["phash"].dtype == np.uint64
     boxes = store.boxes()
-    assert boxes is not None and boxes["row"].tolist() == [5]  # the box of a refused image goes with it
-    for row, picture in zip(store.index["row"], store.images(store.index["row"]), strict=True):
-        np.testing.assert_array_equal(picture, decode(read(tmp_path / "images", f"{row:03d}.png"), SIZE).pixels)
+    assert boxes is not None and boxes["row"].tolist() == [5]  # without the box of the refused image
+    for row, image in zip(store.index["row"], store.images(store.index["row"]), strict=True):
+        np.testing.assert_array_equal(image, decode(read(tmp_path / "images", f"{row:03d}.png"), SIZE).pixels)
 
 
-def test_too_many_refused_ends_in_one_line_and_the_same_command_mends_it(
+def test_too_many_refused_images_are_a_one_line_error_and_a_second_run_after_the_fix_completes_the_store(
     tmp_path: Path, good: tuple[Records, Path, Path]
 ) -> None:
-    records = made(tmp_path / "images", bad=True)
+    records = make_records(tmp_path / "images", bad=True)
     out = tmp_path / "s"
     with pytest.raises(UserError) as caught:
         run(records, tmp_path / "images", out)
-    said = str(caught.value)
-    assert said.startswith("5 of 150 images cannot be used") and "\n" not in said
-    assert "truncated (such as 003.png)" in said and "--max-rejected 0.04" in said and "no store was made" in said
+    message = str(caught.value)
+    assert message.startswith("5 of 150 images cannot be used") and "\n" not in message
+    assert "truncated (such as 003.png)" in message and "no store was made" in message
+    assert "fix the files and run the same command again, or accept this with --max-rejected 0.04" in message
     listed = pd.read_parquet(out / ".ingest" / "rejected.parquet")
-    assert str(out / ".ingest" / "rejected.parquet") in said and listed["row"].tolist() == list(BAD)
+    assert str(out / ".ingest" / "rejected.parquet") in message and listed["row"].tolist() == list(BAD)
     with pytest.raises(UserError, match="unfinished ingest"):
         stores.open(out)
-    made(tmp_path / "images")  # the files are mended
+    make_records(tmp_path / "images")  # the files are fixed
     result = run(records, tmp_path / "images", out)
-    assert (result.rejected, result.resumed) == (0, 0)  # each of the three shards had one: all were done again
+    assert (result.rejected, result.resumed) == (
+        0,
+        0,
+    )  # each of the three shards had refused images, so all were ingested again
     assert content(out) == content(good[2])
 
 
-def test_accepting_more_finishes_without_mending(tmp_path: Path) -> None:
-    records = made(tmp_path / "images", bad=True)
-    (tmp_path / "images" / "140.png").write_bytes(save(gray(140)))  # the last shard is without fault
+def test_a_larger_max_rejected_finishes_without_a_fix(tmp_path: Path) -> None:
+    records = make_records(tmp_path / "images", bad=True)
+    (tmp_path / "images" / "140.png").write_bytes(save(gray(140)))  # the last shard has no refused image
     with pytest.raises(UserError, match="4 of 150"):
         run(records, tmp_path / "images", tmp_path / "s")
     result = run(records, tmp_path / "images", tmp_path / "s", max_rejected=0.03)
     assert (result.rejected, result.resumed) == (4, 22)
 
 
-def test_nothing_usable_is_an_error_at_any_share(tmp_path: Path) -> None:
-    records = made(tmp_path / "images")
+def test_no_usable_image_is_an_error_at_any_share(tmp_path: Path) -> None:
+    records = make_records(tmp_path / "images")
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(
         UserError, match=r"150 of 150 images.*150 file missing \(such as 000.png\).*is this the right root"
@@ -254,7 +286,7 @@ def test_nothing_usable_is_an_error_at_any_share(tmp_path: Path) -> None:
 
 
 def test_paths_that_leave_the_root_are_refused(tmp_path: Path) -> None:
-    records = made(tmp_path / "images")
+    records = make_records(tmp_path / "images")
     (tmp_path / "secret.png").write_bytes(save(gray(1)))
     (tmp_path / "images" / "link.png").symlink_to(tmp_path / "secret.png")
     table = records.table.copy()
@@ -263,22 +295,22 @@ def test_paths_that_leave_the_root_are_refused(tmp_path: Path) -> None:
     assert stores.open(tmp_path / "s").rejected()["reason"].tolist() == ["outside the root"] * 2
 
 
-# ---- stopped and started again
+# ---- complete stores and interrupted ingests
 
 
-def test_a_complete_store_is_left_alone(good: tuple[Records, Path, Path]) -> None:
+def test_a_complete_store_is_not_changed(good: tuple[Records, Path, Path]) -> None:
     records, root, out = good
     before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
     result = run(records, root, out)
     assert result.already and (result.rows, result.resumed) == (N, N)
     assert {p.name: p.stat().st_mtime_ns for p in out.iterdir()} == before
     with pytest.raises(UserError, match="other records or settings"):
-        ingest(records, root, out, source="made", size=(16, 16))
+        ingest(records, root, out, IngestSettings(source="made", size=(16, 16)))
     with pytest.raises(UserError, match="other records or settings"):
         run(replace(records, table=records.table.iloc[:-1]), root, out)
 
 
-def test_a_damaged_complete_store_is_not_called_complete(good: tuple[Records, Path, Path], tmp_path: Path) -> None:
+def test_a_damaged_store_is_refused(good: tuple[Records, Path, Path], tmp_path: Path) -> None:
     out = Path(shutil.copytree(good[2], tmp_path / "s"))
     (out / "images-00001-of-00003.arrow").write_bytes(b"")
     with pytest.raises(UserError, match="damaged"):
@@ -286,7 +318,7 @@ def test_a_damaged_complete_store_is_not_called_complete(good: tuple[Records, Pa
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 2, 3])
-def test_an_ingest_stopped_after_some_shards_goes_on_to_the_same_bytes(
+def test_an_ingest_that_stopped_after_some_shards_continues_to_the_same_bytes(
     good: tuple[Records, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
 ) -> None:
     records, root, complete = good
@@ -295,14 +327,14 @@ def test_an_ingest_stopped_after_some_shards_goes_on_to_the_same_bytes(
         run(records, root, out)
     with pytest.raises(UserError, match="unfinished ingest"):
         stores.open(out)
-    if stop_after:  # a shard without its part file, a cut shard, and what a kill in mid-write leaves
+    if stop_after:  # a shard without part file, and the temporary file of a kill while writing
         (out / ".ingest" / f"part-{stop_after - 1:05d}.parquet").unlink()
         (out / ".ingest" / ".images-00002-of-00003.arrow.abc.tmp").write_bytes(b"half")
     if stop_after == 3:
         shard = out / "images-00000-of-00003.arrow"
         shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(UserError, match="unfinished ingest with other size"):
-        ingest(records, root, out, source="made", size=(16, 16))
+        ingest(records, root, out, IngestSettings(source="made", size=(16, 16)))
     with pytest.raises(UserError, match="unfinished ingest with other records"):
         run(replace(records, table=records.table.assign(A=np.float32(0))), root, out)
     result = run(records, root, out)
@@ -310,44 +342,51 @@ def test_an_ingest_stopped_after_some_shards_goes_on_to_the_same_bytes(
     assert content(out) == content(complete)
 
 
-def test_an_ingest_killed_after_its_last_write_is_tidied(good: tuple[Records, Path, Path], tmp_path: Path) -> None:
+def test_the_leftovers_of_an_ingest_killed_after_its_last_write_are_removed(
+    good: tuple[Records, Path, Path], tmp_path: Path
+) -> None:
     out = Path(shutil.copytree(good[2], tmp_path / "s"))
     (out / ".ingest").mkdir()
     (out / ".ingest" / "settings.json").write_text("{}")
-    assert store_format.verify(out) == [".ingest: extra, the manifest does not know it"]
+    assert store_format.verify(out) == [".ingest: extra, the manifest does not list it"]
     assert run(good[0], good[1], out).already
     assert content(out) == content(good[2])
 
 
 KILLED = """
-import sys
+import sys, time
 from pathlib import Path
-sys.path.insert(0, {tests!r})
-import conftest, test_ingest as t
-from cxr_ray.on_ray import ingest as module
-records = t.made(Path({root!r}))
-images = [None]
-import pyarrow as pa, time
+sys.path.insert(0, {repository!r})
+import tests.conftest
+from tests.on_ray import test_ingest as t
+import pyarrow as pa
+records = t.make_records(Path({root!r}))
 table = pa.table({{"row": records.table.index.to_numpy(), "image": pa.array(records.table["image"].tolist(), pa.string())}})
-module.ray.get = lambda reference: table  # no cluster of its own: the tasks run here
-def run(todo, job, table):
-    for n, a, b in todo:
-        yield module._shard(job, [None], {{"number": n, "start": a, "stop": b}})
-module._run = run
-t.run(records, Path({root!r}), Path({out!r}), progress=lambda done, total, refused: (print(done, flush=True), time.sleep(0.4)))
+t.ingest_module.ray.get = lambda reference: table  # without Ray: the tasks run in this process
+def run_shards(todo, job, table):
+    for shard in todo:
+        yield t.ingest_shard(job, [None], shard)
+t.ingest_module.run_shards = run_shards
+t.run(records, {root!r}, {out!r}, progress=lambda done, total, refused: (print(done, flush=True), time.sleep(0.4)))
 """
 
 
 @pytest.mark.parametrize("after", ["0", "64", "128"])
-def test_sigkill_and_go_on_gives_the_same_bytes(good: tuple[Records, Path, Path], tmp_path: Path, after: str) -> None:
-    script = KILLED.format(tests=str(Path(__file__).parents[1]), root=str(tmp_path / "images"), out=str(tmp_path / "s"))
+def test_an_ingest_killed_with_sigkill_continues_to_the_same_bytes(
+    good: tuple[Records, Path, Path], tmp_path: Path, after: str
+) -> None:
+    script = KILLED.format(
+        repository=str(Path(__file__).parents[2]), root=str(tmp_path / "images"), out=str(tmp_path / "s")
+    )
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env={**os.environ}
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.strip() == after:
-                time.sleep({"0": 0.405, "64": 0.41, "128": 0.0}[after])  # within a shard's work, and between two
+                time.sleep(
+                    {"0": 0.405, "64": 0.41, "128": 0.0}[after]
+                )  # while a shard is processed, and between two shards
                 process.send_signal(signal.SIGKILL)
                 break
         assert process.wait() == -signal.SIGKILL
@@ -358,12 +397,14 @@ def test_sigkill_and_go_on_gives_the_same_bytes(good: tuple[Records, Path, Path]
     assert content(tmp_path / "s") == content(good[2])
 
 
-# ---- folders that are not ours, and tasks that fail
+# ---- folders with other content, and errors of tasks
 
 
-def test_a_foreign_folder_is_refused_and_untouched(good: tuple[Records, Path, Path], tmp_path: Path) -> None:
+def test_a_folder_with_other_content_is_refused_and_not_changed(
+    good: tuple[Records, Path, Path], tmp_path: Path
+) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"not empty \(it holds thesis.txt\)"):
+    with pytest.raises(UserError, match=r"not empty \(it contains thesis.txt\)"):
         run(good[0], good[1], tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
     with pytest.raises(UserError, match="is a file"):
@@ -372,33 +413,35 @@ def test_a_foreign_folder_is_refused_and_untouched(good: tuple[Records, Path, Pa
     assert run(good[0], good[1], tmp_path / "empty").rows == N
 
 
-def test_labels_that_the_store_needs_for_itself_are_refused(good: tuple[Records, Path, Path], tmp_path: Path) -> None:
-    records = replace(good[0], table=good[0].table.rename(columns={"B": "mean"}), labels=("A", "mean"))
+def test_reserved_label_names_are_refused(good: tuple[Records, Path, Path], tmp_path: Path) -> None:
+    info = good[0].info.model_copy(update={"labels": ("A", "mean")})
+    records = replace(good[0], table=good[0].table.rename(columns={"B": "mean"}), info=info)
     with pytest.raises(UserError, match="'mean'"):
         run(records, good[1], tmp_path / "s")
+    assert not (tmp_path / "s").exists()
 
 
-def test_a_users_mistake_within_a_task_arrives_as_one_line(
+def test_a_user_error_of_a_task_is_raised_as_one_line(
     good: tuple[Records, Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def full(job: object, images: object, cut: object) -> dict[str, int]:
+    def full(job: object, records: object, shard: object) -> dict[str, int]:
         raise UserError("no space left to write there; free some and run the same command again")
 
-    def defect(job: object, images: object, cut: object) -> dict[str, int]:
+    def defect(job: object, records: object, shard: object) -> dict[str, int]:
         raise ZeroDivisionError("ours")
 
-    job = module._Job(str(good[1]), str(tmp_path), 1, SIZE, "squash")
+    job = ShardJob(str(good[1]), str(tmp_path), 1, ImageFormat(SIZE))
     with pytest.raises(UserError) as caught:
-        list(module._run([(0, 0, N)], job, good[0].table, full))
+        list(run_shards([ShardRange(0, 0, N)], job, good[0].table, full))
     assert type(caught.value) is UserError  # not Ray's RayTaskError(UserError), whose text is a traceback
     assert str(caught.value) == "no space left to write there; free some and run the same command again"
     assert "Traceback" not in "".join(capfd.readouterr())
     with pytest.raises(Exception, match="ours") as other:
-        list(module._run([(0, 0, N)], job, good[0].table, defect))
+        list(run_shards([ShardRange(0, 0, N)], job, good[0].table, defect))
     assert not isinstance(other.value, UserError)
 
 
-def test_the_data_context_is_given_back(good: tuple[Records, Path, Path], tmp_path: Path) -> None:
+def test_the_data_context_is_restored(good: tuple[Records, Path, Path], tmp_path: Path) -> None:
     from ray.data.context import DataContext
 
     before = {k: v for k, v in vars(DataContext.get_current()).items() if isinstance(v, bool)}

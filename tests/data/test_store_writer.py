@@ -1,0 +1,101 @@
+"""Writing a store: plain Arrow and Parquet files, the documented manifest, and the same bytes for the same input."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cxr_ray.data import store as stores
+from cxr_ray.data import store_writer
+from cxr_ray.data.info import DatasetInfo
+from cxr_ray.errors import UserError
+from tests.data.small_store import ROWS, H, N, W, make, pixels
+
+
+def test_the_index_has_the_documented_columns(path: Path) -> None:
+    columns = list(pd.read_parquet(path / "index.parquet").columns)
+    assert columns == [
+        "row", "shard", "offset", "source_row", "image", "patient", "study", "view", "sex", "age", "source", "split", "mask",
+        "study_number", "height", "width", "scale_y", "scale_x", "top", "left", "window_low", "window_high", "mean",
+        "variance", "pixels_sha256", "file_sha256", "phash", "Edema", "Lung Opacity",
+    ]  # fmt: skip
+
+
+def test_the_manifest_has_the_documented_keys_in_order(path: Path) -> None:
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert list(manifest) == [
+        "format_version", "source", "labels", "task", "groups", "filters", "default_labels", "features", "notes", "size",
+        "aspect", "depth", "settings", "rows", "rejected", "files", "digest",
+    ]  # fmt: skip
+    assert manifest["size"] == [H, W] and (manifest["rows"], manifest["rejected"], manifest["format_version"]) == (
+        N,
+        0,
+        1,
+    )
+    assert (
+        sorted(manifest["files"])
+        == list(manifest["files"])
+        == sorted(p.name for p in path.iterdir() if p.name != "manifest.json")
+    )
+
+
+def test_statistics_match_the_images(path: Path) -> None:
+    index = stores.open(path).index
+    for i, image in enumerate(pixels()):
+        assert index["mean"][i] == pytest.approx(image.mean(), abs=1e-12)
+        assert index["variance"][i] == pytest.approx(image.astype(np.float64).var(), abs=1e-9)
+        assert index["pixels_sha256"][i] == hashlib.sha256(image.tobytes()).hexdigest()
+    assert index["phash"].dtype == np.uint64
+
+
+def test_shards_are_plain_arrow_files(path: Path) -> None:
+    names = sorted(p.name for p in path.glob("*.arrow"))
+    assert names == [f"images-{i:05d}-of-00006.arrow" for i in range(6)]
+    seen = []
+    for name in names:
+        reader = pa.ipc.open_file(path / name)
+        assert reader.num_record_batches == 1
+        batch = reader.get_batch(0)
+        assert batch.schema.field("row").type == pa.int64()
+        assert batch.schema.field("image").type == pa.fixed_shape_tensor(pa.uint8(), [H, W])
+        seen.append((batch["row"].to_numpy(), batch["image"].to_numpy_ndarray()))
+    np.testing.assert_array_equal(np.concatenate([rows for rows, _ in seen]), ROWS)
+    np.testing.assert_array_equal(np.concatenate([images for _, images in seen]), pixels())
+
+
+def test_the_same_input_gives_the_same_bytes(path: Path, tmp_path: Path) -> None:
+    second = make(tmp_path / "second").path
+    assert sorted(p.name for p in second.iterdir()) == sorted(p.name for p in path.iterdir())
+    for file in second.iterdir():
+        assert file.read_bytes() == (path / file.name).read_bytes(), file.name
+    text = (path / "manifest.json").read_text()
+    assert str(path) not in text and "time" not in text
+
+
+def test_a_non_empty_folder_and_reserved_names_are_refused(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not empty"):
+        make(path)
+    with pytest.raises(UserError, match="column name 'mean'"):
+        table = pd.DataFrame({"mean": np.zeros(N)})
+        store_writer.write(tmp_path / "s", pixels(), table, DatasetInfo(labels=("mean",), task="binary"))
+
+
+def test_parquet_keeps_strings_missing_values_and_types(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {
+            "a": ["x", None, "None"],
+            "b": pd.array(["NA", np.nan, ""], dtype="str"),
+            "c": np.float32([1, np.nan, -1]),
+            "d": [1, 2, 3],
+        }
+    )
+    store_writer.write_parquet(tmp_path / "f.parquet", frame)
+    back = pq.read_table(tmp_path / "f.parquet")
+    assert back["a"].to_pylist() == ["x", None, "None"] and back["b"].to_pylist() == ["NA", None, ""]
+    assert back.schema.field("c").type == pa.float32() and np.isnan(back["c"].to_pylist()[1])
+    assert back.schema.field("d").type == pa.int64() and back.schema.metadata is None
