@@ -1,11 +1,11 @@
-"""A notebook's COVID detector as it was written, then a recipe of ours that was chosen on its Train folder alone.
+"""A notebook's COVID detector with its own recipe, then a recipe that is selected on its Train folder only.
 
     python benchmarks/covid_binary.py ROOT --out FOLDER [--weights mobilenet_v2-b0353104.pth] [--patients FILE]
 
 ROOT holds Train/{Covid,Normal} and Val/{Covid,Normal}; `--patients` is a table of file, patient for splitting Train.
-Step 1 trains `preset:covid_binary_notebook` with three seeds and judges Val at the last epoch. Step 2 compares
-the recipes below by the accuracy at the last epoch on three splits of Train by patient, and never looks at Val. Step 3
-trains the winner on all of Train with three seeds and judges Val once.
+Step 1 trains `preset:covid_binary_notebook` with three seeds and evaluates Val at the last epoch. Step 2 compares
+the recipes below by the accuracy at the last epoch on three splits of Train by patient, and never reads Val. Step 3
+trains the best recipe on all of Train with three seeds and evaluates Val once.
 """
 
 import argparse
@@ -17,13 +17,13 @@ from cxr_ray import config as cfg
 from cxr_ray import datasets, runs
 from cxr_ray.metrics.intervals import wilson
 from cxr_ray.on_ray import train as on_ray
-from cxr_ray.on_ray.ingest import ingest
+from cxr_ray.on_ray.ingest import IngestSettings, ingest
 
 SEEDS = (0, 1, 2)
 
 
 def recipes(weights: str | None) -> dict[str, dict[str, Any]]:
-    """What is chosen from: the notebook's network tamed, and transfer from ImageNet."""
+    """Candidates: the notebook's network with a lower learning rate, and transfer from ImageNet."""
     small = {
         "model": {"name": "covid_cnn"},
         "data": {"normalize": "dataset"},
@@ -44,18 +44,18 @@ def recipes(weights: str | None) -> dict[str, dict[str, Any]]:
 
 
 def accuracy(values: dict[str, Any], *, seed: int, name: str) -> tuple[float, int]:
-    """Accuracy on val at the last epoch, and its rows; a finished run of that name is read, not trained again."""
-    place = Path(values["output"]) / name
-    if not (place / "run.json").exists() or runs.load(place).info["status"] != "finished":
+    """Accuracy on val at the last epoch, and the number of rows. A finished run of that name is read, not trained again."""
+    folder = Path(values["output"]) / name
+    if not (folder / "run.json").exists() or runs.load(folder).info["status"] != "finished":
         config = cfg.validate(cfg.merge(values, {"seed": seed, "name": name, "train": {"select": "last"}}))
         on_ray.train(config, log=lambda line: print("   ", line) if line.startswith(("epoch 0", "epoch 50")) else None)
-    table = runs.load(place).metrics
+    table = runs.load(folder).metrics
     last = table[(table["part"] == "val") & (table["metric"] == "accuracy")].iloc[-1]
     return float(last["value"]), int(last["rows"])
 
 
 def log(name: str, found: list[tuple[float, int]]) -> None:
-    """One line a recipe: each seed's accuracy with its 95% Wilson interval, and the mean."""
+    """One line per recipe: each seed's accuracy with its 95% Wilson interval, and the mean."""
     each = []
     for value, rows in found:
         low, high = wilson(round(value * rows), rows, 0.95)
@@ -64,37 +64,37 @@ def log(name: str, found: list[tuple[float, int]]) -> None:
 
 
 def main() -> None:
-    """The three steps."""
+    """Run the three steps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--weights")
     parser.add_argument("--patients", type=Path)
-    asked = parser.parse_args()
-    options = {"patients": str(asked.patients)} if asked.patients else {}
-    store = asked.out / "shards"
-    records = datasets.load("image_folder", asked.root, options)
-    ingest(records, asked.root, store, source="image_folder", size=(224, 224), aspect="center_crop")
-    base = {"output": str(asked.out / "runs"), "report": {"trackers": []}}
+    args = parser.parse_args()
+    options = {"patients": str(args.patients)} if args.patients else {}
+    store = args.out / "shards"
+    records = datasets.load("image_folder", args.root, options)
+    ingest(records, args.root, store, IngestSettings(source="image_folder", size=(224, 224), aspect="center_crop"))
+    base = {"output": str(args.out / "runs"), "report": {"trackers": []}}
     official = {"data": {"shards": str(store), "split": {"val": "official", "test": 0}}}
     notebook = cfg.merge(cfg.merge(cfg.read_file("preset:covid_binary_notebook"), base), official)
     log("notebook's recipe on Val", [accuracy(notebook, seed=s, name=f"notebook-{s}") for s in SEEDS])
 
     scores = {}
-    for name, recipe in recipes(asked.weights).items():
+    for name, recipe in recipes(args.weights).items():
         found = []
         for s in SEEDS:
-            inside = {
+            data = {
                 "shards": str(store),
                 "filters": ["split == 'train'"],
                 "split": {"val": 0.25, "test": 0, "seed": s},
             }
-            values = cfg.merge(cfg.merge(recipe, base), {"data": inside})
+            values = cfg.merge(cfg.merge(recipe, base), {"data": data})
             found.append(accuracy(values, seed=s, name=f"choose-{name.replace(', lr ', '-')}-{s}"))
-        log(f"chosen from, within Train: {name}", found)
+        log(f"candidate, within Train: {name}", found)
         scores[name] = statistics.mean(v for v, _ in found)
     best = max(scores, key=lambda k: scores[k])
-    values = cfg.merge(cfg.merge(recipes(asked.weights)[best], base), official)
+    values = cfg.merge(cfg.merge(recipes(args.weights)[best], base), official)
     log(f"{best} on Val", [accuracy(values, seed=s, name=f"ours-{s}") for s in SEEDS])
 
 

@@ -1,11 +1,12 @@
-"""Images/s of the engine beside the loops that people write, from one folder of JPEGs; meant for a GPU, and runs on a processor.
+"""Images/s of training, compared with common hand-written loops, from one folder of JPEGs. For a GPU; also runs on a CPU.
 
     python benchmarks/loops.py [--models resnet18 resnet50 densenet121] [--sizes 224 320] [--images 2048] [--jpeg 320x390]
 
-plain: fp32, contiguous, a DataLoader of four processes over the folder. tuned: bf16, channels_last, torch.compile, pinned pages, a
-process a core. engine: the same pictures from a store, on `LocalContext`, in what `auto` picks, compiled as the tuned loop is.
-resident: the engine's step on one batch that stays in memory. All take turns in one run; wanted of a GPU are engine / plain 3,
-engine / tuned 1.5, engine / resident 0.97. `--jpeg` is the size of the pictures: CheXpert's small release has about 320x390.
+plain: fp32, contiguous, a DataLoader with four processes over the folder. tuned: bf16, channels_last, torch.compile, pinned
+memory, one process per core. trainer: the same images from a store, on `LocalContext`, in the precision that `auto` selects,
+compiled like the tuned loop. resident: the training step on one batch that stays in memory. All alternate in one run. Targets
+for a GPU: trainer / plain 3, trainer / tuned 1.5, trainer / resident 0.97. `--jpeg` is the size of the images: CheXpert's small
+release has about 320x390.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
-from large_jpeg import picture
+from large_jpeg import random_jpeg
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from train import Resident, Timed, speeds
@@ -27,18 +28,18 @@ from trainings import quiet
 
 from cxr_ray import config as cfg
 from cxr_ray import datasets
-from cxr_ray.on_ray.ingest import ingest
+from cxr_ray.on_ray.ingest import IngestSettings, ingest
 from cxr_ray.runs import Run
 from cxr_ray.runtime.context import pick_device
 from cxr_ray.runtime.precision import pick
 from cxr_ray.training import setup, trainer
 
 DIFFERENT = 64
-"""Pictures that differ; the rest are their copies, since only time matters."""
+"""Different images; the rest are copies, since only time matters."""
 
 
 class Folder(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """What a tutorial writes: open, convert, resize, to a tensor."""
+    """The dataset of a typical tutorial: open, convert, resize, to a tensor."""
 
     def __init__(self, files: list[Path], size: int) -> None:
         self.files, self.size = files, size
@@ -52,9 +53,9 @@ class Folder(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return (torch.from_numpy(gray)[None].repeat(3, 1, 1) - 0.449) / 0.226, torch.zeros(1)
 
 
-def written(root: Path, images: int, height: int, width: int) -> list[Path]:
-    """A folder of JPEGs of two classes."""
-    different = [picture(height, width, seed) for seed in range(DIFFERENT)]
+def write_jpegs(root: Path, images: int, height: int, width: int) -> list[Path]:
+    """Write a folder of JPEGs of two classes."""
+    different = [random_jpeg(height, width, seed) for seed in range(DIFFERENT)]
     files = []
     for number in range(images):
         file = root / ("finding", "normal")[number % 2] / f"{number}.jpg"
@@ -65,11 +66,13 @@ def written(root: Path, images: int, height: int, width: int) -> list[Path]:
 
 
 def network(name: str) -> torch.nn.Module:
-    """torchvision's, with one output."""
+    """A torchvision model with one output."""
     return torchvision.models.get_model(name, weights=None, num_classes=1)
 
 
-def loop(files: list[Path], name: str, size: int, batch: int, device: torch.device, *, tuned: bool) -> float:
+def hand_written_loop(
+    files: list[Path], name: str, size: int, batch: int, device: torch.device, *, tuned: bool
+) -> float:
     """images/s of the second epoch."""
     gpu = device.type == "cuda"
     layout = torch.channels_last if tuned else torch.contiguous_format
@@ -81,42 +84,42 @@ def loop(files: list[Path], name: str, size: int, batch: int, device: torch.devi
         Folder(files, size), batch, shuffle=True, num_workers=processes, pin_memory=tuned and gpu, persistent_workers=True,
         drop_last=True,
     )  # fmt: skip
-    took = 0.0
+    epoch_s = 0.0
     for _ in range(2):
-        began = time.perf_counter()
+        started = time.perf_counter()
         for images, truth in loader:
-            there = images.to(device, non_blocking=tuned).to(memory_format=layout)
+            batch_images = images.to(device, non_blocking=tuned).to(memory_format=layout)
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, torch.bfloat16, enabled=tuned):
-                logits = net(there)
+                logits = net(batch_images)
             torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), truth.to(device)).backward()
             optimizer.step()
         if gpu:
             torch.cuda.synchronize(device)
-        took = time.perf_counter() - began
-    return len(loader) * batch / took
+        epoch_s = time.perf_counter() - started
+    return len(loader) * batch / epoch_s
 
 
-def ours(store: Path, output: Path, name: str, batch: int, device: torch.device, *, compiled: bool) -> float:
-    """images/s of the engine's epochs but the first."""
+def trainer_rate(store: Path, output: Path, name: str, batch: int, device: torch.device, *, compiled: bool) -> float:
+    """images/s of the trainer's epochs after the first."""
     output.mkdir(parents=True)
-    said = {
-        "name": "engine",
+    values = {
+        "name": "trainer",
         "output": str(output),
         "data": {"shards": str(store), "split": {"val": 0, "test": 0}},
         "model": {"name": name},
         "train": {"epochs": 3, "batch_size": batch, "compile": compiled, "checkpoint_minutes": None},
     }
-    opened, plan, settled = setup.prepare(cfg.validate(said), log=quiet)
-    run, context = Run(output / "engine"), Timed(device)
+    opened, plan, config = setup.prepare(cfg.validate(values), log=quiet)
+    run, context = Run(output / "trainer"), Timed(device)
     run.path.mkdir()
     run.update(status="started")
-    trainer.fit(settled, plan, opened, context, run)
+    trainer.fit(config, plan, opened, context, run)
     return statistics.median(speeds(context.lines))
 
 
 def main() -> None:
-    """A line for each network and size."""
+    """Print one line per network and size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50", "densenet121"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[224, 320])
@@ -124,39 +127,41 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--jpeg", default="320x390")
     parser.add_argument("--no-compile", action="store_true")
-    asked = parser.parse_args()
-    device, (height, width) = pick_device("auto"), (int(n) for n in asked.jpeg.split("x"))
-    on = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} cores"
+    args = parser.parse_args()
+    device, (height, width) = pick_device("auto"), (int(n) for n in args.jpeg.split("x"))
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} cores"
     print(
-        f"{asked.images} JPEGs of {asked.jpeg}, batches of {asked.batch}, {on}, torch {torch.__version__}", flush=True
+        f"{args.images} JPEGs of {args.jpeg}, batches of {args.batch}, {hardware}, torch {torch.__version__}",
+        flush=True,
     )
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        files = written(folder / "raw", asked.images, height, width)
-        for size in asked.sizes:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        files = write_jpegs(folder / "raw", args.images, height, width)
+        for size in args.sizes:
             store = folder / f"shards{size}"
             ingest(
                 datasets.load("image_folder", folder / "raw"),
                 folder / "raw",
                 store,
-                source="image_folder",
-                size=(size, size),
+                IngestSettings(source="image_folder", size=(size, size)),
             )
-            for name in asked.models:
-                found = {"plain": loop(files, name, size, asked.batch, device, tuned=False)}
-                if not asked.no_compile:
-                    found["tuned"] = loop(files, name, size, asked.batch, device, tuned=True)
-                compiled = not asked.no_compile
-                found["engine"] = ours(store, folder / f"{name}-{size}", name, asked.batch, device, compiled=compiled)
-                bare = Resident(
-                    store, pick("auto", device), name=name, batch=asked.batch, device=device, compiled=compiled
+            for name in args.models:
+                rates = {"plain": hand_written_loop(files, name, size, args.batch, device, tuned=False)}
+                if not args.no_compile:
+                    rates["tuned"] = hand_written_loop(files, name, size, args.batch, device, tuned=True)
+                compiled = not args.no_compile
+                rates["trainer"] = trainer_rate(
+                    store, folder / f"{name}-{size}", name, args.batch, device, compiled=compiled
                 )
-                found["resident"] = asked.batch / statistics.median([bare.step() for _ in range(14)][4:])
-                against = ", ".join(
-                    f"engine / {k} {found['engine'] / v:.2f}" for k, v in found.items() if k != "engine"
+                resident = Resident(
+                    store, pick("auto", device), name=name, batch=args.batch, device=device, compiled=compiled
+                )
+                rates["resident"] = args.batch / statistics.median([resident.step() for _ in range(14)][4:])
+                ratios = ", ".join(
+                    f"trainer / {k} {rates['trainer'] / v:.2f}" for k, v in rates.items() if k != "trainer"
                 )
                 print(
-                    f"{name} {size}: " + ", ".join(f"{k} {v:,.0f} images/s" for k, v in found.items()) + f"; {against}",
+                    f"{name} {size}: " + ", ".join(f"{k} {v:,.0f} images/s" for k, v in rates.items()) + f"; {ratios}",
                     flush=True,
                 )
 

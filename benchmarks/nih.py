@@ -1,9 +1,9 @@
-"""What a radiologist's team would ask of 658 NIH images: recall first, and what it costs in alarms.
+"""Operating points on 658 NIH images: recall first, and its cost in precision and alarms.
 
     python benchmarks/nih.py ROOT --weights mobilenet_v2-b0353104.pth --out FOLDER [--threads 2]
 
-ROOT is a folder in NIH's layout. A quarter of the patients is test; of the rest three folds train a MobileNetV2 each, and the
-three are one ensemble, whose thresholds come from the rows that a fold kept aside. `report.thresholds: {recall: 0.9}`.
+ROOT is a folder in NIH's layout. A quarter of the patients is test. On the rest, three folds train one MobileNetV2 each; the
+three form an ensemble, whose thresholds come from the rows that each fold left out. `report.thresholds: {recall: 0.9}`.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from trainings import arguments, quiet, trained
 
 from cxr_ray import config as cfg
 from cxr_ray import datasets
-from cxr_ray.on_ray.ingest import ingest
+from cxr_ray.on_ray.ingest import IngestSettings, ingest
 from cxr_ray.runs import ensemble
 from cxr_ray.workflows import evaluate
 
@@ -33,15 +33,15 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def told(found: dict[str, Any]) -> None:
-    """The means with their intervals, and at each recall what a label costs."""
+def print_summary(found: dict[str, Any]) -> None:
+    """Print the means with their intervals, and for each label precision and alarms at each recall."""
     mean = {v["metric"]: v for v in found["values"] if v["label"] == "mean"}
-    said = [
+    means = [
         f"{m} {mean[m]['value']:.3f}"
         + (f" ({mean[m]['low']:.3f} to {mean[m]['high']:.3f})" if "low" in mean[m] else "")
         for m in ("recall", "auroc", "precision")
     ]
-    print(f"{found['rows']} rows of {found['patients']} patients: {', '.join(said)}")
+    print(f"{found['rows']} rows of {found['patients']} patients: {', '.join(means)}")
     for label in found["labels"]:
         cells = []
         for row in (r for r in found["at_recall"] if r["label"] == label):
@@ -53,22 +53,22 @@ def told(found: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Ingest, three folds, their ensemble; the first fold alone beside it."""
-    asked = arguments(__doc__).parse_args()
-    store = asked.out / "shards"
+    """Ingest, train three folds, and evaluate the first fold and the ensemble."""
+    args = arguments(__doc__).parse_args()
+    store = args.out / "shards"
     if not (store / "manifest.json").exists():
-        ingest(datasets.load("nih", asked.root), asked.root, store, source="nih", size=(224, 224))
+        ingest(datasets.load("nih", args.root), args.root, store, IngestSettings(source="nih", size=(224, 224)))
     members = []
     for fold in range(FOLDS):
         split = {"test": 0.25, "folds": FOLDS, "fold": fold}
-        own = {
-            "output": str(asked.out / "runs"), "data": {"shards": str(store), "labels": LABELS, "normalize": "imagenet", "split": split},
-            "model": {"weights": asked.weights}, "train": {"threads": asked.threads},
+        values = {
+            "output": str(args.out / "runs"), "data": {"shards": str(store), "labels": LABELS, "normalize": "imagenet", "split": split},
+            "model": {"weights": args.weights}, "train": {"threads": args.threads},
         }  # fmt: skip
-        members.append(trained(cfg.merge(RECIPE, own), f"fold-{fold}"))
-    for run in (members[0], ensemble.make(asked.out / "runs" / "ensemble", members)):
+        members.append(trained(cfg.merge(RECIPE, values), f"fold-{fold}"))
+    for run in (members[0], ensemble.make(args.out / "runs" / "ensemble", members)):
         print(run.path.name)
-        told(evaluate.evaluate(run.path, log=quiet).found)
+        print_summary(evaluate.evaluate(run.path, log=quiet).results)
 
 
 if __name__ == "__main__":

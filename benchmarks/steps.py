@@ -1,10 +1,10 @@
-"""What a training step costs beside its arithmetic: the engine against one resident batch, two workers of one thread against
-one of two, and a checkpoint against a minute.
+"""Overhead of training: the trainer compared with one resident batch, two workers of one thread with one of two, and the time of a
+checkpoint.
 
     python benchmarks/steps.py resident|workers|checkpoint [--images 256] [--epochs 10] [--compile]
 
-Synthetic pictures (noise) in a temporary store. The sides take turns within one process (resident) or one run
-(workers), and each ratio is of neighbours in time, since the machine's own speed swings.
+Synthetic images (noise) in a temporary store. The sides alternate within one process (resident) or one run (workers), and each
+ratio is of neighbours in time, since the machine's speed varies.
 """
 
 import argparse
@@ -24,49 +24,51 @@ from cxr_ray.on_ray import cluster
 from cxr_ray.runs import Run
 from cxr_ray.runtime.precision import pick
 from cxr_ray.training import optim, setup, trainer
-from cxr_ray.training.checkpoint import Writing
+from cxr_ray.training.checkpoint import CheckpointWriter
 
 CPU = torch.device("cpu")
 
 
-class Turns(Timed):
+class Alternating(Timed):
     """After each epoch, some steps on one batch that stays in memory."""
 
     def __init__(self, store: Path, steps: int, *, compiled: bool) -> None:
         super().__init__()
-        self.bare, self.steps = Resident(store, pick("auto", CPU), compiled=compiled), steps
+        self.resident, self.steps = Resident(store, pick("auto", CPU), compiled=compiled), steps
         self.blocks: list[float] = []
 
     def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
-        """One block of steps; its images/s."""
-        self.blocks.append(32 * self.steps / sum(self.bare.step() for _ in range(self.steps)))
+        """Run one block of steps and record its images/s."""
+        self.blocks.append(32 * self.steps / sum(self.resident.step() for _ in range(self.steps)))
 
 
-def told(name: str, ratios: list[float]) -> None:
-    """The median of ratios and their range."""
+def print_ratios(name: str, ratios: list[float]) -> None:
+    """Print the median of ratios and their range."""
     print(f"{name}: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}, n {len(ratios)})")
 
 
 def resident(folder: Path, store: Path, images: int, epochs: int, threads: int, compiled: bool) -> None:
-    """Each epoch's images/s over the mean of the blocks before and after it; the first two epochs warm up."""
+    """Print each epoch's images/s divided by the mean of the blocks before and after it. The first two epochs are warm-up."""
     torch.set_num_threads(threads)
-    context = Turns(store, images // 32, compiled=compiled)
-    made = config(store, folder, "turns", precision="auto", epochs=epochs + 1, threads=threads)
-    made = cfg.validate(cfg.merge(made.model_dump(), {"train": {"compile": compiled, "checkpoint_minutes": None}}))
-    opened, plan, made = setup.prepare(made)
+    context = Alternating(store, images // 32, compiled=compiled)
+    settings = config(store, folder, "turns", precision="auto", epochs=epochs + 1, threads=threads)
+    settings = cfg.validate(
+        cfg.merge(settings.model_dump(), {"train": {"compile": compiled, "checkpoint_minutes": None}})
+    )
+    opened, plan, settings = setup.prepare(settings)
     (folder / "turns").mkdir()
     run = Run(folder / "turns")
     run.update(status="started")
-    trainer.fit(made, plan, opened, context, run)
-    mine, blocks = speeds(context.lines), context.blocks  # of epochs 2 to the last; of epochs 0 to the last
-    ratios = [own / statistics.mean(blocks[k + 1 : k + 3]) for k, own in enumerate(mine)]
-    for own, before, after in zip(mine, blocks[1:], blocks[2:], strict=False):
-        print(f"engine {own:6.1f} images/s between resident {before:6.1f} and {after:6.1f}")
-    told("engine / resident batch", ratios)
+    trainer.fit(settings, plan, opened, context, run)
+    rates, blocks = speeds(context.lines), context.blocks  # of epochs 2 to the last; of epochs 0 to the last
+    ratios = [rate / statistics.mean(blocks[k + 1 : k + 3]) for k, rate in enumerate(rates)]
+    for rate, before, after in zip(rates, blocks[1:], blocks[2:], strict=False):
+        print(f"trainer {rate:6.1f} images/s between resident {before:6.1f} and {after:6.1f}")
+    print_ratios("trainer / resident batch", ratios)
 
 
 def workers(folder: Path, store: Path, rounds: int) -> None:
-    """Two Ray Train workers of one thread beside one of two, in turns."""
+    """Compare two Ray Train workers of one thread with one worker of two, alternating."""
     ratios = []
     with cluster.session("local", dashboard=True):
         for number in range(rounds):
@@ -74,17 +76,17 @@ def workers(folder: Path, store: Path, rounds: int) -> None:
             two = on_ray_train(store, folder, f"two{number}", precision="auto", epochs=4, threads=1, workers=2)
             ratios.append(statistics.median(two) / statistics.median(one))
             print(f"round {number}: 1 x 2 threads {one}, 2 x 1 thread {two}", flush=True)
-    told("two workers of one thread / one of two", ratios)
+    print_ratios("two workers of one thread / one of two", ratios)
 
 
 def checkpoint(folder: Path, threads: int) -> None:
-    """What a checkpoint of weights and moments adds to the judging of six seconds that it is written beside (a tenth of a minute's
-    epoch), in turns with that judging alone; and its seconds by itself."""
+    """Measure how much a checkpoint of weights and moments adds to an evaluation of six seconds (a tenth of an epoch of a minute)
+    during which it is written, alternating with that evaluation alone; and the seconds of a checkpoint without evaluation."""
     torch.set_num_threads(threads)
     for name in ("resnet18", "resnet50", "densenet121", "vit_b_16"):
         model = models.build(cfg.Model(name=name), outputs=14, image_size=(224, 224), mean=0.5, deviation=0.25)
-        how = pick("auto", CPU)
-        model.to(memory_format=how.layout).eval()
+        precision = pick("auto", CPU)
+        model.to(memory_format=precision.layout).eval()
         optimizer = optim.build(model, cfg.Optim())
         for p in model.parameters():
             p.grad = torch.zeros_like(p)
@@ -92,44 +94,46 @@ def checkpoint(folder: Path, threads: int) -> None:
         images = torch.zeros((16, 224, 224), dtype=torch.uint8)
         steps = 0
 
-        def compute_metrics(
-            count: int, model: torch.nn.Module = model, images: torch.Tensor = images, how: Any = how
+        def evaluate(
+            count: int, model: torch.nn.Module = model, images: torch.Tensor = images, precision: Any = precision
         ) -> float:
-            began = time.perf_counter()
-            with torch.inference_mode(), how.autocast(CPU):
+            started = time.perf_counter()
+            with torch.inference_mode(), precision.autocast(CPU):
                 for _ in range(count):
                     model(images)
-            return time.perf_counter() - began
+            return time.perf_counter() - started
 
-        def written(step: int, name: str = name, model: Any = model, optimizer: Any = optimizer) -> Writing:
+        def start_checkpoint(
+            step: int, name: str = name, model: Any = model, optimizer: Any = optimizer
+        ) -> CheckpointWriter:
             tensors = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            return Writing(folder / name, step, **tensors, state={"epoch": step})
+            return CheckpointWriter(folder / name, step, **tensors, state={"epoch": step})
 
-        count = max(2, round(6 / (compute_metrics(4) / 4)))
-        added, alone = [], []
+        count = max(2, round(6 / (evaluate(4) / 4)))
+        added, alone_s = [], []
         for _ in range(5):
-            before = compute_metrics(count)
+            before = evaluate(count)
             steps += 1
-            began = time.perf_counter()
-            writing = written(steps)
-            compute_metrics(count)
-            writing.end()
-            both = time.perf_counter() - began
-            added.append(both - (before + compute_metrics(count)) / 2)
+            started = time.perf_counter()
+            writing = start_checkpoint(steps)
+            evaluate(count)
+            writing.wait()
+            both_s = time.perf_counter() - started
+            added.append(both_s - (before + evaluate(count)) / 2)
             steps += 1
-            began = time.perf_counter()
-            written(steps).end()
-            alone.append(time.perf_counter() - began)
-        beside, by_itself = statistics.median(added), statistics.median(alone)
+            started = time.perf_counter()
+            start_checkpoint(steps).wait()
+            alone_s.append(time.perf_counter() - started)
+        during, alone = statistics.median(added), statistics.median(alone_s)
         print(
-            f"{name:12} beside judging {beside:6.2f} s more ({min(added):.2f} to {max(added):.2f}), {beside / 60:.2%} of a minute; by itself "
-            f"{by_itself:.2f} s, {by_itself / 60:.2%}",
+            f"{name:12} during evaluation {during:6.2f} s more ({min(added):.2f} to {max(added):.2f}), {during / 60:.2%} of a minute; alone "
+            f"{alone:.2f} s, {alone / 60:.2%}",
             flush=True,
         )
 
 
 def main() -> None:
-    """Run what was asked for."""
+    """Run one benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("resident", "workers", "checkpoint"))
     parser.add_argument("--images", type=int, default=256)
@@ -137,17 +141,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true")
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        if asked.what == "checkpoint":
-            checkpoint(folder, asked.threads)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if args.what == "checkpoint":
+            checkpoint(folder, args.threads)
             return
-        store = noise_store(folder, asked.images, 224)
-        if asked.what == "resident":
-            resident(folder, store, asked.images, asked.epochs, asked.threads, asked.compile)
+        store = noise_store(folder, args.images, 224)
+        if args.what == "resident":
+            resident(folder, store, args.images, args.epochs, args.threads, args.compile)
         else:
-            workers(folder, store, asked.rounds)
+            workers(folder, store, args.rounds)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Images/s of training: Ray Train against the plain engine, and bf16 against fp32. What a step costs beside its arithmetic:
-`steps.py`.
+"""Images/s of training: Ray Train compared with the plain trainer, and bf16 with fp32. The overhead of a step: `steps.py`.
 
     python benchmarks/train.py [--images 512] [--rounds 3]
 
-Synthetic pictures (noise) in a temporary store; nothing is judged, since only time matters. Compare ratios: all sides
-take turns in one run on the same machine.
+Synthetic images (noise) in a temporary store, without val and test, since only time matters. Compare ratios: all sides
+alternate in one run on the same machine.
 """
 
 import argparse
@@ -28,7 +27,7 @@ from cxr_ray.training import optim, setup, trainer
 
 
 class Timed(LocalContext):
-    """Keeps the lines that the engine says."""
+    """Records the lines that the trainer logs."""
 
     def __init__(self, device: torch.device | None = None) -> None:
         super().__init__(device=device, quiet=True)
@@ -39,13 +38,13 @@ class Timed(LocalContext):
 
 
 def speeds(lines: list[str]) -> list[float]:
-    """images/s of each epoch's own line but the first epoch's, which pays for warming up."""
-    whole = [line for line in lines if line.startswith("epoch") and "loss" in line and " images/s" in line]
-    return [float(line.split(" images/s")[0].split()[-1].replace(",", "")) for line in whole][1:]
+    """images/s from each epoch's line, without the first epoch, which includes the warm-up."""
+    epoch_lines = [line for line in lines if line.startswith("epoch") and "loss" in line and " images/s" in line]
+    return [float(line.split(" images/s")[0].split()[-1].replace(",", "")) for line in epoch_lines][1:]
 
 
 def noise_store(folder: Path, images: int, size: int) -> Path:
-    """A store of `images` noise pictures with three random labels."""
+    """A store of `images` noise images of two classes."""
     rng = np.random.default_rng(0)
     rows = np.arange(images)
     pixels = rng.integers(0, 256, (images, size, size)).astype(np.uint8)
@@ -53,26 +52,28 @@ def noise_store(folder: Path, images: int, size: int) -> Path:
 
 
 def write_store(folder: Path, rows: np.ndarray, pixels: np.ndarray, rng: np.random.Generator) -> Path:
-    """Ingest PNGs of `pixels` as an image folder would hold them."""
+    """Write `pixels` as PNGs of an image folder and ingest them."""
     from PIL import Image
 
     from cxr_ray import datasets
-    from cxr_ray.on_ray.ingest import ingest
+    from cxr_ray.on_ray.ingest import IngestSettings, ingest
 
     root = folder / "raw"
     for name in ("finding", "normal"):
         (root / name).mkdir(parents=True)
-    for row, picture in zip(rows, pixels, strict=True):
-        Image.fromarray(picture).save(root / ("finding" if rng.random() < 0.5 else "normal") / f"{row}.png")
+    for row, image in zip(rows, pixels, strict=True):
+        Image.fromarray(image).save(root / ("finding" if rng.random() < 0.5 else "normal") / f"{row}.png")
     records = datasets.load("image_folder", root)
-    ingest(records, root, folder / "shards", source="image_folder", size=(pixels.shape[1], pixels.shape[2]))
+    ingest(
+        records, root, folder / "shards", IngestSettings(source="image_folder", size=(pixels.shape[1], pixels.shape[2]))
+    )
     return folder / "shards"
 
 
 def config(
     store: Path, output: Path, name: str, *, precision: str, epochs: int, workers: int = 1, threads: int
 ) -> cfg.Config:
-    """resnet18 at the store's size, nothing judged."""
+    """resnet18 at the store's size, without val and test."""
     return cfg.validate(
         {
             "name": name,
@@ -91,67 +92,67 @@ def config(
 
 
 def plain(store: Path, output: Path, name: str, **hyperparameters: object) -> list[float]:
-    """images/s of each epoch but the first, in this process."""
+    """images/s of each epoch after the first, in this process."""
     context = Timed()
-    settled = config(store, output, name, **hyperparameters)  # type: ignore[arg-type]
-    torch.set_num_threads(settled.train.threads or 1)
-    opened, plan, settled = setup.prepare(settled)
+    resolved = config(store, output, name, **hyperparameters)  # type: ignore[arg-type]
+    torch.set_num_threads(resolved.train.threads or 1)
+    opened, plan, resolved = setup.prepare(resolved)
     (output / name).mkdir(parents=True)
     run = Run(output / name)
     run.update(status="started")
-    trainer.fit(settled, plan, opened, context, run)
+    trainer.fit(resolved, plan, opened, context, run)
     return speeds(context.lines)
 
 
 def on_ray_train(store: Path, output: Path, name: str, **hyperparameters: object) -> list[float]:
-    """images/s of each epoch but the first, on one Ray Train worker."""
+    """images/s of each epoch after the first, on one Ray Train worker."""
     lines: list[str] = []
     on_ray.train(config(store, output, name, **hyperparameters), address="local", log=lines.append)  # type: ignore[arg-type]
     return speeds(lines)
 
 
 class Resident:
-    """The bare step on one batch that stays in memory, fused Adam: the ceiling."""
+    """A step on one batch that stays in memory, fused Adam: the upper limit."""
 
     def __init__(
         self,
         store: Path,
-        how: Precision,
+        mode: Precision,
         *,
         name: str = "resnet18",
         batch: int = 32,
         device: torch.device | None = None,
         compiled: bool = False,
     ) -> None:
-        opened, self.device, self.how = stores.open(store), device or torch.device("cpu"), how
+        opened, self.device, self.mode = stores.open(store), device or torch.device("cpu"), mode
         self.model = models.build(cfg.Model(name=name), outputs=1, image_size=opened.size, mean=0.5, deviation=0.25)
-        self.model.to(self.device, memory_format=how.layout).train()
+        self.model.to(self.device, memory_format=mode.layout).train()
         self.net = torch.compile(self.model) if compiled else self.model
         self.optimizer = optim.build(self.model, cfg.Optim())
         self.images = torch.from_numpy(opened.images(opened.index["row"].to_numpy()[:batch])).to(self.device)
         self.truth = torch.zeros(batch, 1, device=self.device)
 
     def step(self) -> float:
-        """One step; its seconds."""
-        began = time.perf_counter()
+        """Run one step; returns its seconds."""
+        started = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
-        with self.how.autocast(self.device):
+        with self.mode.autocast(self.device):
             logits = self.net(self.images)
         torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), self.truth).backward()
         self.optimizer.step()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return time.perf_counter() - began
+        return time.perf_counter() - started
 
 
 def resident(store: Path, *, threads: int, steps: int, plain: bool = False) -> float:
-    """images/s of the bare step in what `auto` picks; or, `plain`, in fp32 as torch lays it out by itself."""
+    """images/s of a step in the precision that `auto` selects; with `plain`, in fp32 with torch's default memory layout."""
     torch.set_num_threads(threads)
-    how = pick("auto", torch.device("cpu"))
+    mode = pick("auto", torch.device("cpu"))
     if plain:
-        how = Precision("fp32", torch.float32, torch.contiguous_format)
-    bare = Resident(store, how)
-    return 32 / statistics.median([bare.step() for _ in range(steps + 2)][2:])
+        mode = Precision("fp32", torch.float32, torch.contiguous_format)
+    batch = Resident(store, mode)
+    return 32 / statistics.median([batch.step() for _ in range(steps + 2)][2:])
 
 
 def main() -> None:
@@ -160,35 +161,35 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    asked = parser.parse_args()
-    found: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory() as place, cluster.session("local", dashboard=True):
-        folder = Path(place)
-        store = noise_store(folder, asked.images, 224)
-        print(f"{asked.images} images of 224 px, {asked.threads} threads, torch {torch.__version__}", flush=True)
-        for number in range(asked.rounds):
-            some = {"threads": asked.threads}
-            found.setdefault("engine bf16", []).extend(
+    args = parser.parse_args()
+    rates: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as temporary, cluster.session("local", dashboard=True):
+        folder = Path(temporary)
+        store = noise_store(folder, args.images, 224)
+        print(f"{args.images} images of 224 px, {args.threads} threads, torch {torch.__version__}", flush=True)
+        for number in range(args.rounds):
+            some = {"threads": args.threads}
+            rates.setdefault("trainer bf16", []).extend(
                 plain(store, folder, f"p{number}", precision="auto", epochs=3, **some)
             )
-            found.setdefault("Ray Train bf16", []).extend(
+            rates.setdefault("Ray Train bf16", []).extend(
                 on_ray_train(store, folder, f"r{number}", precision="auto", epochs=3, **some)
             )
-            found.setdefault("resident batch bf16", []).append(resident(store, threads=asked.threads, steps=12))
-            found.setdefault("resident batch plain fp32", []).append(
-                resident(store, threads=asked.threads, steps=6, plain=True)
+            rates.setdefault("resident batch bf16", []).append(resident(store, threads=args.threads, steps=12))
+            rates.setdefault("resident batch plain fp32", []).append(
+                resident(store, threads=args.threads, steps=6, plain=True)
             )
-            found.setdefault("engine fp32", []).extend(
+            rates.setdefault("trainer fp32", []).extend(
                 plain(store, folder, f"f{number}", precision="fp32", epochs=2, **some)
             )
-            print(f"round {number}: " + ", ".join(f"{k} {v[-1]:.1f}" for k, v in found.items()), flush=True)
-    median = {name: statistics.median(values) for name, values in found.items()}
+            print(f"round {number}: " + ", ".join(f"{k} {v[-1]:.1f}" for k, v in rates.items()), flush=True)
+    median = {name: statistics.median(values) for name, values in rates.items()}
     for name, value in median.items():
         print(
-            f"{name:22} {value:7.1f} images/s (min {min(found[name]):.1f}, max {max(found[name]):.1f}, n {len(found[name])})"
+            f"{name:22} {value:7.1f} images/s (min {min(rates[name]):.1f}, max {max(rates[name]):.1f}, n {len(rates[name])})"
         )
-    print(f"Ray Train / engine      {median['Ray Train bf16'] / median['engine bf16']:.3f}")
-    print(f"bf16 / fp32             {median['engine bf16'] / median['engine fp32']:.2f}")
+    print(f"Ray Train / trainer     {median['Ray Train bf16'] / median['trainer bf16']:.3f}")
+    print(f"bf16 / fp32             {median['trainer bf16'] / median['trainer fp32']:.2f}")
     print(f"bf16 / plain fp32       {median['resident batch bf16'] / median['resident batch plain fp32']:.2f}")
 
 

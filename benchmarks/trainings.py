@@ -1,4 +1,4 @@
-"""What the benchmarks that train on real images share: their arguments, and a training that is not done twice."""
+"""Shared by the benchmarks that train on real images: arguments, and a training that is reused if it is finished."""
 
 import argparse
 from pathlib import Path
@@ -20,12 +20,12 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
 
 
 def quiet(line: str) -> None:
-    """Nobody is told."""
+    """Discard a message."""
 
 
 def trained(values: dict[str, Any], name: str) -> runs.Run:
-    """The finished run of that name: found, or trained now."""
-    place = Path(values["output"]) / name
-    if (place / "run.json").exists() and runs.load(place).info["status"] == "finished":
-        return runs.load(place)
+    """The finished run of that name; trained if there is none."""
+    folder = Path(values["output"]) / name
+    if (folder / "run.json").exists() and runs.load(folder).info["status"] == "finished":
+        return runs.load(folder)
     return on_ray.train(cfg.validate(cfg.merge(values, {"name": name})), log=quiet)
