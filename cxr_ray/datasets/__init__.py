@@ -1,33 +1,35 @@
-"""Datasets as they lie on disk, read into tables of records: one row an image and no pixels."""
+"""Reading datasets on disk into tables of records: one row per image, without pixels."""
 
 from cxr_ray.datasets.base import (
     BOX_COLUMNS,
     COLUMNS,
     PART_NAMES,
-    Filter,
+    DatasetInfo,
     Records,
-    class_columns,
-    is_unremarkable,
+    check_records,
     load,
-    need_columns,
     read,
-    read_csv,
-    reading,
     records_table,
 )
+from cxr_ray.datasets.classes import class_columns, is_unremarkable
+from cxr_ray.datasets.tables import read_csv, read_text_table, reading, require_columns
+from cxr_ray.labels import Filter
 
 __all__ = [
     "BOX_COLUMNS",
     "COLUMNS",
     "PART_NAMES",
+    "DatasetInfo",
     "Filter",
     "Records",
+    "check_records",
     "class_columns",
     "is_unremarkable",
     "load",
-    "need_columns",
     "read",
     "read_csv",
+    "read_text_table",
     "reading",
     "records_table",
+    "require_columns",
 ]

@@ -1,8 +1,6 @@
-"""Records: one row an image and no pixels. What each dataset looks like on disk lives in its own file of this folder."""
+"""Records of a dataset: one row per image, without pixels. Each dataset's own layout is in the module of its source."""
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,104 +10,79 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cxr_ray.errors import UserError, closest, unknown
-from cxr_ray.labels import NEGATIVE, PARTS, POSITIVE, UNCERTAIN, Filter, Task, safe_name
+from cxr_ray.data.info import DatasetInfo
+from cxr_ray.datasets.tables import TEXT
+from cxr_ray.errors import UserError, unknown
+from cxr_ray.labels import NEGATIVE, PARTS, POSITIVE, UNCERTAIN, safe_name
 from cxr_ray.registry import SOURCES
-from cxr_ray.storage.remote import Place, local, place
-
-__all__ = [
-    "COLUMNS",
-    "PART_NAMES",
-    "Filter",
-    "Records",
-    "class_columns",
-    "is_unremarkable",
-    "load",
-    "need_columns",
-    "read",
-    "read_csv",
-    "reading",
-    "records_table",
-]
+from cxr_ray.storage.remote import AnyPath, to_path
 
 COLUMNS = ("image", "source_row", "patient", "study", "view", "sex", "age", "source", "mask", "split")
-"""What every records table starts with, in this order; a source's own columns follow, then the labels."""
+"""First columns of every records table, in this order. The source's own columns follow, then the labels."""
 PART_NAMES = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val",
     "dev": "val", "test": "test", "testing": "test",
 }  # fmt: skip
-"""What datasets call the parts, in lower case."""
+"""Names of the parts in datasets, in lower case, to ours."""
 BOX_COLUMNS = ("row", "label", "x", "y", "w", "h")
-UNREMARKABLE = {"normal", "no finding", "no findings", "nofinding", "nofindings", "negative", "healthy"}
 
 
 @dataclass(frozen=True)
 class Records:
-    """What a dataset on disk says, before any policy: its table and what its source declares about it."""
+    """A dataset before any policy is applied: its table, and what its source declares about it."""
 
     table: pd.DataFrame
-    """`COLUMNS` (image: posix path below the root; source_row: 0-based line of the dataset's own table, or position in
-    the sorted listing of a folder; study: a name unique in the dataset; age: years; split: train, val, test or NaN),
-    then columns that this source alone has, then one float32 column a label: 1, 0, -1 (uncertain), NaN (not
-    mentioned). The index is the RangeIndex called `row`."""
-    labels: tuple[str, ...]
-    task: Task
-    groups: dict[str, tuple[str, ...]]
-    """Names for sets of labels, such as competition5."""
-    filters: tuple[Filter, ...]
-    """The cleaning that the source recommends, applied in this order by the plan, never here."""
-    default_labels: tuple[str, ...]
-    """The labels that the recommended cleaning keeps."""
-    features: tuple[str, ...]
-    """Columns whose balance between the parts is watched, beside the labels."""
-    notes: tuple[str, ...]
-    """What every report about this dataset must say."""
-    boxes: pd.DataFrame | None
-    """`row, label, x, y, w, h`: pixels of the original image; None where the dataset has none."""
+    """`COLUMNS` (image: posix path below the root; source_row: row of the dataset's own table, counted from 0 without the
+    header, or position in the sorted list of a folder's images; study: unique in the dataset; age: years; split: train,
+    val, test or NaN), then columns of this source only, then one float32 column per label: 1 positive, 0 negative, -1
+    uncertain, NaN not mentioned. The index is a RangeIndex named `row`."""
+    info: DatasetInfo
+    """What the source declares about the dataset."""
+    boxes: pd.DataFrame | None = None
+    """`BOX_COLUMNS`, in pixels of the original image; None if the dataset has no boxes."""
     files: "pd.Series[str] | None" = None
-    """Where each image lies below the root (index as the table's), for sources whose file names tell who somebody is: `image`
-    is then made of hashes, and this is read by and never written; None: `image` says it."""
+    """Path of each image below the root (index of the table) if file names identify persons: `image` then contains hashes,
+    and these paths are used for reading and never written to disk. None: `image` contains the paths."""
 
     @property
-    def places(self) -> "pd.Series[str]":
-        """The path of each image below the root."""
+    def paths(self) -> "pd.Series[str]":
+        """Path of each image below the root, for reading."""
         return self.table["image"] if self.files is None else self.files
 
 
-def load(name: str, root: str | Place, options: Mapping[str, Any] | None = None) -> Records:
-    """The records of the dataset at `root` (a folder, here or remote), read by the source `name` under its `options` and
-    checked.
+def load(name: str, root: str | AnyPath, options: Mapping[str, Any] | None = None) -> Records:
+    """Read the dataset in the folder `root` (local or remote) with the source `name` and its `options`, and check it.
 
-    Raises `UserError` for an unknown source or option, a missing root, or a layout that is not the source's."""
+    Raises `UserError` for an unknown source or option, a missing root, or a layout that the source does not know."""
     entry = SOURCES[name]
     settings = entry.parse(dict(options or {}), where="options")
-    folder = place(root)
+    folder = to_path(root)
     if not folder.exists():
         raise UserError(f"no folder at {folder.absolute()}; give the folder that holds the {name} dataset")
     if not folder.is_dir():
         raise UserError(f"{folder.absolute()} is a file; give the folder that holds the {name} dataset")
-    return _checked(entry.make(folder, settings), folder, name)
+    return check_records(entry.make(folder, settings), folder, name)
 
 
-def read(name: str, root: str | Place, **options: Any) -> pd.DataFrame:
-    """The table of `load(name, root, options)` alone; see `Records.table` for its columns."""
+def read(name: str, root: str | AnyPath, **options: Any) -> pd.DataFrame:
+    """The table of `load(name, root, options)`; see `Records.table` for its columns."""
     return load(name, root, options).table
 
 
 def records_table(columns: Mapping[str, Any], labels: Mapping[str, Any], *, rows: int) -> pd.DataFrame:
-    """A table of `rows` rows in the documented order and types; of `COLUMNS`, what `columns` leaves out is unknown (NaN)."""
+    """A table of `rows` rows with the columns and types of `Records.table`. Columns of `COLUMNS` that are missing become NaN."""
     body: dict[str, Any] = {}
     for column in COLUMNS:
-        held = columns.get(column)
+        values = columns.get(column)
         if column == "source_row":
-            body[column] = np.asarray(np.arange(rows) if held is None else held, dtype=np.int64)
+            body[column] = np.asarray(np.arange(rows) if values is None else values, dtype=np.int64)
         elif column == "age":
-            body[column] = np.full(rows, np.nan) if held is None else np.asarray(held, dtype=np.float64)
-        elif isinstance(held, pd.Series):  # a million strings are not turned into objects and back
-            body[column] = held.astype(pd.StringDtype(na_value=np.nan)).array
+            body[column] = np.full(rows, np.nan) if values is None else np.asarray(values, dtype=np.float64)
+        elif isinstance(values, pd.Series):  # converting a million strings to objects and back would be slow
+            body[column] = values.astype(TEXT).array
         else:
-            values = np.full(rows, np.nan, dtype=object) if held is None else np.asarray(held, dtype=object)
-            body[column] = pd.array(values, dtype=pd.StringDtype(na_value=np.nan))
+            objects = np.full(rows, np.nan, dtype=object) if values is None else np.asarray(values, dtype=object)
+            body[column] = pd.array(objects, dtype=TEXT)
     body |= {column: values for column, values in columns.items() if column not in COLUMNS}
     body |= {label: np.asarray(values, dtype=np.float32) for label, values in labels.items()}
     table = pd.DataFrame(body, index=pd.RangeIndex(rows))
@@ -117,140 +90,86 @@ def records_table(columns: Mapping[str, Any], labels: Mapping[str, Any], *, rows
     return table
 
 
-def class_columns(
-    class_N: Sequence[str], classes: Sequence[str], *, positive: str | None = None
-) -> tuple[Task, dict[str, np.ndarray]]:
-    """The label columns [N] of images that each belong to one class.
+def check_records(records: Records, root: AnyPath, name: str) -> Records:
+    """`records` with the index of `Records.table`. `name` is the source's. An error of the source's code fails an assertion.
 
-    More than two classes: multiclass, one column a class, sorted. Two: binary, ONE column, named after `positive`, or
-    else after the class that is not called normal, no finding(s), negative or healthy. Raises `UserError` where the
-    names do not tell."""
-    folded = {safe_name(c): c for c in classes}
-    if len(folded) < len(classes):
-        raise UserError(f"two classes share the name of one label: {', '.join(sorted(classes))}; rename one folder")
-    if positive is not None and positive not in classes:
-        raise unknown("class", positive, classes, where=" for --positive")
-    if positive is not None and len(classes) > 2:
-        raise UserError(
-            f"--positive is for two classes; here are {len(classes)}: {', '.join(sorted(classes))}; leave it out"
-        )
-    task: Task = "multiclass"
-    columns = sorted(folded)
-    if len(classes) == 2:
-        task = "binary"
-        if positive is None:
-            findings = [c for c in sorted(classes) if not is_unremarkable(c)]
-            if len(findings) != 1:
-                which = "neither" if findings else "each"
-                raise UserError(
-                    f"which class is the finding? {which} of {' and '.join(map(repr, sorted(classes)))} is called normal, "
-                    "no finding, negative or healthy; say it with --positive NAME"
-                )
-            positive = findings[0]
-        columns = [safe_name(positive)]
-    names_N = np.asarray(class_N, dtype=object)
-    return task, {c: np.where(names_N == folded[c], np.float32(POSITIVE), np.float32(NEGATIVE)) for c in columns}
-
-
-@contextmanager
-def reading(path: Place, *, like: str) -> Iterator[Path]:
-    """A file of a dataset on this machine's disk. `like` says what it is in the error. Raises `UserError` where it is not there
-    or what is read within cannot be."""
-    try:
-        with local(path) as file:
-            yield file
-    except FileNotFoundError:
-        raise UserError(f"no file at {path.absolute()}; it should be {like}") from None
-    except (OSError, ValueError, KeyError) as error:  # pyarrow's and pandas' errors are of these, and bad UTF-8
-        raise UserError(
-            f"cannot read {path} as {like}: {' '.join(str(error).split())}; is the download whole?"
-        ) from None
-
-
-def read_csv(path: Place, *, like: str) -> pd.DataFrame:
-    """A CSV whose columns are what pandas makes of them: for tables of a fixed layout; `cells.read_text` guesses nothing.
-
-    Raises `UserError` as `reading` does."""
-    with reading(path, like=like) as file:
-        return pd.read_csv(file)
-
-
-def need_columns(table: pd.DataFrame, wanted: Sequence[str], path: Place) -> None:
-    """Raises `UserError` for the first column that `table`, read from `path`, lacks; names the closest one it has."""
-    for column in wanted:
-        if column not in table.columns:
-            present = [str(c) for c in table.columns]
-            shown = ", ".join(present[:30]) + (", ..." if len(present) > 30 else "")
-            raise UserError(f"{path} has no column {column!r}{closest(column, present) or '.'} Its columns: {shown}")
-
-
-def is_unremarkable(name: str) -> bool:
-    """Whether a label says that there is nothing to see: normal, no finding(s), negative, healthy."""
-    return re.sub(r"[\s_.-]+", " ", name).strip().casefold() in UNREMARKABLE
-
-
-def _checked(records: Records, root: Place, name: str) -> Records:
-    """`records` with its index named; a source's own mistake is an assertion, the dataset's a `UserError`."""
+    Raises `UserError` for an error in the dataset: no label or image, a wrong label value, or a wrong path."""
     table = records.table
-    labels = list(records.labels)
+    labels = list(records.info.labels)
     assert tuple(table.columns[: len(COLUMNS)]) == COLUMNS, f"{name}: columns {list(table.columns)}"
-    assert list(table.columns[len(table.columns) - len(labels) :]) == labels, f"{name}: labels stand last, in order"
-    assert all(label == safe_name(label) for label in labels), f"{name}: labels go through safe_name"
+    assert list(table.columns[len(table.columns) - len(labels) :]) == labels, (
+        f"{name}: labels are the last columns, in order"
+    )
+    assert all(label == safe_name(label) for label in labels), f"{name}: labels are safe names"
     assert all((table[label].dtype == np.float32) for label in labels), f"{name}: labels are float32"
-    assert table.columns.is_unique, f"{name}: a column is there twice"
+    assert table.columns.is_unique, f"{name}: duplicate column"
     if not labels:
-        raise UserError(f"{name}: the table names no label that is kept; see `cxr-ray sources {name}`")
+        raise UserError(
+            f"{name}: no label column is left; see the options that select labels with `cxr-ray sources {name}`"
+        )
     if table.empty:
-        raise UserError(f"{name}: no image is listed in {root.absolute()}")
-    _check_paths(table["image"], root, name)
+        raise UserError(f"{name}: the table in {root.absolute()} lists no image; give the folder of a complete dataset")
+    _check_paths(table, root, name)
     for label in labels:
         values = table[label].to_numpy()
         good = np.isnan(values) | np.isin(values, (POSITIVE, NEGATIVE, UNCERTAIN))
         if not good.all():
             at = int(np.argmin(good))
             raise UserError(
-                f"{name}: {label!r} is {values[at]:g} at line {table['source_row'].iloc[at]} ({table['image'].iloc[at]}); "
-                "a label is 1 (positive), 0 (negative), -1 (uncertain) or blank"
+                f"{name}: the label {label!r} is {values[at]:g} in row {table['source_row'].iloc[at]} (counted from 0) of the "
+                f"table in {root.absolute()} ({table['image'].iloc[at]}); correct it to 1 (positive), 0 (negative), "
+                "-1 (uncertain) or blank"
             )
     parts = set(table["split"].dropna().unique()) - set(PARTS)
     assert not parts, f"{name}: split {parts}"
     boxes = records.boxes
     if boxes is not None:
         assert tuple(boxes.columns) == BOX_COLUMNS and boxes["row"].isin(range(len(table))).all(), f"{name}: boxes"
-        strange = set(boxes["label"].unique()) - set(labels)
-        if strange:
-            raise unknown("label", sorted(strange)[0], labels, where=f" in the boxes of {name}")
+        extra = set(boxes["label"].unique()) - set(labels)
+        if extra:
+            raise unknown("label", sorted(extra)[0], labels, where=f" in the boxes of {name}")
     table = table.reset_index(drop=True)
     table.index.name = "row"
     return replace(records, table=table)
 
 
-def _check_paths(image: pd.Series, root: Place, name: str) -> None:
-    """Paths are there, unique, and stay below `root`; of links, the first folder of each path is looked at."""
+def _check_paths(table: pd.DataFrame, root: AnyPath, name: str) -> None:
+    """Raises `UserError` unless every row has a path, paths are unique and stay below `root`. Symbolic links are checked only
+    in the first folder of each path."""
+    image, source_row = table["image"], table["source_row"]
+    where = f"(counted from 0) of the table in {root.absolute()}"
     blank = image.isna() | (image == "")
     if blank.any():
+        first = source_row.iloc[int(np.argmax(blank))]
         raise UserError(
-            f"{name}: {int(blank.sum())} rows name no image, the first is row {int(np.argmax(blank))}; mend the table"
+            f"{name}: no image name in row {first} {where}; rows without one: {int(blank.sum())}; "
+            "fill in the names, or delete the rows"
         )
-    doubled = image[image.duplicated()]
-    if len(doubled):
+    repeated = image.duplicated()
+    if repeated.any():
+        second = int(np.argmax(repeated))
+        first = int(np.argmax(image == image.iloc[second]))
         raise UserError(
-            f"{name}: {doubled.iloc[0]} is listed twice ({len(doubled)} rows in all); drop the doubled rows"
+            f"{name}: {image.iloc[second]} is in row {source_row.iloc[first]} and again in row {source_row.iloc[second]} "
+            f"{where}; repeated rows: {int(repeated.sum())}; keep one row per image"
         )
     paths = pa.array(image, from_pandas=True)
-    leaves = pc.match_substring_regex(paths, r"^/|(?:^|[/\\])\.\.(?:[/\\]|$)|^[A-Za-z]:|\\").to_numpy(
+    outside = pc.match_substring_regex(paths, r"^/|(?:^|[/\\])\.\.(?:[/\\]|$)|^[A-Za-z]:|\\").to_numpy(
         zero_copy_only=False
     )
-    if leaves.any():
+    if outside.any():
+        at = int(np.argmax(outside))
         raise UserError(
-            f"{name}: {image.iloc[int(np.argmax(leaves))]!r} leaves {root.absolute()}; paths in the table must stay below it"
+            f"{name}: the path {image.iloc[at]!r} in row {source_row.iloc[at]} {where} leads out of that folder; "
+            "give paths below it"
         )
     top = pc.unique(pc.struct_field(pc.extract_regex(paths, r"^(?P<top>[^/]*)"), "top")).to_pylist()
     if not isinstance(root, Path):
-        return  # an object store has no links
-    inside = root.resolve()
-    for first in top if len(top) < 1000 else ():  # more: a flat folder of images, whose reader looks at each
-        if (root / first).is_symlink() and not (root / first).resolve().is_relative_to(inside):
+        return  # object stores have no links
+    resolved = root.resolve()
+    for folder in top if len(top) < 1000 else ():  # 1000 or more: a flat folder of images, each checked when it is read
+        if (root / folder).is_symlink() and not (root / folder).resolve().is_relative_to(resolved):
             raise UserError(
-                f"{name}: {PurePosixPath(first)} is a link out of {root.absolute()}; copy its target there or give that folder"
+                f"{name}: {PurePosixPath(folder)} is a link out of {root.absolute()}; "
+                "replace it with a copy of its target, or give the folder that holds the target"
             )

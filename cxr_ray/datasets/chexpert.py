@@ -1,17 +1,18 @@
-"""CheXpert (Irvin et al. 2019, arXiv:1901.07031): its tables, the codes in them, and the cleaning it needs."""
+"""CheXpert (Irvin et al. 2019, arXiv:1901.07031): its tables, their codes, and the recommended cleaning."""
 
 import re
 
 import numpy as np
 import pandas as pd
 
-from cxr_ray.datasets.base import Records, need_columns, read_csv, records_table
-from cxr_ray.datasets.cells import matched, numbers
-from cxr_ray.datasets.folders import file_like, subfolders
-from cxr_ray.errors import UserError
+from cxr_ray.data.info import DatasetInfo
+from cxr_ray.datasets.base import Records, records_table
+from cxr_ray.datasets.cells import FIX, extract_groups, parse_numbers
+from cxr_ray.datasets.folders import find_file, subfolders
+from cxr_ray.datasets.tables import read_csv, require_columns, row_error
 from cxr_ray.labels import Filter
 from cxr_ray.registry import SOURCES, Options
-from cxr_ray.storage.remote import Place
+from cxr_ray.storage.remote import AnyPath
 
 LABELS = (
     "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation",
@@ -32,57 +33,55 @@ BATCH = re.compile(r"CheXpert-v1\.0 batch \d+ \(.*\)")
 
 
 @SOURCES.register("chexpert")
-def chexpert(root: Place, options: Options) -> Records:
-    """CheXpert and CheXpert-small: the folder that holds train.csv (and valid.csv, whose rows are the official val list).
+def chexpert(root: AnyPath, options: Options) -> Records:
+    """CheXpert and CheXpert-small: the folder with train.csv (and valid.csv, whose rows are the official val part).
 
-    `view` is AP, PA, LL or RL, `lateral` for every lateral row; `study` is patientNNNNN/studyN, and its number stands in
-    the further column `study_number`; an age of 0 is unknown. The full release's `CheXpert-v1.0 batch N (...)` folders
-    are found too, with the tables beside them or in one of them. Raises `UserError` for a missing table or column."""
+    `view` is AP, PA, LL or RL, and `lateral` for every lateral row. `study` is patientNNNNN/studyN; the extra column
+    `study_number` has its number. An age of 0 is unknown. The `CheXpert-v1.0 batch N (...)` folders of the full release
+    are found too, with the tables next to them or in one of them. Raises `UserError` for a missing table or column."""
     batches = [name for name in subfolders(root) if BATCH.fullmatch(name)]
-    places = [root, *(root / name for name in batches)]
+    folders = [root, *(root / name for name in batches)]
     frames = []
     for name, part in TABLES.items():
-        path = next((place / name for place in places if (place / name).is_file()), None)
+        path = next((folder / name for folder in folders if (folder / name).is_file()), None)
         if path is not None:
             frames.append(_table(path, part))
         elif name == "train.csv":
-            file_like(root, name)  # says where it may lie
+            find_file(root, name)  # its error names a subfolder that has the file
     table = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
     if batches and not (root / "train").is_dir():
         table["image"] = _in_batches(table["image"], root, batches)
     return Records(
         table=table,
-        labels=LABELS,
-        task="multilabel",
-        groups={"competition5": COMPETITION5},
-        filters=FILTERS,
-        default_labels=tuple(label for label in LABELS if label not in ("No Finding", "Support Devices")),
-        features=("view", "sex"),
-        notes=(),
-        boxes=None,
+        info=DatasetInfo(
+            labels=LABELS,
+            task="multilabel",
+            groups={"competition5": COMPETITION5},
+            filters=FILTERS,
+            default_labels=tuple(label for label in LABELS if label not in ("No Finding", "Support Devices")),
+            features=("view", "sex"),
+        ),
     )
 
 
-def _table(path: Place, part: str) -> pd.DataFrame:
-    """The records of one of the dataset's tables."""
-    raw = read_csv(path, like="CheXpert's table")
-    need_columns(raw, ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *LABELS), path)
-    values = {column: numbers(raw, column, path) for column in ("Age", *LABELS)}
+def _table(path: AnyPath, part: str) -> pd.DataFrame:
+    """The records of one table of the dataset, train.csv or valid.csv."""
+    raw = read_csv(path, what="CheXpert's table")
+    require_columns(raw, ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *LABELS), path)
+    values = {column: parse_numbers(raw, column, path) for column in ("Age", *LABELS)}
     image = raw["Path"].astype("str").str.replace(r"^CheXpert-v1\.0[^/]*/", "", regex=True)
-    parts = matched(image, r"(?:^|/)(?P<patient>patient\d+)/study(?P<study>\d+)/[^/]+$")
-    odd = parts["patient"].isna().to_numpy()
-    if odd.any():
-        at = int(np.argmax(odd))
-        raise UserError(
-            f"{path}: row {at} has the path {raw['Path'].iloc[at]!r}, not .../patient00001/study1/view1_frontal.jpg"
-        )
+    parts = extract_groups(image, r"(?:^|/)(?P<patient>patient\d+)/study(?P<study>\d+)/[^/]+$")
+    unmatched = parts["patient"].isna().to_numpy()
+    if unmatched.any():
+        at = int(np.argmax(unmatched))
+        expected = ".../patient00001/study1/view1_frontal.jpg"
+        raise row_error(path, at, f"'Path' is {raw['Path'].iloc[at]!r}, not like {expected}; {FIX}")
     side = raw["Frontal/Lateral"].astype("str")
-    strange = ~side.isin(("Frontal", "Lateral")).to_numpy()
-    if strange.any():
-        at = int(np.argmax(strange))
-        raise UserError(
-            f"{path}: 'Frontal/Lateral' is {raw['Frontal/Lateral'].iloc[at]!r} at row {at}, not Frontal or Lateral"
-        )
+    wrong = ~side.isin(("Frontal", "Lateral")).to_numpy()
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        cell = raw["Frontal/Lateral"].iloc[at]
+        raise row_error(path, at, f"'Frontal/Lateral' is {cell!r}, not Frontal or Lateral; {FIX}")
     age = values.pop("Age")
     columns = {
         "image": image,
@@ -91,22 +90,22 @@ def _table(path: Place, part: str) -> pd.DataFrame:
         "study": parts["patient"] + "/study" + parts["study"],
         "view": raw["AP/PA"].astype("str").mask(side == "Lateral", "lateral"),
         "sex": raw["Sex"],
-        "age": np.where(age > 0, age, np.nan),  # a handful of zeros among adults: not known
+        "age": np.where(age > 0, age, np.nan),  # a few zeros among adults: unknown
         "split": pd.Series(part, index=raw.index),
         "study_number": parts["study"].to_numpy(np.int64),
     }
     return records_table(columns, values, rows=len(raw))
 
 
-def _in_batches(image: pd.Series, root: Place, batches: list[str]) -> pd.Series:
-    """Paths of the full release as it unpacks: train patients lie right in a batch's folder, valid/ keeps its level."""
-    home = {
+def _in_batches(image: pd.Series, root: AnyPath, batches: list[str]) -> pd.Series:
+    """Paths in the unpacked full release: a batch's folder has train patients directly in it, and val patients in valid/."""
+    batch_of = {
         patient: batch for batch in batches for patient in subfolders(root / batch) if patient.startswith("patient")
     }
-    parts = matched(image, r"^(?P<level>train|valid)/(?P<patient>patient\d+)(?P<rest>/.*)$")
-    batch = parts["patient"].map(home)
+    parts = extract_groups(image, r"^(?P<level>train|valid)/(?P<patient>patient\d+)(?P<rest>/.*)$")
+    batch = parts["patient"].map(batch_of)
     moved = (batch + "/" + parts["patient"] + parts["rest"]).where(parts["level"] == "train")
     valid = next((name for name in batches if (root / name / "valid").is_dir()), None)
     if valid is not None:
         moved = moved.where(parts["level"] != "valid", valid + "/" + image)
-    return moved.fillna(image)  # a patient that is nowhere keeps the table's path, and ingest says that it is missing
+    return moved.fillna(image)  # a missing patient keeps the table's path, so that the ingest reports the file

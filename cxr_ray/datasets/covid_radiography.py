@@ -6,51 +6,58 @@ from zipfile import BadZipFile
 
 import pandas as pd
 
-from cxr_ray.datasets.base import Records, class_columns, need_columns, records_table
-from cxr_ray.datasets.cells import host
-from cxr_ray.datasets.folders import images, subfolders
+from cxr_ray.data.info import DatasetInfo
+from cxr_ray.datasets.base import Records, records_table
+from cxr_ray.datasets.cells import url_host
+from cxr_ray.datasets.classes import class_columns
+from cxr_ray.datasets.folders import find_images, subfolders
+from cxr_ray.datasets.tables import require_columns
 from cxr_ray.errors import UserError
 from cxr_ray.registry import SOURCES, Options
-from cxr_ray.storage.remote import Place, local
+from cxr_ray.storage.remote import AnyPath, local_copy
 
 CLASSES = ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia")
-FOLDERS = {name.casefold(): name for name in CLASSES} | {"covid-19": "COVID"}  # what releases since 2020 call them
+FOLDERS = {name.casefold(): name for name in CLASSES} | {"covid-19": "COVID"}  # names of releases since 2020
 NOTES = (
-    "in this dataset the class goes with the source of the picture (each class was gathered from other hospitals and "
-    "collections), so accuracy flatters: part of it is recognition of the source",
-    "the dataset names no patients: pictures of one person may fall into two parts",
+    "in this dataset the class depends on the source of the image (each class comes from other hospitals and collections): "
+    "metrics are too high, because a model can recognise the source",
+    "the dataset does not name patients: a split may put images of one person into two parts",
 )
 
 
 @SOURCES.register("covid_radiography")
-def covid_radiography(root: Place, options: Options) -> Records:
+def covid_radiography(root: AnyPath, options: Options) -> Records:
     """COVID-19 Radiography Database: CLASS/images, CLASS/masks and CLASS.metadata.xlsx; older releases without images/.
 
-    `mask` holds the path of an image's lung mask, `source` the host that the metadata sheet says it came from (NaN
-    without a sheet). Raises `UserError` where fewer than two of the classes are there, or one is empty."""
+    `mask` is the path of an image's lung mask, `source` the host of its URL in the metadata sheet (NaN without a sheet).
+    Raises `UserError` if fewer than two of the class folders exist, or one is empty."""
     found = {FOLDERS[name.casefold()]: name for name in subfolders(root) if name.casefold() in FOLDERS}
     if len(found) < 2:
         inner = [name for name in subfolders(root) if any(c.casefold() in FOLDERS for c in subfolders(root / name))]
-        hint = f"; the classes lie in {(root / inner[0]).absolute()}: give that folder" if inner else ""
-        raise UserError(f"{root.absolute()} holds {len(found)} of the class folders {', '.join(CLASSES)}{hint}")
+        where = (
+            f"they are in {(root / inner[0]).absolute()}: give that folder" if inner else "give the folder with them"
+        )
+        raise UserError(f"{root.absolute()} has {len(found)} of the class folders {', '.join(CLASSES)}; {where}")
     sheets = {path.name.casefold(): path for path in root.iterdir() if path.suffix.lower() == ".xlsx"}
     rows: list[tuple[str, str, str | None, str | None]] = []  # image, class, source, mask
     for name in sorted(found):
         folder = root / found[name]
         levels = {level.casefold(): level for level in subfolders(folder)}
-        paths, _ = images(folder / levels["images"] if "images" in levels else folder, root)
+        paths, _ = find_images(folder / levels["images"] if "images" in levels else folder, root)
         if "images" not in levels:
             paths = [path for path in paths if PurePosixPath(path).parent.name.casefold() != "masks"]
         if not paths:
-            raise UserError(f"the class folder {folder.absolute()} holds no image; is the download whole?")
+            raise UserError(f"the class folder {folder.absolute()} has no image; download the dataset again")
         masks: dict[str, str] = {}
         if "masks" in levels:
-            masks = {PurePosixPath(path).name.casefold(): path for path in images(folder / levels["masks"], root)[0]}
+            masks = {
+                PurePosixPath(path).name.casefold(): path for path in find_images(folder / levels["masks"], root)[0]
+            }
         sheet = sheets.get(f"{name}.metadata.xlsx".casefold()) or sheets.get(f"{found[name]}.metadata.xlsx".casefold())
         hosts = _hosts(sheet) if sheet else {}
         for path in paths:
-            picture = PurePosixPath(path)
-            rows.append((path, name, hosts.get(picture.stem.casefold()), masks.get(picture.name.casefold())))
+            file = PurePosixPath(path)
+            rows.append((path, name, hosts.get(file.stem.casefold()), masks.get(file.name.casefold())))
     rows.sort()
     task, columns = class_columns([row[1] for row in rows], sorted(found))
     table = records_table(
@@ -60,22 +67,29 @@ def covid_radiography(root: Place, options: Options) -> Records:
     )
     labels = tuple(columns)
     return Records(
-        table=table, labels=labels, task=task, groups={}, filters=(), default_labels=labels, features=("source",), notes=NOTES, boxes=None
-    )  # fmt: skip
+        table=table,
+        info=DatasetInfo(
+            labels=labels,
+            task=task,
+            default_labels=labels,
+            features=("source",),
+            notes=NOTES,
+        ),
+    )
 
 
-def _hosts(sheet: Place) -> dict[str, str]:
-    """File stem, in lower case (the sheet says NORMAL-1, the file is Normal-1.png), to the host of its URL."""
+def _hosts(sheet: AnyPath) -> dict[str, str]:
+    """File stem, in lower case (the sheet has NORMAL-1, the file is Normal-1.png), to the host of its URL."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # openpyxl, of styles that the sheet lacks
-            with local(sheet) as file:
+            warnings.simplefilter("ignore", UserWarning)  # openpyxl warns of missing styles
+            with local_copy(sheet) as file:
                 table = pd.read_excel(file, engine="openpyxl", dtype=str, keep_default_na=False)
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise UserError(
-            f"cannot read {sheet} as a sheet: {' '.join(str(error).split())}; download it again or remove it"
+            f"cannot read {sheet} as a sheet: {' '.join(str(error).split())}; download it again, or remove it"
         ) from None
     table.columns = [str(column).strip().upper() for column in table.columns]
-    need_columns(table, ("FILE NAME", "URL"), sheet)
+    require_columns(table, ("FILE NAME", "URL"), sheet)
     names = table["FILE NAME"].str.strip().str.casefold()
-    return {str(name): found for name, url in zip(names, table["URL"], strict=True) if (found := host(str(url)))}
+    return {str(name): found for name, url in zip(names, table["URL"], strict=True) if (found := url_host(str(url)))}

@@ -1,4 +1,4 @@
-"""Folders of pictures: which files are images, in a fixed order, none of them outside the root. Reads names and headers, no pixels."""
+"""Finding files in a dataset's folders: in a fixed order, none outside the root. Reads names and image headers, no pixels."""
 
 import os
 from collections import Counter
@@ -10,26 +10,26 @@ from PIL import Image
 
 from cxr_ray.errors import UserError
 from cxr_ray.storage import remote
-from cxr_ray.storage.remote import Place, Remote
+from cxr_ray.storage.remote import AnyPath, RemotePath
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".dcm", ".dicom")
 
 
-def subfolders(folder: Place) -> list[str]:
+def subfolders(folder: AnyPath) -> list[str]:
     """Names of the folders in `folder`, sorted, without hidden ones."""
-    if isinstance(folder, Remote):
-        return sorted(place.name for place in folder.iterdir() if place.is_dir() and not _hidden(place.name))
+    if isinstance(folder, RemotePath):
+        return sorted(path.name for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name))
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not _hidden(e.name))
+        return sorted(e.name for e in entries if e.is_dir() and not _is_hidden(e.name))
 
 
-def images(
-    folder: Place, root: Place, extensions: tuple[str, ...] | None = EXTENSIONS
+def find_images(
+    folder: AnyPath, root: AnyPath, extensions: tuple[str, ...] | None = EXTENSIONS
 ) -> tuple[list[str], Counter[str]]:
-    """Images at any depth of `folder` as posix paths below `root`, sorted, and the other files counted by extension; with
-    `extensions` None every file is among the first.
+    """Images at any depth of `folder` as sorted posix paths below `root`, and counts of the other files by extension. With
+    `extensions` None every file is an image.
 
-    Hidden files (.DS_Store, ._copy.png) are neither. Raises `UserError` for a link that leaves `root`."""
+    Hidden files (.DS_Store, ._copy.png) are ignored. Raises `UserError` for a link out of `root`."""
     found: list[str] = []
     others: Counter[str] = Counter()
     for path in _files(folder, root):
@@ -41,92 +41,92 @@ def images(
     return sorted(found), others
 
 
-def _files(folder: Place, root: Place) -> Iterator[str]:
-    """Posix paths below `root` of the files at any depth of `folder`, in any order, without hidden ones."""
-    if isinstance(folder, Remote):
-        assert isinstance(root, Remote)
+def _files(folder: AnyPath, root: AnyPath) -> Iterator[str]:
+    """Posix paths below `root` of the files at any depth of `folder`, unordered, without hidden ones."""
+    if isinstance(folder, RemotePath):
+        assert isinstance(root, RemotePath)
         above = folder.relative_to(root)
-        yield from ((above / name).as_posix() for name in folder.files() if not any(map(_hidden, name.split("/"))))
+        yield from ((above / name).as_posix() for name in folder.files() if not any(map(_is_hidden, name.split("/"))))
         return
     assert isinstance(root, Path)
-    inside = root.resolve()
-    waiting = [folder]
-    while waiting:
-        here = waiting.pop()
-        if here.is_symlink():
-            _refuse_leaving(here, inside)
-        with os.scandir(here) as entries:
+    resolved_root = root.resolve()
+    stack = [folder]
+    while stack:
+        parent = stack.pop()
+        if parent.is_symlink():
+            _refuse_outside(parent, resolved_root)
+        with os.scandir(parent) as entries:
             for entry in entries:
-                if _hidden(entry.name):
+                if _is_hidden(entry.name):
                     continue
-                path = here / entry.name
+                path = parent / entry.name
                 if entry.is_symlink():
-                    _refuse_leaving(path, inside)
+                    _refuse_outside(path, resolved_root)
                 if entry.is_dir():
                     if entry.is_symlink():
                         raise UserError(
                             f"{path} is a link to another folder of the dataset: its images would count twice; remove it"
                         )
-                    waiting.append(path)
+                    stack.append(path)
                 else:
                     yield path.relative_to(root).as_posix()
 
 
-def file_like(root: Place, pattern: str) -> Place:
-    """The file in `root` that fits `pattern`, the last by name where several do (a later version is called so).
+def find_file(root: AnyPath, pattern: str) -> AnyPath:
+    """The file in `root` that matches `pattern`; of several, the last by name, which is the latest version.
 
-    Raises `UserError` where there is none; it names the folder inside `root` that has one."""
-    found = sorted(path for path in root.glob(pattern) if path.is_file() and not _hidden(path.name))
+    Raises `UserError` if there is none; it names a subfolder of `root` that has one."""
+    found = sorted(path for path in root.glob(pattern) if path.is_file() and not _is_hidden(path.name))
     if found:
         return found[-1]
     inner = [folder for folder in subfolders(root) if any(path.is_file() for path in (root / folder).glob(pattern))]
-    hint = f"it lies in {(root / inner[0]).absolute()}: give that folder" if inner else "give the folder that holds it"
+    hint = f"it is in {(root / inner[0]).absolute()}: give that folder" if inner else "give the folder that contains it"
     raise UserError(f"no {pattern} in {root.absolute()}; {hint}")
 
 
-def given_file(name: str, root: Place) -> Place:
-    """A file that an option names: a URL, or a path as the user stands, else below `root`."""
-    place = remote.place(name)
-    return place if isinstance(place, Remote) or place.is_file() else root / name
+def resolve_file(name: str, root: AnyPath) -> AnyPath:
+    """The file that an option names: a URL, a path from the current folder, or else a path below `root`."""
+    path = remote.to_path(name)
+    return path if isinstance(path, RemotePath) or path.is_file() else root / name
 
 
-def by_name(root: Place, homes: Iterable[str], *, stem: bool = False) -> dict[str, str]:
-    """File name (without its extension: `stem`) to posix path below `root`, of all images at any depth of `homes`, folders
-    below `root`; a name that several hold is the first one's."""
-    there: dict[str, str] = {}
-    for home in homes:
-        if not (root / home).is_dir():
+def paths_by_name(root: AnyPath, folders: Iterable[str], *, stem: bool = False) -> dict[str, str]:
+    """File name (`stem`: without extension) to posix path below `root`, of all images at any depth of `folders` below `root`.
+    If several folders have a name, the first folder counts."""
+    paths: dict[str, str] = {}
+    for folder in folders:
+        if not (root / folder).is_dir():
             continue
-        for path in images(root / home, root)[0]:
+        for path in find_images(root / folder, root)[0]:
             name = path.rpartition("/")[2]
-            there.setdefault(name.rpartition(".")[0] if stem else name, path)
-    return there
+            paths.setdefault(name.rpartition(".")[0] if stem else name, path)
+    return paths
 
 
-def below(folder: "str | pd.Series[str]", name: "pd.Series[str]") -> "pd.Series[str]":
-    """folder/name of each row. A name that is blank or absolute stays what it is, and is refused as such."""
+def join_folder(folder: "str | pd.Series[str]", name: "pd.Series[str]") -> "pd.Series[str]":
+    """folder/name of each row. A blank or absolute name stays unchanged, so that it is refused later."""
     prefix = (pd.Series(folder, index=name.index) + "/").str.removeprefix("/")
     return (prefix + name).where((name != "") & ~name.str.startswith("/"), name)
 
 
-def placed(name: "pd.Series[str]", there: Mapping[str, str], missing: "pd.Series[str]") -> "pd.Series[str]":
-    """Where each name lies, by `by_name`; the path in `missing` where it is nowhere, so that ingest says that it is missing."""
-    return name.map(there).astype(missing.dtype).fillna(missing)
+def locate(name: "pd.Series[str]", paths: Mapping[str, str], missing: "pd.Series[str]") -> "pd.Series[str]":
+    """The path of each name by `paths_by_name`; the path in `missing` if there is none, so that the ingest reports the file."""
+    return name.map(paths).astype(missing.dtype).fillna(missing)
 
 
-def picture_size(root: Place, image: str) -> tuple[int, int] | None:
-    """Width and height in pixels by the file's header; None where it is not there or is no picture that Pillow reads."""
+def image_size(root: AnyPath, image: str) -> tuple[int, int] | None:
+    """Width and height in pixels from the file's header; None if it does not exist or Pillow cannot read it."""
     try:
-        with (root / image).open("rb") as file, Image.open(file) as picture:
-            return picture.size
+        with (root / image).open("rb") as file, Image.open(file) as opened:
+            return opened.size
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
 
 
-def _hidden(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _refuse_leaving(path: Path, inside: Path) -> None:
-    if not path.resolve().is_relative_to(inside):
-        raise UserError(f"{path} is a link out of {inside}; copy its target there")
+def _refuse_outside(path: Path, resolved_root: Path) -> None:
+    if not path.resolve().is_relative_to(resolved_root):
+        raise UserError(f"{path} is a link out of {resolved_root}; replace it with a copy of its target")

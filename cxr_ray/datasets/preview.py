@@ -1,5 +1,4 @@
-"""What an ingest and the declared cleaning would do, told from the records alone: no image is needed, none is stored."""
-# N records, K kept ones, L labels
+"""Dry run of an ingest: counts from the records, and an estimate of size and time from a sample of images. Writes no store."""
 
 import json
 import os
@@ -11,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxr_ray.data import summary as describe
-from cxr_ray.data.plan import drop_by
+from cxr_ray.data import summary
+from cxr_ray.data.plan import dropping_filter
 from cxr_ray.data.store_writer import write_parquet
 from cxr_ray.datasets.base import Records
 from cxr_ray.imaging.decode import decode
@@ -20,46 +19,47 @@ from cxr_ray.imaging.files import read
 from cxr_ray.imaging.pixels import Aspect, Depth, ImageError
 from cxr_ray.labels import Filter
 from cxr_ray.storage.atomic import make_folder, write_atomic
-from cxr_ray.storage.remote import Place, place, present
+from cxr_ray.storage.remote import AnyPath, files_exist, to_path
 
-NARROWING = "--where"
-"""Name of the filter that the ingest itself applies; the declared ones wait for the plan."""
-SAMPLED = 24
-"""Images read and decoded for the estimate of time."""
-SHOWN = 20
-"""Lines of the label vector table in the text."""
+WHERE = "--where"
+"""Name of the filter that the ingest itself applies. The declared filters are applied by the plan."""
+SAMPLE_SIZE = 24
+"""Images that are read and decoded to estimate the time."""
+VECTORS_SHOWN = 20
+"""Label vectors in the text."""
 
 
 @dataclass(frozen=True, eq=False)
 class DryRun:
-    """Counts of a dataset before anything is read. Vectors and positives are over the kept rows and the labels that the
-    declared cleaning keeps, with every value but 1 (positive) taken as 0."""
+    """Counts of a dataset before the ingest. Label vectors and positives are of the kept rows and the default labels; every
+    value other than 1 (positive) counts as 0."""
 
     listed: int
     """Rows of the records."""
     filters: tuple[Filter, ...]
     dropped: dict[str, int]
-    """Rows that each filter drops of those that the filters before it kept."""
+    """Rows that each filter drops from those that the filters before it kept."""
     kept: int
     patients: int | None
-    """Patients of the kept rows; None where the dataset does not say."""
+    """Patients in the kept rows; None if the dataset does not name patients."""
     labels: pd.DataFrame
-    """label, positive, percent, negative, uncertain, not_mentioned: raw counts over the kept rows."""
+    """label, positive, percent, negative, uncertain, not_mentioned: raw counts in the kept rows."""
     vectors: pd.DataFrame
     """vector (positive labels joined with ` + `, or `none`), rows, percent; the most frequent first."""
     ingested: int
-    """Images that the ingest would read: all but those that `--where` drops."""
+    """Images that the ingest would read: all except those that `--where` drops."""
     missing: int
-    """Of those, how many files are not there."""
+    """Number of those files that do not exist."""
     first_missing: str | None
     store_bytes: int
-    """Size of the pictures in the store, in bytes."""
+    """Size of the images in the store, in bytes."""
     seconds: float | None
-    """Time to expect on this machine's processors; None without an image to try."""
+    """Estimated time of the ingest on `cores`; None if there is no image to try."""
     cores: int
     unusable: dict[str, int]
-    """Reasons why images of the sample could not be decoded, counted; the sample's size is `sampled`."""
+    """Number of images in the sample that cannot be decoded, by reason."""
     sampled: int
+    """Size of the sample."""
     table: pd.DataFrame
     """All records with `kept` and `dropped_by`."""
     notes: tuple[str, ...]
@@ -72,31 +72,33 @@ class DryRun:
             lines.append(f"dropped by {rule.name}: {self.dropped[rule.name]:,}{about} [{rule.query}]")
         patients = "" if self.patients is None else f" of {self.patients:,} patients"
         lines.append(f"rows kept: {self.kept:,}{patients}")
-        lines.append(f"positives, of the kept rows ({len(self.labels)} labels):")
+        lines.append(f"positives in the kept rows ({len(self.labels)} labels):")
         width = max((len(name) for name in self.labels["label"]), default=0)
         for row in self.labels.to_dict("records"):
-            beside = [f"{what.replace('_', ' ')} {row[what]:,}" for what in ("uncertain", "not_mentioned") if row[what]]
-            told = f"  ({', '.join(beside)})" if beside else ""
-            lines.append(f"  {row['label']:<{width}}  {row['positive']:>9,}  {row['percent']:6.2f}%{told}")
-        lines.append(f"label vectors, every value but 1 as 0: {len(self.vectors):,}")
-        shown = self.vectors.head(SHOWN).to_dict("records")
+            others = [f"{key.replace('_', ' ')} {row[key]:,}" for key in ("uncertain", "not_mentioned") if row[key]]
+            suffix = f"  ({', '.join(others)})" if others else ""
+            lines.append(f"  {row['label']:<{width}}  {row['positive']:>9,}  {row['percent']:6.2f}%{suffix}")
+        lines.append(f"label vectors (values other than 1 count as 0): {len(self.vectors):,}")
+        shown = self.vectors.head(VECTORS_SHOWN).to_dict("records")
         lines += [f"  {row['rows']:>9,}  {row['percent']:6.2f}%  {row['vector']}" for row in shown]
-        if len(self.vectors) > SHOWN:
-            rest = self.vectors.iloc[SHOWN:]
+        if len(self.vectors) > VECTORS_SHOWN:
+            rest = self.vectors.iloc[VECTORS_SHOWN:]
             lines.append(
                 f"  {int(rest['rows'].sum()):>9,}  {rest['percent'].sum():6.2f}%  in {len(rest):,} rarer vectors"
             )
-        lines.append(f"images to ingest: {self.ingested:,} (the filters are applied when training, not when ingesting)")
-        such = f", such as {self.first_missing}" if self.first_missing is not None else ""
-        lines.append(f"missing files: {self.missing:,}{such}")
+        lines.append(
+            f"images to ingest: {self.ingested:,} (filters other than --where are applied when training, not when ingesting)"
+        )
+        example = f", such as {self.first_missing}" if self.first_missing is not None else ""
+        lines.append(f"missing files: {self.missing:,}{example}")
         if self.unusable:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.unusable.items())
             lines.append(f"unusable in a sample of {self.sampled}: {reasons}")
         lines.append(f"size of the store: {_bytes(self.store_bytes)}")
         if self.seconds is None:
-            lines.append("time to expect: unknown, there is no image to try")
+            lines.append("estimated time: unknown, there is no image to try")
         else:
-            lines.append(f"time to expect: {_time(self.seconds)} on {self.cores} cores")
+            lines.append(f"estimated time: {_time(self.seconds)} on {self.cores} cores")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def summary(self) -> dict[str, Any]:
@@ -115,9 +117,9 @@ class DryRun:
         }
 
     def save(self, folder: str | Path) -> None:
-        """Write records.parquet (every record, with `kept` and `dropped_by`) and cleaning.json (the counts) to `folder`.
+        """Write records.parquet (all records, with `kept` and `dropped_by`) and cleaning.json (the counts) to `folder`.
 
-        Raises `UserError` where it cannot be written."""
+        Raises `UserError` if it cannot be written."""
         folder = Path(folder)
         make_folder(folder)
         write_parquet(folder / "records.parquet", self.table.reset_index(names="row"))
@@ -127,64 +129,66 @@ class DryRun:
 
 def dry_run(
     records: Records,
-    root: str | Place,
+    root: str | AnyPath,
     *,
     size: tuple[int, int],
     aspect: Aspect = "squash",
     depth: Depth = 8,
     cores: int | None = None,
 ) -> DryRun:
-    """Count what `records` would give: rows dropped by each filter, label vectors, missing files below `root`, and the
-    size and time of an ingest to pictures of `size` (H, W).
+    """Count the rows that each filter drops, label vectors and missing files below `root`, and estimate the size and time of an
+    ingest to images of `size` (H, W) on `cores` (None: all of this machine).
 
-    A filter named `--where` narrows the ingest itself. Raises `UserError` for a filter that cannot be applied."""
+    A filter named `--where` is applied by the ingest itself. Raises `UserError` for a filter that cannot be applied."""
     table = records.table
-    dropped_by = drop_by(table, records.filters)
+    dropped_by = dropping_filter(table, records.info.filters)
     kept = table[dropped_by == ""]
     counts = dropped_by.value_counts()
-    ingested = records.places[dropped_by != NARROWING].tolist()
-    there = present(place(root), ingested)
-    missing = [image for image, is_there in zip(ingested, there, strict=True) if not is_there]
-    held = [image for image, is_there in zip(ingested, there, strict=True) if is_there]
-    sample = [held[i] for i in np.unique(np.linspace(0, len(held) - 1, SAMPLED).astype(int))] if held else []
-    each_s, unusable = _try(sample, root, size, aspect)
+    ingested = records.paths[dropped_by != WHERE].tolist()
+    exists = files_exist(to_path(root), ingested)
+    missing = [image for image, found in zip(ingested, exists, strict=True) if not found]
+    present = [image for image, found in zip(ingested, exists, strict=True) if found]
+    sample = (
+        [present[i] for i in np.unique(np.linspace(0, len(present) - 1, SAMPLE_SIZE).astype(int))] if present else []
+    )
+    seconds_per_image, unusable = _decode_sample(sample, root, size, aspect)
     cores = cores or len(os.sched_getaffinity(0))
     return DryRun(
         listed=len(table),
-        filters=tuple(records.filters),
-        dropped={rule.name: int(counts.get(rule.name, 0)) for rule in records.filters},
+        filters=records.info.filters,
+        dropped={rule.name: int(counts.get(rule.name, 0)) for rule in records.info.filters},
         kept=len(kept),
         patients=int(kept["patient"].nunique()) if kept["patient"].notna().any() else None,
-        labels=_labels(kept, records.default_labels),
-        vectors=_vectors(kept, records.default_labels),
+        labels=_labels(kept, records.info.default_labels),
+        vectors=_vectors(kept, records.info.default_labels),
         ingested=len(ingested),
         missing=len(missing),
         first_missing=missing[0] if missing else None,
-        store_bytes=(len(held) or len(ingested)) * size[0] * size[1] * depth // 8,
-        seconds=each_s * len(held) / cores if each_s is not None else None,
+        store_bytes=(len(present) or len(ingested)) * size[0] * size[1] * depth // 8,
+        seconds=None if seconds_per_image is None else seconds_per_image * len(present) / cores,
         cores=cores,
         unusable=unusable,
         sampled=len(sample),
         table=table.assign(kept=(dropped_by == "").to_numpy(), dropped_by=dropped_by.to_numpy()),
-        notes=tuple(records.notes),
+        notes=records.info.notes,
     )
 
 
 def _labels(kept: pd.DataFrame, labels: tuple[str, ...]) -> pd.DataFrame:
-    counts = describe.label_frequency(kept, labels).rename(columns={"blank": "not_mentioned"})
+    counts = summary.label_frequency(kept, labels).rename(columns={"blank": "not_mentioned"})
     return counts[["label", "positive", "percent", "negative", "uncertain", "not_mentioned"]]
 
 
 def _vectors(kept: pd.DataFrame, labels: tuple[str, ...]) -> pd.DataFrame:
-    vectors = describe.label_vectors(kept, labels)
-    named = [" + ".join(names) or "none" for names in vectors["labels"]]
-    return vectors.assign(vector=named)[["vector", "rows", "percent"]]
+    vectors = summary.label_vectors(kept, labels)
+    names = [" + ".join(positive) or "none" for positive in vectors["labels"]]
+    return vectors.assign(vector=names)[["vector", "rows", "percent"]]
 
 
-def _try(
-    sample: list[str], root: str | Place, size: tuple[int, int], aspect: Aspect
+def _decode_sample(
+    sample: list[str], root: str | AnyPath, size: tuple[int, int], aspect: Aspect
 ) -> tuple[float | None, dict[str, int]]:
-    """Mean seconds an image, and why some could not be used."""
+    """Mean seconds per image, and the number of images that cannot be decoded, by reason."""
     unusable: dict[str, int] = {}
     started = time.perf_counter()
     for image in sample:

@@ -1,4 +1,4 @@
-"""Identifiers to keyed hashes, the same for the same key, and the key itself, which is kept away from the data."""
+"""Keyed hashes of identifiers, equal for equal keys, and the key file, which must be outside the dataset."""
 
 import hashlib
 import hmac
@@ -12,25 +12,28 @@ import pandas as pd
 
 from cxr_ray.datasets.base import Records
 from cxr_ray.errors import UserError
-from cxr_ray.storage.remote import Place
+from cxr_ray.storage.remote import AnyPath
 
 BITS = 80
-"""Of a hash: two of 10^6 identifiers meet with a chance of 4 in 10^13."""
+"""Bits of a hash: the probability that any two of 10^6 identifiers collide is 4 in 10^13."""
 
 
-def default_key() -> Path:
-    """Where the key of this user is kept."""
+def default_key_path() -> Path:
+    """The key file of this user."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "cxr_ray" / "hash.key"
 
 
-def key(path: Path | None, *, away_from: Place) -> bytes:
-    """The secret in the file `path` (None: `default_key`), made at random, readable by its owner alone, where there is none.
+def load_key(path: Path | None, *, outside: AnyPath) -> bytes:
+    """The secret key in the file `path` (None: `default_key_path`). If there is none, a random key that only its owner can read
+    is created.
 
-    Whoever has the key can try identifiers against the hashes: raises `UserError` where it lies in `away_from`, the data;
-    and where it cannot be read or made, or holds less than 16 bytes."""
-    path = path or default_key()
-    if isinstance(away_from, Path) and path.resolve().is_relative_to(away_from.resolve()):
-        raise UserError(f"the key {path} lies with the data, whose hashes it undoes; keep it elsewhere")
+    With the key, hashes can be tested against guessed identifiers: raises `UserError` if the file is in `outside`, the
+    dataset's folder, cannot be read or created, or has less than 16 bytes."""
+    path = path or default_key_path()
+    if isinstance(outside, Path) and path.resolve().is_relative_to(outside.resolve()):
+        raise UserError(
+            f"the key {path} is in the dataset's folder, where it would expose the hashes; give another file"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -40,39 +43,40 @@ def key(path: Path | None, *, away_from: Place) -> bytes:
         else:
             with os.fdopen(descriptor, "w") as file:
                 file.write(secrets.token_hex(32) + "\n")
-        held = path.read_bytes().strip()
+        secret = path.read_bytes().strip()
     except OSError as error:
-        raise UserError(f"cannot read or make the key {path} ({error.strerror}); name another file") from None
-    if len(held) < 16:
-        raise UserError(f"the key {path} is shorter than 16 bytes; delete it, and a good one is made")
-    return held
+        raise UserError(f"cannot read or create the key {path} ({error.strerror}); give another file") from None
+    if len(secret) < 16:
+        raise UserError(f"the key {path} is shorter than 16 bytes; delete it, and a new one is created")
+    return secret
 
 
-def hashed(kind: str, identifier: str, secret: bytes) -> str:
-    """HMAC-SHA256 of an identifier, its first 80 bits in hexadecimal. `kind` keeps a patient 7 apart from a study 7."""
+def pseudonym(kind: str, identifier: str, secret: bytes) -> str:
+    """The first 80 bits of the HMAC-SHA256 of an identifier, in hexadecimal. `kind` separates patient 7 from study 7."""
     return hmac.new(secret, f"{kind}\0{identifier}".encode(), hashlib.sha256).hexdigest()[: BITS // 4]
 
 
-def hide(records: Records, secret: bytes) -> Records:
-    """`records` whose patients, studies and file names are hashes; `places` still says where each image lies.
+def pseudonymise(records: Records, secret: bytes) -> Records:
+    """`records` with hashes as patients, studies and file names; `Records.paths` still has the path of each image.
 
-    A file name tells who somebody is in most datasets (patient00001/study1/...). Paths of masks are left out for that. The
-    records of a source that hashes by itself come back as they are."""
+    In most datasets a file name identifies the patient (patient00001/study1/...). Paths of masks are removed for the same
+    reason. Records with hashes of their source are returned unchanged."""
     if records.files is not None:
         return records
     table = records.table.copy()
     for kind in ("patient", "study"):
-        table[kind] = _hashed(table[kind], kind, secret)
+        table[kind] = _pseudonyms(table[kind], kind, secret)
     image = table["image"]
     suffix = image.map(lambda name: PurePosixPath(name).suffix.lower())
-    table["image"] = _hashed(image, "image", secret) + suffix.astype(image.dtype)
-    notes = list(records.notes)
+    table["image"] = _pseudonyms(image, "image", secret) + suffix.astype(image.dtype)
+    notes = list(records.info.notes)
     if table["mask"].notna().any():
-        notes.append("paths of masks were left out: with hashed file names nothing would find them")
+        notes.append("paths of masks were removed, because they contain the names that are hashed")
         table["mask"] = pd.Series(np.nan, index=table.index, dtype=image.dtype)
-    return replace(records, table=table, files=image, notes=tuple(notes))
+    info = records.info.model_copy(update={"notes": tuple(notes)})
+    return replace(records, table=table, info=info, files=image)
 
 
-def _hashed(column: "pd.Series[str]", kind: str, secret: bytes) -> "pd.Series[str]":
+def _pseudonyms(column: "pd.Series[str]", kind: str, secret: bytes) -> "pd.Series[str]":
     known = column.dropna().unique()
-    return column.map({name: hashed(kind, name, secret) for name in known}).astype(column.dtype)
+    return column.map({name: pseudonym(kind, name, secret) for name in known}).astype(column.dtype)

@@ -1,4 +1,4 @@
-"""Tables as they come from other programs and other hands: the exact answer of every source that reads one."""
+"""Damaged and unusual tables: the exact error message of every source that reads one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,57 +15,65 @@ from cxr_ray.imaging import files, pixels
 from tests.fakes import mimic_cxr
 from tests.fakes.layouts import LAYOUTS, OPTIONS
 
+FIX = "correct the cell, or download the file again"
+
 
 @dataclass(frozen=True)
 class Table:
-    """Where a source's table says which image a row is of."""
+    """How a source's table names the image of a row."""
 
     file: str
     column: str
     cell: str
-    """How the table names an image, with `{}` for what a bad row puts in the place of its name."""
+    """A cell of that column, with `{}` for the part that a bad row replaces."""
     path: str
-    """The path that such a cell becomes."""
+    """The path that results from the cell."""
     twice: str
-    """What is said when the first row stands there once more."""
-    homes: str
-    """The folder that holds the images."""
-    lists: bool = False
-    """Whether the source looks for the files by name, and so meets links that leave the root."""
+    """Error message if the first row is repeated at the end; {last} is the row of the copy."""
+    folder: str
+    """The folder of the images."""
+    searches: bool = False
+    """Whether the source searches the files by name, and so reads links out of the root."""
+
+
+def repeated(name: str, image: str) -> str:
+    return (
+        f"{name}: {image} is in row 0 and again in row {{last}} (counted from 0) of the table in {{root}}; repeated rows: 1; "
+        "keep one row per image"
+    )
 
 
 TABLES = {
     "chexpert": Table(
         "train.csv", "Path", "CheXpert-v1.0-small/{}/patient00001/study1/view1_frontal.jpg",
         "{}/patient00001/study1/view1_frontal.jpg",
-        "chexpert: train/patient00001/study1/view1_frontal.jpg is listed twice (1 rows in all); drop the doubled rows", "train",
+        repeated("chexpert", "train/patient00001/study1/view1_frontal.jpg"), "train",
     ),
     "nih": Table(
         "Data_Entry_2017_v2020.csv", "Image Index", "{}/00000001_000.png", "images/{}/00000001_000.png",
-        "nih: images/00000001_000.png is listed twice (1 rows in all); drop the doubled rows", "images", True,
+        repeated("nih", "images/00000001_000.png"), "images", True,
     ),
     "covid_chestxray": Table(
         "metadata.csv", "filename", "{}/a.png", "images/{}/a.png",
-        "covid_chestxray: images/a-day0.jpeg is listed twice (1 rows in all); drop the doubled rows", "images",
+        repeated("covid_chestxray", "images/a-day0.jpeg"), "images",
     ),
     "mimic_cxr": Table(
         "mimic-cxr-2.0.0-metadata.csv", "dicom_id", "{}/02aa", "files/p10/p10000032/s50414267/{}/02aa.jpg",
-        f"mimic_cxr: files/p10/p10000032/s50414267/{mimic_cxr.IMAGES[0][0]}.jpg is listed twice (1 rows in all); "
-        "drop the doubled rows", "files",
+        repeated("mimic_cxr", f"files/p10/p10000032/s50414267/{mimic_cxr.IMAGES[0][0]}.jpg"), "files",
     ),
     "vindr": Table(
         "annotations/image_labels_train.csv", "image_id", "{}/000434", "train/{}/000434.dicom",
-        "{root}/annotations/image_labels_train.csv lists 000434271f63a053c4128a0ba6352c7f of reader R6 twice; keep one row of it",
+        "{root}/annotations/image_labels_train.csv lists 000434271f63a053c4128a0ba6352c7f of reader R6 twice, in rows 0 and {last} "
+        "(counted from 0); delete one row",
         "train", True,
     ),
     "padchest": Table(
         "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv", "ImageID", "{}/a.png", "0/{}/a.png",
-        "padchest: 0/20536686640136348236148679891455886468_k6ga29.png is listed twice (1 rows in all); drop the doubled rows",
-        "0", True,
+        repeated("padchest", "0/20536686640136348236148679891455886468_k6ga29.png"), "0", True,
     ),
     "table": Table(
         "images.csv", "image", "{}/a.png", "pictures/{}/a.png",
-        "table: pictures/a.png is listed twice (1 rows in all); drop the doubled rows", "pictures",
+        repeated("table", "pictures/a.png"), "pictures",
     ),
 }  # fmt: skip
 
@@ -83,7 +91,7 @@ def bad(request: pytest.FixtureRequest, tmp_path: Path) -> "Bad":
 
 @dataclass
 class Bad:
-    """A fake dataset whose table is about to be spoilt."""
+    """A fake dataset, and changes to its table."""
 
     name: str
     root: Path
@@ -97,18 +105,18 @@ class Bad:
         return datasets.load(self.name, self.root, OPTIONS.get(self.name))
 
     def refusal(self) -> str:
-        with pytest.raises(UserError) as said:
+        with pytest.raises(UserError) as caught:
             self.load()
-        assert "\n" not in str(said.value)
-        return str(said.value)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
 
     def rewrite(self, change: Any) -> None:
-        """The table with every cell as text, changed and written back."""
+        """Read the table with every cell as text, change it, and write it."""
         table = pd.read_csv(self.file, dtype=str, keep_default_na=False)
         change(table).to_csv(self.file, index=False)
 
-    def first_image(self, cell: str) -> None:
-        """Name the first image otherwise, wherever the table names it."""
+    def rename_first_image(self, cell: str) -> None:
+        """Replace the name of the first image in all its rows."""
 
         def change(table: pd.DataFrame) -> pd.DataFrame:
             return table.assign(
@@ -118,13 +126,13 @@ class Bad:
         self.rewrite(change)
 
 
-def test_every_source_with_a_table_is_here() -> None:
+def test_every_source_with_a_table_is_tested() -> None:
     no_table = {"image_folder", "covid_radiography", "phantom", "dicom_folder"}
     assert set(LAYOUTS) - no_table == set(TABLES)
 
 
 @pytest.mark.parametrize("kind", ["BOM", "CRLF", "BOM and CRLF"])
-def test_a_byte_order_mark_and_line_ends_of_windows_change_nothing(bad: Bad, kind: str) -> None:
+def test_byte_order_mark_and_windows_line_endings_change_nothing(bad: Bad, kind: str) -> None:
     plain = bad.load().table
     body = bad.file.read_bytes()
     if "CRLF" in kind:
@@ -133,26 +141,32 @@ def test_a_byte_order_mark_and_line_ends_of_windows_change_nothing(bad: Bad, kin
     pd.testing.assert_frame_equal(bad.load().table, plain)
 
 
-def test_a_doubled_row_is_refused(bad: Bad) -> None:
+def test_a_repeated_row_is_refused(bad: Bad) -> None:
+    last = len(pd.read_csv(bad.file))
     bad.rewrite(lambda table: pd.concat([table, table.iloc[:1]]))
-    assert bad.refusal() == bad.table.twice.replace("{root}", str(bad.root))
+    assert bad.refusal() == bad.table.twice.format(root=bad.root, last=last)
 
 
 def test_a_misspelt_and_a_missing_column_are_named(bad: Bad) -> None:
     column = bad.table.column
     bad.rewrite(lambda table: table.rename(columns={column: column + "s"}))
-    said = bad.refusal()
     shown = column.lower() if bad.name == "covid_chestxray" else column
-    assert said.startswith(f"{bad.file} has no column {shown!r}; did you mean {shown + 's'!r}? Its columns: "), said
+    assert bad.refusal().startswith(f"{bad.file} has no column {shown!r}; did you mean {shown + 's'!r}? Its columns: ")
     bad.rewrite(lambda table: table.drop(columns=column + "s"))
     assert bad.refusal().startswith(f"{bad.file} has no column {shown!r}")
 
 
-@pytest.mark.parametrize("way", ["..", "../.."])
-def test_a_path_that_climbs_out_is_refused(bad: Bad, way: str) -> None:
-    bad.first_image(bad.table.cell.format(way))
-    path = bad.table.path.format(way)
-    assert bad.refusal() == f"{bad.name}: {path!r} leaves {bad.root}; paths in the table must stay below it"
+def outside(bad: Bad, path: str) -> str:
+    return (
+        f"{bad.name}: the path {path!r} in row 0 (counted from 0) of the table in {bad.root} leads out of that folder; "
+        "give paths below it"
+    )
+
+
+@pytest.mark.parametrize("parent", ["..", "../.."])
+def test_a_path_to_a_parent_folder_is_refused(bad: Bad, parent: str) -> None:
+    bad.rename_first_image(bad.table.cell.format(parent))
+    assert bad.refusal() == outside(bad, bad.table.path.format(parent))
 
 
 def test_an_absolute_path_is_refused(bad: Bad) -> None:
@@ -161,60 +175,64 @@ def test_an_absolute_path_is_refused(bad: Bad) -> None:
         "vindr": (f"/etc/{inner}", f"/etc/{inner}.dicom"),
         "mimic_cxr": (f"/etc/{inner}", f"/etc/{inner}.jpg"),
     }.get(bad.name, (f"/etc/{inner}.png", f"/etc/{inner}.png"))
-    bad.first_image(cell)
-    assert bad.refusal() == f"{bad.name}: {path!r} leaves {bad.root}; paths in the table must stay below it"
+    bad.rename_first_image(cell)
+    assert bad.refusal() == outside(bad, path)
 
 
-def test_a_row_that_names_no_image_is_refused(bad: Bad) -> None:
-    bad.first_image("")
-    said = bad.refusal()
+def test_a_row_without_an_image_is_refused(bad: Bad) -> None:
+    bad.rename_first_image("")
     if bad.name == "chexpert":
-        assert said == f"{bad.file}: row 0 has the path nan, not .../patient00001/study1/view1_frontal.jpg"
+        assert bad.refusal() == (
+            f"{bad.file}, row 0 (counted from 0): 'Path' is nan, not like .../patient00001/study1/view1_frontal.jpg; "
+            "correct the cell, or download the file again"
+        )
     else:
-        assert said == f"{bad.name}: 1 rows name no image, the first is row 0; mend the table"
+        assert bad.refusal() == (
+            f"{bad.name}: no image name in row 0 (counted from 0) of the table in {bad.root}; rows without one: 1; "
+            "fill in the names, or delete the rows"
+        )
 
 
 def test_a_folder_that_is_a_link_out_of_the_root_is_refused(bad: Bad) -> None:
-    home, away = bad.root / bad.table.homes, bad.root.parent / "away"
-    home.rename(away)
-    home.symlink_to(away)
-    said = bad.refusal()
-    if bad.table.lists:
-        assert said == f"{home} is a link out of {bad.root}; copy its target there"
+    folder, target = bad.root / bad.table.folder, bad.root.parent / "target"
+    folder.rename(target)
+    folder.symlink_to(target)
+    if bad.table.searches:
+        assert bad.refusal() == f"{folder} is a link out of {bad.root}; replace it with a copy of its target"
     else:
-        assert (
-            said
-            == f"{bad.name}: {bad.table.homes} is a link out of {bad.root}; copy its target there or give that folder"
+        assert bad.refusal() == (
+            f"{bad.name}: {bad.table.folder} is a link out of {bad.root}; "
+            "replace it with a copy of its target, or give the folder that holds the target"
         )
 
 
 def test_a_file_that_is_a_link_out_of_the_root_is_never_read(bad: Bad) -> None:
     image = bad.load().table["image"].iloc[0]
-    away = bad.root.parent / "secret.png"
-    (bad.root / image).rename(away)
-    (bad.root / image).symlink_to(away)
-    if bad.table.lists:
-        assert bad.refusal() == f"{bad.root / image} is a link out of {bad.root}; copy its target there"
-    else:  # the records are of the table alone; the ingest refuses the image, and counts it
+    target = bad.root.parent / "secret.png"
+    (bad.root / image).rename(target)
+    (bad.root / image).symlink_to(target)
+    if bad.table.searches:
+        assert bad.refusal() == f"{bad.root / image} is a link out of {bad.root}; replace it with a copy of its target"
+    else:  # the records are read from the table only; the ingest rejects and counts the image
         assert bad.load().table["image"].iloc[0] == image
         with pytest.raises(pixels.ImageError, match="outside the root"):
             files.read(bad.root, image)
 
 
-def test_a_file_that_is_listed_but_absent_keeps_its_row_and_is_counted(bad: Bad) -> None:
+def test_a_missing_file_keeps_its_row_and_is_counted(bad: Bad) -> None:
     before = bad.load().table
     image = before["image"].iloc[-1]
     (bad.root / image).unlink()
     records = bad.load()
     missing = Path(image).with_suffix(".dicom").as_posix() if bad.name == "vindr" else image
     assert records.table["image"].tolist() == [*before["image"][:-1], missing]
-    told = dry_run(records, bad.root, size=(8, 8))
-    assert (told.listed, told.missing, told.first_missing) == (len(before), 1, missing)
+    counts = dry_run(records, bad.root, size=(8, 8))
+    assert (counts.listed, counts.missing, counts.first_missing) == (len(before), 1, missing)
     with pytest.raises(pixels.ImageError, match="file missing"):
         files.read(bad.root, missing)
 
 
-LABEL_CELLS = {  # of the first row: the column, and what its cell says now
+LABEL_COLUMNS = {  # a column of labels
     "chexpert": "No Finding",
     "nih": "Finding Labels",
     "covid_chestxray": "finding",
@@ -226,19 +244,18 @@ LABEL_CELLS = {  # of the first row: the column, and what its cell says now
 
 
 @pytest.mark.parametrize("word", ["None", "NA"])
-def test_none_and_na_are_names_where_names_stand_and_blanks_where_marks_do(bad: Bad, word: str) -> None:
-    column = LABEL_CELLS[bad.name]
+def test_none_and_na_are_names_among_names_and_blank_among_label_values(bad: Bad, word: str) -> None:
+    column = LABEL_COLUMNS[bad.name]
     file = bad.root / "mimic-cxr-2.0.0-chexpert.csv" if bad.name == "mimic_cxr" else bad.file
     table = pd.read_csv(file, dtype=str, keep_default_na=False)
     same = table[bad.table.column] == table[bad.table.column][0] if bad.name == "vindr" else table.index == 0
     table.loc[same, column] = word
     table.to_csv(file, index=False)
     if bad.name == "nih":
-        assert bad.refusal().startswith(f"{file}: unknown finding {word!r} at row 0")
+        assert bad.refusal().startswith(f"{file}, row 0 (counted from 0): unknown finding {word!r} in 'Finding Labels'")
     elif bad.name == "padchest":
-        assert (
-            bad.refusal()
-            == f"{file}: 'Labels' is {word!r} at row 0, no list such as ['normal']; is the download whole?"
+        assert bad.refusal() == (
+            f"{file}, row 0 (counted from 0): 'Labels' is {word!r}, not a list such as ['normal']; {FIX}"
         )
     elif bad.name == "covid_chestxray":
         found = bad.load().table
@@ -247,26 +264,27 @@ def test_none_and_na_are_names_where_names_stand_and_blanks_where_marks_do(bad: 
         assert np.isnan(bad.load().table[column].iloc[0])
 
 
-def test_a_label_value_that_is_none_is_refused_with_its_row(bad: Bad) -> None:
+def test_an_unknown_label_value_is_refused_with_its_row(bad: Bad) -> None:
     file = bad.root / "mimic-cxr-2.0.0-chexpert.csv" if bad.name == "mimic_cxr" else bad.file
     table = pd.read_csv(file, dtype=str, keep_default_na=False)
-    table.loc[0, LABEL_CELLS[bad.name]] = "maybe"
+    column = LABEL_COLUMNS[bad.name]
+    table.loc[0, column] = "maybe"
     table.to_csv(file, index=False)
-    column = LABEL_CELLS[bad.name]
-    meant = {
-        "mimic_cxr": "known: 1, 0, -1, true, false and blank; is the download whole?",
-        "vindr": "known: 1, 0 and blank; is the download whole?",
+    row = f"{file}, row 0 (counted from 0)"
+    known = {
+        "mimic_cxr": f"known: 1, 0, -1, true, false and blank; {FIX}",
+        "vindr": f"known: 1, 0 and blank; {FIX}",
         "table": "known: y, n, u and blank; add it to --values",
     }
-    if bad.name == "covid_chestxray":  # its findings are whatever the table says
+    if bad.name == "covid_chestxray":  # it accepts any finding
         assert bad.load().table["maybe"].iloc[0] == 1
     elif bad.name == "chexpert":
-        assert bad.refusal() == f"{file}: {column!r} is 'maybe' at row 0, not a number; is the download whole?"
+        assert bad.refusal() == f"{row}: {column!r} is 'maybe', not a number; {FIX}"
     elif bad.name == "nih":
-        assert bad.refusal().startswith(f"{file}: unknown finding 'maybe' at row 0; known: Atelectasis, Cardiomegaly, ")
-    elif bad.name == "padchest":
-        assert (
-            bad.refusal() == f"{file}: 'Labels' is 'maybe' at row 0, no list such as ['normal']; is the download whole?"
+        assert bad.refusal().startswith(
+            f"{row}: unknown finding 'maybe' in {column!r}; known: Atelectasis, Cardiomegaly, "
         )
+    elif bad.name == "padchest":
+        assert bad.refusal() == f"{row}: 'Labels' is 'maybe', not a list such as ['normal']; {FIX}"
     else:
-        assert bad.refusal() == f"{file}: {column!r} is 'maybe' at row 0, which is no label value; {meant[bad.name]}"
+        assert bad.refusal() == f"{row}: {column!r} is 'maybe', which is not a label value; {known[bad.name]}"

@@ -1,4 +1,4 @@
-"""CheXpert: the codes of its table, the declared cleaning, and the counts that the published table must give."""
+"""CheXpert: codes of its table, the declared cleaning, and the counts of the published table."""
 
 import shutil
 import time
@@ -12,24 +12,26 @@ from cxr_ray import datasets
 from cxr_ray.errors import UserError
 from tests.fakes import chexpert
 
+FIX = "correct the cell, or download the file again"
+
 
 def cleaned(records: datasets.Records) -> pd.DataFrame:
     table = records.table
-    for rule in records.filters:
+    for rule in records.info.filters:
         table = table.query(rule.query)
     return table
 
 
-def test_the_codes_of_the_table(tmp_path: Path) -> None:
+def test_codes_of_the_table(tmp_path: Path) -> None:
     chexpert.write(tmp_path)
     records = datasets.load("chexpert", tmp_path)
     table = records.table
-    assert (records.task, list(records.labels)) == ("multilabel", chexpert.LABELS)
-    assert set(records.labels) - set(records.default_labels) == {"No Finding", "Support Devices"}
-    assert records.groups == {
+    assert (records.info.task, list(records.info.labels)) == ("multilabel", chexpert.LABELS)
+    assert set(records.info.labels) - set(records.info.default_labels) == {"No Finding", "Support Devices"}
+    assert records.info.groups == {
         "competition5": ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
     }
-    assert records.features == ("view", "sex")
+    assert records.info.features == ("view", "sex")
     assert table["image"].iloc[0] == "train/patient00001/study1/view1_frontal.jpg"
     assert table["source_row"].tolist() == [0, 1, 2, 3, 4, 5, 6, 0]
     assert table["split"].tolist() == ["train"] * 7 + ["val"]
@@ -43,12 +45,12 @@ def test_the_codes_of_the_table(tmp_path: Path) -> None:
     assert table["Pneumothorax"].iloc[0] == 0
 
 
-def test_the_declared_cleaning_in_its_order(tmp_path: Path) -> None:
+def test_the_declared_filters_drop_rows_in_order(tmp_path: Path) -> None:
     chexpert.write(tmp_path, valid=False)
     records = datasets.load("chexpert", tmp_path)
-    assert [rule.name for rule in records.filters] == ["frontal", "AP or PA", "at most 4 studies"]
+    assert [rule.name for rule in records.info.filters] == ["frontal", "AP or PA", "at most 4 studies"]
     left, dropped = records.table, []
-    for rule in records.filters:
+    for rule in records.info.filters:
         dropped.append(sorted(set(left.index) - set(left.query(rule.query).index)))
         left = left.query(rule.query)
     assert dropped == [[3], [4], [5]]
@@ -61,7 +63,7 @@ def test_without_valid_csv_and_without_images(tmp_path: Path) -> None:
     assert table["image"].str.startswith("train/patient").all()
 
 
-def test_the_full_release_as_it_unpacks(tmp_path: Path) -> None:
+def test_the_unpacked_full_release(tmp_path: Path) -> None:
     chexpert.write(tmp_path, name="CheXpert-v1.0")
     one, two = tmp_path / "CheXpert-v1.0 batch 1 (validate & csv)", tmp_path / "CheXpert-v1.0 batch 2 (train 1)"
     for folder in (one, two):
@@ -77,8 +79,8 @@ def test_the_full_release_as_it_unpacks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", [False, True])
-def test_batches_of_patients_beside_the_tables(tmp_path: Path, missing: bool) -> None:
-    """Tables in the root, validation images in one batch, patients over three; a patient may not be there at all."""
+def test_batches_of_patients_next_to_the_tables(tmp_path: Path, missing: bool) -> None:
+    """Tables in the root, validation images in one batch, patients in three; one patient may be missing."""
     chexpert.write(tmp_path, name="CheXpert-v1.0")
     batches = [
         f"CheXpert-v1.0 batch {n} ({what})"
@@ -94,9 +96,9 @@ def test_batches_of_patients_beside_the_tables(tmp_path: Path, missing: bool) ->
     if missing:
         shutil.rmtree(tmp_path / batches[1] / patients[0])
     table = datasets.read("chexpert", tmp_path)
-    there = [(tmp_path / path).is_file() for path in table["image"]]
-    assert there == [not (missing and patient == patients[0]) for patient in table["patient"]]
-    if missing:  # the table's own path is kept, and ingest says that the file is missing
+    exists = [(tmp_path / path).is_file() for path in table["image"]]
+    assert exists == [not (missing and patient == patients[0]) for patient in table["patient"]]
+    if missing:  # the table's own path stays, so that the ingest reports the file
         assert table["image"].iloc[0] == "train/patient00001/study1/view1_frontal.jpg"
     else:
         assert table["image"].iloc[0] == f"{batches[1]}/patient00001/study1/view1_frontal.jpg"
@@ -108,7 +110,7 @@ def test_the_published_slice_gives_the_published_counts(shared_data: Path, tmp_p
     records = datasets.load("chexpert", tmp_path)
     assert len(records.table) == 10_251
     table = cleaned(records)
-    positive = table[list(records.default_labels)] == 1
+    positive = table[list(records.info.default_labels)] == 1
     assert len(table) == 5_191
     assert table["patient"].nunique() == 2_513
     assert len(positive.drop_duplicates()) == 281
@@ -120,7 +122,7 @@ def test_the_published_slice_gives_the_published_counts(shared_data: Path, tmp_p
 
 
 def test_a_table_of_the_published_size_is_read_in_seconds(tmp_path: Path) -> None:
-    """223,414 rows; 3 s are asked for, and a minute's grace is for a machine at work on other things."""
+    """223,414 rows take about 3 s; a busy machine may take up to a minute."""
     rows = 223_414
     number = np.arange(rows)
     path = pd.Series(number // 3).astype("str").str.zfill(5).radd("CheXpert-v1.0-small/train/patient") + "/study1/view"
@@ -146,55 +148,56 @@ def edit(root: Path, old: str, new: str) -> Path:
 
 
 def refusal(root: Path) -> str:
-    with pytest.raises(UserError) as said:
+    with pytest.raises(UserError) as caught:
         datasets.load("chexpert", root)
-    assert "\n" not in str(said.value)
-    return str(said.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def test_a_missing_column_names_the_closest(tmp_path: Path) -> None:
     chexpert.write(tmp_path, images=False)
     path = edit(tmp_path, "Pleural Effusion", "Pleural_Effusion")
-    said = refusal(tmp_path)
-    assert said.startswith(
+    assert refusal(tmp_path).startswith(
         f"{path} has no column 'Pleural Effusion'; did you mean 'Pleural_Effusion'? Its columns: Path, Sex, Age,"
     )
 
 
-def test_a_cell_that_is_no_label_and_one_that_is_no_number(tmp_path: Path) -> None:
+def test_a_cell_that_is_not_a_label_and_one_that_is_not_a_number(tmp_path: Path) -> None:
     chexpert.write(tmp_path, images=False, valid=False)
     path = edit(tmp_path, "Frontal,AP,1.0", "Frontal,AP,3.0")
     assert refusal(tmp_path) == (
-        "chexpert: 'No Finding' is 3 at line 0 (train/patient00001/study1/view1_frontal.jpg); "
-        "a label is 1 (positive), 0 (negative), -1 (uncertain) or blank"
+        f"chexpert: the label 'No Finding' is 3 in row 0 (counted from 0) of the table in {tmp_path} "
+        "(train/patient00001/study1/view1_frontal.jpg); correct it to 1 (positive), 0 (negative), -1 (uncertain) or blank"
     )
     edit(tmp_path, "Frontal,AP,3.0", "Frontal,AP,yes")
-    assert refusal(tmp_path) == f"{path}: 'No Finding' is 'yes' at row 0, not a number; is the download whole?"
+    assert refusal(tmp_path) == f"{path}, row 0 (counted from 0): 'No Finding' is 'yes', not a number; {FIX}"
 
 
-def test_a_path_and_a_side_that_are_not_chexperts(tmp_path: Path) -> None:
+def test_a_path_and_a_side_that_chexpert_does_not_have(tmp_path: Path) -> None:
     chexpert.write(tmp_path, images=False)
     path = edit(tmp_path, "patient00003/study1/", "patient3-study1/")
     assert refusal(tmp_path).startswith(
-        f"{path}: row 4 has the path 'CheXpert-v1.0-small/train/patient3-study1/view1_frontal.jpg', not"
+        f"{path}, row 4 (counted from 0): 'Path' is 'CheXpert-v1.0-small/train/patient3-study1/view1_frontal.jpg', not like"
     )
     chexpert.write(tmp_path, images=False)
     edit(tmp_path, "Lateral,,", "Sideways,,")
-    assert refusal(tmp_path) == f"{path}: 'Frontal/Lateral' is 'Sideways' at row 3, not Frontal or Lateral"
+    assert refusal(tmp_path) == (
+        f"{path}, row 3 (counted from 0): 'Frontal/Lateral' is 'Sideways', not Frontal or Lateral; {FIX}"
+    )
 
 
-def test_a_path_that_climbs_out(tmp_path: Path) -> None:
+def test_a_path_to_the_parent_folder(tmp_path: Path) -> None:
     chexpert.write(tmp_path, images=False)
     edit(tmp_path, "CheXpert-v1.0-small/train/patient00001", "CheXpert-v1.0-small/../patient00001")
-    assert refusal(tmp_path).startswith("chexpert: '../patient00001/study1/view1_frontal.jpg' leaves")
+    assert refusal(tmp_path).startswith("chexpert: the path '../patient00001/study1/view1_frontal.jpg' in row 0 ")
 
 
-def test_no_table_here_an_empty_one_and_one_that_is_cut(tmp_path: Path) -> None:
-    assert refusal(tmp_path) == f"no train.csv in {tmp_path}; give the folder that holds it"
+def test_a_missing_table_one_in_a_subfolder_and_an_empty_one(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == f"no train.csv in {tmp_path}; give the folder that contains it"
     chexpert.write(tmp_path / "CheXpert-v1.0-small", images=False)
     assert (
         refusal(tmp_path)
-        == f"no train.csv in {tmp_path}; it lies in {tmp_path / 'CheXpert-v1.0-small'}: give that folder"
+        == f"no train.csv in {tmp_path}; it is in {tmp_path / 'CheXpert-v1.0-small'}: give that folder"
     )
     (tmp_path / "train.csv").write_text("")
     assert "cannot read" in refusal(tmp_path)

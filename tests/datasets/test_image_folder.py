@@ -1,4 +1,4 @@
-"""Class folders: splits, patients, and what is refused."""
+"""Class folders: splits, patients, and refused layouts."""
 
 from pathlib import Path
 from typing import Any
@@ -17,28 +17,28 @@ def load(root: Path, **options: Any) -> datasets.Records:
 
 
 def refusal(root: Path, **options: Any) -> str:
-    with pytest.raises(UserError) as said:
+    with pytest.raises(UserError) as caught:
         load(root, **options)
-    assert "\n" not in str(said.value)
-    return str(said.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def test_three_classes_are_one_hot_in_sorted_order(tmp_path: Path) -> None:
     image_folder.write(tmp_path, {"Pneumonia": 2, "Covid-19": 3, "No_findings": 4})
     records = load(tmp_path)
-    assert (records.task, records.labels) == ("multiclass", ("Covid-19", "No_findings", "Pneumonia"))
-    assert records.table[list(records.labels)].sum().tolist() == [3, 4, 2]
+    assert (records.info.task, records.info.labels) == ("multiclass", ("Covid-19", "No_findings", "Pneumonia"))
+    assert records.table[list(records.info.labels)].sum().tolist() == [3, 4, 2]
     assert records.table["split"].isna().all() and records.table["patient"].isna().all()
     assert list(records.table["image"]) == sorted(records.table["image"])
     assert all(row[row["image"].split("/")[0]] == 1 for row in records.table.to_dict("records"))
-    assert records.notes == ()
+    assert records.info.notes == ()
 
 
 @pytest.mark.parametrize("names", [("Train", "Val"), ("train", "valid", "TEST"), ("training", "validation", "testing")])
 def test_split_folders_in_any_case(names: tuple[str, ...], tmp_path: Path) -> None:
     image_folder.write(tmp_path, {"Covid": 2, "Normal": 3}, splits=names)
     records = load(tmp_path)
-    assert (records.task, records.labels) == ("binary", ("Covid",))
+    assert (records.info.task, records.info.labels) == ("binary", ("Covid",))
     parts = ["train", "val", "test"][: len(names)]
     assert records.table["split"].value_counts().to_dict() == dict.fromkeys(parts, 5)
     assert records.table.groupby("split")["Covid"].sum().to_dict() == dict.fromkeys(parts, 2.0)
@@ -46,47 +46,49 @@ def test_split_folders_in_any_case(names: tuple[str, ...], tmp_path: Path) -> No
     assert dict(zip(by_folder, records.table["split"], strict=True)) == dict(zip(names, parts, strict=True))
 
 
-def test_patients_of_a_pattern(tmp_path: Path) -> None:
+def test_patients_from_a_pattern(tmp_path: Path) -> None:
     image_folder.write(tmp_path, {"Covid": 4, "Normal": 4})
     picture(tmp_path / "Covid" / "scan.png")
     records = load(tmp_path, patient_regex=r"^p(\d+)_")
     known = dict(zip(records.table["image"], records.table["patient"], strict=True))
     assert known["Covid/p0_0.png"] == known["Covid/p0_1.png"] == "0" and known["Normal/p3_3.png"] == "3"
     assert pd.isna(known["Covid/scan.png"])
-    assert records.notes == (r"1 of 9 images have no patient in --patient-regex '^p(\\d+)_'",)
+    assert records.info.notes == (r"1 of 9 images have no patient in --patient-regex '^p(\\d+)_'",)
 
 
-def test_a_pattern_is_checked_before_the_folder(tmp_path: Path) -> None:
-    assert "the patient must stand in a group, such as ^(patient[0-9]+)_" in refusal(tmp_path, patient_regex="^p")
+def test_wrong_patterns_are_refused(tmp_path: Path) -> None:
+    assert "the patient must be in a group, such as ^(patient[0-9]+)_" in refusal(tmp_path, patient_regex="^p")
     assert "not a regular expression" in refusal(tmp_path, patient_regex="(")
     image_folder.write(tmp_path, {"Covid": 1, "Normal": 1})
     assert refusal(tmp_path, patient_regex="(zebra)") == (
-        "--patient-regex '(zebra)' gives no patient for any of the 2 images; the first is 'Covid/p0_0.png'"
+        "--patient-regex '(zebra)' gives no patient for any of the 2 images; the first image is 'Covid/p0_0.png'"
     )
     assert refusal(tmp_path, patient_regex="(p)", patients="t.csv") == "give --patient-regex or --patients, not both"
 
 
 @pytest.mark.parametrize("name", ["patients.csv", "who.csv", "who.parquet"])
-def test_patients_of_a_table(name: str, tmp_path: Path) -> None:
+def test_patients_from_a_table(name: str, tmp_path: Path) -> None:
     image_folder.write(tmp_path, {"Covid": 2, "Normal": 2}, pattern="{i}.png")
     table = pd.DataFrame({"file": ["Covid/0.png", "Covid/1.png", "Normal/0.png"], "patient": ["NA", "NA", "007"]})
     table.to_parquet(tmp_path / name) if name.endswith("parquet") else table.to_csv(tmp_path / name, index=False)
     records = load(tmp_path) if name == "patients.csv" else load(tmp_path, patients=name)
     assert records.table["patient"].fillna("?").tolist() == ["NA", "NA", "007", "?"]
-    assert "1 of 4 images have no patient in" in records.notes[0]
-    if name == "who.csv":  # a path of its own right serves as well
+    assert "1 of 4 images have no patient in" in records.info.notes[0]
+    if name == "who.csv":  # an absolute path works too
         assert load(tmp_path, patients=str(tmp_path / name)).table["patient"].notna().sum() == 3
 
 
-def test_a_table_of_patients_that_does_not_fit(tmp_path: Path) -> None:
+def test_wrong_tables_of_patients_are_refused(tmp_path: Path) -> None:
     image_folder.write(tmp_path, {"Covid": 1, "Normal": 1})
     path = tmp_path / "patients.csv"
     path.write_text("File,patient\nCovid/p0_0.png,1\n")
     assert refusal(tmp_path) == f"{path} has no column 'file'; did you mean 'File'? Its columns: File, patient"
     path.write_text("file,patient\nother.png,1\n")
-    assert refusal(tmp_path) == f"{path} gives no patient for any of the 2 images; the first is 'Covid/p0_0.png'"
+    assert refusal(tmp_path) == f"{path} gives no patient for any of the 2 images; the first image is 'Covid/p0_0.png'"
     path.write_text("file,patient\nCovid/p0_0.png,1\nCovid/p0_0.png,2\n")
-    assert refusal(tmp_path) == f"{path} gives 'Covid/p0_0.png' to two patients; keep one line a file"
+    assert refusal(tmp_path) == (
+        f"{path} has two patients for 'Covid/p0_0.png', in rows 0 and 1 (counted from 0); delete one row"
+    )
     path.write_text("")
     assert f"cannot read {path} as a table of patients" in refusal(tmp_path)
     assert "no table of patients at" in refusal(tmp_path, patients="none.csv")
@@ -96,52 +98,52 @@ def test_an_empty_class_folder(tmp_path: Path) -> None:
     image_folder.write(tmp_path, {"Covid": 2, "Normal": 0, "Pneumonia": 2})
     (tmp_path / "Normal" / "notes.txt").write_text("nothing here")
     assert refusal(tmp_path) == (
-        f"the class folder {tmp_path / 'Normal'} holds no image (.png .jpg .jpeg .bmp .tif .tiff .gif .webp .dcm .dicom); fill it or remove it"
+        f"the class folder {tmp_path / 'Normal'} has no image (.png .jpg .jpeg .bmp .tif .tiff .gif .webp .dcm .dicom); fill it or remove it"
     )
 
 
 def test_an_empty_class_folder_in_one_split(tmp_path: Path) -> None:
     image_folder.write(tmp_path, {"Covid": 2, "Normal": 2}, splits=("Train",))
     image_folder.write(tmp_path, {"Covid": 2, "Normal": 0}, splits=("Val",))
-    assert f"the class folder {tmp_path / 'Val' / 'Normal'} holds no image" in refusal(tmp_path)
+    assert f"the class folder {tmp_path / 'Val' / 'Normal'} has no image" in refusal(tmp_path)
 
 
 def test_no_class_folders_and_one(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
-    tail = f"an image folder has at least two: {tmp_path.name}/CLASS/image.png"
-    assert refusal(tmp_path) == f"{tmp_path} holds no class folders; {tail}"
+    tail = f"an image folder needs at least two: {tmp_path.name}/CLASS/image.png"
+    assert refusal(tmp_path) == f"{tmp_path} has no class folders; {tail}"
     picture(tmp_path / "Covid" / "a.png")
-    assert refusal(tmp_path) == f"{tmp_path} holds one class folder (Covid); {tail}"
+    assert refusal(tmp_path) == f"{tmp_path} has one class folder (Covid); {tail}"
 
 
-def test_splits_that_differ_in_their_classes(tmp_path: Path) -> None:
+def test_splits_with_different_classes(tmp_path: Path) -> None:
     image_folder.write(tmp_path, {"Covid": 1, "Normal": 1}, splits=("Train",))
     image_folder.write(tmp_path, {"COVID": 1, "Normal": 1}, splits=("Val",))
     assert refusal(tmp_path) == (
-        "the classes of Val (COVID, Normal) are not those of Train (Covid, Normal); add, rename or remove COVID, Covid"
+        "the classes of Val (COVID, Normal) differ from those of Train (Covid, Normal); add, rename or remove COVID, Covid"
     )
 
 
-def test_two_folders_for_one_split_and_images_beside_splits(tmp_path: Path) -> None:
+def test_two_folders_for_one_split_and_images_outside_the_splits(tmp_path: Path) -> None:
     image_folder.write(tmp_path, {"Covid": 1, "Normal": 1}, splits=("Train", "val", "valid"))
-    assert refusal(tmp_path) == f"{tmp_path}: val and valid both mean val; keep one"
+    assert refusal(tmp_path) == f"{tmp_path}: val and valid mean the same part, val; keep one of them"
     image_folder.write(tmp_path / "b", {"Covid": 1, "Normal": 1}, splits=("Train",))
     picture(tmp_path / "b" / "extra" / "x.png")
     assert (
         refusal(tmp_path / "b")
-        == f"{tmp_path / 'b'} mixes split folders (Train) with extra, which holds images; move it away"
+        == f"{tmp_path / 'b'} mixes split folders (Train) with extra, which has images; move it elsewhere"
     )
 
 
-def test_positive_names_the_label_of_two(tmp_path: Path) -> None:
+def test_positive_chooses_the_label_of_two_classes(tmp_path: Path) -> None:
     image_folder.write(tmp_path, {"Viral": 1, "Bacterial": 2})
     assert "which class is the finding? neither of 'Bacterial' and 'Viral'" in refusal(tmp_path)
     records = load(tmp_path, positive="Viral")
-    assert records.labels == ("Viral",) and records.table["Viral"].tolist() == [0, 0, 1]
+    assert records.info.labels == ("Viral",) and records.table["Viral"].tolist() == [0, 0, 1]
     assert "did you mean 'Viral'" in refusal(tmp_path, positive="viral")
 
 
-def test_other_files_are_counted_and_hidden_ones_are_nothing(tmp_path: Path) -> None:
+def test_other_files_are_counted_and_hidden_files_ignored(tmp_path: Path) -> None:
     image_folder.write(tmp_path, {"Covid": 1, "Normal": 1})
     (tmp_path / "Covid" / "a.txt").write_text("x")
     (tmp_path / "Covid" / ".DS_Store").write_text("x")
@@ -151,26 +153,29 @@ def test_other_files_are_counted_and_hidden_ones_are_nothing(tmp_path: Path) -> 
     picture(tmp_path / "Normal" / "deep" / "down" / "X.PNG")
     records = load(tmp_path)
     assert list(records.table["image"]) == ["Covid/p0_0.png", "Normal/deep/down/X.PNG", "Normal/p0_0.png"]
-    assert records.notes == ("files in the class folders that are not images were left out: 1 .txt",)
+    assert records.info.notes == ("files in the class folders that are not images were left out: 1 .txt",)
 
 
-def test_masks_are_not_taken_for_x_rays(tmp_path: Path) -> None:
+def test_a_folder_of_masks_is_refused(tmp_path: Path) -> None:
     image_folder.write(tmp_path, {"Covid/images": 1, "Covid/masks": 1, "Normal": 1})
-    assert f"{tmp_path / 'Covid'} holds a folder of masks" in refusal(tmp_path)
+    assert f"{tmp_path / 'Covid'} has a folder of masks" in refusal(tmp_path)
 
 
 def test_links_out_of_the_root_are_refused(tmp_path: Path) -> None:
     outside = picture(tmp_path / "outside.png")
     root = image_folder.write(tmp_path / "root", {"Covid": 1, "Normal": 1})
     (root / "Covid" / "z.png").symlink_to(outside)
-    assert refusal(root) == f"{root / 'Covid' / 'z.png'} is a link out of {root.resolve()}; copy its target there"
+    assert (
+        refusal(root)
+        == f"{root / 'Covid' / 'z.png'} is a link out of {root.resolve()}; replace it with a copy of its target"
+    )
     (root / "Covid" / "z.png").unlink()
-    (root / "Covid" / "z.png").symlink_to(root / "Normal" / "p0_0.png")  # stays inside
+    (root / "Covid" / "z.png").symlink_to(root / "Normal" / "p0_0.png")  # a link inside the root
     assert len(load(root).table) == 3
 
 
-def test_a_table_of_real_patients_fits_its_folder(shared_data: Path, tmp_path: Path) -> None:
-    """The published file names of both classes, as the three-class layout has them."""
+def test_patients_from_published_file_names(shared_data: Path, tmp_path: Path) -> None:
+    """Published files of two datasets as two classes."""
     names = [p.name for p in sorted((shared_data / "covid").iterdir())][:6]
     for name in names:
         (tmp_path / "Covid-19").mkdir(exist_ok=True)
@@ -180,6 +185,6 @@ def test_a_table_of_real_patients_fits_its_folder(shared_data: Path, tmp_path: P
         (tmp_path / "No_findings").mkdir(exist_ok=True)
         (tmp_path / "No_findings" / name).write_bytes((shared_data / "nih" / "images" / name).read_bytes())
     records = load(tmp_path, patient_regex=r"^(\d{8})_\d{3}\.png$")
-    assert records.labels == ("Covid-19",) and records.table["Covid-19"].sum() == 6
+    assert records.info.labels == ("Covid-19",) and records.table["Covid-19"].sum() == 6
     known = records.table.dropna(subset=["patient"])
     assert sorted(known["patient"].astype(int)) == sorted(nih["Patient ID"])

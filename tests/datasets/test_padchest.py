@@ -1,4 +1,4 @@
-"""PadChest: lists of findings as text, folders by number, reports that tell nothing."""
+"""PadChest: lists of findings as text, numbered folders, reports without information."""
 
 from pathlib import Path
 
@@ -16,10 +16,10 @@ from tests.fakes import padchest
 def test_the_published_table(tmp_path: Path, flat: bool, gzip: bool) -> None:
     records = datasets.load("padchest", padchest.write(tmp_path, flat=flat, gzip=gzip))
     table = records.table
-    assert records.labels == (
+    assert records.info.labels == (
         "chronic changes", "exclude", "kyphosis", "normal", "pulmonary fibrosis", "rib fracture", "unchanged",
     )  # fmt: skip
-    assert records.default_labels == ("chronic changes", "kyphosis", "pulmonary fibrosis", "rib fracture")
+    assert records.info.default_labels == ("chronic changes", "kyphosis", "pulmonary fibrosis", "rib fracture")
     assert all((tmp_path / image).is_file() for image in table["image"])
     assert [Path(image).name for image in table["image"]] == [row[0] for row in padchest.ROWS]
     assert table["kyphosis"].tolist()[:3] == [1, 1, 0]
@@ -29,33 +29,36 @@ def test_the_published_table(tmp_path: Path, flat: bool, gzip: bool) -> None:
     assert table["view"].tolist() == ["lateral", "PA", "PA", "AP supine", "PA", "ribs"]
     assert table["age"].fillna(-1).tolist() == [84, 84, 50, -1, 59, 59]
     assert table["labelled_by"].tolist()[:3] == ["Physician", "Physician", "RNN_model"]
-    assert plan.drop_by(table, records.filters).tolist() == ["frontal", "", "", "told", "told", "frontal"]
+    assert plan.dropping_filter(table, records.info.filters).tolist() == ["frontal", "", "", "told", "told", "frontal"]
 
 
-def test_rare_findings_may_be_left_out(tmp_path: Path) -> None:
+def test_rare_findings_can_be_left_out(tmp_path: Path) -> None:
     padchest.write(tmp_path)
-    assert datasets.load("padchest", tmp_path, {"min_images": 2}).labels == (
+    assert datasets.load("padchest", tmp_path, {"min_images": 2}).info.labels == (
         "chronic changes",
         "kyphosis",
         "pulmonary fibrosis",
     )
-    with pytest.raises(UserError) as said:
+    with pytest.raises(UserError) as caught:
         datasets.load("padchest", tmp_path, {"min_images": 9})
-    assert str(said.value) == "padchest: the table names no label that is kept; see `cxr-ray sources padchest`"
-
-
-def test_a_list_that_is_none(tmp_path: Path) -> None:
-    path = next(padchest.write(tmp_path).glob("*.csv"))
-    path.write_text(path.read_text().replace("['normal']", "['normal'"))
-    with pytest.raises(UserError) as said:
-        datasets.load("padchest", tmp_path)
     assert (
-        str(said.value)
-        == f"{path}: 'Labels' is \"['normal'\" at row 2, no list such as ['normal']; is the download whole?"
+        str(caught.value)
+        == "padchest: no label column is left; see the options that select labels with `cxr-ray sources padchest`"
     )
 
 
-def test_an_image_that_is_not_there_keeps_its_folder(tmp_path: Path) -> None:
+def test_a_cell_that_is_not_a_list(tmp_path: Path) -> None:
+    path = next(padchest.write(tmp_path).glob("*.csv"))
+    path.write_text(path.read_text().replace("['normal']", "['normal'"))
+    with pytest.raises(UserError) as caught:
+        datasets.load("padchest", tmp_path)
+    assert str(caught.value) == (
+        f"{path}, row 2 (counted from 0): 'Labels' is \"['normal'\", not a list such as ['normal']; "
+        "correct the cell, or download the file again"
+    )
+
+
+def test_a_missing_image_keeps_its_folder(tmp_path: Path) -> None:
     padchest.write(tmp_path)
     (tmp_path / "36" / padchest.ROWS[4][0]).unlink()
     assert datasets.read("padchest", tmp_path)["image"].iloc[4] == f"36/{padchest.ROWS[4][0]}"

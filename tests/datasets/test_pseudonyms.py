@@ -1,4 +1,4 @@
-"""`--hash-patients`: of any source, no patient, study or file name is left in what is written, and the pictures are the same."""
+"""`--hash-patients`: for every source, the store contains no patient, study or file name, and the same images."""
 
 from pathlib import Path
 
@@ -11,56 +11,54 @@ from cxr_ray.cli.commands.ingest import Ingest, plan
 from cxr_ray.data import store as stores
 from cxr_ray.datasets import pseudonyms
 from cxr_ray.errors import UserError
-from cxr_ray.on_ray.ingest import ingest
+from cxr_ray.on_ray.ingest import IngestSettings, ingest
 from tests.fakes.layouts import LAYOUTS, OPTIONS
 
 SECRET = b"sixteen bytes and"
 
 
 @pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "dicom_folder"])
-def test_names_go_and_all_else_stays(name: str, tmp_path: Path) -> None:
+def test_only_names_are_hashed(name: str, tmp_path: Path) -> None:
     root = LAYOUTS[name](tmp_path)
     plain = datasets.load(name, root, OPTIONS.get(name))
-    hidden = pseudonyms.hide(plain, SECRET)
-    assert hidden.places.tolist() == plain.table["image"].tolist()
+    hidden = pseudonyms.pseudonymise(plain, SECRET)
+    assert hidden.paths.tolist() == plain.table["image"].tolist()
     other = [c for c in plain.table if c not in ("image", "patient", "study", "mask")]
     pd.testing.assert_frame_equal(hidden.table[other], plain.table[other])
     assert (hidden.table.dtypes == plain.table.dtypes).all() and hidden.table["mask"].isna().all()
-    for column in ("patient", "study"):  # the same groups, under other names
+    for column in ("patient", "study"):  # the same groups with other names
         codes = [pd.factorize(records.table[column])[0] for records in (plain, hidden)]
         np.testing.assert_array_equal(*codes)
         assert not set(hidden.table[column].dropna()) & set(plain.table[column].dropna())
     assert hidden.table["image"].is_unique and hidden.table["image"].str.fullmatch(r"[0-9a-f]{20}\.\w+").all()
-    assert pseudonyms.hide(plain, SECRET).table.equals(hidden.table)
-    assert not set(pseudonyms.hide(plain, b"another key, as long").table["image"]) & set(hidden.table["image"])
+    assert pseudonyms.pseudonymise(plain, SECRET).table.equals(hidden.table)
+    assert not set(pseudonyms.pseudonymise(plain, b"another key, as long").table["image"]) & set(hidden.table["image"])
     pd.testing.assert_series_equal(plain.table["image"], datasets.load(name, root, OPTIONS.get(name)).table["image"])
 
 
-def test_a_source_that_hashes_by_itself_is_left_alone(tmp_path: Path) -> None:
+def test_records_that_their_source_hashed_are_unchanged(tmp_path: Path) -> None:
     root = LAYOUTS["dicom_folder"](tmp_path / "d")
     records = datasets.load("dicom_folder", root, {**OPTIONS["dicom_folder"], "key": str(tmp_path / "key")})
-    assert pseudonyms.hide(records, SECRET) is records
+    assert pseudonyms.pseudonymise(records, SECRET) is records
 
 
-def test_the_key_may_not_lie_with_the_data(tmp_path: Path) -> None:
+def test_the_key_must_be_outside_the_dataset(tmp_path: Path) -> None:
     root = LAYOUTS["nih"](tmp_path)
-    with pytest.raises(UserError, match="lies with the data"):
+    with pytest.raises(UserError, match="is in the dataset's folder"):
         plan("nih", root, None, {}, Ingest(size="32", hash_patients=True, hash_key=root / "key"))
 
 
-def test_nothing_in_a_store_tells_who_somebody_is(
-    ray_local, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_store_identifies_no_patient(ray_local, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = LAYOUTS["chexpert"](tmp_path / "data")
     records = datasets.load("chexpert", root)
-    key = pseudonyms.key(tmp_path / "key", away_from=root)
-    hidden = pseudonyms.hide(records, key)
-    ingest(hidden, root, tmp_path / "s", source="chexpert", size=(16, 16), max_rejected=0.9)
-    ingest(records, root, tmp_path / "plain", source="chexpert", size=(16, 16), max_rejected=0.9)
+    key = pseudonyms.load_key(tmp_path / "key", outside=root)
+    hidden = pseudonyms.pseudonymise(records, key)
+    ingest(hidden, root, tmp_path / "s", IngestSettings(source="chexpert", size=(16, 16), max_rejected=0.9))
+    ingest(records, root, tmp_path / "plain", IngestSettings(source="chexpert", size=(16, 16), max_rejected=0.9))
     ours, theirs = stores.open(tmp_path / "s"), stores.open(tmp_path / "plain")
     assert ours.index["pixels_sha256"].tolist() == theirs.index["pixels_sha256"].tolist()
     for file in (tmp_path / "s").glob("*.parquet"):
         assert "patient0" not in pd.read_parquet(file).to_csv()
     plan("chexpert", root, None, {}, Ingest(size="16", hash_patients=True, hash_key=tmp_path / "key"))
-    said = capsys.readouterr().out
-    assert f"--hash-key {tmp_path / 'key'} --hash-patients" in said.splitlines()[-1]
+    printed = capsys.readouterr().out
+    assert f"--hash-key {tmp_path / 'key'} --hash-patients" in printed.splitlines()[-1]

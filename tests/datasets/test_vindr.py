@@ -1,4 +1,4 @@
-"""VinDr-CXR: three readers joined, boxes in the pictures' own pixels, DICOM or converted files."""
+"""VinDr-CXR: combined labels of three readers, boxes in pixels of the images, DICOM or converted files."""
 
 from pathlib import Path
 
@@ -10,17 +10,17 @@ from cxr_ray.errors import UserError
 from tests.fakes import vindr
 
 
-def slow(votes: list[bool], how: str) -> float:
-    """The joined label by its definition."""
-    said = sum(votes)
-    if how == "uncertain" and 0 < said < len(votes):
+def combined(votes: list[bool], how: str) -> float:
+    """The combined label by its definition."""
+    positive = sum(votes)
+    if how == "uncertain" and 0 < positive < len(votes):
         return -1.0
-    wanted = {"majority": len(votes) / 2, "any": 0, "all": len(votes) - 1, "uncertain": len(votes) - 1}[how]
-    return float(said > wanted)
+    above = {"majority": len(votes) / 2, "any": 0, "all": len(votes) - 1, "uncertain": len(votes) - 1}[how]
+    return float(positive > above)
 
 
 @pytest.mark.parametrize("how", ["majority", "any", "all", "uncertain"])
-def test_readers_are_joined(tmp_path: Path, how: str) -> None:
+def test_labels_of_readers_are_combined(tmp_path: Path, how: str) -> None:
     records = datasets.load("vindr", vindr.write(tmp_path), {"readers": how})
     table = records.table
     seen = {image: list(readers.values()) for image, readers in vindr.TRAIN.items()}
@@ -28,12 +28,12 @@ def test_readers_are_joined(tmp_path: Path, how: str) -> None:
     assert [Path(image).stem for image in table["image"]] == list(seen)
     for row in table.to_dict("records"):
         readers = seen[Path(row["image"]).stem]
-        for name, label in zip(vindr.NAMES, records.labels, strict=True):
-            assert row[label] == slow([name in findings for findings in readers], how)
+        for name, label in zip(vindr.NAMES, records.info.labels, strict=True):
+            assert row[label] == combined([name in findings for findings in readers], how)
     assert table["readers"].tolist() == [3, 3, 3, 1, 1]
     assert table["split"].tolist() == ["train"] * 3 + ["test"] * 2
     assert table["source_row"].tolist() == [0, 3, 6, 0, 1]
-    assert "Nodule_Mass" in records.labels and "No finding" not in records.default_labels
+    assert "Nodule_Mass" in records.info.labels and "No finding" not in records.info.default_labels
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "dicom"])
@@ -46,20 +46,20 @@ def test_dicom_and_converted_files(tmp_path: Path, kind: str) -> None:
     assert boxes[list("xywh")].to_numpy().tolist() == [[100, 200, 60, 40], [110, 200, 360, 190], [40, 80, 200, 300]]
 
 
-def test_boxes_of_smaller_pictures_are_scaled_or_left_out(tmp_path: Path) -> None:
-    whole = datasets.load("vindr", vindr.write(tmp_path / "whole")).boxes
+def test_boxes_of_smaller_images_are_scaled_or_dropped(tmp_path: Path) -> None:
+    original = datasets.load("vindr", vindr.write(tmp_path / "original")).boxes
     scaled = datasets.load("vindr", vindr.write(tmp_path / "half", scale=2, meta=True)).boxes
-    assert whole is not None and scaled is not None
-    np.testing.assert_allclose(scaled[list("xywh")], whole[list("xywh")] / 2)
+    assert original is not None and scaled is not None
+    np.testing.assert_allclose(scaled[list("xywh")], original[list("xywh")] / 2)
     records = datasets.load("vindr", vindr.write(tmp_path / "unknown", scale=2))
     assert records.boxes is not None and records.boxes.empty
-    assert records.notes[1] == (
-        "3 boxes were left out: the pictures are smaller than the DICOMs that they were drawn in, and no *_meta.csv "
-        "(image_id, dim0, dim1) says how large those were"
+    assert records.info.notes[1] == (
+        "3 boxes were dropped: the images are smaller than the DICOMs in which the boxes were drawn, and there is no *_meta.csv "
+        "(image_id, dim0, dim1) with the sizes of the DICOMs"
     )
 
 
-def test_tables_beside_the_pictures_and_no_boxes(tmp_path: Path) -> None:
+def test_tables_in_the_root_and_no_boxes(tmp_path: Path) -> None:
     vindr.write(tmp_path)
     for path in (tmp_path / "annotations").glob("image_labels_*"):
         path.rename(tmp_path / path.name)
@@ -71,40 +71,47 @@ def test_tables_beside_the_pictures_and_no_boxes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["majority", "any", "all", "uncertain"])
-def test_kaggle_s_table_of_boxes_says_the_labels_too(tmp_path: Path, how: str) -> None:
+def test_labels_from_kaggle_s_table_of_boxes(tmp_path: Path, how: str) -> None:
     records = datasets.load("vindr", vindr.write_kaggle(tmp_path), {"readers": how})
     table = records.table
-    assert len(records.labels) == 15 and table["image"].tolist() == [f"train/{image}.dicom" for image in vindr.KAGGLE]
+    assert len(records.info.labels) == 15 and table["image"].tolist() == [
+        f"train/{image}.dicom" for image in vindr.KAGGLE
+    ]
     for row, readers in zip(table.to_dict("records"), vindr.KAGGLE.values(), strict=True):
         for name in ("Nodule/Mass", "ILD", "Cardiomegaly", "No finding", "Atelectasis"):
             votes = [name in seen for seen in readers.values()]
-            assert row[name.replace("/", "_")] == slow(votes, how), (name, row)
+            assert row[name.replace("/", "_")] == combined(votes, how), (name, row)
     assert table["readers"].tolist() == [3, 3, 3] and table["source_row"].tolist() == [0, 3, 10]
-    assert table["split"].isna().all()  # its test part has no labels: no official list
+    assert table["split"].isna().all()  # the test part has no labels: no official split
     boxes = records.boxes
     assert boxes is not None and (boxes[list("xywh")].to_numpy() == [10, 20, 50, 30]).all()
-    wanted = {"majority": 6, "any": 8, "all": 0, "uncertain": 0}[how]  # 4 nodules, 2 ILD, 2 hearts drawn
-    assert len(boxes) == wanted
+    assert len(boxes) == {"majority": 6, "any": 8, "all": 0, "uncertain": 0}[how]  # of 4 nodules, 2 ILD and 2 hearts
 
 
-def test_a_class_that_kaggle_s_table_does_not_have(tmp_path: Path) -> None:
+def test_an_unknown_class_in_kaggle_s_table(tmp_path: Path) -> None:
     file = vindr.write_kaggle(tmp_path) / "train.csv"
     file.write_text(file.read_text().replace("ILD", "IDL"))
-    with pytest.raises(UserError, match=r"unknown finding 'IDL' in .*train.csv; did you mean 'ILD'\?"):
+    with pytest.raises(
+        UserError, match=r"unknown finding 'IDL' in .*train.csv, row 7 \(counted from 0\); did you mean 'ILD'\?"
+    ):
         datasets.load("vindr", tmp_path)
 
 
-def test_a_finding_and_a_value_that_are_not_known(tmp_path: Path) -> None:
+def test_an_unknown_finding_and_an_unknown_label_value(tmp_path: Path) -> None:
     notes = vindr.write(tmp_path) / "annotations"
     boxes, text = notes / "annotations_train.csv", (notes / "annotations_train.csv").read_text()
     boxes.write_text(text.replace("Edema", "Edemas"))
-    with pytest.raises(UserError, match=r"unknown finding 'Edemas' in .*annotations_train.csv; did you mean 'Edema'\?"):
+    with pytest.raises(
+        UserError,
+        match=r"unknown finding 'Edemas' in .*annotations_train.csv, row 3 \(counted from 0\); did you mean 'Edema'\?",
+    ):
         datasets.load("vindr", tmp_path)
     boxes.write_text(text)
     labels = notes / "image_labels_train.csv"
     labels.write_text(labels.read_text().replace("R6,0,", "R6,2,", 1))
-    with pytest.raises(UserError) as said:
+    with pytest.raises(UserError) as caught:
         datasets.load("vindr", tmp_path)
-    assert str(said.value) == (
-        f"{labels}: 'Aortic enlargement' is '2' at row 0, which is no label value; known: 1, 0 and blank; is the download whole?"
+    assert str(caught.value) == (
+        f"{labels}, row 0 (counted from 0): 'Aortic enlargement' is '2', which is not a label value; known: 1, 0 and blank; "
+        "correct the cell, or download the file again"
     )

@@ -1,4 +1,4 @@
-"""A folder of files as one finds them: sound ones of every kind, and broken, foreign and hostile ones, each with its answer."""
+"""A folder of valid image files of every kind, and of damaged, foreign and hostile files with the expected reason."""
 
 import io
 import os
@@ -16,13 +16,13 @@ SIDE = (40, 56)
 
 
 def gray(seed: int = 0) -> np.ndarray:
-    """Something to see: uint8 of `SIDE`."""
+    """A gray image with structure: uint8 of `SIDE`."""
     y, x = np.mgrid[0 : SIDE[0], 0 : SIDE[1]]
     return (3 * y + 2 * x + np.random.default_rng(seed).integers(0, 20, SIDE)).astype(np.uint8)
 
 
-def sound() -> dict[str, bytes]:
-    """Files that are used."""
+def valid() -> dict[str, bytes]:
+    """Files that can be used."""
     one = gray()
     deep = one.astype(np.uint16) * 100
     colour = np.dstack([one, 255 - one, one // 2])
@@ -47,18 +47,18 @@ def sound() -> dict[str, bytes]:
 
 
 def broken() -> dict[str, tuple[bytes, str]]:
-    """Files that are refused, and the reason."""
+    """Files that are rejected, with the reason."""
     one = gray()
     deep = one.astype(np.uint16)
-    whole, jpeg, tiff = encoded(one), encoded(one, "JPEG"), encoded(one, "TIFF")
+    intact, jpeg, tiff = encoded(one), encoded(one, "JPEG"), encoded(one, "TIFF")
     frames = {"save_all": True, "append_images": [Image.fromarray(gray(1))]}
-    wrong_sum = bytearray(whole)
-    wrong_sum[whole.index(b"IDAT") + 20] ^= 0x10
+    wrong_sum = bytearray(intact)
+    wrong_sum[intact.index(b"IDAT") + 20] ^= 0x10
     nan = deep.astype(np.float32)
     nan[3, 3] = np.nan
     archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as held:
-        held.writestr("gray.png", whole)
+    with zipfile.ZipFile(archive, "w") as zipped:
+        zipped.writestr("gray.png", intact)
     bomb = zlib.compress(bytes(12_000_000), 9)  # 12 KB
     text = (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9))
     deflated = dicom(None).replace(b"UI\x14\x001.2.840.10008.1.2.1\0", b"UI\x16\x001.2.840.10008.1.2.1.99")
@@ -73,12 +73,12 @@ def broken() -> dict[str, tuple[bytes, str]]:
         "zeros.dcm": (bytes(5000), "not an image"),
         "._gray.png": (b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(100), "not an image"),
         "drawing.svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "not an image"),
-        "cut.png": (whole[: len(whole) // 2], "truncated"),
+        "cut.png": (intact[: len(intact) // 2], "truncated"),
         "cut.jpg": (jpeg[: len(jpeg) // 2], "truncated"),
         "cut.tif": (tiff[: len(tiff) // 2], "truncated"),
-        "head_only.png": (whole[:33], "damaged"),
+        "head_only.png": (intact[:33], "damaged"),
         "head_only.jpg": (jpeg[:20], "damaged"),
-        "signature_only.png": (whole[:8], "damaged"),
+        "signature_only.png": (intact[:8], "damaged"),
         "wrong_sum.png": (bytes(wrong_sum), "damaged"),
         "nan.tif": (encoded(nan, "TIFF"), "values not finite"),
         "no_width.png": (png(0, 40), "damaged"),
@@ -99,9 +99,9 @@ def broken() -> dict[str, tuple[bytes, str]]:
 
 
 def write(root: Path) -> tuple[list[str], dict[str, str]]:
-    """Lay all of them out below `root`; the names of the sound ones, and the reason of each that is refused."""
+    """Write all files to `root`. Returns the names of the valid files, and the reason for each rejected file."""
     root.mkdir(parents=True)
-    good, bad = sound(), broken()
+    good, bad = valid(), broken()
     for name, body in good.items():
         (root / name).write_bytes(body)
     for name, (body, _) in bad.items():
@@ -113,10 +113,10 @@ def write(root: Path) -> tuple[list[str], dict[str, str]]:
     (root / "link_out.png").symlink_to(root.parent / "outside.png")
     (root / "dead_link.png").symlink_to(root / "nowhere.png")
     (root / "link_in.png").symlink_to(root / "gray.png")
-    odd = {"folder.png": "not a regular file", "pipe.png": "not a regular file", "link_out.png": "outside the root"}
-    odd |= {
+    special = {"folder.png": "not a regular file", "pipe.png": "not a regular file", "link_out.png": "outside the root"}
+    special |= {
         "dead_link.png": "file missing",
         "listed_but_absent.png": "file missing",
         "../outside.png": "outside the root",
     }
-    return [*good, "link_in.png"], reasons | odd
+    return [*good, "link_in.png"], reasons | special

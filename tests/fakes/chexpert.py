@@ -1,4 +1,4 @@
-"""A fake of CheXpert-small: train.csv, valid.csv and their JPEGs, with every oddity of the published table."""
+"""A fake of CheXpert-small: train.csv, valid.csv and their JPEGs, with all irregularities of the published table."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ VALID = [(64541, 1, "view1_frontal", "Male", 73, "Frontal", "AP", dict.fromkeys(
 
 
 def write(root: Path, *, name: str = "CheXpert-v1.0-small", valid: bool = True, images: bool = True) -> Path:
-    """`name` is the prefix of the paths in the tables, whatever `root` is called."""
+    """`name` is the prefix of the paths in the tables, independent of `root`."""
     root.mkdir(parents=True, exist_ok=True)
     for part, rows in (("train", TRAIN), ("valid", VALID)):
         if part == "valid" and not valid:

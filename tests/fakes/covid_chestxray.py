@@ -19,7 +19,7 @@ ROWS = [
 
 
 def write(root: Path, *, early: bool = False) -> Path:
-    """`early`: the first releases: other names of columns, flat findings, neither modality nor folder."""
+    """`early`: as the first releases, with other column names, flat findings, and without modality and folder."""
     root.mkdir(parents=True, exist_ok=True)
     table = []
     for number, (patient, sex, age, finding, view, modality, folder, file, url) in enumerate(ROWS):

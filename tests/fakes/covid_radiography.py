@@ -16,7 +16,7 @@ HOSTS = {
 
 
 def write(root: Path, *, level: bool = True, masks: bool = True, sheets: bool = True) -> Path:
-    """`level` False: an older release, images right in the class folder and no masks."""
+    """`level` False: an older release, with images directly in the class folder and without masks."""
     number = 0
     for name, count in COUNTS.items():
         rows = []

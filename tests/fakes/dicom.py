@@ -1,4 +1,4 @@
-"""DICOM files made by code: any transfer syntax that we read, any tag, and names and dates that must never come out."""
+"""DICOM files in every transfer syntax that we read, with any tags, and with identifiers that must never leave them."""
 
 import io
 from pathlib import Path
@@ -22,79 +22,79 @@ _GDCM = {"lossless": "JPEGLosslessProcess14_1", "lossless14": "JPEGLosslessProce
 
 
 def dicom(pixels: np.ndarray | None, syntax: str = "explicit", *, bits: int | None = None, **tags: Any) -> bytes:
-    """A DX image of `pixels` (uint8, uint16 or int16 [H, W], uint8 [H, W, 3]; None: an object without any), written with
-    `tags` laid over the defaults; None leaves a tag out."""
+    """A DX image of `pixels` (uint8, uint16 or int16 [H, W], uint8 [H, W, 3]; None: an object without pixels). `tags` override
+    the defaults; None removes a tag."""
     from pydicom import Dataset, FileMetaDataset
     from pydicom.uid import UID, generate_uid
 
-    held = Dataset()
-    held.file_meta = FileMetaDataset()
-    held.file_meta.TransferSyntaxUID = UID(SYNTAXES["explicit" if syntax not in ("implicit", "big") else syntax])
-    held.SOPClassUID = held.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
-    held.SOPInstanceUID = held.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    held.StudyInstanceUID = generate_uid()
-    held.Modality, held.BodyPartExamined, held.ViewPosition = "DX", "CHEST", "PA"
-    held.ImageType = ["ORIGINAL", "PRIMARY"]
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = UID(SYNTAXES["explicit" if syntax not in ("implicit", "big") else syntax])
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    dataset.StudyInstanceUID = generate_uid()
+    dataset.Modality, dataset.BodyPartExamined, dataset.ViewPosition = "DX", "CHEST", "PA"
+    dataset.ImageType = ["ORIGINAL", "PRIMARY"]
     for name, value in SECRETS.items():
-        setattr(held, name, value)
+        setattr(dataset, name, value)
     if pixels is not None:
-        _lay_in(held, pixels, bits, big=syntax == "big")
+        _set_pixels(dataset, pixels, bits, big=syntax == "big")
     for name, value in tags.items():
         if value is None:
-            delattr(held, name)
+            delattr(dataset, name)
         else:
-            setattr(held, name, value)
+            setattr(dataset, name, value)
     if "SOPInstanceUID" in tags:
-        held.file_meta.MediaStorageSOPInstanceUID = tags["SOPInstanceUID"]
+        dataset.file_meta.MediaStorageSOPInstanceUID = tags["SOPInstanceUID"]
     if syntax in ("rle", "j2k", "j2k_lossy"):
-        held.compress(
+        dataset.compress(
             SYNTAXES[syntax], generate_instance_uid=False, **({"j2k_cr": [4]} if syntax == "j2k_lossy" else {})
         )
     if syntax == "jpeg":
-        _as_jpeg(held, pixels)
+        _set_jpeg(dataset, pixels)
     file = io.BytesIO()
-    held.save_as(file, enforce_file_format=True)
-    return _through_gdcm(file.getvalue(), _GDCM[syntax]) if syntax in _GDCM else file.getvalue()
+    dataset.save_as(file, enforce_file_format=True)
+    return _convert_with_gdcm(file.getvalue(), _GDCM[syntax]) if syntax in _GDCM else file.getvalue()
 
 
 def write(path: Path, pixels: np.ndarray | None, syntax: str = "explicit", **options: Any) -> Path:
-    """The same in a file."""
+    """Write `dicom(...)` to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(dicom(pixels, syntax, **options))
     return path
 
 
-def _lay_in(held: Any, pixels: np.ndarray, bits: int | None, *, big: bool) -> None:
-    held.Rows, held.Columns = pixels.shape[:2]
-    held.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
-    held.PhotometricInterpretation = "MONOCHROME2" if pixels.ndim == 2 else "RGB"
+def _set_pixels(dataset: Any, pixels: np.ndarray, bits: int | None, *, big: bool) -> None:
+    dataset.Rows, dataset.Columns = pixels.shape[:2]
+    dataset.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
+    dataset.PhotometricInterpretation = "MONOCHROME2" if pixels.ndim == 2 else "RGB"
     if pixels.ndim == 3:
-        held.PlanarConfiguration = 0
-    held.BitsAllocated = 8 * pixels.itemsize
-    held.BitsStored = bits or held.BitsAllocated
-    held.HighBit = held.BitsStored - 1
-    held.PixelRepresentation = int(pixels.dtype.kind == "i")
-    body = pixels.astype(pixels.dtype.newbyteorder(">" if big else "<")).tobytes()
-    held.PixelData = body + b"\0" * (len(body) % 2)
-    held["PixelData"].VR = "OW" if pixels.itemsize == 2 else "OB"
+        dataset.PlanarConfiguration = 0
+    dataset.BitsAllocated = 8 * pixels.itemsize
+    dataset.BitsStored = bits or dataset.BitsAllocated
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    data = pixels.astype(pixels.dtype.newbyteorder(">" if big else "<")).tobytes()
+    dataset.PixelData = data + b"\0" * (len(data) % 2)
+    dataset["PixelData"].VR = "OW" if pixels.itemsize == 2 else "OB"
 
 
-def _as_jpeg(held: Any, pixels: np.ndarray | None) -> None:
+def _set_jpeg(dataset: Any, pixels: np.ndarray | None) -> None:
     from pydicom.encaps import encapsulate
     from pydicom.uid import UID
 
     assert pixels is not None
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=95)
-    held.PixelData = encapsulate([file.getvalue()])
-    held["PixelData"].VR, held["PixelData"].is_undefined_length = "OB", True
+    dataset.PixelData = encapsulate([file.getvalue()])
+    dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
     if pixels.ndim == 3:
-        held.PhotometricInterpretation = "YBR_FULL_422"
-    held.file_meta.TransferSyntaxUID = UID(SYNTAXES["jpeg"])
+        dataset.PhotometricInterpretation = "YBR_FULL_422"
+    dataset.file_meta.TransferSyntaxUID = UID(SYNTAXES["jpeg"])
 
 
-def _through_gdcm(data: bytes, syntax: str) -> bytes:
-    """The file in a syntax that only gdcm writes."""
+def _convert_with_gdcm(data: bytes, syntax: str) -> bytes:
+    """Convert the file to a transfer syntax that only gdcm writes."""
     import tempfile
 
     import gdcm

@@ -1,4 +1,4 @@
-"""A folder of DICOMs as a hospital's export lies on disk, with a table of labels, and things among them that are no chest X-ray."""
+"""A folder of DICOMs like a hospital's export: a table of labels, chest X-rays, and other files among them."""
 
 from pathlib import Path
 
@@ -22,13 +22,13 @@ def uid(patient: int, study: int, image: int | None = None) -> str:
 
 
 def secrets() -> list[str]:
-    """All that names a patient, a study or a file of `write`, beside `fakes.dicom.SECRETS`."""
+    """Identifiers of patients, studies and files of `write`, in addition to `fakes.dicom.SECRETS`."""
     out = [f"MRN{p:05d}" for p in range(PATIENTS)] + [f"ACC{p:03d}-{s}" for p in range(PATIENTS) for s in range(2)]
     return out + [f"Doe_{p}" for p in range(PATIENTS)] + ["1.2.826.0.1.99"]
 
 
 def write(root: Path, *, join: str = "SOPInstanceUID") -> Path:
-    """Six patients of two studies of one or two images each, in folders named after people; labels.csv joined by `join`."""
+    """Six patients with two studies of one and two images, in folders named after persons, and labels.csv with the column `join`."""
     rows = []
     for p in range(PATIENTS):
         for s in range(2):

@@ -9,7 +9,7 @@ from tests.fakes.pictures import picture
 def write(
     root: Path, classes: Mapping[str, int], *, splits: tuple[str, ...] = (), pattern: str = "p{patient}_{i}.png"
 ) -> Path:
-    """`classes` says how many images each class has (in every split); two images a patient, `pattern` names them."""
+    """`classes`: number of images of each class (in every split). Each patient has two images, named by `pattern`."""
     number = 0
     for split in splits or ("",):
         for name, count in classes.items():

@@ -1,4 +1,4 @@
-"""Every source of the package with a fake of its layout, for the tests that hold for all of them."""
+"""A fake dataset for every source of the package, for tests of all sources."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,4 +32,4 @@ LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "dicom_folder": dicom_folder.write,
 }
 OPTIONS: dict[str, dict[str, Any]] = {"table": table.OPTIONS, "dicom_folder": {"labels": ["Edema", "Mass"]}}
-"""What `sources.load` must be told besides the root."""
+"""Required options of `datasets.load`, by source."""

@@ -26,7 +26,7 @@ STUDIES = [  # patient, study, chexpert, negbio
 
 
 def write(root: Path, *, gzip: bool = True) -> Path:
-    """The last image's study has no labels, as some reports have none."""
+    """The study of the last image has no labels, as some studies of the dataset."""
     root.mkdir(parents=True, exist_ok=True)
     end = ".csv.gz" if gzip else ".csv"
     for number, (dicom, patient, study, *_) in enumerate(IMAGES):

@@ -1,4 +1,4 @@
-"""A fake of NIH ChestX-ray14: its table with a split header, the official lists, the box file, and images in one folder or twelve."""
+"""A fake of NIH ChestX-ray14: its table, the official lists, the box file, and images in one or several folders."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ ROWS = [
     ("00000003_000.png", "Hernia|Infiltration", 0, 3, "414", "F", "PA", "test"),
     ("00000003_001.png", "Pleural_Thickening", 1, 3, "075", "F", "PA", "test"),
 ]
-# The published header has a comma in `OriginalImage[Width,Height]`, so that readers see two columns.
+# The published header has a comma in `OriginalImage[Width,Height]`, so readers see two columns.
 HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,{sex},View Position,"
     "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
@@ -26,7 +26,7 @@ BOXES = [
 def write(
     root: Path, *, release: str = "v2020", folders: int = 1, lists: bool = True, boxes: bool = True, side: int = 64
 ) -> Path:
-    """`release` v2020 or 2017, whose header, ages and line ends differ; `folders` more than 1: images_001/images and so on."""
+    """`release`: v2020 or 2017, with different headers, ages and line endings. `folders` > 1: images_001/images and so on."""
     old = release == "2017"
     root.mkdir(parents=True, exist_ok=True)
     lines = [HEADER.format(sex="Patient Gender" if old else "Patient Sex") + ("," if old else "")]
@@ -34,14 +34,14 @@ def write(
         years = f"{age}Y" if old else str(int(age))
         row = f"{file},{findings},{follow_up},{patient},{years},{sex},{view},2682,2749,0.143,0.143"
         lines.append(row + ("," if old else ""))
-        home = f"images_{number % folders + 1:03d}/images" if folders > 1 else "images"
-        picture(root / home / file, number, size=(side, side))
+        folder = f"images_{number % folders + 1:03d}/images" if folders > 1 else "images"
+        picture(root / folder / file, number, size=(side, side))
     name = "Data_Entry_2017.csv" if old else "Data_Entry_2017_v2020.csv"
     (root / name).write_text("\n".join(lines) + "\n", newline="\r\n" if old else "\n")
     for part in ("train_val", "test") if lists else ():
         names = [row[0] for row in ROWS if row[-1] == part]
         (root / f"{part}_list.txt").write_text("\n".join(names) + "\n")
     if boxes:
-        told = ["Image Index,Finding Label,Bbox [x,y,w,h],,,", *(",".join(map(str, box)) + ",,," for box in BOXES)]
-        (root / "BBox_List_2017.csv").write_text("\n".join(told) + "\n")
+        box_lines = ["Image Index,Finding Label,Bbox [x,y,w,h],,,", *(",".join(map(str, box)) + ",,," for box in BOXES)]
+        (root / "BBox_List_2017.csv").write_text("\n".join(box_lines) + "\n")
     return root

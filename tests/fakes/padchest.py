@@ -1,4 +1,4 @@
-"""A fake of PadChest: one wide table whose findings are lists as text, and 16-bit PNGs in numbered folders."""
+"""A fake of PadChest: one table with lists of findings as text, and 16-bit PNGs in numbered folders."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ COLUMNS = [
 
 
 def write(root: Path, *, flat: bool = False, gzip: bool = False) -> Path:
-    """`flat`: all images in one folder beside the table, as the resized copies come."""
+    """`flat`: all images in one folder next to the table, as in the resized copies."""
     root.mkdir(parents=True, exist_ok=True)
     name = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv" + (".gz" if gzip else "")
     table = pd.DataFrame(ROWS, columns=COLUMNS)

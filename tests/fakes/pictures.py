@@ -1,4 +1,4 @@
-"""Tiny pictures for the fakes."""
+"""Small images for the fakes."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def picture(path: Path, number: int = 0, size: tuple[int, int] = (24, 20)) -> Path:
-    """A gray picture of `size` (width, height) at `path`, another one for each `number`."""
+    """Write a gray image of `size` (width, height) to `path`. Each `number` gives another image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0]), dtype=np.uint8)
     Image.fromarray(pixels).save(path)

@@ -1,4 +1,4 @@
-"""A hospital's own table: labels of Y and N by study, in one file with the images or in one of their own."""
+"""A hospital's own table: labels Y and N by study, in the table of images or in a second table."""
 
 from pathlib import Path
 
@@ -16,11 +16,11 @@ IMAGES = [
 LABELS = {"s1": ("Y", "N"), "s2": ("N", "U"), "s3": ("", "Y")}
 COLUMNS = ["image", "patient", "study", "view", "age", "split"]
 OPTIONS = {"folder": "pictures", "labels": ["Edema", "Rib/Fracture"], "values": {"Y": 1, "N": 0, "U": -1}}
-"""What `load` must be told of `write(root)`."""
+"""Options that read `write(root)`."""
 
 
 def write(root: Path, *, kind: str = "csv", apart: bool = False) -> Path:
-    """images.csv (or .tsv, .parquet) and pictures/; `apart`: labels.csv holds the labels, one row a study."""
+    """images.csv (or .tsv, .parquet) and pictures/. `apart`: the labels are in labels.csv, one row per study."""
     images = pd.DataFrame(IMAGES, columns=COLUMNS)
     labels = pd.DataFrame(
         [(study, *values) for study, values in LABELS.items()], columns=["study", "Edema", "Rib/Fracture"]

@@ -1,7 +1,7 @@
-"""Synthetic chest X-rays written as a dataset: who has what, and the files. drawing.py draws; sources/phantom.py reads.
+"""Synthetic chest X-rays as a dataset: findings of the patients, and the files. drawing.py draws, reader.py reads.
 
-Nothing here is medicine: shapes, densities and shares are chosen so that the pictures look like frontal chest X-rays,
-the labels are as unequal, uncertain and incomplete as CheXpert's, and a small network can learn them in a minute.
+Not medically accurate: shapes, densities and frequencies are chosen so that the images look like frontal chest X-rays,
+the labels are as imbalanced, uncertain and incomplete as CheXpert's, and a small network learns them in a minute.
 """
 
 import csv
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cxr_ray.datasets.phantom.drawing import Box, anatomy, course, expose, frame_of
+from cxr_ray.datasets.phantom.drawing import Box, canvas_of, draw_anatomy, place_finding, render
 from cxr_ray.errors import UserError
 from cxr_ray.storage.atomic import write_atomic
 
@@ -22,16 +22,16 @@ FINDINGS = ("Cardiomegaly", "Edema", "Lung Opacity", "Pneumothorax", "Pleural Ef
 """The labels, in the order of CheXpert's table."""
 RECORD_COLUMNS = ("image", "patient", "study", "view", "sex", "age", *FINDINGS)
 BOX_COLUMNS = ("image", "label", "x", "y", "w", "h")
-PNG_STRATEGY = 2  # zlib's Huffman only: of noise nothing more can be had, and it is twice as fast
+PNG_STRATEGY = 2  # zlib's Huffman coding only: noise does not compress further, and it is twice as fast
 
-# Chance of each finding in a patient of middling illness (log odds), and how much it grows with illness.
+# Log odds of each finding in a patient of average illness, and their slope with illness.
 BASE = {
     "Cardiomegaly": -1.95, "Edema": -2.75, "Lung Opacity": -0.75, "Pneumothorax": -3.0, "Pleural Effusion": -1.35, "Support Devices": -1.1,
 }  # fmt: skip
 SLOPE = {
     "Cardiomegaly": 0.5, "Edema": 0.8, "Lung Opacity": 0.6, "Pneumothorax": 0.2, "Pleural Effusion": 0.8, "Support Devices": 0.8,
 }  # fmt: skip
-# Share of cells that the report leaves uncertain, and of absent findings that it denies aloud (0); the rest are blank.
+# Fraction of cells that the report leaves uncertain, and of absent findings that it states as absent (0); the rest are blank.
 UNCERTAIN = {
     "Cardiomegaly": 0.04, "Edema": 0.06, "Lung Opacity": 0.03, "Pneumothorax": 0.015, "Pleural Effusion": 0.05, "Support Devices": 0.005,
 }  # fmt: skip
@@ -42,14 +42,14 @@ DENIED = {
 README = """Synthetic chest X-rays, made by cxr_ray's phantom. No person is in them.
 
 images/pNNNNN_sN_vN.png   8-bit gray, square: patient, study of the patient, view of the study
-phantom.csv               one row an image: image, patient, study, view (AP, PA), sex (Female, Male), age (years),
-                          then one column a label: 1.0 positive, 0.0 negative, -1.0 uncertain, blank not mentioned
-boxes.csv                 image, label, x, y, w, h: the drawn extent of each finding that is labelled 1.0, in pixels of
-                          the image; x, y is the corner at the top left; a finding on both sides has two boxes
+phantom.csv               one row per image: image, patient, study, view (AP, PA), sex (Female, Male), age (years),
+                          then one column per label: 1.0 positive, 0.0 negative, -1.0 uncertain, blank not mentioned
+boxes.csv                 image, label, x, y, w, h: the extent of each finding with label 1.0, in pixels of the image;
+                          x, y is the corner at the top left; a finding on both sides has two boxes
 
 Labels: {labels}.
-Written with: patients={patients}, size={size}, seed={seed}. The same three give the same bytes; patient N is the same
-at any number of patients, and has the same labels at any size. phantom.csv is written last: a folder without it is unfinished.
+Written with: patients={patients}, size={size}, seed={seed}. Equal settings give equal bytes. Patient N is the same with any
+number of patients, and has the same labels at any size. phantom.csv is written last: a folder without it is unfinished.
 Read it with the source `phantom`: cxr-ray ingest phantom THIS_FOLDER OUT
 """
 
@@ -62,17 +62,17 @@ def write(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write about three images a patient, `size` pixels a side, to the new folder `out`; gives back its path.
+    """Write about three square images per patient, with sides of `size` pixels, to the new folder `out`, and return its path.
 
-    The layout is in the README.txt that it writes. Deterministic by (patients, size, seed). `progress` is called with
-    (patients done, patients). Raises `UserError` where `out` holds something, or a number is out of range."""
+    The README.txt that it writes describes the layout. Deterministic in (patients, size, seed). `progress` is called with
+    (patients done, patients). Raises `UserError` if `out` is not empty, or a number is out of range."""
     out = Path(out)
     if patients < 1:
-        raise UserError(f"patients={patients}: a phantom needs at least one")
+        raise UserError(f"patients={patients}: a phantom needs at least 1")
     if not 32 <= size <= 2048:
-        raise UserError(f"size={size}: the side of a phantom's images is 32 to 2048 pixels")
+        raise UserError(f"size={size}: give 32 to 2048 pixels")
     if seed < 0:
-        raise UserError(f"seed={seed}: a seed is 0 or more")
+        raise UserError(f"seed={seed}: give 0 or more")
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(f"{out.absolute()} is not empty; give a new folder, or remove it first")
     (out / "images").mkdir(parents=True, exist_ok=True)
@@ -96,22 +96,22 @@ def write(
 def draw_patient(
     number: int, *, size: int, rng: np.random.Generator
 ) -> Iterator[tuple[dict[str, Any], npt.NDArray[np.uint8], list[Box]]]:
-    """Each image of one patient: its record (raw labels; blank is ""), pixels [size, size], and boxes (label, x, y, w, h)."""
-    frame = frame_of(size)
+    """Yields for each image of a patient: its record (label cells as text), pixels [size, size], and boxes (label, x, y, w, h)."""
+    canvas = canvas_of(size)
     female = bool(rng.random() < 0.44)
     age = int(np.clip(rng.normal(60, 17), 18, 90))
     illness = float(rng.normal())
-    body = anatomy(frame, female, rng)
+    body = draw_anatomy(canvas, female, rng)
     patient = f"p{number:05d}"
     state: dict[str, float] = {}
     for study in range(1, 1 + min(int(rng.geometric(0.45)), 6)):
         portable = bool(rng.random() < (0.8 if illness > -0.3 else 0.4))
-        state = _next_state(state, illness + 0.4 * portable, rng)
-        labels = _report(state, rng)
-        look = {name: course(frame, body, name, rng) for name in state}
+        state = next_findings(state, illness + 0.4 * portable, rng)
+        labels = report_labels(state, rng)
+        placements = {name: place_finding(canvas, body, name, rng) for name in state}
         for image in range(1, 2 + int(rng.random() < 0.35)):
             name = f"images/{patient}_s{study}_v{image}.png"
-            pixels, boxes = expose(frame, body, state, look, portable, rng)
+            pixels, boxes = render(canvas, body, state, placements, portable, rng)
             record: dict[str, Any] = {
                 "image": name,
                 "patient": patient,
@@ -123,11 +123,11 @@ def draw_patient(
         age = min(age + int(rng.integers(0, 2)), 90)
 
 
-# What a patient has and what the report says
+# Findings of a patient, and labels of the report
 
 
-def _next_state(before: Mapping[str, float], illness: float, rng: np.random.Generator) -> dict[str, float]:
-    """Findings of a study and how marked each is (0 faint to 1): two in three go on from the study before."""
+def next_findings(previous: Mapping[str, float], illness: float, rng: np.random.Generator) -> dict[str, float]:
+    """Findings of a study and their severity (0 faint to 1). Two of three findings of the previous study persist."""
     state = {}
     for name in FINDINGS:
         odds = BASE[name] + SLOPE[name] * illness
@@ -135,21 +135,21 @@ def _next_state(before: Mapping[str, float], illness: float, rng: np.random.Gene
             odds += 1.3
         if name == "Support Devices" and "Pneumothorax" in state:
             odds += 1.0
-        goes_on, fresh, marked = rng.random(3)
-        if name in before and goes_on < 0.66:
-            state[name] = float(np.clip(before[name] + rng.normal(0, 0.15), 0, 1))
-        elif fresh < 1 / (1 + np.exp(-odds)):
-            state[name] = float(marked)
+        persists, appears, severity = rng.random(3)
+        if name in previous and persists < 0.66:
+            state[name] = float(np.clip(previous[name] + rng.normal(0, 0.15), 0, 1))
+        elif appears < 1 / (1 + np.exp(-odds)):
+            state[name] = float(severity)
     return state
 
 
-def _report(state: Mapping[str, float], rng: np.random.Generator) -> dict[str, str]:
-    """Raw label cells of a study. Faint findings are called uncertain more often than marked ones."""
+def report_labels(state: Mapping[str, float], rng: np.random.Generator) -> dict[str, str]:
+    """Label cells of a study's table. Faint findings are uncertain more often than severe ones."""
     labels = {}
     for name in FINDINGS:
-        unsure, denied = rng.random(2)
-        faint = 2.0 * (1.3 - state[name]) if name in state else 0.7
-        if unsure < UNCERTAIN[name] * faint:
+        uncertain, denied = rng.random(2)
+        factor = 2.0 * (1.3 - state[name]) if name in state else 0.7
+        if uncertain < UNCERTAIN[name] * factor:
             labels[name] = "-1.0"
         elif name in state:
             labels[name] = "1.0"

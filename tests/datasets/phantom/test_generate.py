@@ -1,4 +1,4 @@
-"""Synthetic X-rays: the same bytes again, the documented layout, shares and boxes that fit, and signs one can find."""
+"""Synthetic X-rays: deterministic bytes, the documented layout, label frequencies, boxes, and visible findings."""
 
 import hashlib
 from pathlib import Path
@@ -32,14 +32,14 @@ def digest(folder: Path) -> str:
     return body.hexdigest()
 
 
-def test_the_same_three_numbers_give_the_same_bytes(tmp_path: Path) -> None:
+def test_equal_settings_give_equal_bytes(tmp_path: Path) -> None:
     generate.write(tmp_path / "a", patients=3, size=40, seed=1)
     generate.write(tmp_path / "b", patients=3, size=40, seed=1)
     generate.write(tmp_path / "c", patients=3, size=40, seed=2)
     assert digest(tmp_path / "a") == digest(tmp_path / "b") != digest(tmp_path / "c")
 
 
-def test_a_patient_is_the_same_among_more_patients_and_at_another_size(tmp_path: Path) -> None:
+def test_a_patient_does_not_depend_on_the_number_of_patients_or_the_size(tmp_path: Path) -> None:
     generate.write(tmp_path / "few", patients=2, size=40)
     generate.write(tmp_path / "many", patients=4, size=40)
     generate.write(tmp_path / "large", patients=4, size=64)
@@ -50,7 +50,7 @@ def test_a_patient_is_the_same_among_more_patients_and_at_another_size(tmp_path:
         assert (tmp_path / "few" / image).read_bytes() == (tmp_path / "many" / image).read_bytes()
 
 
-def test_the_documented_layout(folder: Path, records: datasets.Records) -> None:
+def test_the_layout_is_as_documented(folder: Path, records: datasets.Records) -> None:
     assert sorted(p.name for p in folder.iterdir()) == ["README.txt", "boxes.csv", "images", "phantom.csv"]
     assert "patients=40, size=96, seed=3" in (folder / "README.txt").read_text()
     table = records.table
@@ -69,7 +69,7 @@ def test_the_documented_layout(folder: Path, records: datasets.Records) -> None:
             assert (picture.mode, picture.size) == ("L", (96, 96))
 
 
-def test_patients_have_several_studies_whose_images_share_labels(records: datasets.Records) -> None:
+def test_patients_have_several_studies_and_their_images_share_labels(records: datasets.Records) -> None:
     table = records.table
     assert (table.groupby("patient")["study"].nunique() > 1).mean() > 0.3
     assert (table.groupby("study").size() > 1).mean() > 0.15
@@ -77,31 +77,31 @@ def test_patients_have_several_studies_whose_images_share_labels(records: datase
     assert (table.groupby("patient")["sex"].nunique() == 1).all()
 
 
-def test_shares_are_unequal_uncertain_and_mostly_unmentioned() -> None:
-    """Over 600 patients, by the labels alone (the smallest pictures): every share that the documents promise."""
-    table = pd.DataFrame([r for p in range(600) for r in stories(p)])
+def test_labels_are_imbalanced_uncertain_and_mostly_not_mentioned() -> None:
+    """Labels of 600 patients, without images: every frequency that the documentation promises."""
+    table = pd.DataFrame([r for p in range(600) for r in labels_of_patient(p)])
     share = {label: (table[label] == "1.0").mean() for label in LABELS}
     assert all(0.04 <= s <= 0.47 for s in share.values()), share
     assert max(share.values()) > 3 * min(share.values())
-    unsure = (table[LABELS] == "-1.0").mean()
-    assert (unsure > 0.001).all() and (unsure < 0.12).all()
+    uncertain = (table[LABELS] == "-1.0").mean()
+    assert (uncertain > 0.001).all() and (uncertain < 0.12).all()
     assert ((table[LABELS] == "0.0").mean() > 0.01).all()
     assert ((table[LABELS] == "").mean() > 0.3).all()
     assert ((table[LABELS] == "1.0").sum(axis=1) >= 2).mean() > 0.25
     assert len((table[LABELS] == "1.0").drop_duplicates()) > 25
 
 
-def stories(number: int) -> list[dict[str, str]]:
-    """The labels of a patient's studies, drawn without pictures, one illness apart from the next."""
+def labels_of_patient(number: int) -> list[dict[str, str]]:
+    """The labels of a patient's studies, generated without images."""
     rng = np.random.default_rng([9, number])
     illness, state, found = float(rng.normal()) + 0.26, {}, []
     for _ in range(min(int(rng.geometric(0.45)), 6)):
-        state = generate._next_state(state, illness, rng)
-        found.append(generate._report(state, rng))
+        state = generate.next_findings(state, illness, rng)
+        found.append(generate.report_labels(state, rng))
     return found
 
 
-def test_every_positive_has_its_box_inside_the_picture_and_nothing_else_has(records: datasets.Records) -> None:
+def test_only_positive_labels_have_boxes_and_all_are_inside_the_image(records: datasets.Records) -> None:
     boxes, table = records.boxes, records.table
     assert boxes is not None and list(boxes.columns) == ["row", "label", "x", "y", "w", "h"]
     assert (boxes[["x", "y"]] >= 0).all(axis=None) and (boxes[["w", "h"]] > 0).all(axis=None)
@@ -109,11 +109,11 @@ def test_every_positive_has_its_box_inside_the_picture_and_nothing_else_has(reco
     boxed = set(zip(boxes["row"], boxes["label"], strict=True))
     positive = {(row, label) for label in LABELS for row in table.index[table[label] == 1]}
     assert boxed <= positive
-    assert len(positive - boxed) <= 0.02 * len(positive)  # a finding may lie outside the picture
+    assert len(positive - boxed) <= 0.02 * len(positive)  # a finding may be outside the image
 
 
-def test_a_box_is_the_extent_of_what_is_drawn() -> None:
-    """Against the slow way: turn the mask itself, and look at it."""
+def test_a_box_is_the_extent_of_the_mask() -> None:
+    """Compared with the box of the transformed mask."""
     rng = np.random.default_rng(0)
     for _ in range(20):
         mask = np.zeros((116, 116), dtype=np.float32)
@@ -123,26 +123,26 @@ def test_a_box_is_the_extent_of_what_is_drawn() -> None:
         c, s = np.cos(angle) / zoom, np.sin(angle) / zoom
         inverse = (c, s, 58 - (c + s) * 50, -s, c, 58 + (s - c) * 50)
         solid = Image.fromarray(mask.astype(np.uint8))
-        slow = solid.transform((100, 100), Image.Transform.AFFINE, inverse, Image.Resampling.NEAREST).getbbox()
-        fast = drawing._box(mask, inverse, 100)
-        if slow is None:
+        expected = solid.transform((100, 100), Image.Transform.AFFINE, inverse, Image.Resampling.NEAREST).getbbox()
+        box = drawing.mask_box(mask, inverse, 100)
+        if expected is None:
             continue
-        assert fast is not None
-        x, y, w, h = fast
-        assert np.abs(np.array([x, y, x + w, y + h]) - np.array(slow)).max() <= 2
+        assert box is not None
+        x, y, w, h = box
+        assert np.abs(np.array([x, y, x + w, y + h]) - np.array(expected)).max() <= 2
 
 
 @pytest.mark.parametrize(
     ("label", "brighter"), [("Lung Opacity", True), ("Pleural Effusion", True), ("Pneumothorax", False)]
 )
-def test_a_finding_changes_the_picture_inside_its_box(label: str, brighter: bool) -> None:
-    """The same body, pose and exposure with and without the finding: the box differs, the rest hardly."""
-    frame = drawing.frame_of(96)
+def test_a_finding_changes_the_image_inside_its_box(label: str, brighter: bool) -> None:
+    """The same body, pose and exposure with and without the finding differ in the box, and hardly outside."""
+    canvas = drawing.canvas_of(96)
     for seed in range(6):
-        body = drawing.anatomy(frame, False, np.random.default_rng(seed))
-        look = {label: drawing.course(frame, body, label, np.random.default_rng(seed + 50))}
-        with_it, boxes = drawing.expose(frame, body, {label: 0.8}, look, False, np.random.default_rng(7))
-        without, none = drawing.expose(frame, body, {}, {}, False, np.random.default_rng(7))
+        body = drawing.draw_anatomy(canvas, False, np.random.default_rng(seed))
+        placements = {label: drawing.place_finding(canvas, body, label, np.random.default_rng(seed + 50))}
+        with_it, boxes = drawing.render(canvas, body, {label: 0.8}, placements, False, np.random.default_rng(7))
+        without, none = drawing.render(canvas, body, {}, {}, False, np.random.default_rng(7))
         assert none == [] and {box[0] for box in boxes} == {label}
         change = with_it.astype(float) - without
         inside = np.zeros(change.shape, dtype=bool)
@@ -153,15 +153,15 @@ def test_a_finding_changes_the_picture_inside_its_box(label: str, brighter: bool
 
 
 def test_an_enlarged_heart_is_wider_than_half_the_chest() -> None:
-    frame = drawing.frame_of(128)
-    body = drawing.anatomy(frame, False, np.random.default_rng(0))
+    canvas = drawing.canvas_of(128)
+    body = drawing.draw_anatomy(canvas, False, np.random.default_rng(0))
     assert body.heart_ratio < 0.5
-    _, boxes = drawing.expose(frame, body, {"Cardiomegaly": 0.3}, {}, False, np.random.default_rng(1))
+    _, boxes = drawing.render(canvas, body, {"Cardiomegaly": 0.3}, {}, False, np.random.default_rng(1))
     chest = body.width * 128
     assert 0.5 < boxes[0][3] / chest < 0.75
 
 
-def test_pictures_are_neither_flat_nor_blown_out(folder: Path, records: datasets.Records) -> None:
+def test_images_have_contrast_and_few_saturated_pixels(folder: Path, records: datasets.Records) -> None:
     for image in records.table["image"]:
         pixels = np.asarray(Image.open(folder / image))
         assert pixels.std() > 20
@@ -170,22 +170,22 @@ def test_pictures_are_neither_flat_nor_blown_out(folder: Path, records: datasets
     assert any((np.asarray(Image.open(folder / image)) != first).any() for image in records.table["image"][1:])
 
 
-def test_progress_is_told(tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    generate.write(tmp_path / "out", patients=2, size=32, progress=lambda done, all_: told.append((done, all_)))
-    assert told == [(1, 2), (2, 2)]
+def test_progress_is_reported(tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    generate.write(tmp_path / "out", patients=2, size=32, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 2), (2, 2)]
 
 
-def test_what_cannot_be_written_is_refused_before_anything_is(tmp_path: Path) -> None:
+def test_wrong_settings_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    for bad, said in (
-        ({"patients": 0}, "patients=0: a phantom needs at least one"),
-        ({"size": 8}, "size=8: the side of a phantom's images is 32 to 2048 pixels"),
-        ({"seed": -1}, "seed=-1: a seed is 0 or more"),
+    for bad, message in (
+        ({"patients": 0}, "patients=0: a phantom needs at least 1"),
+        ({"size": 8}, "size=8: give 32 to 2048 pixels"),
+        ({"seed": -1}, "seed=-1: give 0 or more"),
     ):
         with pytest.raises(UserError) as error:
             generate.write(out, **bad)
-        assert str(error.value) == said
+        assert str(error.value) == message
     assert not out.exists()
     out.mkdir()
     (out / "mine.txt").write_text("keep me")
@@ -195,19 +195,21 @@ def test_what_cannot_be_written_is_refused_before_anything_is(tmp_path: Path) ->
     assert [p.name for p in out.iterdir()] == ["mine.txt"]
 
 
-def test_an_unfinished_folder_and_a_broken_table_are_told(tmp_path: Path) -> None:
+def test_an_unfinished_folder_and_a_damaged_table_are_refused(tmp_path: Path) -> None:
     out = generate.write(tmp_path / "out", patients=1, size=32)
     boxes, table = out / "boxes.csv", out / "phantom.csv"
+    rows = len(pd.read_csv(boxes))
     boxes.write_text(boxes.read_text() + "images/p00099_s1_v1.png,Edema,1,1,2,2\n")
     with pytest.raises(UserError) as error:
         datasets.load("phantom", out)
-    assert str(error.value) == f"{boxes} has a box of 'images/p00099_s1_v1.png', which phantom.csv does not list"
+    assert str(error.value) == (
+        f"{boxes}, row {rows} (counted from 0): phantom.csv does not list 'images/p00099_s1_v1.png'; "
+        "write the phantom again, to a new folder"
+    )
     table.write_text(table.read_text().replace("Pneumothorax", "Pneumothorx"))
     with pytest.raises(UserError, match="has no column 'Pneumothorax'; did you mean 'Pneumothorx'"):
         datasets.load("phantom", out)
     table.unlink()
     with pytest.raises(UserError) as error:
         datasets.load("phantom", out)
-    assert (
-        str(error.value) == f"no phantom.csv in {out}; it is written last, so write the phantom again, to a new folder"
-    )
+    assert str(error.value) == f"no phantom.csv in {out}: the phantom is unfinished; write it again, to a new folder"

@@ -1,0 +1,55 @@
+"""Label columns of datasets in which each image belongs to one class. Where the class is found is up to the source."""
+# N images
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from cxr_ray.errors import UserError, unknown
+from cxr_ray.labels import NEGATIVE, POSITIVE, Task, safe_name
+
+UNREMARKABLE = {"normal", "no finding", "no findings", "nofinding", "nofindings", "negative", "healthy"}
+
+
+def is_unremarkable(name: str) -> bool:
+    """Whether a label means the absence of findings: normal, no finding(s), negative, healthy."""
+    return re.sub(r"[\s_.-]+", " ", name).strip().casefold() in UNREMARKABLE
+
+
+def class_columns(
+    class_N: Sequence[str], classes: Sequence[str], *, positive: str | None = None
+) -> tuple[Task, dict[str, np.ndarray]]:
+    """The task and the label columns [N] of images that each belong to one class.
+
+    More than two classes: multiclass, one column per class, sorted. Two classes: binary, ONE column, named after
+    `positive`, by default after the class that is not called normal, no finding(s), negative or healthy. Raises
+    `UserError` if the names do not decide which."""
+    by_label = {safe_name(c): c for c in classes}
+    if len(by_label) < len(classes):
+        raise UserError(
+            f"two classes have the same label name: {', '.join(sorted(classes))} "
+            "(slashes and dots become _); rename one of them"
+        )
+    if positive is not None and positive not in classes:
+        raise unknown("class", positive, classes, where=" for --positive")
+    if positive is not None and len(classes) > 2:
+        raise UserError(
+            f"--positive is for two classes; there are {len(classes)}: {', '.join(sorted(classes))}; remove --positive"
+        )
+    task: Task = "multiclass"
+    columns = sorted(by_label)
+    if len(classes) == 2:
+        task = "binary"
+        if positive is None:
+            findings = [c for c in sorted(classes) if not is_unremarkable(c)]
+            if len(findings) != 1:
+                which = "neither" if findings else "each"
+                raise UserError(
+                    f"which class is the finding? {which} of {' and '.join(map(repr, sorted(classes)))} is called normal, "
+                    "no finding, negative or healthy; choose it with --positive NAME"
+                )
+            positive = findings[0]
+        columns = [safe_name(positive)]
+    names_N = np.asarray(class_N, dtype=object)
+    return task, {c: np.where(names_N == by_label[c], np.float32(POSITIVE), np.float32(NEGATIVE)) for c in columns}

@@ -1,0 +1,30 @@
+"""Files of a dataset, found by name or pattern."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from cxr_ray.datasets import folders
+from cxr_ray.datasets.tables import TEXT
+from tests.fakes.pictures import picture
+
+
+def column(values: list[str]) -> "pd.Series[str]":
+    return pd.Series(values, dtype=TEXT)
+
+
+def test_files_are_found_by_name_in_the_first_folder_that_has_them(tmp_path: Path) -> None:
+    for path in ("b/deep/1.png", "a/1.png", "a/2.jpg", "c/3.png"):
+        picture(tmp_path / path)
+    assert folders.paths_by_name(tmp_path, ["a", "b", "nowhere"]) == {"1.png": "a/1.png", "2.jpg": "a/2.jpg"}
+    assert folders.paths_by_name(tmp_path, ["b", "a"], stem=True) == {"1": "b/deep/1.png", "2": "a/2.jpg"}
+    name = column(["1.png", "9.png", "", "/etc/x.png"])
+    found = folders.locate(name, folders.paths_by_name(tmp_path, ["b"]), folders.join_folder("images", name))
+    assert found.tolist() == ["b/deep/1.png", "images/9.png", "", "/etc/x.png"]
+    assert folders.join_folder(column(["x", "", "x", "x"]), name).tolist() == ["x/1.png", "9.png", "", "/etc/x.png"]
+
+
+def test_the_latest_of_several_files_is_chosen(tmp_path: Path) -> None:
+    for name in ("Data_Entry_2017.csv", "Data_Entry_2017_v2020.csv", "._Data_Entry_2017_v3000.csv"):
+        (tmp_path / name).write_text("x")
+    assert folders.find_file(tmp_path, "*Data_Entry_2017*.csv").name == "Data_Entry_2017_v2020.csv"
