@@ -16,7 +16,7 @@ from cxr_ray import datasets, models
 from cxr_ray.datasets.phantom import generate
 from cxr_ray.on_ray import train as on_ray
 from cxr_ray.on_ray.ingest import IngestSettings, ingest
-from cxr_ray.training.setup import identity
+from cxr_ray.training.setup import store_info
 from cxr_ray.tuning import setup, space
 from cxr_ray.tuning import sweep as sweeps
 
@@ -171,7 +171,7 @@ def create_sweep(config: cfg.Config) -> sweeps.Sweep:
         "knobs": setup.hyperparameter_names(config.tune, searched),
         "metrics": config.tune.metrics,
     }
-    sweep = sweeps.create(base.model_copy(update={"tune": config.tune}), store=identity(store), about=about)
+    sweep = sweeps.create(base.model_copy(update={"tune": config.tune}), store=store_info(store), about=about)
     proposals = setup.plan_trials(sweep, searched, plan, store)
     assert proposals.planned == len(sweep.trials) > 5
     return sweep

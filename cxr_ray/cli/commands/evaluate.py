@@ -137,10 +137,10 @@ def run_evaluation(
         )
     head, *rows = evaluation.table
     title = f"{evaluation.part} of {Path(evaluation.run.path).name}" + (
-        f", by {evaluation.found['by']}" if by == "study" else ""
+        f", by {evaluation.results['by']}" if by == "study" else ""
     )
     table(head, rows, title=title)
-    print_operating(evaluation.found)
+    print_operating(evaluation.results)
     print(f"report: {Path(evaluation.report).resolve()}")
     print(f"next: open the report in a browser, or: cxr-ray show {shlex.quote(str(run))} --thresholds recall=0.9")
     return evaluation

@@ -108,19 +108,19 @@ def run(config: configs.Config, *, address: str | None = None, retry_failed: boo
         sweep = on_ray.tune(config, address=address, retry_failed=retry_failed, log=log, on_update=update)
     from cxr_ray.workflows import select
 
-    comparison = select.conclude(sweep)
+    comparison = select.select_best(sweep)
     page = try_write_page(sweep)
     print_trials(sweep)
     print_comparison(sweep, comparison)
     best = sweep.path / "best"
     if refit == "best":
-        best = _trained(sweep, select.refit(sweep), address).path
+        best = _trained(sweep, select.refit_config(sweep), address).path
         print(f"refit: {best}")
     if refit == "folds" and sweep.config.tune.folds and sweep.config.data.limit is None:
         print(f"the winner was already trained on {sweep.config.tune.folds} folds: best is their ensemble")
     elif refit == "folds":
         best = sweep.path / "folds" / "ensemble"
-        print_folds(select.folded(sweep, [_trained(sweep, one, address) for one in select.on_folds(sweep)]), sweep)
+        print_folds(select.combine_folds(sweep, [_trained(sweep, one, address) for one in select.fold_configs(sweep)]), sweep)
         print(f"folds: {best}")
         page = try_write_page(sweep)
     if page is not None:
@@ -135,7 +135,7 @@ def _trained(sweep: Any, config: configs.Config, address: str | None) -> Any:
     from cxr_ray.on_ray import train as training
     from cxr_ray.workflows import select
 
-    finished = select.finished(sweep, config)
+    finished = select.finished_run(sweep, config)
     if finished is not None:
         print(f"{finished.path} is already finished")
         return finished
@@ -177,7 +177,7 @@ def _write_page(sweep: Any) -> Any:
 
 
 def _warn_once(draw: Callable[[Any], Any], warning: str) -> Callable[[Any], Any]:
-    """`draw`, with its first exception (a full disk, a bug in a figure) printed as a warning: the trials must continue."""
+    """`draw`, but an exception (a full disk, a bug in a figure) only prints a warning, once: the trials must continue."""
     warned = False
 
     def safe(sweep: Any) -> Any:

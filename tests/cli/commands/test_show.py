@@ -1,0 +1,22 @@
+"""`cxr-ray show` on saved predictions."""
+
+from pathlib import Path
+
+import pytest
+
+from cxr_ray.cli.commands.show import show
+from tests.evaluation.example_runs import LABELS, example_run
+from tests.report.test_run_page import predictions
+
+
+def test_both_is_train_and_val_and_a_part_without_predictions_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = example_run(tmp_path, "one")
+    show(run.path, split="both", thresholds=["0.2"])
+    output = capsys.readouterr().out
+    assert "val of one" in output and "test of one" not in output and "--split train first" in output
+    assert run.info["test_looks"] == 1  # test was not evaluated again
+    run.write_predictions("train", predictions(LABELS, "multilabel", 60, 2.0, 1))
+    show(run.path, split="both", thresholds=["0.2"])
+    assert "train of one" in capsys.readouterr().out
