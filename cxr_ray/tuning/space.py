@@ -30,7 +30,7 @@ SEARCHABLE = {
     "tune": set(),
     "": {"seed"},
 }
-"""Searchable settings of the sections of which not all are."""
+"""Searchable settings, for sections in which not all are."""
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ def with_fold(data: cfg.Data, folds: int, fold: int) -> cfg.Data:
 
 
 def load(path: str | Path) -> Sweep:
-    """The sweep in the folder `path`. Raises `UserError` if it is not a sweep, with the closest name beside it."""
+    """The sweep in the folder `path`. Raises `UserError` with the closest name if it is not a sweep."""
     return Sweep(runs.folder_of(path, "sweep"))
 
 

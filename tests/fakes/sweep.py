@@ -117,7 +117,7 @@ def comparison(*, auroc: float = 0.834, gain: float = 0.021, low: float = 0.006)
             "members": ["0003", "0007"],
             "test": {"auroc": with_interval(auroc + 0.008), "recall": with_interval(0.72)},
         },
-        "note": "the test part was looked at once",
+        "note": "test was evaluated once",
     }
 
 

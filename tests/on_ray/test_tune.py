@@ -123,14 +123,16 @@ def test_tensorboard_and_mlflow_have_the_values_of_the_sweep_folder(policies):
 
 def test_the_winner_is_a_run_folder_and_evaluated_once_on_test(policies):
     sweep, _ = policies
-    comparison = select.conclude(sweep, log=lambda line: None)
+    comparison = select.select_best(sweep, log=lambda line: None)
     best = runs.load(sweep.path / "best")
     assert best.info["test_looks"] == 1 and best.info["knobs"] == sweep.ranked()[0].hyperparameters
-    assert select.conclude(sweep, log=lambda line: None) == comparison  # does not evaluate test again
+    assert select.select_best(sweep, log=lambda line: None) == comparison  # does not evaluate test again
     assert runs.load(sweep.path / "best").info["test_looks"] == 1
     assert all(sweep.run(t).info["test_looks"] == 0 for t in sweep.trials)
     assert {"recall", "auroc", "precision"} == set(comparison["test"])
-    second = next(row for row in comparison["against"] if row["what"] == "the second" and row["metric"] == "auroc")
+    second = next(
+        row for row in comparison["against"] if row["what"] == "the second-best trial" and row["metric"] == "auroc"
+    )
     assert second["low"] <= second["value"] <= second["high"] and 0 < second["p"] <= 1
 
 
@@ -273,7 +275,7 @@ def test_asha_stops_poor_trials_and_each_of_them_is_a_complete_run(store, tmp_pa
     assert stopped and all(1 <= t.epochs < 4 for t in stopped)
     assert sweep.ranked()[0].hyperparameters == {"optim.lr": 3e-3}
     for trial in stopped:
-        select.whole(sweep.run(trial))
+        select.complete_model(sweep.run(trial))
         assert sweep.run(trial).weights.exists() and len(sweep.run(trial).predictions("val"))
 
 
@@ -288,7 +290,7 @@ def test_folds_are_ranked_by_their_mean_and_the_winner_is_their_ensemble(store, 
     (ranked,) = sweep.ranked()
     each = [t.values["val/auroc/mean"] for t in sweep.trials]
     assert ranked.values[0] == pytest.approx(sum(each) / 2) and ranked.deviation[0] > 0
-    comparison = select.conclude(sweep, log=lambda line: None)
+    comparison = select.select_best(sweep, log=lambda line: None)
     assert comparison["best"] == ["0001-fold-0", "0001-fold-1"]
     assert runs.load(sweep.path / "best").info["test_looks"] == 1
 
