@@ -51,6 +51,16 @@ def test_the_slices_of_the_ranks_make_up_every_batch_in_order(count, batch_size,
     assert sum(len(p.rows) for part in ranks for p in part) == count  # the last, short batch is used
 
 
+def test_a_rank_slice_is_that_of_array_split_and_may_be_empty():
+    assert [loader.rank_slice(1, r, 2) for r in (0, 1)] == [slice(0, 1), slice(1, 1)]
+    for count in range(9):
+        for world in (1, 2, 3, 4):
+            expected = np.array_split(np.arange(count), world)
+            assert [list(range(count))[loader.rank_slice(count, r, world)] for r in range(world)] == [
+                part.tolist() for part in expected
+            ]
+
+
 def test_an_error_of_the_thread_is_raised_here_and_the_thread_ends():
     def make(start):
         if start == 3:

@@ -245,6 +245,16 @@ def test_balance_warnings_name_labels_unused_labels_and_features_in_either_direc
     ]
 
 
+@pytest.mark.parametrize(("categories", "checked"), [(20, True), (21, False)])
+def test_features_of_more_than_20_values_are_not_checked_for_balance(categories, checked):
+    store = fake_store(100)
+    store.declare(features=("age",))
+    part = np.array(["train"] * 50 + ["val"] * 50, dtype=object)
+    table = store.index.assign(age=np.where(part == "train", 0, 1 + np.arange(100) % (categories - 1)))
+    found = plans.balance_warnings(table, part, store.info, list(store.labels), limit=0.5)
+    assert [line.split(":")[0] for line in found] == (["age 0"] if checked else [])
+
+
 targets = (
     st.integers(1, 60)
     .flatmap(lambda n: st.lists(st.tuples(*[st.sampled_from([0.0, 1.0, np.nan])] * 3), min_size=n, max_size=n))
@@ -274,6 +284,18 @@ def test_vectors_and_weights_match_their_definition(truth):
         for j in range(3):
             p, n = int((truth[:, j] == 1).sum()), int((truth[:, j] == 0).sum())
             assert weights[j] == pytest.approx((n / p) ** power if p and n else 1.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("labels", [40, 41, 60])
+def test_vectors_of_many_labels_do_not_collide(labels):
+    """The digits of 2**64 in base 3 need 41 labels: in 64 bits they would equal a row of zeros."""
+    number, digits = 2**64, []
+    for _ in range(labels):
+        number, digit = divmod(number, 3)
+        digits.append([0.0, 1.0, np.nan][digit])
+    truth = np.array([[0.0] * labels, digits, [0.0] * labels, [1.0] * labels, [np.nan] * labels], dtype=np.float32)
+    found = plans.label_vectors(truth)
+    assert found[0] == found[2] and len(set(found.tolist())) == 4
 
 
 def test_weights_come_from_rows_before_oversampling():

@@ -7,6 +7,7 @@ import pytest
 
 from cxr_ray.datasets import Records
 from cxr_ray.on_ray import ingest
+from cxr_ray.on_ray.ingest_shards import ingest_shard, put_records
 
 
 class Stopped(BaseException):
@@ -16,11 +17,11 @@ class Stopped(BaseException):
 @contextmanager
 def stopped_after(shards: int, records: Records, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Within the block, an ingest of `records` writes `shards` shards in this process and stops."""
-    reference = [ingest.put_records(records.table)]
+    reference = [put_records(records.table)]
 
     def run_some(todo, job, table):
         for shard in todo[:shards]:
-            yield ingest.ingest_shard(job, reference, shard)
+            yield ingest_shard(job, reference, shard)
         raise Stopped
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):

@@ -30,14 +30,10 @@ from cxr_ray.on_ray.ingest import (
     IngestResult,
     IngestSettings,
     ProgressCallback,
-    ShardJob,
-    ShardRange,
     ingest,
-    ingest_shard,
-    put_records,
     rows_per_shard,
-    run_shards,
 )
+from cxr_ray.on_ray.ingest_shards import ShardJob, ShardRange, ingest_shard, put_records, run_shards
 from tests.fakes.stopped_ingest import stopped_after
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -362,7 +358,8 @@ from tests.on_ray import test_ingest as t
 import pyarrow as pa
 records = t.make_records(Path({root!r}))
 table = pa.table({{"row": records.table.index.to_numpy(), "image": pa.array(records.table["image"].tolist(), pa.string())}})
-t.ingest_module.ray.get = lambda reference: table  # without Ray: the tasks run in this process
+import ray
+ray.get = lambda reference: table  # without Ray: the tasks run in this process
 def run_shards(todo, job, table):
     for shard in todo:
         yield t.ingest_shard(job, [None], shard)

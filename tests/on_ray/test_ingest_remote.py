@@ -19,7 +19,8 @@ from cxr_ray.datasets.preview import dry_run
 from cxr_ray.errors import UserError
 from cxr_ray.on_ray import ingest as ingest_module
 from cxr_ray.on_ray import train as on_ray
-from cxr_ray.on_ray.ingest import IngestSettings, ingest, ingest_shard, put_records
+from cxr_ray.on_ray.ingest import IngestSettings, ingest
+from cxr_ray.on_ray.ingest_shards import ingest_shard, put_records
 from cxr_ray.storage import lease
 from cxr_ray.storage.remote import to_path
 from cxr_ray.workflows import evaluate
