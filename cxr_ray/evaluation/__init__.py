@@ -1,1 +1,1 @@
-"""Numbers from predictions: intervals, baselines, subgroups, comparisons. Nothing is rendered here."""
+"""Results from predictions: metrics with intervals, baselines, subgroups, comparisons. Pages and figures are in cxr_ray.report."""

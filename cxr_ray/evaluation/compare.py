@@ -1,7 +1,8 @@
-"""Runs beside each other: what differs in config and data, and label by label on the rows that all of them predicted."""
-# N rows, L labels
+"""Comparison of runs: differing settings and data, and metrics on their common rows with paired intervals. Trains and predicts nothing."""
+# N rows, L labels, R resamples
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -9,15 +10,41 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cxr_ray.config import Report
 from cxr_ray.errors import UserError
-from cxr_ray.evaluation.results import choose, columns_of, resampled_by, rule_of, table_of
+from cxr_ray.evaluation.prediction_table import EvaluationSettings, PredictionTable, choose_points, rule_of
+from cxr_ray.evaluation.results import resample
 from cxr_ray.labels import PARTS
-from cxr_ray.metrics import MEAN, RATES, TABLE_METRICS, WHOLE_METRICS, Value, compute_metrics, delong, operating_points
-from cxr_ray.metrics.intervals import Samples, bca, bootstrap, jackknife, p_value, percentile
+from cxr_ray.metrics import (
+    MEAN,
+    OVERALL_METRICS,
+    RATES,
+    TABLE_METRICS,
+    Value,
+    compute_metrics,
+    delong,
+    operating_points,
+)
+from cxr_ray.metrics.intervals import Samples, bca, p_value, percentile
 from cxr_ray.metrics.names import MICRO, WEIGHTED
 from cxr_ray.metrics.table import Table
 from cxr_ray.runs import Run, differences
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The metrics of one of the compared prediction tables, and their resamples."""
+
+    points: dict[str, operating_points.Point]
+    table: Table
+    values: list[Value]
+    samples: Samples
+    left_out: Samples
+    """Jackknife samples; empty without BCa intervals."""
+
+    @property
+    def by_name(self) -> dict[tuple[str, str], float]:
+        """Values by metric and label."""
+        return {(v.metric, v.label): v.value for v in self.values}
 
 
 def compare(
@@ -28,119 +55,124 @@ def compare(
     resamples: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Runs on the rows that all of them predicted (test where all have it, else val), ready for JSON:
+    """Compare runs on their common rows of a part (test if all have predictions of it, else val); the result is plain JSON:
 
-    - `runs`: each one's name, values with intervals, thresholds; `config`, `data`: what differs from the first;
-    - `pairs`: of every two runs and every metric (`FIRST` first), by label and as mean or of the whole table, the second less
-      the first with the paired interval (one set of patient resamples; by `report.interval` of the first run) and its p;
-      of AUROCs also DeLong's p, which takes images as independent;
-    - `seeds`: where the runs differ in their seed alone, the mean, the deviation between them and the mean's interval;
-    - `notes`: what kept rows, labels or truth from being compared.
+    - `runs`: name, values with intervals and thresholds of each; `config`, `data`: differences to the first run;
+    - `pairs`: for every two runs and every metric (`TABLE_METRICS` first), by label and as mean or overall, the second minus the
+      first with the paired interval and p-value (shared resamples, as the first run's `report` sets them); for AUROCs also
+      DeLong's p-value, which assumes independent images;
+    - `seeds`: if the runs differ only in their seed, the mean over runs, its interval and the deviation between runs;
+    - `notes`: rows, labels and truth that could not be compared.
 
-    Raises `UserError` where runs share no labels, part or rows, or are of different tasks."""
+    Raises `UserError` if the runs have no common labels, part or rows, or different tasks."""
     if len(runs) < 2:
         raise UserError("give two runs or more to compare")
     names = _names(runs)
-    tasks = {run.info["task"] for run in runs}
-    if len(tasks) > 1:
-        raise UserError(f"these runs cannot be compared: their tasks differ ({', '.join(sorted(tasks))})")
-    notes: list[str] = []
-    labels = _labels(runs, names, notes)
-    task = tasks.pop()
-    part = split or next((p for p in ("test", "val") if all(_has(run, p) for run in runs)), None)
-    if part is None:
-        raise UserError("these runs share no part with predictions; `cxr-ray evaluate RUN` makes those of test")
+    task = _common_task(runs)
+    labels, notes = _common_labels(runs, names)
+    part = split or _common_part(runs)
     frames = [run.predictions(part) for run in runs]
-    notes += [line for run, frame in zip(runs, frames, strict=True) for line in run.unpredicted(part, frame)]
-    frames = _aligned(runs, names, frames, part, labels, notes)
-    tables: dict[str, Table] = {}
-    points: dict[str, dict[str, operating_points.Point]] = {}
-    values: dict[str, Any] = {}
-    for name, run, frame in zip(names, runs, frames, strict=True):
-        report = run.config.report
-        rule = rule_of(run, thresholds, labels)
-        val = run.predictions("val") if _has(run, "val") else None
-        points[name], tables[name], values[name] = _judged(frame, val, labels, task, rule, report)
-    first = runs[0].config.report
-    by, group_N = resampled_by(frames[0]["patient"], first.interval_by)
-    drawn = first.bootstrap if resamples is None else resamples
-    samples, left_out = _drawn(tables, group_N, drawn, first, seed)
-    told = []
-    for name, run in zip(names, runs, strict=True):
-        rows = []
-        for v in values[name]:
-            found = percentile(samples[name].get((v.metric, v.label), np.zeros(0)))
-            rows.append(v._asdict() | ({"low": found.low, "high": found.high} if found else {}))
-        told.append(
-            {"name": name, "values": rows, "thresholds": {k: p.threshold for k, p in points[name].items()},
-             "model": run.architecture, "rows": len(run.predictions(part))}
-        )  # fmt: skip
+    rows = [len(frame) for frame in frames]
+    notes += [line for run, frame in zip(runs, frames, strict=True) for line in run.missing_predictions(part, frame)]
+    frames, row_notes = _align_rows(runs, names, frames, part)
+    notes += row_notes + _mask_different_truth(frames, labels)
+
+    report = runs[0].config.report
+    first = EvaluationSettings.from_report(report, report.thresholds, seed=seed)
+    if resamples is not None:
+        first = replace(first, bootstrap=resamples)
+    each = [
+        EvaluationSettings.from_report(run.config.report, rule_of(run, thresholds, labels), seed=seed) for run in runs
+    ]
+    tables = {name: PredictionTable(frame, labels, task) for name, frame in zip(names, frames, strict=True)}
+    val = [PredictionTable(run.predictions("val"), labels, task) if _has(run, "val") else None for run in runs]
+    scored = _score(tables, val, each, resampling=first)
+    unit, group_N = tables[names[0]].resampling_units(first.interval_by)
     return {
-        "task": task, "labels": labels, "part": part, "shown": [*TABLE_METRICS, *(["accuracy"] if task != "multilabel" else [])], "rows": len(frames[0]), "runs": told,
-        "config": [{"run": n, "differs": _hyperparameters(runs[0], r)} for n, r in zip(names[1:], runs[1:], strict=True)],
-        "data": [_data(n, r, runs[0]) for n, r in zip(names, runs, strict=True)],
-        "interval": {"by": by, "resamples": drawn, "groups": len(np.unique(group_N)), "method": first.interval},
-        "pairs": [_pair(a, b, tables, values, samples, left_out, labels) for a, b in combinations(names, 2)],
-        "seeds": _seeds(runs, names, values, samples, labels),
+        "task": task,
+        "labels": labels,
+        "part": part,
+        "shown": [*TABLE_METRICS, *(["accuracy"] if task != "multilabel" else [])],
+        "rows": len(frames[0]),
+        "runs": [
+            {**_run_entry(name, scored[name]), "model": run.architecture, "rows": count}
+            for name, run, count in zip(names, runs, rows, strict=True)
+        ],
+        "config": [
+            {"run": name, "differs": _setting_differences(runs[0], run)}
+            for name, run in zip(names[1:], runs[1:], strict=True)
+        ],
+        "data": [_data_entry(name, run, runs[0]) for name, run in zip(names, runs, strict=True)],
+        "interval": {
+            "by": unit,
+            "resamples": first.bootstrap,
+            "groups": len(np.unique(group_N)),
+            "method": first.interval,
+        },
+        "pairs": [
+            {"first": a, "second": b, "rows": _pair_rows(scored[a], scored[b], labels)}
+            for a, b in combinations(names, 2)
+        ],
+        "seeds": _seeds(runs, [scored[name] for name in names], labels),
         "notes": notes,
-    }  # fmt: skip
+    }
 
 
-def of_tables(
-    first: pd.DataFrame,
-    second: pd.DataFrame,
-    *,
-    labels: Sequence[str],
-    task: str,
-    thresholds: operating_points.Rule,
-    report: Report,
-    seed: int = 0,
+def compare_tables(
+    first: PredictionTable, second: PredictionTable, settings: EvaluationSettings
 ) -> list[dict[str, Any]]:
-    """Two predictions tables of the same rows: the second less the first, rows as in the `pairs` of `compare`, those of the
-    micro and weighted averages besides. A rule of `thresholds` chooses on each table itself.
+    """Compare two predictions tables of the same rows, second minus first: rows as in the `pairs` of `compare`, and in addition those
+    of the micro and weighted averages. A threshold rule is applied to each table itself.
 
-    Raises `UserError` where the tables are of other rows, or a rule has none to choose on."""
-    if first["row"].tolist() != second["row"].tolist():
-        raise UserError("they were judged on different rows")
-    tables, values = {}, {}
-    for name, frame in (("first", first), ("second", second)):
-        _, tables[name], values[name] = _judged(frame, frame, labels, task, thresholds, report)
-    _, group_N = resampled_by(first["patient"], report.interval_by)
-    samples, left_out = _drawn(tables, group_N, report.bootstrap, report, seed)
-    return _pair("first", "second", tables, values, samples, left_out, labels, also=(MICRO, WEIGHTED))["rows"]
+    Raises `UserError` if the tables have different rows, or if there are none for a rule."""
+    if first.frame["row"].tolist() != second.frame["row"].tolist():
+        raise UserError("they were evaluated on different rows")
+    tables = {"first": first, "second": second}
+    scored = _score(tables, [first, second], [settings, settings], resampling=settings)
+    return _pair_rows(scored["first"], scored["second"], list(first.labels), averages=(MICRO, WEIGHTED))
 
 
-def _judged(
-    frame: pd.DataFrame,
-    val: pd.DataFrame | None,
-    labels: Sequence[str],
-    task: str,
-    rule: operating_points.Rule,
-    report: Report,
-) -> tuple[dict[str, operating_points.Point], Table, list[Value]]:
-    """A predictions table at the thresholds of `rule`, chosen on `val`: these, the decided table, its values."""
-    points = choose(
-        rule, labels, task, val, interval_by=report.interval_by, assurance=report.assurance, rows=len(frame)
-    )
-    limits_L = operating_points.limits(points)
-    truth_NL, prob_NL = columns_of(frame, labels, "true"), columns_of(frame, labels, "prob")
-    values = compute_metrics(truth_NL, prob_NL, labels=labels, task=task, thresholds_L=limits_L)
-    return points, table_of(frame, labels, task, limits_L), values
+def _score(
+    tables: Mapping[str, PredictionTable],
+    val: Sequence[PredictionTable | None],
+    settings: Sequence[EvaluationSettings],
+    *,
+    resampling: EvaluationSettings,
+) -> dict[str, Scored]:
+    """Each table at the thresholds of its own settings, chosen on its own `val`; all of them on the same resamples."""
+    points = {
+        name: choose_points(table, rows, own)
+        for (name, table), rows, own in zip(tables.items(), val, settings, strict=True)
+    }
+    thresholds = {name: operating_points.thresholds_of(points[name]) for name in tables}
+    decided = {name: table.decide(thresholds[name]) for name, table in tables.items()}
+    _, group_N = next(iter(tables.values())).resampling_units(resampling.interval_by)
+    samples, left_out = resample(decided, group_N, resampling)
+    return {
+        name: Scored(
+            points[name],
+            decided[name],
+            compute_metrics(t.truth_NL, t.prob_NL, labels=t.labels, task=t.task, thresholds_L=thresholds[name]),
+            samples[name],
+            left_out[name],
+        )
+        for name, t in tables.items()
+    }
 
 
-def _drawn(
-    tables: Mapping[str, Table], group_N: npt.NDArray[np.int64], resamples: int, report: Report, seed: int
-) -> tuple[Mapping[str, Samples], Mapping[str, Samples]]:
-    """What the tables give under one set of resamples, and with each group left out where BCa intervals want that."""
-    samples = bootstrap(tables, group_N, resamples=resamples, rng=np.random.default_rng(seed))
-    exact = resamples and report.interval == "bca"
-    return samples, jackknife(tables, group_N) if exact else {name: {} for name in tables}
+def _run_entry(name: str, scored: Scored) -> dict[str, Any]:
+    """A run's values with intervals, and its thresholds."""
+    rows = []
+    for v in scored.values:
+        interval = percentile(scored.samples.get((v.metric, v.label), np.zeros(0)))
+        rows.append(v._asdict() | ({"low": interval.low, "high": interval.high} if interval else {}))
+    return {"name": name, "values": rows, "thresholds": {k: p.threshold for k, p in scored.points.items()}}
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """The folders' names, with their parent's where two are the same. Raises `UserError` for one run given twice."""
+    """A distinct name for each run. Raises `UserError` if a run is given twice."""
     if len({run.path for run in runs}) < len(runs):
-        raise UserError("a run is given twice; it differs from itself by nothing")
+        raise UserError("a run is given twice; give two different runs")
     names = [run.path.name for run in runs]
     if len(set(names)) < len(names):
         names = [f"{run.path.parent.name}/{run.path.name}" for run in runs]
@@ -151,169 +183,181 @@ def _has(run: Run, part: str) -> bool:
     return (run.path / "predictions" / f"{part}.parquet").exists()
 
 
-def _labels(runs: Sequence[Run], names: Sequence[str], notes: list[str]) -> list[str]:
+def _common_task(runs: Sequence[Run]) -> str:
+    tasks = {run.info["task"] for run in runs}
+    if len(tasks) > 1:
+        raise UserError(f"these runs cannot be compared: their tasks differ ({', '.join(sorted(tasks))})")
+    return str(tasks.pop())
+
+
+def _common_part(runs: Sequence[Run]) -> str:
+    for part in ("test", "val"):
+        if all(_has(run, part) for run in runs):
+            return part
+    raise UserError("these runs have no common part with predictions; `cxr-ray evaluate RUN` predicts test")
+
+
+def _common_labels(runs: Sequence[Run], names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The labels that all runs have, and notes about the others."""
     each = [run.info["labels"] for run in runs]
     common = [label for label in each[0] if all(label in other for other in each[1:])]
+    notes = []
     for name, labels in zip(names, each, strict=True):
-        only = [label for label in labels if label not in common]
-        if only:
-            notes.append(f"{name} alone, or not all, has {', '.join(only)}: not compared")
+        other = [label for label in labels if label not in common]
+        if other:
+            notes.append(f"{name}: labels that not every run has are not compared ({', '.join(other)})")
     if not common:
-        each_said = "; ".join(f"{name}: {', '.join(held)}" for name, held in zip(names, each, strict=True))
-        raise UserError(f"these runs share no label ({each_said})")
+        listed = "; ".join(f"{name}: {', '.join(labels)}" for name, labels in zip(names, each, strict=True))
+        raise UserError(f"these runs have no common label ({listed})")
     if runs[0].info["task"] == "multiclass" and any(len(k) != len(common) for k in each):
-        raise UserError("these runs tell other classes apart, so their decisions cannot be compared")
-    return common
+        raise UserError("these runs have different classes, so their decisions cannot be compared")
+    return common, notes
 
 
-def _aligned(
-    runs: Sequence[Run],
-    names: Sequence[str],
-    frames: list[pd.DataFrame],
-    part: str,
-    labels: Sequence[str],
-    notes: list[str],
-) -> list[pd.DataFrame]:
-    """The common rows of every run, in one order, with one truth: by store row in one store, else by line of the dataset."""
-    stores = {run.info["store"]["fingerprint"] for run in runs}
-    key = "row"
-    if len(stores) > 1:
+def _align_rows(
+    runs: Sequence[Run], names: Sequence[str], frames: list[pd.DataFrame], part: str
+) -> tuple[list[pd.DataFrame], list[str]]:
+    """The common rows of every run in one order, and notes. Matched by store row, across stores by row of the dataset's table."""
+    key, notes = "row", []
+    if len({run.info["store"]["fingerprint"] for run in runs}) > 1:
         sources = {run.info["store"]["source"] for run in runs}
         if len(sources) > 1:
-            raise UserError(f"these runs have no rows in common: their data are {', '.join(sorted(sources))}")
+            raise UserError(f"these runs have no common rows: their sources are {', '.join(sorted(sources))}")
         key = "source_row"
         notes.append(
-            "the runs were trained on different stores of one source: rows are matched by their line in its table"
+            "the runs were trained on different stores of one source: rows are matched by their row in its table"
         )
     for name, frame in zip(names, frames, strict=True):
         if frame[key].duplicated().any():
-            raise UserError(f"the predictions of {name} hold a row twice; `cxr-ray evaluate` writes them anew")
+            raise UserError(f"the predictions of {name} have a duplicate row; `cxr-ray evaluate` writes them again")
     common = frames[0][key][np.logical_and.reduce([frames[0][key].isin(f[key]) for f in frames])]
     if not len(common):
         raise UserError(
-            f"these runs have no rows of {part} in common; train them with the same data.split to compare them"
+            f"these runs have no common rows of {part}; train them with the same data.split to compare them"
         )
-    for name, frame in zip(names, frames, strict=True):
-        if len(frame) > len(common):
-            notes.append(
-                f"{name}: {len(frame) - len(common):,} of {len(frame):,} rows of {part} are in no other run's {part}: left out"
-            )
-    out = [frame.set_index(key, drop=False).loc[common].reset_index(drop=True) for frame in frames]
+    notes += [
+        f"{name}: {len(frame) - len(common):,} of {len(frame):,} rows of {part} are not in {part} of every run and left out"
+        for name, frame in zip(names, frames, strict=True)
+        if len(frame) > len(common)
+    ]
+    return [frame.set_index(key, drop=False).loc[common].reset_index(drop=True) for frame in frames], notes
+
+
+def _mask_different_truth(frames: Sequence[pd.DataFrame], labels: Sequence[str]) -> list[str]:
+    """Set cells to unknown, in place, if the runs have different truth for them; a note with their number."""
     truth = [f"true/{k}" for k in labels]
-    same = np.logical_and.reduce(
-        [
-            (f[truth].to_numpy() == out[0][truth].to_numpy()) | (f[truth].isna() & out[0][truth].isna()).to_numpy()
-            for f in out
-        ]
+    first = frames[0][truth]
+    equal = np.logical_and.reduce(
+        [(f[truth].to_numpy() == first.to_numpy()) | (f[truth].isna() & first.isna()).to_numpy() for f in frames]
     )
-    if not same.all():
-        notes.append(
-            f"{(~same).sum():,} cells of the truth differ between the runs (data.eval_uncertain, data.blank): left out"
-        )
-        for frame in out:
-            frame[truth] = frame[truth].where(same)
-    return out
+    if equal.all():
+        return []
+    for frame in frames:
+        frame[truth] = frame[truth].where(equal)
+    return [
+        f"{(~equal).sum():,} cells have different truth in the runs (data.eval_uncertain, data.blank) and are left out"
+    ]
 
 
-def _hyperparameters(first: Run, other: Run) -> list[str]:
+def _setting_differences(first: Run, other: Run) -> list[str]:
     skip = ("name: ", "output: ", "data.shards: ")
-    found = differences(first.config.model_dump(mode="json"), other.config.model_dump(mode="json"))
+    lines = differences(first.config.model_dump(mode="json"), other.config.model_dump(mode="json"))
     if (one := first.architecture) != (two := other.architecture) and (first.members or other.members):
-        found.append(f"model: was {one}, is {two}")
-    return [line.replace(": was ", ": ", 1).replace(", is ", " -> ", 1) for line in found if not line.startswith(skip)]
+        lines.append(f"model: was {one}, is {two}")
+    return [line.replace(": was ", ": ", 1).replace(", is ", " -> ", 1) for line in lines if not line.startswith(skip)]
 
 
-def _data(name: str, run: Run, first: Run) -> dict[str, Any]:
-    plan = run.plan
-    rows = {part: int((plan["part"] == part).sum()) for part in PARTS}
-    shared = len(
-        plan.loc[plan["part"] == "train", "row"][lambda r: r.isin(first.plan.loc[first.plan["part"] == "train", "row"])]
-    )
-    one = run.info["store"]["fingerprint"] == first.info["store"]["fingerprint"]
-    return {"run": name, **rows, "store": run.info["store"]["fingerprint"][:12], "source": run.info["store"]["source"],
-            "train_shared": shared if one else None}  # fmt: skip
+def _data_entry(name: str, run: Run, first: Run) -> dict[str, Any]:
+    """Sizes of a run's parts, its store, and how many train rows it shares with the first run (None for another store)."""
+    plan, first_plan, store = run.plan, first.plan, run.info["store"]
+    train, first_train = (p.loc[p["part"] == "train", "row"] for p in (plan, first_plan))
+    return {
+        "run": name,
+        **{part: int((plan["part"] == part).sum()) for part in PARTS},
+        "store": store["fingerprint"][:12],
+        "source": store["source"],
+        "train_shared": int(train.isin(first_train).sum())
+        if store["fingerprint"] == first.info["store"]["fingerprint"]
+        else None,
+    }
 
 
-def _pair(
-    a: str,
-    b: str,
-    tables: Mapping[str, Table],
-    values: Mapping[str, Any],
-    samples: Mapping[str, Samples],
-    left_out: Mapping[str, Samples],
-    labels: Sequence[str],
-    also: Sequence[str] = (),
-) -> dict[str, Any]:
-    """The second run less the first; the mean is over the labels that both define. `also` are other averages to tell."""
-    one, two = ({(v.metric, v.label): v.value for v in values[name]} for name in (a, b))
+def _pair_rows(
+    first: Scored, second: Scored, labels: Sequence[str], *, averages: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Second minus first for every metric: by label, as mean over the labels that both define, and as further `averages`."""
+    one, two = first.by_name, second.by_name
+    metrics = [*TABLE_METRICS, *(m for m in RATES if m not in TABLE_METRICS), *OVERALL_METRICS[first.table.task]]
     rows: list[dict[str, Any]] = []
-    for metric in [*TABLE_METRICS, *(m for m in RATES if m not in TABLE_METRICS), *WHOLE_METRICS[tables[a].task]]:
+    for metric in metrics:
         both = [k for k in (*labels, "") if (metric, k) in one and (metric, k) in two]
-        averages = [k for k in also if (metric, k) in one and (metric, k) in two]
-        resampled, without = (
-            _gaps(held, a, b, metric, both)
-            | {k: gap for k, gap in _gaps(held, a, b, metric, averages).items() if k != MEAN}
-            for held in (samples, left_out)
-        )
-        for label in [*both, *([MEAN] if len(both) > 1 else []), *averages]:
-            among = both if label == MEAN else [label]
-            row: dict[str, Any] = {"metric": metric, "label": label}
-            row["value"] = float(np.mean([two[metric, k] - one[metric, k] for k in among]))
-            if label in resampled:
-                gap_R = resampled[label]
-                found = (bca(gap_R, row["value"], without[label]) if label in without else None) or percentile(gap_R)
-                row |= {"low": found.low, "high": found.high, "p": p_value(gap_R)} if found else {}
+        also = [k for k in averages if (metric, k) in one and (metric, k) in two]
+        gaps = _sample_gaps(first.samples, second.samples, metric, both, also)
+        left_out = _sample_gaps(first.left_out, second.left_out, metric, both, also)
+        for label in [*both, *([MEAN] if len(both) > 1 else []), *also]:
+            averaged = both if label == MEAN else [label]
+            value = float(np.mean([two[metric, k] - one[metric, k] for k in averaged]))
+            row: dict[str, Any] = {"metric": metric, "label": label, "value": value}
+            if label in gaps:
+                row |= _interval_of(gaps[label], value, left_out.get(label))
             if metric == "auroc" and label in labels:
-                row |= _delong(tables[a], tables[b], labels.index(label))
+                row |= _delong(first.table, second.table, labels.index(label))
             rows.append(row)
-    return {"first": a, "second": b, "rows": rows}
+    return rows
 
 
-def _gaps(
-    samples: Mapping[str, Samples], a: str, b: str, metric: str, labels: Sequence[str]
+def _interval_of(
+    gap_R: npt.NDArray[np.float64], value: float, left_out_J: npt.NDArray[np.float64] | None
+) -> dict[str, float | None]:
+    """Interval (BCa if there are jackknife samples and it is defined) and p-value of a difference; empty if undefined."""
+    interval = None if left_out_J is None else bca(gap_R, value, left_out_J)
+    interval = interval or percentile(gap_R)
+    return {"low": interval.low, "high": interval.high, "p": p_value(gap_R)} if interval else {}
+
+
+def _sample_gaps(
+    first: Samples, second: Samples, metric: str, labels: Sequence[str], averages: Sequence[str]
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """The second run's samples of a metric less the first's, by label, and their mean over the labels defined in each."""
-    gaps = {k: samples[b][metric, k] - samples[a][metric, k] for k in labels if (metric, k) in samples[a]}
+    """Samples of second minus first, by label and average, and as mean over the labels defined in each resample."""
+    gaps = {k: second[metric, k] - first[metric, k] for k in labels if (metric, k) in first}
     if len(gaps) > 1:
         stacked = np.stack(list(gaps.values()))
         defined = (~np.isnan(stacked)).sum(axis=0)
         gaps[MEAN] = np.where(defined > 0, np.nansum(stacked, axis=0) / np.maximum(defined, 1), np.nan)
-    return gaps
+    return gaps | {k: second[metric, k] - first[metric, k] for k in averages if (metric, k) in first}
 
 
-def _delong(one: Table, two: Table, i: int) -> dict[str, float]:
-    known = one.known_NL[:, i]
-    found = delong.compare(one.true_NL[known, i], np.stack([two.prob_NL[known, i], one.prob_NL[known, i]], axis=1))
-    return {} if found is None else {"delong_p": found.p}
+def _delong(first: Table, second: Table, i: int) -> dict[str, float]:
+    known = first.known_NL[:, i]
+    scores = np.stack([second.prob_NL[known, i], first.prob_NL[known, i]], axis=1)
+    comparison = delong.compare(first.true_NL[known, i], scores)
+    return {} if comparison is None else {"delong_p": comparison.p}
 
 
-def _seeds(
-    runs: Sequence[Run],
-    names: Sequence[str],
-    values: Mapping[str, Any],
-    samples: Mapping[str, Samples],
-    labels: Sequence[str],
-) -> list[dict[str, Any]] | None:
-    """Mean and deviation (n - 1) between runs of one config and several seeds, and `between`, the mean's interval over the
-    resampled rows: what other seeds, and what other patients might have given. None where more than the seed differs."""
-    if any(run.members for run in runs):  # their configs are their first members'
+def _seeds(runs: Sequence[Run], scored: Sequence[Scored], labels: Sequence[str]) -> list[dict[str, Any]] | None:
+    """Mean, range and deviation (n - 1) over runs that differ only in their seed, and `between`, the interval of the mean over
+    resampled rows: the variation between seeds, and the uncertainty from the patients. None if more than the seed differs."""
+    if any(run.members for run in runs):  # the config of an ensemble is that of its first member
         return None
-    if not all(line.startswith("seed: ") for run in runs[1:] for line in _hyperparameters(runs[0], run)):
+    if not all(line.startswith("seed: ") for run in runs[1:] for line in _setting_differences(runs[0], run)):
         return None
     out = []
-    for metric in TABLE_METRICS:
-        for label in [*labels, *([MEAN] if len(labels) > 1 else [])]:
-            held = [v.value for name in names for v in values[name] if (v.metric, v.label) == (metric, label)]
-            if len(held) == len(runs):
-                row: dict[str, Any] = {
-                    "metric": metric,
-                    "label": label,
-                    "mean": float(np.mean(held)),
-                    "deviation": float(np.std(held, ddof=1)),
-                }
-                row |= {"low": min(held), "high": max(held)}
-                drawn = [samples[name][metric, label] for name in names if (metric, label) in samples[name]]
-                if drawn and (found := percentile(np.mean(drawn, axis=0))) is not None:
-                    row["between"] = [found.low, found.high]
-                out.append(row)
+    for key in [
+        (metric, label) for metric in TABLE_METRICS for label in (*labels, *([MEAN] if len(labels) > 1 else []))
+    ]:
+        values = [one.by_name[key] for one in scored if key in one.by_name]
+        if len(values) < len(runs):
+            continue
+        row: dict[str, Any] = {
+            "metric": key[0],
+            "label": key[1],
+            "mean": float(np.mean(values)),
+            "deviation": float(np.std(values, ddof=1)),
+            "low": min(values),
+            "high": max(values),
+        }
+        samples = [one.samples[key] for one in scored if key in one.samples]
+        if samples and (interval := percentile(np.mean(samples, axis=0))) is not None:
+            row["between"] = [interval.low, interval.high]
+        out.append(row)
     return out

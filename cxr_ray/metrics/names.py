@@ -69,7 +69,7 @@ def parse(name: str, *, labels: Sequence[str], task: str) -> tuple[str, str, str
 
 
 def find(values: Mapping[str, Sequence[Value]], name: str) -> float | None:
-    """The value named `wanted` among the values of each part (`{"val": compute_metrics(...)}`); None if it is undefined.
+    """The value called `name` among the values of each part (`{"val": compute_metrics(...)}`); None if it is undefined.
 
     The name is not checked: call `parse` once before training."""
     part, metric, label = split_name(name)

@@ -114,18 +114,18 @@ def choose(
     With an `assurance` such as 0.95 the last two keep a margin (see `allowed_misses`): the rule then holds with that probability on
     `future` times as many new rows. For the margin, positives of one patient (`group_N`) count as one. A label whose rows do not
     allow the rule gets 0.5, and `chosen` gives the reason."""
-    asked = parse(rule, table.labels)
+    parsed = parse(rule, table.labels)
     out = {}
     for i, label in enumerate(table.labels):
         known = table.known_NL[:, i]
         true, score = table.true_NL[known, i], table.prob_NL[known, i]
         group = None if group_N is None else group_N[known]
-        if isinstance(asked, np.ndarray):
+        if isinstance(parsed, np.ndarray):
             # Cast the threshold to the type of the probabilities, as `table.decide` does.
-            at = float(asked[i])
+            at = float(parsed[i])
             out[label] = _point(true, score >= score.dtype.type(at), at, f"given: {at:g}", True)
         else:
-            out[label] = _by_rule(asked, true, score, group, assurance, future)
+            out[label] = _by_rule(parsed, true, score, group, assurance, future)
     return out
 
 
@@ -154,7 +154,7 @@ def allowed_misses(n: int, m: int, minimum: float, assurance: float) -> tuple[in
 
 
 def _by_rule(
-    asked: str | tuple[str, float],
+    parsed: str | tuple[str, float],
     true: Bools,
     score: Floats,
     group: npt.NDArray[np.int64] | None,
@@ -164,17 +164,17 @@ def _by_rule(
     positives = int(true.sum())
     negatives = len(true) - positives
     needs = {"f1": positives, "recall": positives, "specificity": negatives, "youden": min(positives, negatives)}
-    name = asked if isinstance(asked, str) else asked[0]
+    name = parsed if isinstance(parsed, str) else parsed[0]
     if not needs[name]:
         missing = "no positives" if not positives else "no negatives"
         return _point(true, score >= DEFAULT, DEFAULT, f"{missing} to choose by: {DEFAULT:g} is used", False)
     score_K, tp_K, fp_K = at_each_score(true, score)
     recall_K, precision_K = tp_K / positives, tp_K / (tp_K + fp_K)
     specificity_K = 1.0 - fp_K / max(negatives, 1)
-    if isinstance(asked, str):
-        objective_K = recall_K + specificity_K if asked == "youden" else 2 * tp_K / (tp_K + fp_K + positives)
-        return _point_at(score_K[_last_best(objective_K)], true, score, describe(asked), True)
-    minimum = asked[1]
+    if isinstance(parsed, str):
+        objective_K = recall_K + specificity_K if parsed == "youden" else 2 * tp_K / (tp_K + fp_K + positives)
+        return _point_at(score_K[_last_best(objective_K)], true, score, describe(parsed), True)
+    minimum = parsed[1]
     correct_K, cases, objective_K = (
         (tp_K, positives, precision_K) if name == "recall" else (negatives - fp_K, negatives, recall_K)
     )

@@ -1,4 +1,4 @@
-"""The run folder, and ensembles of runs. Knows no models."""
+"""Run folders, the selected epoch, and ensembles of runs. Nothing here builds a model."""
 
 from cxr_ray.runs.run import (
     METRIC_COLUMNS,

@@ -1,4 +1,4 @@
-"""Which epoch's model a run keeps, and the metrics of that epoch. The rule stands here alone."""
+"""The selected epoch, whose model a run saves, and its metrics. The rule is defined only here."""
 
 from collections.abc import Mapping
 
@@ -10,25 +10,25 @@ from cxr_ray.runs.run import Run
 
 
 def best_epoch(values: Mapping[int, float | None], mode: Mode) -> int | None:
-    """The best of the epochs whose monitored value is given (None: undefined); None where there is no epoch.
+    """The best epoch by the monitored value of each epoch (None: undefined); None without epochs.
 
-    The untrained model (epoch 0) counts only until there is a trained one, however good its value. Of equal values the
-    earliest epoch is best. Where every value is undefined the newest epoch counts as best."""
+    The untrained model (epoch 0) counts only if no trained epoch exists, however good its value. Of equal values the earliest epoch is
+    best. If all values are undefined, the latest epoch is best."""
     trained = sorted(epoch for epoch in values if epoch > 0) or sorted(values)
-    at = best_of([values[epoch] for epoch in trained], mode)
-    if at is not None:
-        return trained[at]
+    position = best_of([values[epoch] for epoch in trained], mode)
+    if position is not None:
+        return trained[position]
     return trained[-1] if trained else None
 
 
 def val_metrics(run: Run) -> pd.DataFrame:
-    """The val rows of a run's metrics.csv, all epochs."""
+    """The val rows of metrics.csv, all epochs."""
     table = run.metrics
     return table[(table["part"] == "val") & (table["metric"] != "confusion")]
 
 
 def values_by_name(rows: pd.DataFrame) -> dict[str, float]:
-    """The values of one epoch's val rows by name, such as val/auroc/Edema."""
+    """The values of the val rows of one epoch by name, such as val/auroc/Edema."""
     return {
         join_name("val", metric, label): float(value)
         for metric, label, value in zip(rows["metric"], rows["label"], rows["value"], strict=True)
@@ -36,21 +36,21 @@ def values_by_name(rows: pd.DataFrame) -> dict[str, float]:
 
 
 def selected_values(run: Run, train: cfg.Train | None = None) -> tuple[pd.DataFrame, dict[str, float], int | None]:
-    """The val rows of a run's metrics.csv, the values by name at the selected epoch, and that epoch; `train` are the settings to
-    select by, the run's own where not given."""
+    """The val rows of metrics.csv, the values by name at the selected epoch, and that epoch. `train` are the settings to select by,
+    by default the run's own."""
     table = val_metrics(run)
     epoch = selected_epoch(table, train or run.config.train)
     return table, {} if epoch is None else values_by_name(table[table["epoch"] == epoch]), epoch
 
 
 def selected_epoch(table: pd.DataFrame, train: cfg.Train) -> int | None:
-    """The epoch whose model a run keeps by `train.select` and `train.monitor`, from the val rows of its metrics.csv; None
-    before the first is evaluated."""
+    """The epoch whose model a run saves, by `train.select` and `train.monitor`, from the val rows of metrics.csv. None before the
+    first epoch is evaluated."""
     epochs = sorted({int(epoch) for epoch in table["epoch"]})
     if train.select == "last" or not epochs:
         return epochs[-1] if epochs else None
     _, metric, label = split_name(train.monitor)
     monitored = table[(table["metric"] == metric) & (table["label"] == label)]
-    course: dict[int, float | None] = dict.fromkeys(epochs)
-    course |= {int(epoch): float(value) for epoch, value in zip(monitored["epoch"], monitored["value"], strict=True)}
-    return best_epoch(course, train.mode)
+    by_epoch: dict[int, float | None] = dict.fromkeys(epochs)
+    by_epoch |= {int(epoch): float(value) for epoch, value in zip(monitored["epoch"], monitored["value"], strict=True)}
+    return best_epoch(by_epoch, train.mode)

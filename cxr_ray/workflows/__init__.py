@@ -1,1 +1,1 @@
-"""What needs evaluation and report together: evaluate a run, external data, the winner of a sweep."""
+"""Workflows that need evaluation and report together: evaluate a run, evaluate on external data, select the best trial of a sweep."""

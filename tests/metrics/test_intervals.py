@@ -36,9 +36,9 @@ def test_wilson_of_the_notebooks_accuracy() -> None:
 
 
 def test_resamples_do_not_depend_on_the_chunk_size() -> None:
-    whole = np.vstack(list(resample_counts(7, 10, np.random.default_rng(0), at_once=10)))
+    complete = np.vstack(list(resample_counts(7, 10, np.random.default_rng(0), at_once=10)))
     pieces = np.vstack(list(resample_counts(7, 10, np.random.default_rng(0), at_once=3)))
-    assert (whole == pieces).all() and whole.shape == (10, 7) and (whole.sum(axis=1) == 7).all()
+    assert (complete == pieces).all() and complete.shape == (10, 7) and (complete.sum(axis=1) == 7).all()
 
 
 def make(task: str, seed: int, rows: int = 60) -> tuple[Table, npt.NDArray[np.float64], npt.NDArray[np.float64]]:

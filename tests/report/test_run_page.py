@@ -21,6 +21,7 @@ from cxr_ray import config as cfg
 from cxr_ray import runs
 from cxr_ray.errors import UserError
 from cxr_ray.evaluation import results
+from cxr_ray.evaluation.prediction_table import EvaluationSettings, PredictionTable
 from cxr_ray.metrics import compute_metrics, prevalence, thresholds
 from cxr_ray.report import plots, run_page, sections
 
@@ -59,14 +60,9 @@ def evaluation_of(
         name: predictions(labels, task, len(table), 0.6, seed)[[f"prob/{k}" for k in labels]].to_numpy()
         for name, seed in (("thumbnail", 5), ("border", 6))
     }
-    settings: dict[str, Any] = {
-        "baselines": baselines,
-        "bootstrap": bootstrap,
-        "interval_by": "patient",
-        "seed": 0,
-        **changes,
-    }
-    return results.evaluation(table, labels, task, 0.5, **settings)
+    baselines = changes.pop("baselines", baselines)
+    settings = EvaluationSettings(bootstrap=bootstrap, **changes)
+    return results.evaluate_table(PredictionTable(table, labels, task), settings, baselines=baselines)
 
 
 def make_run(
@@ -310,7 +306,7 @@ def test_a_proportion_of_one_has_a_wilson_interval_over_patients() -> None:
             "prob/x": [0.9, 0.9, 0.8, 0.1, 0.6, 0.2],
         }
     )
-    out = results.evaluation(table, ["x"], "binary", 0.5, baselines={}, bootstrap=300, interval_by="patient", seed=0)
+    out = results.evaluate_table(PredictionTable(table, ["x"], "binary"), EvaluationSettings(bootstrap=300))
     recall = next(v for v in out["values"] if (v["metric"], v["label"]) == ("recall", "x"))
     assert recall["value"] == 1.0 and recall["method"] == "wilson"
     assert recall["low"] == pytest.approx(2 / (2 + 1.959963984540054**2))  # two patients, both found
@@ -347,7 +343,7 @@ def test_bad_tables_are_refused() -> None:
     table = predictions(["x"], "binary", 20, 1.0)
     with pytest.raises(UserError, match="prob/x"):
         evaluation_of(table.drop(columns="prob/x").assign(z=0), ["x"], "binary", baselines={})
-    with pytest.raises(UserError, match="twice"):
+    with pytest.raises(UserError, match="duplicate row"):
         evaluation_of(table.assign(row=1), ["x"], "binary", baselines={})
     with pytest.raises(UserError, match="NaN"):
         evaluation_of(table.assign(**{"prob/x": np.nan}), ["x"], "binary", baselines={})
@@ -476,7 +472,7 @@ def test_the_explorer_moves_and_tables_sort(written: Callable[[str], runs.Run], 
     order = sorted((k for k in MANY if k in recall), key=recall.__getitem__, reverse=True)
     assert [k for k in out["down"] if k in recall] == order
     assert [k for k in out["up"] if k in recall] == order[::-1]
-    assert out["down"][-3:] == ["Mean", "Micro (all cells together)", "Weighted by positives"]
+    assert out["down"][-3:] == ["Mean", "Micro average", "Weighted mean"]
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])

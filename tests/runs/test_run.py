@@ -1,5 +1,7 @@
-"""The run folder: made once, refused twice, read back without torch."""
+"""The run folder: created once, refused for another config, read back without torch."""
 
+import json
+import pickle
 import subprocess
 import sys
 import threading
@@ -16,13 +18,13 @@ STORE = {"path": "shards", "fingerprint": "abc", "source": "phantom", "rows": 3,
 PLAN = pd.DataFrame({"row": [1, 2, 3], "part": ["train", "val", "test"], "drawn": [2, 1, 1]})
 
 
-def create(tmp_path, **hyperparameters) -> runs.Run:
+def create(tmp_path, **settings) -> runs.Run:
     return runs.create(
-        cfg.validate({"output": str(tmp_path), **hyperparameters}), store=STORE, plan=PLAN, about={"task": "multilabel"}
+        cfg.validate({"output": str(tmp_path), **settings}), store=STORE, plan=PLAN, about={"task": "multilabel"}
     )
 
 
-def test_it_is_read_back(tmp_path):
+def test_a_run_is_read_back(tmp_path):
     run = create(tmp_path, name="x", optim={"lr": 1e-5})
     again = runs.load(tmp_path / "x")
     assert again.config == run.config and again.config.optim.lr == 1e-5
@@ -32,16 +34,30 @@ def test_it_is_read_back(tmp_path):
     assert again.environment["versions"]["torch"]
 
 
+def test_the_config_is_parsed_once_and_the_state_at_every_access(tmp_path, monkeypatch):
+    create(tmp_path, name="x", seed=3)
+    run = runs.load(tmp_path / "x")
+    read = []
+    load = cfg.load
+    monkeypatch.setattr(cfg, "load", lambda path: read.append(path) or load(path))
+    assert run.config is run.config and run.config.seed == 3 and len(read) == 1
+    assert runs.load(tmp_path / "x") == run and hash(runs.load(tmp_path / "x")) == hash(run)
+    other = runs.load(tmp_path / "x")
+    other.update(status="finished")
+    assert run.info["status"] == "finished"  # another process may change it at any time
+    assert pickle.loads(pickle.dumps(run)).config == run.config  # Ray sends runs to its workers
+
+
 def test_a_run_without_a_name_is_named_by_date_model_and_config(tmp_path):
     run = create(tmp_path, model={"name": "lenet"})
     date, model, digest = run.path.name.split("-")
     assert len(date) == 8 and model == "lenet" and len(digest) == 10
-    assert create(tmp_path, model={"name": "lenet"}).path == run.path  # unfinished: goes on
+    assert create(tmp_path, model={"name": "lenet"}).path == run.path  # unfinished: resumed
     run.update(status="finished")
     assert create(tmp_path, model={"name": "lenet"}).path.name == f"{run.path.name}-2"
 
 
-def test_refusals(tmp_path):
+def test_a_used_or_invalid_name_is_refused(tmp_path):
     create(tmp_path, name="x")
     with pytest.raises(UserError, match=r"another config \(seed: was 0, is 1\)"):
         create(tmp_path, name="x", seed=1)
@@ -57,11 +73,11 @@ def test_refusals(tmp_path):
     with pytest.raises(UserError, match="is not a run folder"):
         create(tmp_path, name="full")
     for name in ("a/b", "..", ".x", "a b"):
-        with pytest.raises(UserError, match="cannot name a folder"):
+        with pytest.raises(UserError, match="is not a valid folder name"):
             create(tmp_path, name=name)
 
 
-def test_no_run_names_the_closest_one(tmp_path):
+def test_a_wrong_path_names_the_closest_run(tmp_path):
     create(tmp_path, name="densenet")
     with pytest.raises(UserError, match=r"densnet is not a run folder.*did you mean 'densenet'"):
         runs.load(tmp_path / "densnet")
@@ -69,7 +85,7 @@ def test_no_run_names_the_closest_one(tmp_path):
         runs.load(tmp_path / "densenet").predictions("test")
 
 
-def test_predictions_keep_what_joins_them_to_the_dataset(tmp_path):
+def test_predictions_have_the_columns_that_link_them_to_the_dataset(tmp_path):
     index = pd.DataFrame(
         {"row": [4, 7, 9], "source_row": [40, 70, 90], "patient": ["a", "b", "c"], "study": ["s", "s", "t"]}
     )
@@ -83,25 +99,37 @@ def test_predictions_keep_what_joins_them_to_the_dataset(tmp_path):
     pd.testing.assert_frame_equal(run.predictions("val"), table)
 
 
+def test_a_folder_of_runs_is_listed_with_the_main_metrics(tmp_path):
+    run = create(tmp_path, name="a")
+    assert [listed.path for listed in runs.list_runs(tmp_path)] == [run.path] and run.headline() == ("", {})
+    values = [{"metric": "auroc", "label": "mean", "value": 0.8}, {"metric": "auroc", "label": "Edema", "value": 0.9}]
+    for part, shift in (("val", 0.0), ("test", 0.1)):
+        shifted = [{**v, "value": v["value"] - shift} for v in values]
+        (run.path / f"evaluation-{part}.json").write_text(json.dumps({"values": shifted}))
+        assert run.headline() == (part, {"auroc": 0.8 - shift})
+    with pytest.raises(UserError, match="no folder"):
+        runs.list_runs(tmp_path / "none")
+
+
 def test_reading_a_run_imports_no_torch(tmp_path):
     create(tmp_path, name="x")
     code = f"import sys; from cxr_ray import runs; r = runs.load({str(tmp_path / 'x')!r}); r.config, r.metrics; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_no_change_is_lost_where_several_make_them_at_once(tmp_path):
-    """As the driver, a worker and a tracker do: each reads, changes and writes the whole file."""
+def test_concurrent_updates_are_not_lost(tmp_path):
+    """Driver, workers and trackers each read, change and write the complete file."""
     run = create(tmp_path, name="x")
     start = threading.Barrier(4)
 
-    def change(who: int) -> None:
+    def update(writer: int) -> None:
         start.wait()
         for number in range(8):
-            run.update(**{f"by-{who}-{number}": number})
+            run.update(**{f"by-{writer}-{number}": number})
 
-    threads = [threading.Thread(target=change, args=(who,)) for who in range(4)]
+    threads = [threading.Thread(target=update, args=(writer,)) for writer in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert {f"by-{who}-{number}" for who in range(4) for number in range(8)} <= run.info.keys()
+    assert {f"by-{writer}-{number}" for writer in range(4) for number in range(8)} <= run.info.keys()

@@ -1,4 +1,4 @@
-"""A small model trained in this process and judged: rules, studies, groups, thresholds.json, and data it has not seen."""
+"""Evaluations of a small model: threshold rules, studies, subgroups, thresholds.json, and external data."""
 
 import json
 from pathlib import Path
@@ -13,20 +13,23 @@ from cxr_ray import runs
 from cxr_ray.cli.commands.evaluate import read_mapping
 from cxr_ray.data import store as stores
 from cxr_ray.data import store_writer
+from cxr_ray.data.info import DatasetInfo
 from cxr_ray.errors import UserError
+from cxr_ray.evaluation.prediction_table import EvaluationSettings, PredictionTable
+from cxr_ray.evaluation.results import evaluate_table
 from cxr_ray.metrics import compute_metrics, operating_points, studies
 from cxr_ray.on_ray import train as on_ray
 from cxr_ray.workflows import evaluate, external
-from cxr_ray.workflows.external import align, seen
+from cxr_ray.workflows.external import align, used_in_training
 from tests.fakes.store import fake_store
 
 LABELS = ("Edema", "Mass", "Tubes")
 
 
-def written(
+def write_store(
     folder: Path, *, seed: int, rows: int = 160, first_patient: int = 0, names: tuple[str, ...] = LABELS
 ) -> stores.Store:
-    """A store on disk of the fake's pictures; two images a study, `Tubes` kept out of training by the source."""
+    """A store on disk of synthetic images, two per study. The source excludes `Tubes` from training."""
     fake = fake_store(rows, labels=LABELS, size=(32, 32), seed=seed)
     table = fake.index.drop(columns=["mean", "variance"])
     table["patient"] = [f"p{first_patient + i // 4}" for i in range(rows)]
@@ -35,15 +38,26 @@ def written(
     table["row"] = np.arange(rows) + 7
     table = table.rename(columns=dict(zip(LABELS, names, strict=True)))
     return store_writer.write(
-        folder, fake.pixels, table, labels=list(names), task="multilabel", source="fake", shard_rows=50,
-        groups={"pair": names[:2]}, default_labels=names[:2], features=["view", "sex"], notes=["made up"],
-    )  # fmt: skip
+        folder,
+        fake.pixels,
+        table,
+        DatasetInfo(
+            labels=names,
+            task="multilabel",
+            groups={"pair": names[:2]},
+            default_labels=names[:2],
+            features=("view", "sex"),
+            notes=("made up",),
+        ),
+        source="fake",
+        shard_rows=50,
+    )
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
-    folder = tmp_path_factory.mktemp("judged")
-    store = written(folder / "shards", seed=0)
+    folder = tmp_path_factory.mktemp("evaluated")
+    store = write_store(folder / "shards", seed=0)
     config = cfg.validate(
         {
             "output": str(folder / "runs"), "name": "one", "data": {"shards": str(store.path), "split": {"val": 0.25, "test": 0.3}},
@@ -59,48 +73,47 @@ def quiet(line: str) -> None:
     pass
 
 
-def test_a_rule_is_chosen_on_val_applied_to_test_and_written_down(run: runs.Run) -> None:
-    judged = evaluate.evaluate(run.path, thresholds={"recall": 0.8}, log=quiet)
+def test_a_rule_is_applied_on_val_used_on_test_and_saved(run: runs.Run) -> None:
+    evaluation = evaluate.evaluate(run.path, thresholds={"recall": 0.8}, log=quiet)
     val, test = run.predictions("val"), run.predictions("test")
-    told = json.loads((run.path / "thresholds.json").read_text())
-    assert told["given"] == {"recall": 0.8} and told["assurance"] == 0.95
-    assert told["chosen_on"]["part"] == "val" and told["chosen_on"]["rows"] == len(val)
-    assert told["chosen_on"]["patients"] == val["patient"].nunique()
+    saved = json.loads((run.path / "thresholds.json").read_text())
+    assert saved["given"] == {"recall": 0.8} and saved["assurance"] == 0.95
+    assert saved["chosen_on"]["part"] == "val" and saved["chosen_on"]["rows"] == len(val)
+    assert saved["chosen_on"]["patients"] == val["patient"].nunique()
     for label in ("Edema", "Mass"):
-        point, at = told["labels"][label], told["labels"][label]["threshold"]
+        point, at = saved["labels"][label], saved["labels"][label]["threshold"]
         positives = val.loc[val[f"true/{label}"] == 1, f"prob/{label}"]
         assert (positives >= np.float32(at)).mean() == pytest.approx(point["recall"]) and point["recall"] >= 0.8
-        recall = next(v for v in judged.found["values"] if (v["metric"], v["label"]) == ("recall", label))
+        recall = next(v for v in evaluation.results["values"] if (v["metric"], v["label"]) == ("recall", label))
         on_test = test.loc[test[f"true/{label}"] == 1, f"prob/{label}"]
         assert recall["value"] == pytest.approx((on_test >= np.float32(at)).mean())
-    assert {r["recall"] for r in judged.found["at_recall"]} == {0.8, 0.9, 0.95}
+    assert {r["recall"] for r in evaluation.results["at_recall"]} == {0.8, 0.9, 0.95}
 
 
-def test_epochs_were_judged_at_thresholds_of_their_own_val(run: runs.Run) -> None:
+def test_epochs_are_evaluated_at_thresholds_of_their_own_val(run: runs.Run) -> None:
     val = pd.read_parquet(run.path / "predictions" / "epochs" / "0002-val.parquet")
-    held = run.metrics.query("epoch == 2 and part == 'val' and metric == 'recall' and label == 'Edema'")["value"].item()
-    table = evaluate.evaluation(
-        val, ["Edema", "Mass"], "multilabel", "youden", baselines={}, bootstrap=0, interval_by="image", seed=0, val=val
-    )
-    recall = next(v["value"] for v in table["values"] if (v["metric"], v["label"]) == ("recall", "Edema"))
-    assert held == pytest.approx(recall, abs=1e-9)
+    logged = run.metrics.query("epoch == 2 and part == 'val' and metric == 'recall' and label == 'Edema'")["value"]
+    table = PredictionTable(val, ["Edema", "Mass"], "multilabel")
+    results = evaluate_table(table, EvaluationSettings("youden", bootstrap=0, interval_by="image"), val=table)
+    recall = next(v["value"] for v in results["values"] if (v["metric"], v["label"]) == ("recall", "Edema"))
+    assert logged.item() == pytest.approx(recall, abs=1e-9)
 
 
-def test_the_plan_judged_by_is_the_run_s_own(run: runs.Run) -> None:
-    """Rows swapped between train and test in plan.parquet: the judging follows the file, not the split's code."""
+def test_the_parts_come_from_the_plan_of_the_run(run: runs.Run) -> None:
+    """After rows are moved from test to train in plan.parquet, the evaluation follows the file and not the split."""
     plan = run.plan
     moved = plan.copy()
     moved.loc[moved.index[moved["part"] == "test"][:2], "part"] = "train"
     moved.to_parquet(run.path / "plan.parquet")
     try:
-        judged = evaluate.evaluate(run.path, log=quiet)
-        assert judged.found["rows"] == int((plan["part"] == "test").sum()) - 2
+        evaluation = evaluate.evaluate(run.path, log=quiet)
+        assert evaluation.results["rows"] == int((plan["part"] == "test").sum()) - 2
     finally:
         plan.to_parquet(run.path / "plan.parquet")
 
 
-def test_a_run_of_a_gpu_is_judged_without_one(run: runs.Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trained on a cluster's GPUs (train.gpu: true), judged on a machine that has none."""
+def test_a_run_of_a_gpu_is_evaluated_without_one(run: runs.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained on the GPUs of a cluster (train.gpu: true), evaluated on a machine without any."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     config = run.config
     on_gpu = config.model_copy(update={"train": config.train.model_copy(update={"gpu": True})})
@@ -113,81 +126,76 @@ def test_a_run_of_a_gpu_is_judged_without_one(run: runs.Run, monkeypatch: pytest
     assert len(run.predictions("test")) == (run.plan["part"] == "test").sum()
 
 
-def test_by_study_is_the_judge_of_the_combined_table(run: runs.Run) -> None:
-    judged = evaluate.evaluate(run.path, by="study", combine="mean", thresholds=0.4, log=quiet)
-    table = studies.combine(run.predictions("test"), ["Edema", "Mass"], how="mean", task="multilabel")
+def test_an_evaluation_by_study_has_the_metrics_of_the_combined_table(run: runs.Run) -> None:
+    evaluation = evaluate.evaluate(run.path, by="study", combine="mean", thresholds=0.4, log=quiet)
+    table = studies.combine(run.predictions("test"), ["Edema", "Mass"], method="mean", task="multilabel")
     truth, prob = (table[[f"{k}/{name}" for name in ("Edema", "Mass")]].to_numpy() for k in ("true", "prob"))
-    want = compute_metrics(truth, prob, labels=["Edema", "Mass"], task="multilabel", thresholds_L=[0.4, 0.4])
-    got = {(v["metric"], v["label"]): v["value"] for v in judged.found["values"]}
-    assert got == pytest.approx({(v.metric, v.label): v.value for v in want})
-    assert judged.report.name == "report-by-study.html" and judged.found["rows"] == len(table) < len(
-        run.predictions("test")
-    )
-    assert set(judged.found["rivals"]) == {"thumbnail", "border"}
+    expected = compute_metrics(truth, prob, labels=["Edema", "Mass"], task="multilabel", thresholds_L=[0.4, 0.4])
+    actual = {(v["metric"], v["label"]): v["value"] for v in evaluation.results["values"]}
+    assert actual == pytest.approx({(v.metric, v.label): v.value for v in expected})
+    assert evaluation.report.name == "report-by-study.html"
+    assert evaluation.results["rows"] == len(table) < len(run.predictions("test"))
+    assert set(evaluation.results["rivals"]) == {"thumbnail", "border"}
 
 
-def test_groups_and_the_weights_shift_are_found(run: runs.Run) -> None:
-    missing_most = evaluate.evaluate(run.path, thresholds=0.999, log=quiet)  # so that there are errors to show
-    assert "data:image/jpeg;base64," in missing_most.report.read_text()
-    found = evaluate.evaluate(run.path, log=quiet).found
-    assert {g["feature"] for g in found["groups"]} >= {"sex", "view", "age", "Tubes"}
-    assert all(s > 0 for s in found["calibration"]["shift"].values())  # positives are the rarer side and weighed up
-    methods = found["calibration"]["methods"]
+def test_subgroups_and_the_shift_of_weights_are_in_the_results(run: runs.Run) -> None:
+    with_errors = evaluate.evaluate(run.path, thresholds=0.999, log=quiet)
+    assert "data:image/jpeg;base64," in with_errors.report.read_text()
+    results = evaluate.evaluate(run.path, log=quiet).results
+    assert {g["feature"] for g in results["groups"]} >= {"sex", "view", "age", "Tubes"}
+    assert all(s > 0 for s in results["calibration"]["shift"].values())  # positives are rarer and have larger weights
+    methods = results["calibration"]["methods"]
     assert methods["weights taken out"]["ece"]["Mass"] != methods["as trained"]["ece"]["Mass"]
     page = (run.path / "report.html").read_text()
-    assert "Weights and draws taken out" in page and "with Tubes" in page
-    assert "Share of positives in each part" in page  # which the training wrote down
-    held = run.info["prevalence"]["train"]
-    assert held["rows"] == (run.plan["part"] == "train").sum() and held["patients"] == held["rows"] // 4
+    assert "Weights and oversampling subtracted" in page and "with Tubes" in page
+    assert "Share of positives in each part" in page  # which the training saved
+    counts = run.info["prevalence"]["train"]
+    assert counts["rows"] == (run.plan["part"] == "train").sum() and counts["patients"] == counts["rows"] // 4
     assert (run.path / "figures" / "roc-Edema.png").read_bytes().startswith(b"\x89PNG")
-    assert not any(f"p{k}/s" in page for k in range(40))  # no patient and no study is named
+    assert not any(f"p{k}/s" in page for k in range(40))  # the page has no patient and no study
 
 
-def test_how_intervals_are_made_can_be_chosen_anew(run: runs.Run) -> None:
-    mine = evaluate.evaluate(run.path, log=quiet).found["interval"]
-    assert (mine["by"], mine["resamples"], mine["method"]) == ("patient", 60, "percentile")
-    other = evaluate.evaluate(
-        run.path, report={"interval_by": "image", "bootstrap": 20, "interval": "bca"}, log=quiet
-    ).found
-    assert (other["interval"]["by"], other["interval"]["resamples"], other["interval"]["method"]) == (
-        "image",
-        20,
-        "bca",
-    )
+def test_the_settings_of_intervals_can_be_changed(run: runs.Run) -> None:
+    default = evaluate.evaluate(run.path, log=quiet).results["interval"]
+    assert (default["by"], default["resamples"], default["method"]) == ("patient", 60, "percentile")
+    settings = {"interval_by": "image", "bootstrap": 20, "interval": "bca"}
+    other = evaluate.evaluate(run.path, report=settings, log=quiet).results
+    interval = other["interval"]
+    assert (interval["by"], interval["resamples"], interval["method"]) == ("image", 20, "bca")
     assert {v["method"] for v in other["values"] if "low" in v} >= {"bca"}
-    assert other["interval"]["groups"] == other["rows"] > mine["groups"]
+    assert interval["groups"] == other["rows"] > default["groups"]
     none = evaluate.evaluate(run.path, split="train", report={"bootstrap": 0, "rivals": False}, log=quiet)
-    assert not any("low" in v for v in none.found["values"]) and none.found["rivals"] == {}
-    assert any(g["gaps"] for g in none.found["groups"]) and "Largest gap" in none.report.read_text()
+    assert not any("low" in v for v in none.results["values"]) and none.results["rivals"] == {}
+    assert any(g["gaps"] for g in none.results["groups"]) and "Largest gap" in none.report.read_text()
     with pytest.raises(UserError, match=r"report\.interval_by"):
         evaluate.evaluate(run.path, report={"interval_by": "study"}, log=quiet)
 
 
-# Other data.
+# External data.
 
 
-def test_other_data_are_matched_by_name_and_judged_as_they_are(run: runs.Run, tmp_path: Path) -> None:
-    other = written(tmp_path / "other", seed=5, rows=60, first_patient=900, names=("edema", "Nodule", "Tubes"))
-    said: list[str] = []
-    judged = external.evaluate(run.path, other.path, mapping={"Mass": "Nodule"}, thresholds=0.5, log=said.append)
-    assert judged.found["rows"] == 60 and judged.found["external"]["unmatched"] == ["Tubes"]
-    assert [a["how"] for a in judged.found["external"]["alignment"]] == ["same letters", "given"]
-    assert any("'Nodule' of the data (given)" in line for line in said)
-    assert any("no row was seen in training" in line for line in said)
+def test_labels_of_external_data_are_matched_by_name_or_mapping(run: runs.Run, tmp_path: Path) -> None:
+    other = write_store(tmp_path / "other", seed=5, rows=60, first_patient=900, names=("edema", "Nodule", "Tubes"))
+    log: list[str] = []
+    evaluation = external.evaluate(run.path, other.path, mapping={"Mass": "Nodule"}, thresholds=0.5, log=log.append)
+    assert evaluation.results["rows"] == 60 and evaluation.results["external"]["unmatched"] == ["Tubes"]
+    assert [a["how"] for a in evaluation.results["external"]["alignment"]] == ["same letters", "given"]
+    assert any("Mass is evaluated on 'Nodule' of the data (given)" in line for line in log)
+    assert any("no row was used in train or val" in line for line in log)
     (file,) = (run.path / "predictions" / "external").glob("other-*.parquet")
     table = pd.read_parquet(file)
     assert table["true/Mass"].tolist() == other.index["Nodule"].tolist()
-    recall = next(v for v in judged.found["values"] if (v["metric"], v["label"]) == ("recall", "Mass"))
-    true, said_ = table["true/Mass"] == 1, table["prob/Mass"] >= 0.5
-    assert recall["value"] == pytest.approx((true & said_).sum() / true.sum())
-    page = judged.report.read_text()
-    assert "Judged on other data" in page and judged.report.parent.name == "other"
+    recall = next(v for v in evaluation.results["values"] if (v["metric"], v["label"]) == ("recall", "Mass"))
+    true, predicted = table["true/Mass"] == 1, table["prob/Mass"] >= 0.5
+    assert recall["value"] == pytest.approx((true & predicted).sum() / true.sum())
+    page = evaluation.report.read_text()
+    assert "Evaluated on external data" in page and evaluation.report.parent.name == "other"
     without = external.evaluate(run.path, other.path, thresholds=0.5, log=quiet)
-    undefined = {(u["metric"], u["label"]): u["reason"] for u in without.found["undefined"]}
-    assert undefined["auroc", "Mass"] == "the truth of no row is known"
+    undefined = {(u["metric"], u["label"]): u["reason"] for u in without.results["undefined"]}
+    assert undefined["auroc", "Mass"] == "no row has a known label"
 
 
-def test_pictures_and_patients_that_were_trained_on_are_left_out_and_said(run: runs.Run, tmp_path: Path) -> None:
+def test_images_and_patients_of_the_training_are_left_out(run: runs.Run, tmp_path: Path) -> None:
     own = stores.open(run.info["store"]["path"])
     chosen = own.index[own.index["row"].isin(run.plan.loc[run.plan["part"] == "train", "row"])].head(8)
     fresh = fake_store(20, labels=LABELS, size=(32, 32), seed=77)
@@ -198,15 +206,17 @@ def test_pictures_and_patients_that_were_trained_on_are_left_out_and_said(run: r
     ).assign(row=np.arange(28), source_row=np.arange(28))  # fmt: skip
     in_train = run.plan.merge(own.index[["row", "patient"]]).query("part != 'test'")["patient"]
     table.loc[table["patient"] == "p0", "patient"] = in_train.iloc[0]
-    other = store_writer.write(tmp_path / "leaky", pixels, table, labels=list(LABELS), task="multilabel", source="fake")
-    said: list[str] = []
-    judged = external.evaluate(run.path, other.path, thresholds=0.5, log=said.append)
-    leak = next(line for line in said if line.startswith("LEAK"))
-    assert leak.startswith("LEAK: 10 rows") and "8 the same pixels" in leak and "2 a patient trained on" in leak
-    assert judged.found["rows"] == 18 and leak in judged.found["external"]["notes"]
+    other = store_writer.write(
+        tmp_path / "leaky", pixels, table, DatasetInfo(labels=LABELS, task="multilabel"), source="fake"
+    )
+    log: list[str] = []
+    evaluation = external.evaluate(run.path, other.path, thresholds=0.5, log=log.append)
+    leak = next(line for line in log if line.startswith("LEAK"))
+    assert leak.startswith("LEAK: 10 rows") and "8 the same pixels" in leak and "2 a patient of the training" in leak
+    assert evaluation.results["rows"] == 18 and leak in evaluation.results["external"]["notes"]
 
 
-def test_near_copies_are_found_by_their_looks() -> None:
+def test_near_copies_are_found_by_their_perceptual_hash() -> None:
     rng = np.random.default_rng(0)
     known = rng.integers(0, 2**63, 300, dtype=np.uint64)
     other = np.r_[
@@ -220,40 +230,30 @@ def test_near_copies_are_found_by_their_looks() -> None:
             file_sha256=lambda t: [f"{len(phash)}-{i}" for i in range(len(t))], pixels_sha256=lambda t: t["file_sha256"]
         )
 
-    found = seen(index(other), index(known), same_source=False)["a copy by its looks"]
+    near = used_in_training(index(other), index(known), same_source=False)["a near copy"]
     slow = [min(int(a ^ b).bit_count() for b in known.tolist()) <= 2 for a in other.tolist()]
-    assert found.tolist() == slow and found[:90].all() and not found[90:].any()
+    assert near.tolist() == slow and near[:90].all() and not near[90:].any()
 
 
 @pytest.mark.parametrize(
-    ("mapping", "said"),
+    ("mapping", "message"),
     [({"Edma": "Nodule"}, "did you mean 'Edema'"), ({"Edema": "Nodul"}, "did you mean 'Nodule'")],
 )
-def test_a_mapping_that_names_nothing_is_one_line(mapping: dict[str, str], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_a_mapping_with_an_unknown_label_is_an_error(mapping: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         align(["Edema"], ["Nodule"], mapping)
     with pytest.raises(UserError, match="MODEL=DATA"):
         read_mapping(["Edema"])
 
 
-def test_data_without_a_label_in_common_are_refused(run: runs.Run, tmp_path: Path) -> None:
-    other = written(tmp_path / "none", seed=6, rows=20, names=("x", "y", "z"))
+def test_data_without_a_common_label_are_refused(run: runs.Run, tmp_path: Path) -> None:
+    other = write_store(tmp_path / "none", seed=6, rows=20, names=("x", "y", "z"))
     with pytest.raises(UserError, match="no label of the run"):
         external.evaluate(run.path, other.path, log=quiet)
 
 
-def test_a_run_without_val_takes_numbers_alone(run: runs.Run) -> None:
+def test_a_run_without_val_accepts_only_numbers(run: runs.Run) -> None:
     table = run.predictions("test")
     with pytest.raises(UserError, match="this run has no val rows"):
-        evaluate.evaluation(
-            table,
-            ["Edema", "Mass"],
-            "multilabel",
-            "f1",
-            baselines={},
-            bootstrap=0,
-            interval_by="patient",
-            seed=0,
-            val=None,
-        )
-    assert operating_points.words("youden").startswith("the largest recall")
+        evaluate_table(PredictionTable(table, ["Edema", "Mass"], "multilabel"), EvaluationSettings("f1", bootstrap=0))
+    assert operating_points.describe("youden").startswith("the largest recall")
