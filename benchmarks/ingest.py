@@ -32,6 +32,7 @@ from PIL import Image
 
 from cxr_ray.datasets import DatasetInfo, Records, records_table
 from cxr_ray.on_ray import ingest as on_ray
+from cxr_ray.on_ray import ingest_shards
 
 SIDE = 224
 
@@ -71,12 +72,12 @@ def by_tasks(records: Records, root: Path, out: Path, cores: int) -> None:
     """The same work with one `ray.remote` task per shard instead of Ray Data; the rest is the ingest's own code."""
 
     def run(
-        todo: list[on_ray.ShardRange],
-        job: on_ray.ShardJob,
+        todo: list[ingest_shards.ShardRange],
+        job: ingest_shards.ShardJob,
         table: pd.DataFrame,
-        task: on_ray.Task = on_ray.ingest_shard,
+        task: ingest_shards.Task = ingest_shards.ingest_shard,
     ) -> Iterator[dict[str, int]]:
-        images = [on_ray.put_records(table)]  # inside a list Ray passes the reference, as for Ray Data's tasks
+        images = [ingest_shards.put_records(table)]  # inside a list Ray passes the reference, as for Ray Data's tasks
         started = [ray.remote(task).remote(job, images, shard) for shard in todo]
         yield from ray.get(started)
 
