@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from cxr_ray import cli, runs
-from tests.workflows.test_evaluate import written
+from tests.workflows.test_evaluate import write_store
 
 SMALL = ["--model.name", "lenet", "--train.epochs", "1", "--report.trackers", "[]", "--seed", "4", "--name", "run"]
 
 
 def test_each_seed_is_a_run_and_the_same_command_continues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store = written(tmp_path / "shards", seed=0)
+    store = write_store(tmp_path / "shards", seed=0)
     words = ["train", "--data.shards", str(store.path), "--output", str(tmp_path), *SMALL]
     assert cli.main([*words, "--seeds", "2"]) == 0
     made = [runs.load(tmp_path / f"run-seed-{seed}") for seed in (4, 5)]
