@@ -112,13 +112,13 @@ def ingest(
     digest = store_format.digest_of(contents)
 
     if (out / store_format.MANIFEST).exists():
-        return _complete(out, digest, started)
+        return _complete(out, contents, started)
     job = ShardJob(str(root), str(out), -(-len(table) // step), settings.image_format)
     ranges = [ShardRange(n, n * step, min((n + 1) * step, len(table))) for n in range(job.shards)]
     _make_ingest_folder(out)
     with Lease(out / INGEST_FOLDER, busy=f"{out} is being written by another ingest", alternative="give a new folder"):
         if (out / store_format.MANIFEST).exists():  # another process has finished it just now
-            return _complete(out, digest, started)
+            return _complete(out, contents, started)
         _record_contents(out, table, contents)
         todo = [each for each in ranges if not _is_done(out, each.number, job.shards)]
         resumed = len(table) - sum(each.stop - each.start for each in todo)
@@ -166,6 +166,16 @@ def _contents(records: Records, table: pd.DataFrame, settings: IngestSettings, s
     }
 
 
+def _with_prose_of(earlier: dict[str, Any], contents: dict[str, Any]) -> dict[str, Any]:
+    """`contents` with the notes and the descriptions of filters that `earlier` has: text for readers, which a later version may
+    word differently for the same store."""
+    described = {(rule["name"], rule["query"]): rule["about"] for rule in earlier.get("filters", ())}
+    filters = [
+        {**rule, "about": described.get((rule["name"], rule["query"]), rule["about"])} for rule in contents["filters"]
+    ]
+    return {**contents, "notes": earlier.get("notes", contents["notes"]), "filters": filters}
+
+
 def _digest_of_table(table: pd.DataFrame) -> str:
     """sha256 of a table's index, column names and values with their types."""
     body = hashlib.sha256(table.index.to_numpy(np.int64).tobytes())
@@ -182,10 +192,10 @@ def _digest_of_table(table: pd.DataFrame) -> str:
 # ---- the ingest folder
 
 
-def _complete(out: AnyPath, digest: str, started: float) -> IngestResult:
+def _complete(out: AnyPath, contents: dict[str, Any], started: float) -> IngestResult:
     """Result for a store that is complete already. Raises `UserError` if its records or settings differ, or if it is damaged."""
     manifest = store_format.check(out)
-    if manifest.settings != digest:
+    if manifest.settings != store_format.digest_of(_with_prose_of(manifest.model_dump(mode="json"), contents)):
         raise UserError(
             f"{out} already contains a store of other records or settings; give a new folder, or delete that one"
         )
@@ -214,6 +224,7 @@ def _record_contents(out: AnyPath, table: pd.DataFrame, contents: dict[str, Any]
             earlier = json.loads(file.read_text(encoding="utf-8"))
         except ValueError:
             earlier = {}
+        contents = _with_prose_of(earlier, contents)
         if earlier != contents:
             changed = [k for k in contents if earlier.get(k) != contents[k]]
             raise UserError(

@@ -89,7 +89,7 @@ def write(
     calibrated = None
     if evaluation.get("calibration"):
         prob_NL = predictions[[f"prob/{k}" for k in evaluation["labels"]]].to_numpy()
-        calibrated = analysis.after(evaluation["calibration"], prob_NL, evaluation["labels"])
+        calibrated = analysis.recalibrated(evaluation["calibration"], prob_NL, evaluation["labels"])
     curves = _curves(predictions, evaluation, values, calibrated, figures)
     epochs = _epochs(run.metrics, info, config.train.select, evaluation["task"], figures)
     path = path or run.path / "report.html"
@@ -122,7 +122,7 @@ def write(
             calibration=sections.calibration_rows(evaluation),
             calibrated=calibrated and sections.METHODS[calibrated[0]],
             groups=sections.group_sections(evaluation),
-            shortcuts=analysis.shortcut_words(evaluation.get("groups") or [], values),
+            shortcuts=analysis.shortcut_messages(evaluation.get("groups") or [], values),
             pictures=sections.worst(predictions, evaluation, images) if images else [],
             calibrated_colour=plots.CALIBRATED,
             colour=plots.ACCENT,
@@ -194,8 +194,8 @@ def standing(part: str, evaluation: dict[str, Any], info: dict[str, Any], select
 
 AVERAGED = {
     MEAN: "Mean",
-    MICRO: "Micro (all cells together)",
-    WEIGHTED: "Weighted by positives",
+    MICRO: "Micro average",
+    WEIGHTED: "Weighted mean",
 }
 
 

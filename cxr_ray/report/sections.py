@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from cxr_ray.evaluation import analysis
-from cxr_ray.evaluation.results import table_of
+from cxr_ray.evaluation.prediction_table import PredictionTable
 from cxr_ray.metrics import MAIN_METRICS, MEAN
 from cxr_ray.metrics.ranking import at_each_score
 
@@ -120,7 +120,7 @@ def group_sections(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
                     "cells": [by_metric.get((m, MEAN)) for m in MAIN_METRICS],
                 }
             )
-        gaps = [gap for metric in MAIN_METRICS if (gap := analysis.widest(entry, metric))]
+        gaps = [gap for metric in MAIN_METRICS if (gap := analysis.largest_gap(entry, metric))]
         out.append({"feature": entry["feature"], "rows": rows, "gaps": gaps, "many": many})
     return out
 
@@ -132,7 +132,7 @@ def worst(predictions: pd.DataFrame, evaluation: Mapping[str, Any], images: Any)
     out = []
     labels = evaluation["labels"]
     limits_L = np.array([evaluation["thresholds"][k] for k in labels])
-    table = table_of(predictions, labels, evaluation["task"], limits_L)
+    table = PredictionTable(predictions, labels, evaluation["task"]).decide(limits_L)
     for i, label in enumerate(labels):
         prob_N, predicted_N = table.prob_NL[:, i], table.positive_NL[:, i]
         known_N, true_N = table.known_NL[:, i], table.true_NL[:, i]

@@ -41,7 +41,7 @@ def write(store: Store, out: Path, *, pictures: bool = True, top: int = 30) -> P
             plotted["label_vectors"] = plots.label_vectors(vectors)
             plotted["findings"] = plots.findings(summary.findings_per_image(index, labels))
             if len(labels) > 1:
-                plotted["co_occurrence"] = plots.co_occurrence(summary.together(index, labels))
+                plotted["co_occurrence"] = plots.co_occurrence(summary.co_occurrence(index, labels))
         if parts:
             plotted["split_balance"] = plots.split_balance(parts, list(next(iter(parts.values()))["labels"]))
         plotted["pixels"] = plots.pixels(index, store.pictures(sampled))
@@ -61,7 +61,7 @@ def write(store: Store, out: Path, *, pictures: bool = True, top: int = 30) -> P
                 {**row, "name": " + ".join(row["labels"]) or "none"} for row in vectors.head(top).to_dict("records")
             ],
             vectors_in_all=len(vectors),
-            official=summary.splits(index, labels, store.info.features).to_dict("split"),
+            official=summary.official_parts(index, labels, store.info.features).to_dict("split"),
             leaks=leakage_text(store),
             parts=parts,
             split_note=split_note,
@@ -110,14 +110,14 @@ def leakage_text(store: Store) -> str:
     index = store.index
     listed = index[index["split"].notna()]
     part_N = listed["split"].to_numpy(object)
-    found = leakage.between(listed, part_N, by_patient=True)
+    found = leakage.pairs_across_parts(listed, part_N, by_patient=True)
     rows = {part: listed["row"].to_numpy(np.int64)[part_N == part] for part in plans.PARTS}
-    near = leakage.near(listed, rows, distance=cfg.Split().near_duplicates or 0, images=store.pictures)
+    near = leakage.near_duplicates(listed, rows, distance=cfg.Split().near_duplicates or 0, images=store.pictures)
     lines = [
-        f"{len(pairs):,} {what if len(pairs) == 1 else others} ({leakage.told(pairs)})"
+        f"{len(pairs):,} {what if len(pairs) == 1 else others} ({leakage.describe_pairs(pairs)})"
         for what, others, pairs in (
             ("patient in two parts", "patients in two parts", found[found["what"] == "patient"]),
-            ("image in two parts", "images in two parts", found[found["what"] == "picture"]),
+            ("image in two parts", "images in two parts", found[found["what"] == "image"]),
             ("pair of near-duplicate images", "pairs of near-duplicate images", near),
         )
         if len(pairs)
@@ -127,7 +127,7 @@ def leakage_text(store: Store) -> str:
 
 def _grids(store: Store) -> dict[str, Figure]:
     """One image for each label, and random samples; each named by its row."""
-    chosen = summary.one_a_label(store.index, store.labels)
+    chosen = summary.example_rows(store.index, store.labels)
     out = {}
     if chosen:
         titles = [f"{plots.shorten(label, 24)}\nrow {row}" for label, row in chosen.items()]

@@ -131,6 +131,21 @@ def test_a_store_verifies_and_has_the_same_pixels(home: Path, expected: dict[str
     assert store.boxes() is not None
 
 
+@pytest.mark.parametrize("depth", [8, 16])
+def test_the_same_ingest_over_a_store_of_an_earlier_version_is_complete(
+    depth: int, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Notes and descriptions of filters may be worded differently today; everything else must be the same."""
+    store, command = home / "stores" / f"phantom-{depth}", ["ingest", "phantom", tmp_path / "raw"]
+    run("phantom", tmp_path / "raw", "--patients", 44, "--size", 64, "--seed", 1)
+    before = (store / "manifest.json").read_bytes()
+    run(*command, store, "--size", 32, "--depth", depth)
+    assert (store / "manifest.json").read_bytes() == before
+    capsys.readouterr()
+    run(*command, store, "--size", 24, "--depth", depth, code=2)
+    assert "a store of other records or settings" in capsys.readouterr().err
+
+
 def test_changed_bytes_of_a_store_are_detected(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = next((home / "stores" / "phantom-8").glob("*.arrow"))
     body = bytearray(file.read_bytes())

@@ -18,10 +18,10 @@ import pytest
 from cxr_ray.report import plots, render, sweep_figures, sweep_page, sweep_sections
 from cxr_ray.report import sweep_plots as draw
 from cxr_ray.tuning import ranking
-from cxr_ray.tuning.importance import MIN_TRIALS, importance
+from cxr_ray.tuning.importance import MIN_TRIALS
 from cxr_ray.tuning.sweep import Sweep
 from cxr_ray.tuning.trial import FAILED, FINISHED, RUNNING, STOPPED, WAITING, Trial
-from tests.fakes.sweep import CHEXPERT, make_sweep, worth
+from tests.fakes.sweep import CHEXPERT, comparison, make_sweep
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 THREE = ("Edema", "Mass", "Effusion")
@@ -31,7 +31,7 @@ CONSTRAINT = "val/recall/mean >= 0.4"
 @pytest.fixture(scope="module")
 def sweep16(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """A finished sweep of sixteen trials on twelve labels: seven stopped early, one failed."""
-    sweep = make_sweep(tmp_path_factory.mktemp("runs") / "lr-and-weights", worth=worth(), constraint=CONSTRAINT)
+    sweep = make_sweep(tmp_path_factory.mktemp("runs") / "lr-and-weights", comparison=comparison(), constraint=CONSTRAINT)
     sweep_page.write(sweep)
     return sweep
 
@@ -178,7 +178,7 @@ def test_a_difference_names_its_label_and_its_folds() -> None:
 
 
 def test_the_folds_of_the_best_trial_are_shown(tmp_path: Path) -> None:
-    sweep = make_sweep(tmp_path / "s", trials=2, labels=THREE, failed=(), epochs=1, worth=worth())
+    sweep = make_sweep(tmp_path / "s", trials=2, labels=THREE, failed=(), epochs=1, comparison=comparison())
     objective = {"mean": 0.8123, "deviation": 0.0312, "values": [0.79, 0.83]}
     test = {"auroc": {"label": "mean", "value": 0.801, "low": 0.77, "high": 0.83}}
     sweep.update(folds={"runs": ["fold-0", "fold-1"], "objectives": {"val/auroc/mean": objective}, "test": test})
@@ -460,18 +460,6 @@ def test_shares_are_of_a_label_and_small_differences_stay_small() -> None:
     assert found[:2, 0].tolist() == [1, 0] and np.isnan(found[2, 0]) and np.isnan(found[:, 2]).all()
     assert found[:, 1] == pytest.approx([0.8, 1.0, 0.9])  # 0.01 of 0.05
     assert np.isnan(draw.shares(np.full((2, 2), np.nan))).all()
-
-
-def test_importance_finds_the_hyperparameter_that_matters() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.random((40, 3))
-    found = importance(x, np.sin(3 * x[:, 1]))
-    assert found is not None and int(np.argmax(found.mean)) == 1 and found.oob_r2 > 0.5
-    assert found.mean[1] > 5 * max(found.mean[0], found.mean[2])
-    noise = importance(x, rng.random(40))
-    assert noise is not None and noise.oob_r2 < 0.3
-    assert importance(x[: MIN_TRIALS - 1], x[: MIN_TRIALS - 1, 0]) is None
-    assert importance(x, np.ones(40)) is None and importance(np.empty((40, 0)), x[:, 0]) is None
 
 
 def test_metrics_in_words() -> None:
