@@ -44,21 +44,12 @@ EQUIVALENT = Path(__file__).with_name("mutations_equivalent.toml")
 PACKAGES = ("data", "imaging", "losses", "metrics", "training")
 MORE_TESTS: dict[str, tuple[str, ...]] = {
     "data/info.py": ("data/test_store.py",),
-    "data/store_format.py": ("data/test_store.py",),
-    "data/store_writer.py": ("data/test_store.py",),
     "imaging/pixels.py": ("imaging/test_decode.py",),
     "imaging/statistics.py": ("data/test_leakage.py", "data/test_store_writer.py"),
     "metrics/overall.py": ("metrics/test_compute.py",),
     "metrics/per_label.py": ("metrics/test_compute.py",),
     "metrics/ranking.py": ("metrics/test_intervals.py",),
     "metrics/table.py": ("metrics/test_compute.py",),
-    "training/build.py": ("training/test_trainer.py",),
-    "training/epoch_metrics.py": ("training/test_trainer.py",),
-    "training/export.py": ("training/test_trainer.py",),
-    "training/gathered.py": ("training/test_trainer.py",),
-    "training/local.py": ("training/test_trainer.py",),
-    "training/saver.py": ("training/test_trainer.py",),
-    "training/setup.py": ("training/test_trainer.py",),
 }
 """Module below cxr_ray to further test files below tests."""
 PYTEST = (

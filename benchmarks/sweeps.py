@@ -200,8 +200,8 @@ def asha(folder: Path, seeds: int, epochs: int) -> None:
             found |= {f"{name} {k}": v for k, v in (("wall", wall), ("epochs", epochs_of), ("best", best.values[0]))}
             found[f"{name} winner"] = best.number
         info, report = winners[0].info, winners[0].config.report
-        tables = [PredictionTable(run.predictions("val"), info["labels"], info["task"]) for run in winners]
-        pairs = compare.compare_tables(*tables, EvaluationSettings.from_report(report, 0.5))
+        grid, early = (PredictionTable(run.predictions("val"), info["labels"], info["task"]) for run in winners)
+        pairs = compare.compare_tables(grid, early, EvaluationSettings.from_report(report, 0.5))
         lead = next(row for row in pairs if (row["metric"], row["label"]) == ("auroc", "mean"))
         found |= {k: lead.get(k) for k in ("low", "high")}  # with ASHA minus without, paired over val's patients
         rows.append(found)
