@@ -11,7 +11,7 @@ import torch
 
 from cxr_ray import losses, runs
 from cxr_ray.data import loader
-from cxr_ray.data.loader import Data
+from cxr_ray.data.loader import TrainingStore
 from cxr_ray.errors import UserError
 from cxr_ray.models import serialization
 from cxr_ray.runtime import precision
@@ -33,7 +33,9 @@ class Predictor:
             logits = self._model(torch.from_numpy(np.ascontiguousarray(images_NHW)).to(self._device)).float()
         return losses.probabilities(logits, task=self.task).cpu().numpy()
 
-    def rows(self, store: Data, rows: npt.NDArray[np.int64], *, batch_size: int = 64) -> npt.NDArray[np.float32]:
+    def rows(
+        self, store: TrainingStore, rows: npt.NDArray[np.int64], *, batch_size: int = 64
+    ) -> npt.NDArray[np.float32]:
         """Probabilities [N, L] of store rows [N], in their order."""
         batches = [self(pixels) for _, pixels in loader.eval_batches(store, rows, batch_size=batch_size)]
         return np.concatenate(batches) if batches else np.zeros((0, len(self.labels)), np.float32)

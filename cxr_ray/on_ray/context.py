@@ -1,4 +1,4 @@
-"""The engine's `Context` inside a Ray Train worker."""
+"""The trainer's `Context` in a Ray Train worker. In a Tune trial: trial.py. Without Ray: runtime/context.py."""
 
 import math
 import time
@@ -11,15 +11,15 @@ import torch
 
 from cxr_ray.runs import Run
 
-SAVES_APART_S = 20.0
-"""Between checkpoints while a node is about to be taken."""
-FEW_APART_S = 50.0
-"""Between checkpoints while there are fewer workers than wanted: Ray looks once a minute for a node that has come, and ends the
-workers without a word to start more."""
+PREEMPTION_SAVE_S = 20.0
+"""Seconds between checkpoints while a node is about to be preempted."""
+SCALED_DOWN_SAVE_S = 50.0
+"""Seconds between checkpoints while there are fewer workers than configured: Ray checks once a minute for new nodes, and ends the
+workers without a warning to start more."""
 
 
 class TrainContext:
-    """Rank, world and device as Ray Train says; progress goes to the run's log, which the driver reads out."""
+    """Rank, world and device from Ray Train. Progress goes to the run's log, which the driver forwards."""
 
     def __init__(self, run: Run) -> None:
         context = ray.train.get_context()
@@ -27,25 +27,27 @@ class TrainContext:
         self.world: int = context.get_world_size()
         self.device: torch.device = ray.train.torch.get_device()
         self._run = run
-        self._apart_s = FEW_APART_S if self.world < run.config.train.workers else math.inf
-        self._leaving, self._saved = False, time.monotonic()
+        self._save_every_s = SCALED_DOWN_SAVE_S if self.world < run.config.train.workers else math.inf
+        self._preempted, self._saved = False, time.monotonic()
 
     def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
-        # Ray gets the metrics alone: checkpoints belong to the run folder, where they are written whole.
+        # Ray gets only the metrics: checkpoints are written to the run folder, atomically.
         ray.train.report(dict(metrics))
 
     def restore(self) -> Path | None:
         return None
 
     def should_stop(self) -> bool:
-        return self._run.asked_to_stop
+        return self._run.stop_requested
 
     def should_save(self) -> bool:
-        # A node that will be taken: Ray says so minutes or seconds ahead, and goes on with other workers afterwards.
-        leaving, now = ray.train.get_preemption_info() is not None, time.monotonic()
-        if leaving == self._leaving and now - self._saved < (SAVES_APART_S if leaving else self._apart_s):
+        # Ray announces the preemption of a node minutes or seconds before, and continues with other workers afterwards.
+        preempted, now = ray.train.get_preemption_info() is not None, time.monotonic()
+        if preempted == self._preempted and now - self._saved < (
+            PREEMPTION_SAVE_S if preempted else self._save_every_s
+        ):
             return False
-        self._leaving, self._saved = leaving, now
+        self._preempted, self._saved = preempted, now
         return True
 
     def log(self, line: str) -> None:

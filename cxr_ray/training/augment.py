@@ -1,9 +1,9 @@
-"""Random changes of train images on their own device: affine, flip, brightness, contrast, erasing, each image by itself.
+"""Random augmentation of train images on their device: affine, flip, brightness, contrast, erasing. Normalisation: models/.
 
-What an image gets hangs on (seed, epoch, position in the epoch) alone, so it is the same at any number of workers and
-however a batch is cut. Values stay gray levels 0 to 255; scaling and normalisation are the classifier's.
+The parameters of an image depend only on (seed, epoch, position in the epoch): they are the same for any number of workers and
+any split of a batch. Values remain gray levels 0 to 255.
 """
-# N images, H height, W width, K chosen images
+# N images, H height, W width, K images that a change applies to
 
 from dataclasses import dataclass
 
@@ -35,90 +35,95 @@ from cxr_ray.data.counter_rng import (
 )
 
 FloatN = npt.NDArray[np.float64]
-
 BoolN = npt.NDArray[np.bool_]
 
-# Share of the image, and width over height, of what is erased (Zhong et al. 2020; torchvision's RandomErasing).
+# Area as a share of the image, and width / height, of an erased rectangle (Zhong et al. 2020; torchvision's RandomErasing).
 ERASED_AREA, ERASED_ASPECT = (0.02, 0.33), (0.3, 1 / 0.3)
 
 
 @dataclass(frozen=True)
-class Draws:
-    """What each of N images gets. Where `affine` (`jitter`) is false, its numbers are drawn and not used."""
+class Parameters:
+    """Sampled parameters of N images. If `affine` (`jitter`) is false, its parameters are not used."""
 
     affine: BoolN
     angle: FloatN
-    """Degrees, clockwise as the image is seen."""
+    """Degrees, clockwise."""
     shift_x: FloatN
-    """Share of the width, to the right."""
+    """To the right, as a share of the width."""
     shift_y: FloatN
-    """Share of the height, downwards."""
+    """Downwards, as a share of the height."""
     shear: FloatN
     """Degrees, horizontal."""
     scale: FloatN
-    """Factor of size."""
+    """Scale factor."""
     jitter: BoolN
     brightness: FloatN
     """Factor of gray values."""
     contrast: FloatN
-    """Factor of differences from the image's mean."""
+    """Factor of the differences from the image's mean."""
     flip: BoolN
     erase: BoolN
     area: FloatN
-    """Share of the image that is erased."""
+    """Erased area, as a share of the image."""
     aspect: FloatN
-    """Width over height of what is erased, in pixels."""
+    """Width / height of the erased rectangle, in pixels."""
     left: FloatN
-    """Where it stands between the left and the right edge, 0 to 1."""
+    """Position of the rectangle between the left and the right edge, 0 to 1."""
     top: FloatN
-    """Where it stands between the upper and the lower edge, 0 to 1."""
+    """Position of the rectangle between the upper and the lower edge, 0 to 1."""
 
 
 def augment(
     images_NHW: Tensor, config: Augment, *, seed: int, epoch: int, positions: npt.NDArray[np.int64] | Tensor
 ) -> Tensor:
-    """Float32 [N, H, W] of values 0 to 255 on the device of `images_NHW`, which are uint8 or float of the same scale.
+    """Augmented images, float32 [N, H, W] of values 0 to 255, on the device of `images_NHW` (uint8 or float of the same range).
 
-    `positions` [N] are places in the epoch's order. First a flip, then the affine change, then brightness and contrast, then
-    erasing. The affine change is torchvision's `RandomAffine` (rotation about the centre, horizontal shear, scale, then shift;
-    bilinear, black outside) with shifts of parts of pixels; the jitter is torchvision's `ColorJitter` with brightness before
-    contrast, values cut to 0 to 255 after each; erasing fills a rectangle with the mean that the image then has. Images that
-    get nothing keep their values exactly; with nothing turned on the images are returned as they are. Raises `ValueError` where there is not one position an image."""
+    `positions` [N] are positions in the epoch's order. The order is flip, affine change, brightness and contrast, erasing. The
+    affine change is torchvision's `RandomAffine` (rotation about the centre, horizontal shear, scale, then shift; bilinear,
+    black outside) with shifts by fractions of pixels. The jitter is torchvision's `ColorJitter` with brightness before contrast,
+    clamped to 0 to 255 after each. Erasing fills a rectangle with the current mean of the image. Images without any change have
+    exactly the same values; with augmentation off the input itself is returned. Raises `ValueError` unless there is one position
+    per image."""
     if images_NHW.ndim != 3 or len(positions) != len(images_NHW):
         raise ValueError(
-            f"{len(positions)} positions for images of shape {list(images_NHW.shape)}, which should be [N, H, W]"
+            f"{len(positions)} positions for images of shape {list(images_NHW.shape)}, not [N, H, W] with one position per image"
         )
     if not (config.probability or config.flip or config.erase) or not len(images_NHW):
         return images_NHW
-    draws = draw(config, seed=seed, epoch=epoch, positions=np.asarray(positions))
+    parameters = sample(config, seed=seed, epoch=epoch, positions=np.asarray(positions))
     out_NHW = images_NHW.to(torch.float32, copy=True)
     device = out_NHW.device
-    changes = ((draws.flip, _flip), (draws.affine, _affine), (draws.jitter, _jitter), (draws.erase, _erase))
-    for chosen, change in changes:
-        where = np.flatnonzero(chosen)
+    changes = (
+        (parameters.flip, _flip),
+        (parameters.affine, _affine),
+        (parameters.jitter, _jitter),
+        (parameters.erase, _erase),
+    )
+    for changed_N, change in changes:
+        where = np.flatnonzero(changed_N)
         if len(where):
             index = torch.from_numpy(where).to(device, non_blocking=True)
-            out_NHW.index_copy_(0, index, change(out_NHW.index_select(0, index), draws, where))
+            out_NHW.index_copy_(0, index, change(out_NHW.index_select(0, index), parameters, where))
     return out_NHW
 
 
-def draw(config: Augment, *, seed: int, epoch: int, positions: npt.NDArray[np.int64]) -> Draws:
-    """What the images at `positions` [N] of an epoch get, each from its own numbers."""
+def sample(config: Augment, *, seed: int, epoch: int, positions: npt.NDArray[np.int64]) -> Parameters:
+    """Parameters of the images at `positions` [N] of an epoch, each from its own random numbers."""
     u = uniforms(seed, epoch, positions, COLUMNS)
 
     def around(column: int, width: float, centre: float = 0.0) -> FloatN:
         return centre + width * (2.0 * u[:, column] - 1.0)
 
-    geometry = any((config.degrees, config.translate, config.shear, config.scale))
-    light = any((config.brightness, config.contrast))
-    return Draws(
-        affine=(u[:, AFFINE] < config.probability) & geometry,
+    has_affine = any((config.degrees, config.translate, config.shear, config.scale))
+    has_jitter = any((config.brightness, config.contrast))
+    return Parameters(
+        affine=(u[:, AFFINE] < config.probability) & has_affine,
         angle=around(ROTATE, config.degrees),
         shift_x=around(SHIFT_X, config.translate),
         shift_y=around(SHIFT_Y, config.translate),
         shear=around(SHEAR, config.shear),
         scale=around(SCALE, config.scale, 1.0),
-        jitter=(u[:, JITTER] < config.probability) & light,
+        jitter=(u[:, JITTER] < config.probability) & has_jitter,
         brightness=around(BRIGHTNESS, config.brightness, 1.0),
         contrast=around(CONTRAST, config.contrast, 1.0),
         flip=u[:, FLIP] < config.flip,
@@ -130,29 +135,29 @@ def draw(config: Augment, *, seed: int, epoch: int, positions: npt.NDArray[np.in
     )
 
 
-def _flip(images_KHW: Tensor, draws: Draws, where: npt.NDArray[np.intp]) -> Tensor:
+def _flip(images_KHW: Tensor, p: Parameters, where: npt.NDArray[np.intp]) -> Tensor:
     return images_KHW.flip(-1)
 
 
-def _affine(images_KHW: Tensor, draws: Draws, where: npt.NDArray[np.intp]) -> Tensor:
-    """[K, H, W] resampled once: for each pixel of the result, where it comes from."""
+def _affine(images_KHW: Tensor, p: Parameters, where: npt.NDArray[np.intp]) -> Tensor:
+    """[K, H, W] resampled once, by the inverse map from pixels of the result to pixels of the source."""
     height, width = images_KHW.shape[-2:]
-    angle, shear, scale = np.deg2rad(draws.angle[where]), np.deg2rad(draws.shear[where]), draws.scale[where]
+    angle, shear, scale = np.deg2rad(p.angle[where]), np.deg2rad(p.shear[where]), p.scale[where]
     # Forward: source -> result is scale * R(angle) * [[1, -tan shear], [0, 1]] about the centre, then the shift (in
-    # pixels, so that a non-square image is turned, not skewed). Its matrix without the scale has determinant 1.
+    # pixels, so that a non-square image is rotated, not skewed). Its matrix without the scale has determinant 1.
     a, b = np.cos(angle), -np.cos(angle) * np.tan(shear) - np.sin(angle)
     c, d = np.sin(angle), -np.sin(angle) * np.tan(shear) + np.cos(angle)
-    back = np.stack([d, -b, -c, a], axis=1) / scale[:, None]
-    # grid_sample counts from -1 to 1: rows of the matrix are scaled here, once an image and not once a pixel.
-    back *= np.array([2.0 / width, 2.0 / width, 2.0 / height, 2.0 / height])
-    shift = np.stack([draws.shift_x[where] * width, draws.shift_y[where] * height], axis=1)
-    numbers = np.concatenate([back, shift], axis=1).astype(np.float32)
+    inverse = np.stack([d, -b, -c, a], axis=1) / scale[:, None]
+    # grid_sample uses coordinates from -1 to 1: the matrix is scaled once per image instead of once per pixel.
+    inverse *= np.array([2.0 / width, 2.0 / width, 2.0 / height, 2.0 / height])
+    shift = np.stack([p.shift_x[where] * width, p.shift_y[where] * height], axis=1)
+    numbers = np.concatenate([inverse, shift], axis=1).astype(np.float32)
     xx, xy, yx, yy, dx, dy = (
         torch.from_numpy(numbers).to(images_KHW.device, non_blocking=True)[:, :, None, None].unbind(1)
     )
     x = torch.arange(width, dtype=torch.float32, device=images_KHW.device)[None, None, :] - (width - 1) / 2 - dx
     y = torch.arange(height, dtype=torch.float32, device=images_KHW.device)[None, :, None] - (height - 1) / 2 - dy
-    # Plain products, not a batched matrix product: their rounding does not hang on how many images there are.
+    # Plain products, not a batched matrix product: their rounding does not depend on the number of images.
     grid = torch.empty((len(where), height, width, 2), dtype=torch.float32, device=images_KHW.device)
     torch.add(xx * x, xy * y, out=grid[..., 0])
     torch.add(yx * x, yy * y, out=grid[..., 1])
@@ -160,25 +165,25 @@ def _affine(images_KHW: Tensor, draws: Draws, where: npt.NDArray[np.intp]) -> Te
     return moved[:, 0]
 
 
-def _jitter(images_KHW: Tensor, draws: Draws, where: npt.NDArray[np.intp]) -> Tensor:
-    """[K, H, W] with gray values times `brightness`, then differences from the mean times `contrast`."""
-    numbers = np.stack([draws.brightness[where], draws.contrast[where]], axis=1).astype(np.float32)
+def _jitter(images_KHW: Tensor, p: Parameters, where: npt.NDArray[np.intp]) -> Tensor:
+    """[K, H, W] with gray values scaled by `brightness`, then differences from the mean by `contrast`."""
+    numbers = np.stack([p.brightness[where], p.contrast[where]], axis=1).astype(np.float32)
     brightness, contrast = (
         torch.from_numpy(numbers).to(images_KHW.device, non_blocking=True)[:, :, None, None].unbind(1)
     )
-    lit = (images_KHW * brightness).clamp_(0.0, 255.0)
-    mean = _mean(lit)
-    return lit.sub_(mean).mul_(contrast).add_(mean).clamp_(0.0, 255.0)
+    brightened = (images_KHW * brightness).clamp_(0.0, 255.0)
+    mean = _mean(brightened)
+    return brightened.sub_(mean).mul_(contrast).add_(mean).clamp_(0.0, 255.0)
 
 
-def _erase(images_KHW: Tensor, draws: Draws, where: npt.NDArray[np.intp]) -> Tensor:
-    """[K, H, W] with a rectangle of each filled with its mean; a rectangle that would stand out is cut to the image."""
+def _erase(images_KHW: Tensor, p: Parameters, where: npt.NDArray[np.intp]) -> Tensor:
+    """[K, H, W] with a rectangle of each filled with its mean; larger rectangles are clipped to the image."""
     height, width = images_KHW.shape[-2:]
-    pixels, aspect = draws.area[where] * height * width, draws.aspect[where]
-    tall = np.clip(np.rint(np.sqrt(pixels / aspect)), 1, height)
-    broad = np.clip(np.rint(np.sqrt(pixels * aspect)), 1, width)
-    top, left = np.rint(draws.top[where] * (height - tall)), np.rint(draws.left[where] * (width - broad))
-    edges = np.stack([top, top + tall, left, left + broad], axis=1).astype(np.int64)
+    pixels, aspect = p.area[where] * height * width, p.aspect[where]
+    rect_height = np.clip(np.rint(np.sqrt(pixels / aspect)), 1, height)
+    rect_width = np.clip(np.rint(np.sqrt(pixels * aspect)), 1, width)
+    top, left = np.rint(p.top[where] * (height - rect_height)), np.rint(p.left[where] * (width - rect_width))
+    edges = np.stack([top, top + rect_height, left, left + rect_width], axis=1).astype(np.int64)
     y0, y1, x0, x1 = torch.from_numpy(edges).to(images_KHW.device, non_blocking=True)[:, :, None, None].unbind(1)
     y = torch.arange(height, device=images_KHW.device)[None, :, None]
     x = torch.arange(width, device=images_KHW.device)[None, None, :]
@@ -187,5 +192,5 @@ def _erase(images_KHW: Tensor, draws: Draws, where: npt.NDArray[np.intp]) -> Ten
 
 
 def _mean(images_KHW: Tensor) -> Tensor:
-    """[K, 1, 1]: rows first, then their means: a sum within one image, whatever the number of images."""
+    """Means [K, 1, 1]: of rows, then of those, so that the rounding does not depend on the number of images."""
     return images_KHW.mean(dim=2, keepdim=True).mean(dim=1, keepdim=True)

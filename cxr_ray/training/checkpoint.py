@@ -1,8 +1,8 @@
-"""Checkpoints of a run: `step-N/` folders whose tensors never change, and the pointers `last`, `best` and `judged`. No pickle.
+"""Checkpoints on disk: `step-N/` folders whose tensors never change, and the pointers `last`, `best` and `judged`. No pickle.
 
-A folder counts once its `manifest.json` is there, which is written last; a pointer is replaced by rename. So a kill at any
-point leaves the previous checkpoint whole. What is learnt of a checkpoint later, by judging it, is laid beside its state, and
-counts once the manifest, replaced by rename, lists it. A checkpoint is state, never config.
+A folder counts once its `manifest.json` exists, which is written last; pointers are replaced by rename. So a kill at any time
+leaves the previous checkpoint intact. The result of an epoch's evaluation is added to its checkpoint later, as a file that counts
+once the replaced manifest lists it. A checkpoint holds state, never configuration. When to write one: saver.py.
 """
 
 import json
@@ -17,30 +17,31 @@ from safetensors.torch import load_file
 from safetensors.torch import save as dump
 
 from cxr_ray.errors import UserError
-from cxr_ray.storage.atomic import fixable, sha256, write_atomic
+from cxr_ray.storage.atomic import as_user_error, sha256, write_atomic
 
 Tensors = dict[str, torch.Tensor]
 POINTERS = ("last", "best", "judged")
-AMENDED = "judged.json"
-"""What judging has added to a checkpoint's state."""
+EVALUATION_FILE = "judged.json"
+"""State that the evaluation of the epoch adds."""
 
 
 class Checkpoint(NamedTuple):
-    """What a training goes on from."""
+    """The state that a training resumes from."""
 
     model: Tensors
     optimizer: dict[str, Any]
     """A torch optimiser's `state_dict()`."""
     state: dict[str, Any]
-    """Plain JSON: epoch, batches done within it, whether it is judged, step, best value."""
+    """Plain JSON: epoch, batches done within it, whether it is evaluated, step, best value (docs/formats.md)."""
     within: Tensors
-    """What its epoch has gathered so far; empty for the untrained model."""
+    """Outputs of its epoch so far; empty for the untrained model."""
 
 
-class Writing:
-    """A checkpoint on its way to `folder/step-N`: written in a thread, beside what reads the model and does not change it, as
-    judging. It counts, and `last` says it, as soon as it is whole. The arguments are as in `Checkpoint`; what lies there already
-    is written anew."""
+class CheckpointWriter:
+    """Writes a checkpoint to `folder/step-N` in a thread, while the caller may read the model but not change it.
+
+    It counts, and `last` points to it, as soon as it is complete. The arguments are as in `Checkpoint`. An existing folder is
+    replaced."""
 
     def __init__(
         self,
@@ -52,147 +53,152 @@ class Writing:
         state: dict[str, Any],
         within: Tensors | None = None,
     ) -> None:
-        self.place = at(folder, step)
-        tensors, rest = _flatten(optimizer)
-        held = {"model.safetensors": model, "optimizer.safetensors": tensors}
+        self.path = path_of(folder, step)
+        optimizer_tensors, optimizer_rest = _flatten(optimizer)
+        tensors = {"model.safetensors": model, "optimizer.safetensors": optimizer_tensors}
         if within:
-            held["within.safetensors"] = within
-        body = json.dumps({"state": state, "optimizer": rest}, sort_keys=True)
+            tensors["within.safetensors"] = within
+        body = json.dumps({"state": state, "optimizer": optimizer_rest}, sort_keys=True)
         self._done: Future[None] = Future()
-        threading.Thread(target=self._write, args=(step, held, body), name="cxr-checkpoint", daemon=True).start()
+        threading.Thread(target=self._write, args=(step, tensors, body), name="cxr-checkpoint", daemon=True).start()
 
-    def _write(self, step: int, held: dict[str, Tensors], body: str) -> None:
-        place = self.place
+    def _write(self, step: int, tensors: dict[str, Tensors], body: str) -> None:
+        path = self.path
         try:
             try:
-                shutil.rmtree(place, ignore_errors=True)
-                place.mkdir(parents=True)
-                files = {name: write_atomic(place / name, _dumped(tensors)) for name, tensors in held.items()}
-                files["state.json"] = write_atomic(place / "state.json", body)
-                _write_manifest(place, {"step": step, "files": {name: one._asdict() for name, one in files.items()}})
+                shutil.rmtree(path, ignore_errors=True)
+                path.mkdir(parents=True)
+                files = {name: write_atomic(path / name, _dump(values)) for name, values in tensors.items()}
+                files["state.json"] = write_atomic(path / "state.json", body)
+                _write_manifest(path, {"step": step, "files": {name: file._asdict() for name, file in files.items()}})
             except BaseException:
-                shutil.rmtree(place, ignore_errors=True)
+                shutil.rmtree(path, ignore_errors=True)
                 raise
-            point(place.parent, "last", place)  # where this fails, the pointer may have moved all the same
+            set_pointer(path.parent, "last", path)  # if this fails, the pointer may still have moved
         except BaseException as error:
-            self._done.set_exception(fixable(error, place) if isinstance(error, OSError) else error)
+            self._done.set_exception(as_user_error(error, path) if isinstance(error, OSError) else error)
         else:
             self._done.set_result(None)
 
-    def end(self) -> Path:
-        """Wait for it; the checkpoint's folder. Raises `UserError` on a full disk: what was there before stays."""
+    def wait(self) -> Path:
+        """Wait until it is written; the checkpoint's folder. Raises `UserError` on a full disk: earlier checkpoints remain."""
         self._done.result()
-        return self.place
+        return self.path
 
 
-def at(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+def path_of(folder: Path, step: int) -> Path:
+    """The folder of the checkpoint of a step."""
     return folder / f"step-{step:08d}"
 
 
-def amend(place: Path, changes: dict[str, Any]) -> None:
-    """Lay `changes` on the state of a whole checkpoint: all of them, or none where that is cut short."""
-    manifest = json.loads((place / "manifest.json").read_text())
-    manifest["files"][AMENDED] = write_atomic(place / AMENDED, json.dumps(changes, sort_keys=True))._asdict()
-    _write_manifest(place, manifest)
+def add_evaluation(path: Path, changes: dict[str, Any]) -> None:
+    """Update the state of a complete checkpoint by `changes`, atomically."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"][EVALUATION_FILE] = write_atomic(
+        path / EVALUATION_FILE, json.dumps(changes, sort_keys=True)
+    )._asdict()
+    _write_manifest(path, manifest)
 
 
-def is_whole(place: Path) -> bool:
-    """Whether the checkpoint folder `place` was written to its end and its files have their sizes."""
+def is_complete(path: Path) -> bool:
+    """Whether the manifest of the checkpoint `path` exists and its files have the listed sizes."""
     try:
-        manifest = json.loads((place / "manifest.json").read_text())
-        return all((place / name).stat().st_size == said["bytes"] for name, said in manifest["files"].items())
+        manifest = json.loads((path / "manifest.json").read_text())
+        return all((path / name).stat().st_size == entry["bytes"] for name, entry in manifest["files"].items())
     except (OSError, ValueError, KeyError):
         return False
 
 
-def check(place: Path) -> dict[str, Any]:
-    """The manifest of the checkpoint in the folder `place`, whose files are what was written. Raises `UserError` where one is not."""
-    if not is_whole(place):
-        raise UserError(f"the checkpoint {place} is not whole; take another, or delete it and start the run again")
-    manifest: dict[str, Any] = json.loads((place / "manifest.json").read_text())
-    for name, said in manifest["files"].items():
-        if sha256(place / name) != said["sha256"]:
-            raise UserError(f"{place / name} is not what was written (its checksum differs); take another checkpoint")
+def verify(path: Path) -> dict[str, Any]:
+    """The manifest of the checkpoint `path`. Raises `UserError` if a file is missing or differs from its checksum. Reads all of it."""
+    if not is_complete(path):
+        raise UserError(f"the checkpoint {path} is incomplete; use another one, or delete it and start the run again")
+    manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text())
+    for name, entry in manifest["files"].items():
+        if sha256(path / name) != entry["sha256"]:
+            raise UserError(
+                f"{path / name} has changed since it was written (its checksum differs); use another checkpoint"
+            )
     return manifest
 
 
-def is_sound(place: Path) -> bool:
-    """Whether `check` has nothing against the checkpoint. Reads all of it."""
+def is_valid(path: Path) -> bool:
+    """Whether `verify` accepts the checkpoint. Reads all of it."""
     try:
-        check(place)
+        verify(path)
     except (UserError, OSError):
         return False
     return True
 
 
-def load(place: Path) -> Checkpoint:
-    """The checkpoint in the folder `place`, checked against its manifest. Raises `UserError` where it is broken."""
-    files = check(place)["files"]
-    body = json.loads((place / "state.json").read_text())
-    later = json.loads((place / AMENDED).read_text()) if AMENDED in files else {}
-    optimizer = _unflatten(load_file(place / "optimizer.safetensors"), body["optimizer"])
-    within = load_file(place / "within.safetensors") if "within.safetensors" in files else {}
-    return Checkpoint(load_file(place / "model.safetensors"), optimizer, {**body["state"], **later}, within)
+def load(path: Path) -> Checkpoint:
+    """The checkpoint in the folder `path`, verified. Raises `UserError` if it is damaged."""
+    files = verify(path)["files"]
+    body = json.loads((path / "state.json").read_text())
+    evaluation = json.loads((path / EVALUATION_FILE).read_text()) if EVALUATION_FILE in files else {}
+    optimizer = _unflatten(load_file(path / "optimizer.safetensors"), body["optimizer"])
+    within = load_file(path / "within.safetensors") if "within.safetensors" in files else {}
+    return Checkpoint(load_file(path / "model.safetensors"), optimizer, {**body["state"], **evaluation}, within)
 
 
 def latest(folder: Path) -> tuple[Path, str] | None:
-    """The checkpoint to go on from: what `last` says or, where that is damaged, the newest that is sound, and then a line that
-    says so (else an empty one). None where no checkpoint was ever finished. Raises `UserError` where one was, and none is sound."""
-    last = _named(folder, "last")
-    if last is not None and is_sound(last):
+    """The checkpoint to resume from and a warning: the target of `last` or, if that is damaged, the newest valid one.
+
+    The warning is empty for an undamaged `last`. None if no checkpoint was ever completed. Raises `UserError` if there was one
+    and none is valid."""
+    last = _target(folder, "last")
+    if last is not None and is_valid(last):
         return last, ""
-    began = any((folder / f"{name}.json").exists() for name in POINTERS)
-    for place in sorted(folder.glob("step-*"), reverse=True):
-        if place != last and is_sound(place):
+    had_checkpoint = any((folder / f"{name}.json").exists() for name in POINTERS)
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        if path != last and is_valid(path):
             what = "the pointer to the last checkpoint" if last is None else f"the last checkpoint ({last.name})"
-            said = f"warning: {what} is damaged: going on from {place.name}, the newest that is sound"
-            return place, said if began else ""
-    if not began:
+            warning = f"warning: {what} is damaged: resuming from {path.name}, the newest valid one"
+            return path, warning if had_checkpoint else ""
+    if not had_checkpoint:
         return None
     raise UserError(
-        f"no checkpoint in {folder} is sound any more: put back a copy of one with its pointers, or delete that folder to "
-        "train from the start"
+        f"no checkpoint in {folder} is valid: restore a copy of one with its pointers, or delete that folder to train from the start"
     )
 
 
-def state_of(place: Path) -> dict[str, Any]:
-    """The state of a checkpoint alone, such as its epoch; no tensor is read."""
-    return dict(json.loads((place / "state.json").read_text())["state"])
+def read_state(path: Path) -> dict[str, Any]:
+    """The state of a checkpoint as it was when training wrote it, such as its epoch. Reads no tensors and verifies nothing."""
+    return dict(json.loads((path / "state.json").read_text())["state"])
 
 
-def point(folder: Path, name: str, place: Path) -> None:
-    """Let the pointer `name` (of `POINTERS`) say `place`, in one rename."""
-    write_atomic(folder / f"{name}.json", json.dumps({"checkpoint": place.name}))
+def set_pointer(folder: Path, name: str, path: Path) -> None:
+    """Let the pointer `name` (of `POINTERS`) point to `path`, atomically."""
+    write_atomic(folder / f"{name}.json", json.dumps({"checkpoint": path.name}))
 
 
-def pointed(folder: Path, name: str) -> Path | None:
-    """The whole checkpoint that `name` says, or None."""
-    place = _named(folder, name)
-    return place if place is not None and is_whole(place) else None
+def pointer_target(folder: Path, name: str) -> Path | None:
+    """The checkpoint that the pointer `name` points to; None if it is incomplete or there is no pointer."""
+    path = _target(folder, name)
+    return path if path is not None and is_complete(path) else None
 
 
 def prune(folder: Path) -> None:
-    """Delete checkpoints that no pointer says. One that is said stays, also where it cannot be read now: a disk may come back."""
-    kept = {_named(folder, name) for name in POINTERS}
-    for place in folder.glob("step-*"):
-        if place not in kept:
-            shutil.rmtree(place, ignore_errors=True)
+    """Delete checkpoints without a pointer. A target that cannot be read now stays: a disk may become available again."""
+    targets = {_target(folder, name) for name in POINTERS}
+    for path in folder.glob("step-*"):
+        if path not in targets:
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def _named(folder: Path, name: str) -> Path | None:
-    """What the pointer `name` says, whole or not; None where there is no pointer that can be read."""
+def _target(folder: Path, name: str) -> Path | None:
+    """The target of the pointer `name`, complete or not; None if the pointer cannot be read."""
     try:
         return folder / str(json.loads((folder / f"{name}.json").read_text())["checkpoint"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _write_manifest(place: Path, manifest: dict[str, Any]) -> None:
-    write_atomic(place / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True))
+def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    write_atomic(path / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True))
 
 
-def _dumped(tensors: Tensors) -> bytes:
+def _dump(tensors: Tensors) -> bytes:
     return dump({name: value.detach().contiguous().cpu() for name, value in tensors.items()})
 
 

@@ -1,4 +1,4 @@
-"""An epoch judged: the loss beside every metric, and the lines that say them. Metrics alone live in metrics/."""
+"""Metrics of an epoch: the loss, every metric of metrics/, and the lines that are logged. Storing them: history.py."""
 # N rows, L labels
 
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,12 @@ from cxr_ray import config as cfg
 from cxr_ray import losses, metrics
 from cxr_ray.config.metric_names import join_name
 from cxr_ray.data.plan import Plan
-from cxr_ray.labels import nearest, resolve
+from cxr_ray.labels import hard_targets, resolve
 from cxr_ray.metrics import Value, operating_points
 from cxr_ray.metrics.table import decide
 
 CONFUSION = "confusion"
-"""Metric of metrics.csv that counts rows: its label is `TRUE > SAID`. A table in a long form, not a curve to follow."""
+"""Metric of metrics.csv that counts rows, with the label `TRUE > PREDICTED`: a table in long form, not a curve."""
 
 
 def epoch_values(
@@ -24,99 +24,101 @@ def epoch_values(
     truth_NL: npt.NDArray[np.float32],
     loss: losses.Loss,
     plan: Plan,
-    limits_L: npt.NDArray[np.float64],
+    thresholds_L: npt.NDArray[np.float64],
 ) -> list[Value]:
-    """Loss, every metric and, for classes, the confusion matrix of all ranks' rows together.
+    """Loss, every metric and, for classes, the confusion matrix of all ranks' rows.
 
-    Gathered first: the mean of the ranks' AUROCs is not the AUROC. The loss is of the targets as they are; metrics take a
-    smooth one for its nearer side."""
+    Rows are gathered first: the mean of the ranks' AUROCs is not the AUROC. The loss uses the targets unchanged; metrics round
+    smooth ones."""
     prob_NL = losses.probabilities(logits_NL, task=plan.task).numpy()
-    found = metrics.compute_metrics(
-        nearest(truth_NL), prob_NL, labels=plan.labels, task=plan.task, thresholds_L=limits_L
+    values = metrics.compute_metrics(
+        hard_targets(truth_NL), prob_NL, labels=plan.labels, task=plan.task, thresholds_L=thresholds_L
     )
-    counted = _confusion(truth_NL, prob_NL, plan.labels) if plan.task == "multiclass" else []
-    return [*_losses(loss, logits_NL, truth_NL, plan.labels), *found, *counted]
+    counts = _confusion(truth_NL, prob_NL, plan.labels) if plan.task == "multiclass" else []
+    return [*_losses(loss, logits_NL, truth_NL, plan.labels), *values, *counts]
 
 
-def by_name(values: Mapping[str, Sequence[Value]]) -> dict[str, float]:
-    """The values of each part as curves are named, such as val/auroc/Edema; the confusion matrix is none."""
+def by_name(parts: Mapping[str, Sequence[Value]]) -> dict[str, float]:
+    """The values of each part under the names of curves, such as val/auroc/Edema; without the confusion matrix."""
     return {
         join_name(part, v.metric, v.label): v.value
-        for part, held in values.items()
-        for v in held
+        for part, values in parts.items()
+        for v in values
         if v.metric != CONFUSION
     }
 
 
-def limits(
+def thresholds(
     rule: operating_points.Rule,
     logits_NL: torch.Tensor,
     truth_NL: npt.NDArray[np.float32],
     plan: Plan,
 ) -> npt.NDArray[np.float64]:
-    """The thresholds [L] of `report.thresholds`; a rule chooses them on these rows, without a margin."""
-    rule = operating_points.spread(rule, plan.labels, plan.groups)
-    asked = operating_points.parse(rule, plan.labels, task=plan.task)
-    if isinstance(asked, np.ndarray):
-        return asked
+    """The thresholds [L] of `report.thresholds`; a rule chooses them on these rows, without a safety margin."""
+    rule = operating_points.expand_groups(rule, plan.labels, plan.groups)
+    parsed = operating_points.parse(rule, plan.labels, task=plan.task)
+    if isinstance(parsed, np.ndarray):
+        return parsed
     prob_NL = losses.probabilities(logits_NL, task=plan.task).numpy()
-    half_L = np.full(len(plan.labels), operating_points.FIXED)
-    table = decide(nearest(truth_NL), prob_NL, labels=plan.labels, task=plan.task, thresholds_L=half_L)
-    return operating_points.limits(operating_points.choose(rule, table))
+    default_L = np.full(len(plan.labels), operating_points.DEFAULT)
+    table = decide(hard_targets(truth_NL), prob_NL, labels=plan.labels, task=plan.task, thresholds_L=default_L)
+    return operating_points.thresholds_of(operating_points.choose(rule, table))
 
 
 def epoch_lines(
-    config: cfg.Config, plan: Plan, epoch: int, values: dict[str, list[Value]], speed: float, seconds: float
+    config: cfg.Config, plan: Plan, epoch: int, parts: dict[str, list[Value]], speed: float, seconds: float
 ) -> list[str]:
-    """The epoch's lines: losses, then recall, AUROC, precision (the order of worth), then the same of each shown label."""
+    """The epoch's log lines: losses and the main metrics, then the same for each label of `report.labels`."""
 
-    def at(name: str) -> str:
-        value = metrics.find(values, name)
+    def shown(name: str) -> str:
+        value = metrics.find(parts, name)
         return "  --" if value is None else f"{value:.3f}"
 
-    head = f"epoch {epoch}/{config.train.epochs}"
-    judged = "val" if "val" in values else "train"
-    whole = "accuracy" if metrics.find(values, f"{judged}/accuracy") is not None else "exact_match"
-    said = [f"{part} loss {at(f'{part}/loss')}" for part in ("train", "val") if part in values]
-    said += [f"{m} {at(f'{judged}/{m}/mean')}" for m in metrics.MAIN_METRICS] + [f"{whole} {at(f'{judged}/{whole}')}"]
-    lines = [f"{head}  {'  '.join(said)}  " + (f"{speed:,.0f} images/s  " if speed else "") + f"{seconds:.1f} s"]
-    shown = resolve(config.report.labels, plan.labels, plan.groups)
-    if 1 < len(shown) <= 14 and epoch:
-        each = [f"{k} " + "/".join(at(f"{judged}/{m}/{k}") for m in metrics.MAIN_METRICS) for k in shown]
-        lines.append(f"  {judged} {'/'.join(metrics.MAIN_METRICS)}: " + ", ".join(each))
+    part = "val" if "val" in parts else "train"
+    overall = "accuracy" if metrics.find(parts, f"{part}/accuracy") is not None else "exact_match"
+    columns = [f"{p} loss {shown(f'{p}/loss')}" for p in ("train", "val") if p in parts]
+    columns += [f"{m} {shown(f'{part}/{m}/mean')}" for m in metrics.MAIN_METRICS]
+    columns += [f"{overall} {shown(f'{part}/{overall}')}"]
+    columns += [f"{speed:,.0f} images/s"] if speed else []
+    columns += [f"{seconds:.1f} s"]
+    lines = [f"epoch {epoch}/{config.train.epochs}  {'  '.join(columns)}"]
+    labels = resolve(config.report.labels, plan.labels, plan.groups)
+    if 1 < len(labels) <= 14 and epoch:
+        per_label = [f"{k} " + "/".join(shown(f"{part}/{m}/{k}") for m in metrics.MAIN_METRICS) for k in labels]
+        lines.append(f"  {part} {'/'.join(metrics.MAIN_METRICS)}: " + ", ".join(per_label))
     return lines
 
 
 def _losses(
     loss: losses.Loss, logits_NL: torch.Tensor, truth_NL: npt.NDArray[np.float32], labels: Sequence[str]
 ) -> list[Value]:
-    """Mean loss over the known cells, whole and of each label (for a loss that has a share for each)."""
+    """Mean loss over the known cells: of all labels and, if the loss has an element per label, of each."""
     truth = torch.from_numpy(truth_NL)
     if not len(truth):
         return []
-    cells_NL = loss.elements(logits_NL, truth).double()
-    known = loss.cells(truth)
-    side_NL = nearest(truth_NL)
-    positives = int((side_NL == 1).sum())
-    out = [Value("loss", "", float(cells_NL.sum()) / known, positives, len(truth))] if known else []
-    if cells_NL.shape[1] == len(labels) > 1:
+    elements_NL = loss.elements(logits_NL, truth).double()
+    cells = loss.cells(truth)
+    hard_NL = hard_targets(truth_NL)
+    positives = int((hard_NL == 1).sum())
+    values = [Value("loss", "", float(elements_NL.sum()) / cells, positives, len(truth))] if cells else []
+    if elements_NL.shape[1] == len(labels) > 1:
         for j, label in enumerate(labels):
-            here = ~np.isnan(truth_NL[:, j])
-            of_label = loss.cells(truth[:, [j]])
-            if of_label:
-                value = float(cells_NL[:, j].sum()) / of_label
-                out.append(Value("loss", label, value, int((side_NL[:, j] == 1).sum()), int(here.sum())))
-    return out
+            known_N = ~np.isnan(truth_NL[:, j])
+            label_cells = loss.cells(truth[:, [j]])
+            if label_cells:
+                mean = float(elements_NL[:, j].sum()) / label_cells
+                values.append(Value("loss", label, mean, int((hard_NL[:, j] == 1).sum()), int(known_N.sum())))
+    return values
 
 
 def _confusion(truth: npt.NDArray[np.float32], prob: npt.NDArray[np.float32], labels: Sequence[str]) -> list[Value]:
-    """Rows of each class that were called each class: a value each, named `TRUE > SAID`."""
+    """Rows per true and predicted class, each as a value labelled `TRUE > PREDICTED`."""
     if not len(truth):
         return []
     table = metrics.confusion(truth, prob)
     rows = int(table.sum())
     return [
-        Value(CONFUSION, f"{true} > {said}", float(table[i, j]), int(table[i].sum()), rows)
+        Value(CONFUSION, f"{true} > {predicted}", float(table[i, j]), int(table[i].sum()), rows)
         for i, true in enumerate(labels)
-        for j, said in enumerate(labels)
+        for j, predicted in enumerate(labels)
     ]

@@ -1,4 +1,4 @@
-"""The model that a run saves: its weights taken from the checkpoint of the selected epoch."""
+"""The model that a run saves: weights from the checkpoint of the selected epoch. File format: models/serialization.py."""
 
 from cxr_ray import models
 from cxr_ray.data.plan import Plan
@@ -8,28 +8,29 @@ from cxr_ray.training import checkpoint as checkpoints
 from cxr_ray.training.checkpoint import Tensors
 
 EMA = "ema."
-"""Before the names of the moving average's tensors, which a checkpoint holds beside the model's."""
+"""Prefix of the moving average's tensors in a checkpoint."""
 
 
 def save_model(run: Run, model: models.Classifier, plan: Plan, *, select: str, precision: str) -> dict[str, int] | None:
-    """Write the run's `model.safetensors` from the checkpoint of the epoch that `select` (best, last) says; its epoch and step,
-    or None where no epoch was judged yet. `model` is the run's architecture; its own weights are not read."""
-    # Not `last`: that one may lie within an epoch, and its predictions of val are those of the epoch before.
-    place = checkpoints.pointed(run.path / "checkpoints", "judged" if select == "last" else select)
-    if place is None:
+    """Write the run's `model.safetensors` from the checkpoint of the epoch selected by `select` (best or last).
+
+    Returns its epoch and step, or None if no epoch was evaluated yet. `model` gives the architecture; its weights are not used."""
+    # Not the pointer `last`: its checkpoint may lie within an epoch, whereas val.parquet is of the epoch before.
+    path = checkpoints.pointer_target(run.path / "checkpoints", "judged" if select == "last" else select)
+    if path is None:
         return None
-    tensors, _, state, _ = checkpoints.load(place)
+    tensors, _, state, _ = checkpoints.load(path)
     weights, average = split_ema(tensors)
     serialization.write(run.weights, model, average or weights, labels=plan.labels, task=plan.task, precision=precision)
     return {"epoch": state["epoch"], "step": state["step"]}
 
 
 def merge_ema(weights: Tensors, average: Tensors) -> Tensors:
-    """A model's weights and their moving average (empty where none is kept) as one checkpoint holds them."""
+    """A model's weights and their moving average (empty if there is none) in one mapping, as a checkpoint stores them."""
     return {**weights, **{EMA + name: value for name, value in average.items()}}
 
 
 def split_ema(tensors: Tensors) -> tuple[Tensors, Tensors]:
-    """What `joined` has joined."""
+    """The inverse of `merge_ema`."""
     weights = {name: value for name, value in tensors.items() if not name.startswith(EMA)}
     return weights, {name.removeprefix(EMA): value for name, value in tensors.items() if name.startswith(EMA)}

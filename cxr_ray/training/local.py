@@ -1,4 +1,4 @@
-"""Train in this process, on one device, without Ray."""
+"""Training in this process, on one device, without Ray."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,10 @@ from cxr_ray.data import store as stores
 from cxr_ray.runtime import signals
 
 
-def _here(config: cfg.Config, plan: plans.Plan, store: stores.Store, run: runs.Run, log: Callable[[str], None]) -> None:
+def train_in_process(
+    config: cfg.Config, plan: plans.Plan, store: stores.Store, run: runs.Run, log: Callable[[str], None]
+) -> None:
+    """Train `run`. Progress goes to its log and to `log`; SIGTERM, or a `stop` file, stops it after a checkpoint."""
     import torch
 
     from cxr_ray.runtime.context import LocalContext, pick_device
@@ -18,13 +21,13 @@ def _here(config: cfg.Config, plan: plans.Plan, store: stores.Store, run: runs.R
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
 
-    class Here(LocalContext):
+    class RunContext(LocalContext):
         def log(self, line: str) -> None:
             run.log(line)
             log(line)
 
         def should_stop(self) -> bool:
-            return run.asked_to_stop
+            return run.stop_requested
 
-    with signals.answered(run.ask_to_stop):
-        trainer.fit(config, plan, store, Here(device=pick_device(config.train.gpu)), run)
+    with signals.on_sigterm(run.request_stop):
+        trainer.fit(config, plan, store, RunContext(device=pick_device(config.train.gpu)), run)

@@ -1,4 +1,4 @@
-"""How weights move: the optimiser, the learning rate as a pure function of the step, the moving average of the weights."""
+"""Optimiser, learning rate as a pure function of the step, moving average of the weights. The training step: learner.py."""
 
 import copy
 import math
@@ -12,70 +12,72 @@ from cxr_ray import config as cfg
 from cxr_ray.config.metric_names import Mode, best_of
 from cxr_ray.errors import UserError
 
-# One-cycle's shape, as torch's OneCycleLR has it (Smith and Topin 2019): the share of steps that rise, and how far
-# under the highest rate it starts and ends. The momentum is not cycled.
+# The shape of one-cycle as in torch's OneCycleLR (Smith and Topin 2019): the share of rising steps, and the first and last rate
+# relative to the highest. The momentum is not cycled.
 RISE, START, END = 0.3, 1 / 25, 1 / 25 / 1e4
 
 
 def build(model: nn.Module, optim: cfg.Optim, head: Collection[nn.Parameter] = ()) -> torch.optim.Optimizer:
-    """The optimiser over all parameters of `model`; one that is frozen has no gradient and stays as it is, state and all.
+    """The optimiser over all parameters of `model`. Frozen ones have no gradient, so neither they nor their state change.
 
-    `head` learns at `head_lr_factor` times the rate. With `decay_norms` false, parameters of one dimension (biases, the
-    weights of norms) do not decay (He et al. 2019, "Bag of tricks", section 3.1: no bias decay). Raises `UserError` for a head
-    that is to have a rate of its own and is not known."""
+    The rate of `head` is `head_lr_factor` times that of the rest. With `decay_norms` false, parameters of one dimension (biases,
+    weights of norms) do not decay (He et al. 2019, "Bag of tricks", section 3.1: no bias decay). Raises `UserError` if
+    `head_lr_factor` is not 1 and `head` is empty."""
     heads = {id(p) for p in head}
     if optim.head_lr_factor != 1.0 and not heads:
-        raise UserError("optim.head_lr_factor: no layer of this model is known to be its head; set it to 1")
-    # By what a parameter is and not by the values of knobs: a search may change these in mid-training, and a state fits
-    # only an optimiser of the same groups.
+        raise UserError("optim.head_lr_factor: no layer of this model can be identified as its head; set it to 1")
+    # Groups depend on the kind of parameter, not on hyperparameters: a search may change those during training, and a state can
+    # only be loaded into an optimiser with the same groups.
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for p in model.parameters():
         groups.setdefault((id(p) in heads, p.ndim > 1), []).append(p)
-    made = [
+    param_groups = [
         {
-            "params": held,
-            "factor": optim.head_lr_factor if of_head else 1.0,
-            "weight_decay": optim.weight_decay if optim.decay_norms or several else 0.0,
+            "params": params,
+            "factor": optim.head_lr_factor if in_head else 1.0,
+            "weight_decay": optim.weight_decay if optim.decay_norms or is_matrix else 0.0,
         }
-        for (of_head, several), held in groups.items()
+        for (in_head, is_matrix), params in groups.items()
     ]
     if optim.name == "sgd":
-        # Not fused: where fp16 leaves the first step out, torch's fused SGD goes on with momentum that was never written.
-        return torch.optim.SGD(made, lr=optim.lr, momentum=0.9, nesterov=True)
+        # Not fused: if fp16 skips the first step, torch's fused SGD continues with uninitialised momentum.
+        return torch.optim.SGD(param_groups, lr=optim.lr, momentum=0.9, nesterov=True)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optim.name]
-    return kind(made, lr=optim.lr, fused=True)
+    return kind(param_groups, lr=optim.lr, fused=True)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Let every group of parameters move at `rate` times its own factor."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of every parameter group to `rate` times the group's factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Take up moments that another optimiser of the same shape gave; the knobs (decay, factors) stay this one's own, so that
-    a search may change them in mid-training."""
+    """Load the moments of another optimiser of the same shape. Hyperparameters (decay, factors) remain this optimiser's own, so
+    that a search may change them during training."""
     own = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, hyperparameters in zip(optimizer.param_groups, own, strict=True):
         group.update(hyperparameters)
-    lay_out_state(optimizer)
+    match_memory_format(optimizer)
 
 
-def lay_out_state(optimizer: torch.optim.Optimizer) -> None:
-    """Lay a loaded state out in memory as the weights lie. Files hold it contiguous, and torch's fused Adam on a processor
-    pairs weights with moments by their place in memory: beside channels-last weights it would move the wrong ones."""
+def match_memory_format(optimizer: torch.optim.Optimizer) -> None:
+    """Convert a loaded state to the memory format of the weights.
+
+    Files store it contiguously, and torch's fused Adam on a CPU pairs weights with moments by memory position: with channels-last
+    weights it would update the wrong ones."""
     for parameter, slots in optimizer.state.items():
         for name, value in slots.items():
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
                 slots[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def rate(optim: cfg.Optim, step: int, *, steps_per_epoch: int, epochs: int, drops: int = 0) -> float:
-    """Learning rate of global step `step` (from 0): counted, not carried, so that a resumed run needs no scheduler state.
+def learning_rate(optim: cfg.Optim, step: int, *, steps_per_epoch: int, epochs: int, drops: int = 0) -> float:
+    """Learning rate of global step `step` (from 0): a function of the step, so that a resumed run needs no scheduler state.
 
-    `drops` is what `plateau` counts. onecycle is torch's OneCycleLR of the same number of steps; step drops at every
-    `drop_epochs`-th epoch, counted from the start of the training."""
+    `drops` is the result of `plateau_drops`. onecycle is torch's OneCycleLR with the same number of steps; step drops after
+    every `drop_epochs` epochs, counted from the start of the training."""
     warmup = optim.warmup_epochs * steps_per_epoch
     if step < warmup:
         return optim.lr * (step + 1) / math.ceil(warmup)
@@ -92,12 +94,12 @@ def rate(optim: cfg.Optim, step: int, *, steps_per_epoch: int, epochs: int, drop
     return optim.lr * optim.drop_factor**drops
 
 
-def plateau(values: Sequence[float | None], *, mode: Mode, wait: int) -> int:
-    """How often the rate has dropped after the epochs that gave `values`: once `wait` epochs in a row brought no better one,
-    then counting anew (`> 0` is what early stopping asks). A pure function of the metric's history (`mode`: max or min is
-    better), so that a resumed run needs no scheduler state.
+def plateau_drops(values: Sequence[float | None], *, mode: Mode, wait: int) -> int:
+    """Number of rate drops after epochs with these `values` of the monitored metric (`mode`: whether max or min is better).
 
-    torch's ReduceLROnPlateau with `patience=wait - 1`, `threshold=0`, but undefined values (None) are never better."""
+    The rate drops after `wait` epochs in a row without a better value; then the count restarts. A function of the history, so
+    that a resumed run needs no scheduler state. It equals torch's ReduceLROnPlateau with `patience=wait - 1`, `threshold=0`,
+    except that undefined values (None) are never better."""
     best, since, drops = None, 0, 0
     for value in values:
         better = value is not None and best_of([best, value], mode) == 1
@@ -108,11 +110,11 @@ def plateau(values: Sequence[float | None], *, mode: Mode, wait: int) -> int:
 
 
 class Ema:
-    """The exponential moving average of a model's weights and running statistics: a model of its own, to judge and to keep.
+    """The exponential moving average of a model's weights and running statistics, as a model that is evaluated and saved.
 
-    After step t (from 1) the average moves by 1 - min(decay, t / (9 + t)) of the way to the weights: the first steps, when
-    the weights are still those they were drawn with, count less (TensorFlow's ExponentialMovingAverage with num_updates).
-    The step is counted by the caller: the state is the average's tensors alone."""
+    After step t (from 1) the average moves by 1 - min(decay, t / (9 + t)) of the way to the weights, so that the first steps,
+    close to the random initial weights, count less (TensorFlow's ExponentialMovingAverage with num_updates). The caller
+    counts the steps: the state consists of the average's tensors only."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False)
@@ -120,24 +122,24 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Move the average towards `model`, which has just made its `step`-th step (from 1)."""
+        """Move the average towards `model` after its `step`-th step (from 1)."""
         share = 1.0 - min(self.decay, step / (9.0 + step))
-        mine, theirs = self.model.state_dict(), model.state_dict()
-        floats = [name for name, value in mine.items() if value.is_floating_point()]
-        # One call for all: several hundred small kernels would show in a step on a GPU.
-        torch._foreach_lerp_([mine[name] for name in floats], [theirs[name] for name in floats], share)
-        for name in mine.keys() - set(floats):
-            mine[name].copy_(theirs[name])
+        average, current = self.model.state_dict(), model.state_dict()
+        floats = [name for name, value in average.items() if value.is_floating_point()]
+        # One call for all: several hundred small kernels would slow down a step on a GPU.
+        torch._foreach_lerp_([average[name] for name in floats], [current[name] for name in floats], share)
+        for name in average.keys() - set(floats):
+            average[name].copy_(current[name])
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The average's tensors, under the model's own names."""
+        """The average's tensors, under the model's names."""
         return dict(self.model.state_dict())
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Take up an average that `state_dict` gave."""
+        """Load what `state_dict` returned."""
         self.model.load_state_dict(state)
 
 
 def _between(start: float, end: float, share: float) -> float:
-    """From `start` to `end` along half a cosine."""
+    """Interpolate from `start` to `end` along half a cosine."""
     return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))

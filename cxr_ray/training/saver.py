@@ -1,4 +1,4 @@
-"""Checkpoints of one training: written, pointed to, and found again after a stop. The epoch loop is trainer.py."""
+"""When a training writes checkpoints, and how it resumes from them. Files: checkpoint.py. The epoch loop: trainer.py."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,8 @@ from cxr_ray.runs import Run, best_epoch
 from cxr_ray.runtime import distributed
 from cxr_ray.runtime.context import Context
 from cxr_ray.training import checkpoint as checkpoints
-from cxr_ray.training.gathered import Gathered
+from cxr_ray.training.checkpoint import Checkpoint, CheckpointWriter
+from cxr_ray.training.gathered import EpochOutputs
 from cxr_ray.training.learner import Learner
 
 
@@ -20,18 +21,18 @@ from cxr_ray.training.learner import Learner
 class Progress:
     """How far a training is."""
 
-    done_epochs: int = -1
-    """The last epoch that is trained and evaluated; -1 before the untrained model is."""
-    trained_at: Path | None = None
-    """The checkpoint of the epoch after `done_epochs`, where it is trained and only its evaluation is left."""
-    gathered: Gathered = field(default_factory=Gathered)
-    """Of the epoch after `done_epochs`."""
+    last_epoch: int = -1
+    """The last epoch that is trained and evaluated; -1 before the evaluation of the untrained model."""
+    unevaluated: Path | None = None
+    """The checkpoint of the epoch after `last_epoch`, if it is trained and only its evaluation is missing."""
+    outputs: EpochOutputs = field(default_factory=EpochOutputs)
+    """Of the epoch after `last_epoch`."""
     shortened: bool = False
-    """Whether the time was over within the last epoch, which ended there."""
+    """Whether `train.max_time` ended the last epoch early."""
     seconds: float = 0.0
-    """Of training, over all its starts, up to the end of the last epoch."""
+    """Training time over all starts, up to the end of the last epoch."""
     best: dict[str, Any] | None = None
-    """Epoch, step, metric and value of the best epoch so far, as run.json has it."""
+    """Epoch, step, metric and value of the best epoch so far, as in run.json."""
 
 
 class Saver:
@@ -39,12 +40,12 @@ class Saver:
 
     def __init__(self, learner: Learner, run: Run, context: Context, train: Train) -> None:
         self._learner, self._run, self._context, self._train = learner, run, context, train
-        self._first = context.rank == 0
+        self._is_rank0 = context.rank == 0
         self.folder = run.path / "checkpoints"
 
     def latest(self) -> Path | None:
         """The newest checkpoint; None before the first."""
-        return checkpoints.pointed(self.folder, "last")
+        return checkpoints.pointer_target(self.folder, "last")
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -56,11 +57,11 @@ class Saver:
         within: dict[str, torch.Tensor] | None,
         *,
         batches: int = 0,
-    ) -> checkpoints.Writing:
-        """Begin to write the state as it is now, in a thread.
+    ) -> CheckpointWriter:
+        """Start to write the current state, in a thread.
 
-        `seconds` are those of training so far, `within` the tensors of an epoch that is not evaluated yet, `batches` how many of
-        it are done where it is not trained to its end."""
+        `seconds` is the training time so far, `within` the outputs of an epoch that is not evaluated yet, `batches` the number of
+        batches done if the epoch is not trained to its end."""
         state = {
             "epoch": epoch,
             "batches": batches,
@@ -70,7 +71,7 @@ class Saver:
             "seconds": seconds,
             **self._learner.state(),
         }
-        return checkpoints.Writing(
+        return CheckpointWriter(
             self.folder,
             self._learner.steps,
             model=self._learner.tensors(),
@@ -80,94 +81,97 @@ class Saver:
         )
 
     def write_within_epoch(self, progress: Progress, epoch: int, seconds: float) -> None:
-        """A checkpoint in the middle of an epoch: also what was gathered of it, and every rank's running statistics."""
-        gathered = progress.gathered
-        positions, logits = gathered.of_all_ranks(self._context.device)
-        within = {"positions": torch.from_numpy(positions), "logits": logits, "running": self._learner.running()}
+        """Write a checkpoint in the middle of an epoch, with its outputs so far and every rank's running statistics."""
+        positions, logits = progress.outputs.gather(self._context.device)
+        running = self._learner.running_statistics()
+        within = {"positions": torch.from_numpy(positions), "logits": logits, "running": running}
 
         def write() -> None:
-            self.start_writing(progress, epoch, seconds, within, batches=gathered.batches).end()
+            self.start_writing(progress, epoch, seconds, within, batches=progress.outputs.batches).wait()
             checkpoints.prune(self.folder)
 
-        distributed.first_alone(write)
+        distributed.run_on_rank0(write)
 
     def update_best(self, progress: Progress, epoch: int, value: float | None) -> bool:
-        """Count `epoch`, whose monitored metric is `value` (None: undefined); whether it is the best so far."""
+        """Take `epoch` into account, whose monitored metric is `value` (None: undefined); whether it is the best so far."""
         best = progress.best
-        course = {epoch: value} if best is None else {best["epoch"]: best["value"], epoch: value}
-        is_best = best_epoch(course, self._train.mode) == epoch
+        values = {epoch: value} if best is None else {best["epoch"]: best["value"], epoch: value}
+        is_best = best_epoch(values, self._train.mode) == epoch
         if is_best:
             progress.best = {
                 "epoch": epoch, "step": self._learner.steps, "metric": self._train.monitor, "value": value
             }  # fmt: skip
         return is_best
 
-    def mark_evaluated(self, place: Path, progress: Progress, seconds: float) -> None:
-        """Let a whole epoch's checkpoint count as evaluated, after everything that belongs to the epoch is written."""
-        checkpoints.amend(place, {"judged": True, "best": progress.best, "seconds": seconds})
-        self._point(progress, place)
+    def mark_evaluated(self, checkpoint: Path, progress: Progress, seconds: float) -> None:
+        """Mark the checkpoint of a complete epoch as evaluated, once everything else of the epoch is written."""
+        checkpoints.add_evaluation(checkpoint, {"judged": True, "best": progress.best, "seconds": seconds})
+        self._set_pointers(progress, checkpoint)
         checkpoints.prune(self.folder)
 
-    def _point(self, progress: Progress, evaluated: Path | None) -> None:
-        """Set the pointers to what the state says: they can be set again from it after a kill."""
+    def _set_pointers(self, progress: Progress, evaluated: Path | None) -> None:
+        """Set the pointers from the state, which makes it repeatable after a kill."""
         if progress.best is not None:
-            checkpoints.point(self.folder, "best", checkpoints.at(self.folder, progress.best["step"]))
+            best = checkpoints.path_of(self.folder, progress.best["step"])
+            checkpoints.set_pointer(self.folder, "best", best)
         if evaluated is not None and self._train.select == "last":
-            checkpoints.point(self.folder, "judged", evaluated)
+            checkpoints.set_pointer(self.folder, "judged", evaluated)
 
     # -- resuming -----------------------------------------------------------------------------------------------
 
     def resume(self) -> tuple[Progress, bool]:
-        """Load the checkpoint to resume from, if there is one: how far the training is, and whether it stands after a whole,
-        evaluated epoch of its own."""
-        given = self._context.restore()
-        place = given or self._newest_sound()
+        """Load the checkpoint to resume from, if there is one.
+
+        Returns the progress, and whether the last thing the run did was to complete and evaluate an epoch."""
+        transferred = self._context.restore()
+        path = transferred or self._latest_valid()
         progress = Progress()
-        if place is None:
+        if path is None:
             return progress, False
-        loaded = checkpoints.load(place)
-        state = loaded.state
-        self._learner.load(loaded)
+        checkpoint = checkpoints.load(path)
+        state = checkpoint.state
+        self._learner.load(checkpoint)
         progress.best, progress.seconds = state["best"], state["seconds"]
-        within, due = bool(state["batches"]), False
-        if given is not None:  # taken over from another run, whose best is not this run's
+        within_epoch, to_evaluate = bool(state["batches"]), False
+        if transferred is not None:  # from another run (PBT), whose best epoch is not this run's
             own = self.latest()
             best = None if own is None else checkpoints.load(own).state["best"]
-            # An epoch after this state is trained once more, with another result.
+            # Epochs after this state are trained again, with a different result.
             progress.best = None if best is not None and best["epoch"] > state["epoch"] else best
         else:
             progress.shortened = state["shortened"]
-            lost = distributed.answer_of_first(lambda: self._best_is_lost(progress, place))
-            if lost:
+            best_is_lost = distributed.result_of_rank0(lambda: self._is_best_lost(progress, path))
+            if best_is_lost:
                 progress.best = None
-            # Where the best is lost, this epoch is evaluated again, as the first of those that are left to choose from.
-            due = not within and (lost or not state["judged"])
-            distributed.first_alone(lambda: self._point(progress, None if within or due else place))
-        progress.done_epochs = state["epoch"] - (within or due)
-        progress.trained_at = place if due else None
-        if within or due:
-            self._restore_gathered(progress, loaded)
-        if self._first:
+            # If the best is lost, this epoch is evaluated again, as the first one to choose from.
+            to_evaluate = not within_epoch and (best_is_lost or not state["judged"])
+            evaluated = None if within_epoch or to_evaluate else path
+            distributed.run_on_rank0(lambda: self._set_pointers(progress, evaluated))
+        progress.last_epoch = state["epoch"] - (within_epoch or to_evaluate)
+        progress.unevaluated = path if to_evaluate else None
+        if within_epoch or to_evaluate:
+            self._restore_outputs(progress, checkpoint)
+        if self._is_rank0:
             steps = self._learner.steps_per_epoch
-            where = f"batch {state['batches']} of {steps} in " if within else "training " if due else ""
-            self._context.log(f"resuming after {where}epoch {state['epoch']} of {self._train.epochs} ({place.name})")
-        return progress, given is None and not within and not due
+            where = f"batch {state['batches']} of {steps} in " if within_epoch else "training " if to_evaluate else ""
+            self._context.log(f"resuming after {where}epoch {state['epoch']} of {self._train.epochs} ({path.name})")
+        return progress, transferred is None and not within_epoch and not to_evaluate
 
-    def _newest_sound(self) -> Path | None:
-        """Rank 0's answer, so that all resume from the same checkpoint, whatever is written meanwhile."""
-        found = distributed.answer_of_first(lambda: checkpoints.latest(self.folder))
+    def _latest_valid(self) -> Path | None:
+        """The newest valid checkpoint as rank 0 sees it, so that all ranks resume from the same one."""
+        found = distributed.result_of_rank0(lambda: checkpoints.latest(self.folder))
         if found is None:
             return None
-        place, warning = found
-        if warning and self._first:
+        path, warning = found
+        if warning and self._is_rank0:
             self._context.log(warning)
-        return place
+        return path
 
-    def _best_is_lost(self, progress: Progress, sound: Path) -> bool:
-        """Whether the checkpoint of the best epoch is damaged, which is logged; rank 0 asks. `sound` is known not to be."""
+    def _is_best_lost(self, progress: Progress, valid: Path) -> bool:
+        """Whether the checkpoint of the best epoch is damaged, which is logged; on rank 0. `valid` was verified already."""
         best = progress.best
-        place = sound if best is None else checkpoints.at(self.folder, best["step"])
-        if best is None or place == sound or checkpoints.is_sound(place):
+        path = valid if best is None else checkpoints.path_of(self.folder, best["step"])
+        if best is None or path == valid or checkpoints.is_valid(path):
             return False
         self._context.log(
             f"warning: the checkpoint of the best epoch ({best['epoch']}) is damaged or missing: the best epoch is chosen "
@@ -175,14 +179,15 @@ class Saver:
         )
         return True
 
-    def _restore_gathered(self, progress: Progress, loaded: checkpoints.Checkpoint) -> None:
-        """Rank 0 takes what was gathered of the epoch; as many ranks as before take their own statistics, others the mean."""
-        within = loaded.within
-        if loaded.state["epoch"]:
+    def _restore_outputs(self, progress: Progress, checkpoint: Checkpoint) -> None:
+        """Rank 0 takes the outputs of the epoch. Each rank takes its own running statistics if the world size is unchanged, else
+        the mean."""
+        within = checkpoint.within
+        if checkpoint.state["epoch"]:
             logits = within["logits"].to(self._context.device)
             positions = within["positions"].numpy() if "positions" in within else np.arange(len(logits))
-            mine = slice(None) if self._first else slice(0)
-            progress.gathered = Gathered(positions[mine], logits[mine])
-        progress.gathered.batches = loaded.state["batches"]
-        if "running" in within:  # else they are averaged already
-            self._learner.set_running(within["running"])
+            own = slice(None) if self._is_rank0 else slice(0)
+            progress.outputs = EpochOutputs(positions[own], logits[own])
+        progress.outputs.batches = checkpoint.state["batches"]
+        if "running" in within:  # otherwise they are averaged already
+            self._learner.set_running_statistics(within["running"])

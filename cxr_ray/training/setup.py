@@ -1,4 +1,4 @@
-"""Before a training starts: the store, the plan, the settled config and the run folder; every name checked."""
+"""Before a training starts: open the store, build the plan, check every name of the config, create the run folder."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,11 +15,11 @@ from cxr_ray.errors import UserError
 from cxr_ray.training import trackers
 
 
-def open_run(config: cfg.Config, store: stores.Store, plan: plans.Plan, **about: Any) -> runs.Run:
-    """The run folder of a settled config: new, or the unfinished one to go on with; `about` are further entries of run.json."""
+def open_run(config: cfg.Config, store: stores.Store, plan: plans.Plan, **entries: Any) -> runs.Run:
+    """The run folder of a resolved config: a new one, or the unfinished one to resume. `entries` are added to run.json."""
     return runs.create(
         config,
-        store=identity(store),
+        store=store_info(store),
         plan=plan.table(),
         about={
             "labels": list(plan.labels),
@@ -28,45 +28,48 @@ def open_run(config: cfg.Config, store: stores.Store, plan: plans.Plan, **about:
             "warnings": list(plan.warnings),
             "dropped": plan.dropped,
             "prevalence": runs.prevalence(store, plan),
-            **about,
+            **entries,
         },
     )
 
 
-def identity(store: stores.Store) -> dict[str, Any]:
-    """What a run keeps of its store."""
+def store_info(store: stores.Store) -> dict[str, Any]:
+    """The `store` entry of run.json."""
     return {
         "path": store.origin,
         "fingerprint": store.fingerprint,
         "source": store.manifest.source,
         "rows": len(store),
-        "notes": list(store.manifest.notes),
-        "groups": {name: list(labels) for name, labels in store.groups.items()},
+        "notes": list(store.info.notes),
+        "groups": {name: list(labels) for name, labels in store.info.groups.items()},
     }
 
 
 def prepare(
     config: cfg.Config, *, log: Callable[[str], None] | None = None
 ) -> tuple[stores.Store, plans.Plan, cfg.Config]:
-    """The store, the plan and the settled config; every name is resolved here, so that no worker starts on a typo."""
+    """The store, the plan and the resolved config. Every name is checked here, so that no worker starts with a typo.
+
+    Raises `UserError`."""
     trackers.check(config.report.trackers)
     if config.seeds > 1:
         raise UserError(
-            "seeds is for `cxr-ray train`, which trains one after the other: here set seed (in a sweep tune.space.seed: "
+            "seeds is for `cxr-ray train`, which trains one run after the other: here set seed (in a sweep tune.space.seed: "
             "{choice: [0, 1, 2]}), and leave seeds at 1"
         )
     if config.data.shards is None:
         raise UserError("data.shards is not set: give the folder that `cxr-ray ingest` wrote, as --data.shards FOLDER")
     store = stores.open(config.data.shards, verify=config.data.verify, cache=config.data.cache, log=log)
     plan = plans.build(store, config.data, seed=config.seed, pos_weight_power=config.loss.pos_weight_power)
-    plan = replace(plan, warnings=(*plan.warnings, *_near_duplicates(store, plan, config.data.split.near_duplicates)))
-    config = _settle_paths(config.for_task(plan.task), store)
+    warnings = _near_duplicate_warnings(store, plan, config.data.split.near_duplicates)
+    plan = replace(plan, warnings=(*plan.warnings, *warnings))
+    config = _with_absolute_paths(config.for_task(plan.task), store)
     check(config, plan, store)
     return store, plan, config
 
 
 def check(config: cfg.Config, plan: plans.Plan, store: stores.Store) -> None:
-    """Resolve every name of a config and build its model and loss once. Raises `UserError`."""
+    """Check every name of a config, and build its model and loss once. Raises `UserError`."""
     if config.report.labels != "all":
         label_space.resolve(config.report.labels, plan.labels, plan.groups)
 
@@ -74,31 +77,36 @@ def check(config: cfg.Config, plan: plans.Plan, store: stores.Store) -> None:
     from cxr_ray.metrics import operating_points
 
     metrics.parse(config.train.monitor, labels=plan.labels, task=plan.task)
-    limits = operating_points.spread(config.report.thresholds, plan.labels, plan.groups)
-    operating_points.parse(limits, plan.labels, task=plan.task)
-    whole, mixed = config.train.micro_batch is None, config.augment.mixup > 0.0
-    losses.build(config.loss, task=plan.task, weight_L=plan.pos_weight, whole=whole, mixed=mixed)
+    thresholds = operating_points.expand_groups(config.report.thresholds, plan.labels, plan.groups)
+    operating_points.parse(thresholds, plan.labels, task=plan.task)
+    losses.build(
+        config.loss,
+        task=plan.task,
+        weight_L=plan.pos_weight,
+        micro_batches=config.train.micro_batch is not None,
+        mixed=config.augment.mixup > 0.0,
+    )
     size = config.data.image_size or store.size
-    models.check_size(size, store.size)  # before the model is built: the image's size is what the user chose
+    models.check_size(size, store.size)  # before the model: the image size is what the user chose
     models.build(config.model, outputs=len(plan.labels), image_size=size, mean=0.0, deviation=1.0)
 
 
-def _near_duplicates(store: stores.Store, plan: plans.Plan, distance: int | None) -> list[str]:
-    """A warning of pictures in two parts that look like one; here and not in the plan, which touches no image."""
+def _near_duplicate_warnings(store: stores.Store, plan: plans.Plan, distance: int | None) -> list[str]:
+    """A warning about similar images in different parts. Not in the plan, which reads no images."""
     if distance is None:
         return []
-    found = leakage.near(store.index, plan.rows, distance=distance, images=store.pictures)
-    if found.empty:
+    pairs = leakage.near_duplicates(store.index, plan.rows, distance=distance, images=store.pictures)
+    if pairs.empty:
         return []
-    pairs = "pair of pictures stands" if len(found) == 1 else "pairs of pictures stand"
+    subject = "pair of images is" if len(pairs) == 1 else "pairs of images are"
     return [
-        f"{len(found):,} {pairs} in two parts and look like one picture ({leakage.told(found)}): a copy, or one person under "
-        "two names; look at them with `cxr-ray describe SHARDS --row N`"
+        f"{len(pairs):,} {subject} in two parts and look alike ({leakage.describe_pairs(pairs)}): a copy, or one person under "
+        "two names; compare them with `cxr-ray describe SHARDS --row N`"
     ]
 
 
-def _settle_paths(config: cfg.Config, store: stores.Store) -> cfg.Config:
-    """Paths made absolute: workers, and a repeat from the run's own config, may stand in another folder."""
+def _with_absolute_paths(config: cfg.Config, store: stores.Store) -> cfg.Config:
+    """`config` with absolute paths: workers, and a repeat from the run's own config, may run in another folder."""
     weights = config.model.weights
     if weights not in ("none", "imagenet"):
         weights = str(Path(weights).absolute())

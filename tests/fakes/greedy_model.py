@@ -1,4 +1,4 @@
-"""A plugin: a network with dropout and batch norm that runs out of memory, as a GPU would, above a number of rows."""
+"""A plugin: a network with dropout and batch norm that runs out of memory above a number of rows, as on a GPU."""
 
 import os
 from typing import ClassVar
@@ -10,7 +10,7 @@ from cxr_ray.registry import MODELS, Options
 
 
 class Greedy(nn.Sequential):
-    """Refuses more rows at once than `CXR_RAY_TEST_ROWS`, while it trains; keeps what it was given."""
+    """Raises an out-of-memory error for more than `CXR_RAY_TEST_ROWS` rows in train mode; records batch sizes in `seen`."""
 
     seen: ClassVar[list[int]] = []
 

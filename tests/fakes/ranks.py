@@ -1,4 +1,4 @@
-"""Several ranks on this machine without Ray: gloo over a file, one spawned process a rank."""
+"""Several ranks on this machine without Ray: gloo with a file store, one spawned process per rank."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +9,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 
-def _rank(rank: int, world: int, meeting: str, work: Callable[..., None], args: tuple[Any, ...]) -> None:
+def _run_rank(rank: int, world: int, store_file: str, work: Callable[..., None], args: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=f"file://{store_file}", rank=rank, world_size=world)
     try:
         work(*args)
     finally:
@@ -19,12 +19,12 @@ def _rank(rank: int, world: int, meeting: str, work: Callable[..., None], args: 
 
 
 def on_ranks(world: int, folder: Path, work: Callable[..., None], *args: Any) -> None:
-    """Run `work(*args)` on `world` ranks and wait; what a rank raises is raised here. World 1 runs in this process."""
+    """Run `work(*args)` on `world` ranks and wait; the exception of a rank is raised here. World 1 runs in this process."""
     if world == 1:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         work(*args)
         torch.set_num_threads(threads)
         return
-    meeting = folder / f"meeting-{world}"
-    mp.spawn(_rank, args=(world, str(meeting), work, args), nprocs=world, join=True)
+    store_file = folder / f"ranks-{world}"
+    mp.spawn(_run_rank, args=(world, str(store_file), work, args), nprocs=world, join=True)

@@ -1,4 +1,4 @@
-"""A plugin: a small network whose every step takes a while, so that a test can interrupt a training within an epoch."""
+"""A plugin: a small network with slow steps, so that a test can interrupt a training within an epoch."""
 
 import math
 import os
@@ -12,7 +12,7 @@ from cxr_ray.registry import MODELS, Options
 
 
 class Slow(nn.Module):
-    """A small network with everything that a resumed run must restore."""
+    """Batch norm and dropout: everything that a resumed run must restore."""
 
     def __init__(self, outputs: int, channels: int, size: tuple[int, int]) -> None:
         super().__init__()

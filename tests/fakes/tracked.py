@@ -1,4 +1,4 @@
-"""A run folder with the metrics of three epochs, for trackers; light to import, so that processes of a test start fast."""
+"""A run folder with the metrics of three epochs, for tests of trackers; imports little, so that processes start fast."""
 
 import json
 from pathlib import Path
@@ -14,8 +14,8 @@ LABELS = ("Edema", "Mass, left")
 STORE = {"path": "x", "fingerprint": "f", "source": "fake", "rows": 1, "notes": []}
 
 
-def tracked(folder: Path, *names: str, **about: Any) -> runs.Run:
-    """A run with the trackers `names`, whose second epoch of three is the best."""
+def tracked(folder: Path, *names: str, **entries: Any) -> runs.Run:
+    """A run with the trackers `names` whose second epoch of three is the best; `entries` are added to run.json."""
     settings = cfg.validate(
         {
             "name": folder.name,
@@ -24,7 +24,7 @@ def tracked(folder: Path, *names: str, **about: Any) -> runs.Run:
             "data": {"uncertain": {"Edema": "ones"}},
         }
     )
-    about = {"labels": LABELS, "task": "multilabel", **about}
+    about = {"labels": LABELS, "task": "multilabel", **entries}
     run = runs.create(settings, store=STORE, plan=pd.DataFrame({"row": [0]}), about=about)
     rows = [
         (epoch, epoch * 10, "val", metric, label, value, 5, 50)
@@ -40,8 +40,8 @@ def tracked(folder: Path, *names: str, **about: Any) -> runs.Run:
 
 
 def open_one(folder: str, name: str) -> None:
-    """A training that starts and ends; what it said goes to NAME.said."""
+    """Start and finish a training; its log lines are written to NAME.log."""
     run = tracked(Path(folder) / name, "mlflow")
-    said: list[str] = []
-    trackers.open(run, run.config, log=said.append).close("finished")
-    (Path(folder) / f"{name}.said").write_text(json.dumps(said))
+    lines: list[str] = []
+    trackers.open(run, run.config, log=lines.append).close("finished")
+    (Path(folder) / f"{name}.log").write_text(json.dumps(lines))

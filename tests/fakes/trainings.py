@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from cxr_ray import config as cfg
 from cxr_ray import runs
 from cxr_ray.data import plan as plans
+from cxr_ray.data import store_writer
 from cxr_ray.models import serialization
 from cxr_ray.runtime import polling
 from cxr_ray.runtime.context import LocalContext
@@ -49,6 +50,12 @@ def fit(config: cfg.Config, store: FakeStore, context: LocalContext | None = Non
     run = runs.load(Path(config.output) / str(config.name))
     trainer.fit(config, plan, store, context, run)
     return run
+
+
+def write_store(path: Path, store: FakeStore) -> Path:
+    """Write a store in memory to `path`."""
+    table = store.index.drop(columns=["mean", "variance"])  # computed again
+    return store_writer.write(path, store.pixels, table, store.info).path
 
 
 class StopAfter(LocalContext):

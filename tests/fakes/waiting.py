@@ -1,4 +1,4 @@
-"""Waiting for what another process does."""
+"""Waiting for another process."""
 
 import subprocess
 import time
@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 
-def until(so: Callable[[], Any], seconds: float, process: subprocess.Popen[str] | None = None) -> float:
-    """Seconds until `so` holds, which is to be within `seconds`, and while `process` lives."""
-    began = time.monotonic()
-    while not so():
-        assert process is None or process.poll() is None, "the process ended before that"
-        assert time.monotonic() - began < seconds, "it never came to that"
+def until(condition: Callable[[], Any], seconds: float, process: subprocess.Popen[str] | None = None) -> float:
+    """Wait until `condition()` is true; returns the seconds. Fails after `seconds`, or if `process` ends before."""
+    started = time.monotonic()
+    while not condition():
+        assert process is None or process.poll() is None, "the process ended before the condition was true"
+        assert time.monotonic() - started < seconds, "the condition did not become true"
         time.sleep(0.05)
-    return time.monotonic() - began
+    return time.monotonic() - started

@@ -1,6 +1,7 @@
 """Errors and results across ranks."""
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from cxr_ray.errors import UserError
@@ -25,3 +26,8 @@ def _one_rank_lacks_a_file() -> None:
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_user_error_of_one_rank_is_raised_on_all(world, tmp_path):
     on_ranks(world, tmp_path, _one_rank_lacks_a_file)
+
+
+def test_running_statistics_are_on_the_models_device_even_if_there_are_none():
+    """NCCL accepts no CPU tensor, not even an empty one."""
+    assert distributed.running_statistics(torch.nn.Linear(2, 2, device="meta")).device.type == "meta"

@@ -12,7 +12,7 @@ from cxr_ray.runtime.context import LocalContext
 from tests.fakes import greedy_model
 from tests.fakes.ranks import on_ranks
 from tests.fakes.store import fake_store
-from tests.training.test_trainer import config, final_weights, fit
+from tests.fakes.trainings import config, final_weights, fit
 
 
 def step_with_room_for(most: int):

@@ -1,4 +1,4 @@
-"""Augmentation: keyed by (seed, epoch, position) alone, the same however a batch is cut, and torchvision's in what it does."""
+"""Augmentation: depends only on (seed, epoch, position), not on the split of a batch, and equals torchvision's."""
 
 from itertools import pairwise
 from typing import Any
@@ -10,8 +10,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
 from cxr_ray.config import Augment
-from cxr_ray.data.counter_rng import COLUMNS, uniforms
-from cxr_ray.training.augment import Draws, augment, draw
+from cxr_ray.training.augment import Parameters, augment, sample
 
 ALL = Augment(
     probability=1.0, degrees=20, translate=0.1, shear=10, scale=0.2, brightness=0.3, contrast=0.3, flip=0.5, erase=0.5
@@ -23,87 +22,47 @@ def gray(n: int, size: tuple[int, int] = (24, 32), seed: int = 0) -> torch.Tenso
     return torch.randint(0, 256, (n, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
-def run(images: torch.Tensor, config: Augment = ALL, *, seed: int = 5, epoch: int = 2, at: Any = None) -> torch.Tensor:
+def run(
+    images: torch.Tensor, config: Augment = ALL, *, seed: int = 5, epoch: int = 2, positions: Any = None
+) -> torch.Tensor:
     return augment(
-        images, config, seed=seed, epoch=epoch, positions=np.arange(len(images)) if at is None else np.asarray(at)
+        images,
+        config,
+        seed=seed,
+        epoch=epoch,
+        positions=np.arange(len(images)) if positions is None else np.asarray(positions),
     )
 
 
-def slow_uniforms(seed: int, epoch: int, position: int, columns: int) -> list[float]:
-    """The generator's definition with whole numbers of Python."""
-    mask, golden = 2**64 - 1, 0x9E3779B97F4A7C15
-
-    def mix(z: int) -> int:
-        z &= mask
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & mask
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EB & mask
-        return z ^ (z >> 31)
-
-    key = mix((seed & mask) + golden)
-    key = mix((key ^ epoch) + golden)
-    key = mix((key ^ position) + golden)
-    return [(mix(key + column * golden) >> 11) / 2**53 for column in range(1, columns + 1)]
-
-
-@pytest.mark.parametrize("key", [(0, 0, 0), (1, 2, 3), (-1, 0, 10**12), (2**63, 100, 7)])
-def test_numbers_are_their_definition(key: tuple[int, int, int]) -> None:
-    seed, epoch, position = key
-    assert uniforms(seed, epoch, np.array([position]), 12)[0].tolist() == slow_uniforms(seed, epoch, position, 12)
-
-
-def test_splitmix_gives_its_published_numbers() -> None:
-    """The first outputs of SplitMix64 from state 1234567, as its reference implementation prints them."""
-    from cxr_ray.data import counter_rng
-
-    with np.errstate(over="ignore"):
-        states = np.uint64(1234567) + np.arange(1, 6, dtype=np.uint64) * counter_rng.GOLDEN
-        assert counter_rng._mix(states).tolist() == [
-            6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821,
-        ]  # fmt: skip
-
-
-def test_numbers_are_uniform_and_apart() -> None:
-    u = uniforms(0, 0, np.arange(20_000), COLUMNS)
-    assert u.min() >= 0.0 and u.max() < 1.0
-    counts = np.stack([np.histogram(u[:, k], bins=20, range=(0, 1))[0] for k in range(COLUMNS)])
-    chi2 = ((counts - 1000) ** 2 / 1000).sum(axis=1)  # 19 degrees of freedom: 99.99% lie under 50
-    assert chi2.max() < 50
-    assert np.abs(np.corrcoef(u.T) - np.eye(COLUMNS)).max() < 0.04
-    assert abs(np.corrcoef(u[:-1, 0], u[1:, 0])[0, 1]) < 0.04
-    for other in (uniforms(1, 0, np.arange(20_000), 1), uniforms(0, 1, np.arange(20_000), 1)):
-        assert abs(np.corrcoef(u[:, 0], other[:, 0])[0, 1]) < 0.04
-    assert len(np.unique(u)) == u.size
-
-
-def test_seed_epoch_and_position_each_count() -> None:
+def test_it_depends_on_seed_epoch_and_position() -> None:
     images = gray(1).repeat(4, 1, 1)
     base = run(images)
     assert torch.equal(base, run(images))
     assert not torch.equal(base, run(images, seed=6))
     assert not torch.equal(base, run(images, epoch=3))
     assert not torch.equal(base[0], base[1])
-    assert torch.equal(run(images, at=[3, 2, 1, 0]), base.flip(0))
+    assert torch.equal(run(images, positions=[3, 2, 1, 0]), base.flip(0))
 
 
 @pytest.mark.parametrize("size", [(24, 32), (224, 224)])
-def test_the_cut_of_a_batch_changes_no_bit(size: tuple[int, int]) -> None:
+def test_the_split_of_a_batch_changes_no_bit(size: tuple[int, int]) -> None:
     images = gray(13, size)
     config = ALL.model_copy(update={"probability": 0.6})
     whole = run(images, config)
-    for cuts in ([0, 1, 13], [0, 4, 8, 13], list(range(14))):
-        parts = [run(images[a:b], config, at=np.arange(a, b)) for a, b in pairwise(cuts)]
+    for bounds in ([0, 1, 13], [0, 4, 8, 13], list(range(14))):
+        parts = [run(images[a:b], config, positions=np.arange(a, b)) for a, b in pairwise(bounds)]
         assert torch.equal(torch.cat(parts), whole)
 
 
-def test_shares_and_ranges_are_those_of_the_config() -> None:
+def test_frequencies_and_ranges_are_those_of_the_config() -> None:
     n = 40_000
     config = ALL.model_copy(update={"probability": 0.2, "flip": 0.1, "erase": 0.3})
-    got = draw(config, seed=0, epoch=0, positions=np.arange(n))
-    for chosen, share in (
+    got = sample(config, seed=0, epoch=0, positions=np.arange(n))
+    for changed, share in (
         (got.affine, 0.2), (got.jitter, 0.2), (got.affine & got.jitter, 0.04), (got.flip, 0.1), (got.erase, 0.3),
         (got.aspect < 1, 0.5),
     ):  # fmt: skip
-        assert abs(chosen.mean() - share) < 4 * np.sqrt(share * (1 - share) / n)
+        assert abs(changed.mean() - share) < 4 * np.sqrt(share * (1 - share) / n)
     ranges = {
         "angle": (-20, 20), "shift_x": (-0.1, 0.1), "shift_y": (-0.1, 0.1), "shear": (-10, 10),
         "scale": (0.8, 1.2), "brightness": (0.7, 1.3), "contrast": (0.7, 1.3), "area": (0.02, 0.33), "left": (0, 1),
@@ -116,17 +75,17 @@ def test_shares_and_ranges_are_those_of_the_config() -> None:
         assert abs(values.mean() - (low + high) / 2) < (high - low) * 0.01
 
 
-def test_off_is_the_very_same_images() -> None:
+def test_without_augmentation_the_input_itself_is_returned() -> None:
     images = gray(3)
     assert run(images, Augment(probability=0.0)) is images
     assert run(images[:0]).shape == (0, 24, 32)
 
 
-def test_images_that_get_nothing_keep_their_values() -> None:
+def test_images_without_changes_keep_their_values() -> None:
     images = gray(200)
     config = ALL.model_copy(update={"probability": 0.2, "flip": 0.2, "erase": 0.1})
     out = run(images, config)
-    got = draw(config, seed=5, epoch=2, positions=np.arange(200))
+    got = sample(config, seed=5, epoch=2, positions=np.arange(200))
     changed = (out != images).any(dim=2).any(dim=1).numpy()
     assert np.array_equal(changed, got.affine | got.jitter | got.flip | got.erase)
     assert 40 < changed.sum() < 160 and out.dtype == torch.float32
@@ -137,14 +96,14 @@ def test_ranges_of_zero_change_nothing() -> None:
     assert torch.equal(run(images, Augment(probability=1.0, **NONE)), images.float())
 
 
-def test_input_is_not_written_to() -> None:
+def test_the_input_is_not_modified() -> None:
     for images in (gray(4), gray(4).float()):
         before = images.clone()
         run(images)
         assert torch.equal(images, before)
 
 
-def test_uint8_and_float_images_get_the_same() -> None:
+def test_uint8_and_float_images_give_the_same() -> None:
     assert torch.equal(run(gray(4)), run(gray(4).float()))
 
 
@@ -153,8 +112,8 @@ def test_flip_is_left_to_right() -> None:
     assert torch.equal(run(images, Augment(probability=0.0, flip=1.0)), images.float().flip(-1))
 
 
-def theirs(image: torch.Tensor, got: Draws, i: int) -> torch.Tensor:
-    """What torchvision gives one image [H, W] of values 0 to 255, for shifts of whole pixels."""
+def torchvisions(image: torch.Tensor, got: Parameters, i: int) -> torch.Tensor:
+    """torchvision's result for one image [H, W] of values 0 to 255, for shifts by whole pixels."""
     height, width = image.shape
     x = image[None].float() / 255
     if got.flip[i]:
@@ -167,7 +126,7 @@ def theirs(image: torch.Tensor, got: Draws, i: int) -> torch.Tensor:
             scale=float(got.scale[i]),
             shear=[float(got.shear[i]), 0.0],
             interpolation=InterpolationMode.BILINEAR,
-        )  # without a fill: plain zeros outside; with one, torchvision fades the outermost pixels twice
+        )  # with a fill value torchvision would blend the outermost pixels twice
     if got.jitter[i]:
         x = V.adjust_contrast(V.adjust_brightness(x, float(got.brightness[i])), float(got.contrast[i]))
     return x[0] * 255
@@ -181,62 +140,62 @@ def theirs(image: torch.Tensor, got: Draws, i: int) -> torch.Tensor:
         {"degrees": 30, "shear": 20, "scale": 0.3, "brightness": 0.5, "contrast": 0.5},
     ],
 )  # fmt: skip
-def test_one_image_is_torchvisions(hyperparameters: dict[str, float], size: tuple[int, int]) -> None:
+def test_one_image_equals_torchvisions(hyperparameters: dict[str, float], size: tuple[int, int]) -> None:
     config = Augment(**{"probability": 1.0, "flip": 0.5, **NONE, **hyperparameters})
     images = gray(6, size)
-    # smooth, so that rounding of where a pixel comes from does not show as a jump
+    # blurred, so that rounding of coordinates has little effect
     images = V.gaussian_blur(images, [5, 5])
-    got = draw(config, seed=5, epoch=2, positions=np.arange(6))
+    got = sample(config, seed=5, epoch=2, positions=np.arange(6))
     out = run(images, config)
     for i in range(6):
-        assert torch.allclose(out[i], theirs(images[i], got, i), atol=0.02)
+        assert torch.allclose(out[i], torchvisions(images[i], got, i), atol=0.02)
     assert out.min() >= 0.0 and out.max() <= 255.0
 
 
 @pytest.mark.parametrize("size", [(20, 20), (20, 40)])
-def test_shifts_of_whole_pixels_move_and_leave_black(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shifts_by_whole_pixels_leave_black(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     config = Augment(**{"probability": 1.0, **NONE, "translate": 0.3})
     images = gray(1, size)
-    got = draw(config, seed=0, epoch=0, positions=np.arange(1))
+    got = sample(config, seed=0, epoch=0, positions=np.arange(1))
     right, down = 3, -2
-    fixed = Draws(**{**vars(got), "shift_x": np.array([right / size[1]]), "shift_y": np.array([down / size[0]])})
-    monkeypatch.setattr("cxr_ray.training.augment.draw", lambda *_a, **_k: fixed)
+    fixed = Parameters(**{**vars(got), "shift_x": np.array([right / size[1]]), "shift_y": np.array([down / size[0]])})
+    monkeypatch.setattr("cxr_ray.training.augment.sample", lambda *_a, **_k: fixed)
     out = run(images, config)[0]
-    wanted = torch.zeros(size)
-    wanted[:down, right:] = images[0, -down:, :-right].float()
-    assert torch.allclose(out, wanted, atol=0.02)
-    assert torch.allclose(out, theirs(images[0], fixed, 0), atol=0.02)
+    expected = torch.zeros(size)
+    expected[:down, right:] = images[0, -down:, :-right].float()
+    assert torch.allclose(out, expected, atol=0.02)
+    assert torch.allclose(out, torchvisions(images[0], fixed, 0), atol=0.02)
 
 
-def test_one_position_an_image() -> None:
+def test_there_must_be_one_position_per_image() -> None:
     with pytest.raises(ValueError, match="2 positions for images"):
-        run(gray(3), at=[0, 1])
+        run(gray(3), positions=[0, 1])
 
 
 @pytest.mark.parametrize("size", [(24, 40), (41, 23)])
 def test_erasing_fills_one_rectangle_with_the_mean(size: tuple[int, int]) -> None:
     images = gray(40, size)
     config = Augment(probability=0.0, erase=1.0)
-    got, out = draw(config, seed=5, epoch=2, positions=np.arange(40)), run(images, config)
+    got, out = sample(config, seed=5, epoch=2, positions=np.arange(40)), run(images, config)
     for i in range(40):
-        # where the image changes (its mean is a value that hardly any pixel has): rows and columns without a gap
+        # The changed pixels are the rectangle, since hardly any pixel equals the image's mean.
         changed = (out[i] != images[i]).nonzero()
         (top, left), (bottom, right) = changed.amin(0).tolist(), changed.amax(0).tolist()
-        tall, broad = bottom - top + 1, right - left + 1
+        height, width = bottom - top + 1, right - left + 1
         inside = out[i, top : bottom + 1, left : right + 1]
         assert torch.allclose(inside, images[i].float().mean().expand_as(inside), atol=0.01)
         pixels = got.area[i] * size[0] * size[1]
-        assert tall == min(size[0], round((pixels / got.aspect[i]) ** 0.5))
-        assert broad == min(size[1], round((pixels * got.aspect[i]) ** 0.5))
-        assert top == round(got.top[i] * (size[0] - tall)) and left == round(got.left[i] * (size[1] - broad))
-    assert 0.1 < (out != images).float().mean() < 0.25  # on average 17.5% of the image, less what is cut off
+        assert height == min(size[0], round((pixels / got.aspect[i]) ** 0.5))
+        assert width == min(size[1], round((pixels * got.aspect[i]) ** 0.5))
+        assert top == round(got.top[i] * (size[0] - height)) and left == round(got.left[i] * (size[1] - width))
+    assert 0.1 < (out != images).float().mean() < 0.25  # on average 17.5% of the image, minus clipped parts
 
 
-def test_erasing_comes_last_and_leaves_the_other_changes_as_they_are() -> None:
+def test_erasing_comes_last_and_does_not_affect_other_changes() -> None:
     images, without = gray(30), ALL.model_copy(update={"erase": 0.0})
     plain, erased = run(images, without), run(images)
-    got = draw(ALL, seed=5, epoch=2, positions=np.arange(30))
+    got = sample(ALL, seed=5, epoch=2, positions=np.arange(30))
     assert torch.equal(plain[~torch.from_numpy(got.erase)], erased[~torch.from_numpy(got.erase)])
     for i in np.flatnonzero(got.erase):
-        kept = erased[i] == plain[i]
-        assert 0.5 < kept.float().mean() < 1.0 and len(erased[i][~kept].unique()) == 1
+        same = erased[i] == plain[i]
+        assert 0.5 < same.float().mean() < 1.0 and len(erased[i][~same].unique()) == 1

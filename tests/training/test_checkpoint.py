@@ -1,6 +1,9 @@
-"""Checkpoints: whole or absent, no pickle, pointers that move by rename."""
+"""Checkpoints on disk: complete or absent, no pickle, pointers that move by rename."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,61 +13,66 @@ from cxr_ray.errors import UserError
 from cxr_ray.training import checkpoint as checkpoints
 from cxr_ray.training import optim
 
+MakeOptimizer = Callable[..., torch.optim.Optimizer]
 
-def trained(kind, layout=torch.contiguous_format):
+
+def trained(
+    make: MakeOptimizer, layout: torch.memory_format = torch.contiguous_format
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A small network after one step."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 16, 2))
     model.to(memory_format=layout)
-    optimizer = kind(model.parameters(), lr=0.1)
+    optimizer = make(model.parameters(), lr=0.1)
     step(model, optimizer)
     return model, optimizer
 
 
-def step(model, optimizer):
+def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     optimizer.zero_grad()
     model(x).square().sum().backward()
     optimizer.step()
 
 
-KINDS = [
-    lambda p, lr: torch.optim.Adam(p, lr=lr, fused=True),
-    lambda p, lr: torch.optim.AdamW(p, lr=lr, weight_decay=0.1, fused=True),
-    lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9, nesterov=True),
-]
+OPTIMIZERS: dict[str, MakeOptimizer] = {
+    "adam": lambda p, lr: torch.optim.Adam(p, lr=lr, fused=True),
+    "adamw": lambda p, lr: torch.optim.AdamW(p, lr=lr, weight_decay=0.1, fused=True),
+    "sgd": lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9, nesterov=True),
+}
 
 
-def written(folder, number, model, optimizer):
-    return checkpoints.Writing(
+def write(folder: Path, number: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
+    return checkpoints.CheckpointWriter(
         folder, number, model=model.state_dict(), optimizer=optimizer.state_dict(), state={"epoch": number}
-    ).end()
+    ).wait()
+
+
+def saved(folder: Path, number: int) -> Path:
+    """The checkpoint of step and epoch `number`."""
+    return write(folder, number, *trained(OPTIMIZERS["adam"]))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("kind", KINDS, ids=["adam", "adamw", "sgd"])
-def test_the_next_step_after_loading_is_bit_equal(tmp_path, kind, layout):
-    """Channels-last: torch's fused Adam pairs weights with moments by their place in memory."""
-    model, optimizer = trained(kind, layout)
-    place = written(tmp_path, 1, model, optimizer)
-    other, other_optimizer = trained(kind, layout)
-    step(other, other_optimizer)  # somewhere else
-    weights, state_of_optimizer, state, within = checkpoints.load(place)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_next_step_after_loading_is_bit_equal(tmp_path: Path, name: str, layout: torch.memory_format) -> None:
+    """Channels-last: torch's fused Adam pairs weights with moments by memory position."""
+    model, optimizer = trained(OPTIMIZERS[name], layout)
+    path = write(tmp_path, 1, model, optimizer)
+    other, other_optimizer = trained(OPTIMIZERS[name], layout)
+    step(other, other_optimizer)  # to another state
+    weights, optimizer_state, state, within = checkpoints.load(path)
     assert within == {}
     other.load_state_dict(weights)
-    other_optimizer.load_state_dict(state_of_optimizer)
-    optim.lay_out_state(other_optimizer)
+    other_optimizer.load_state_dict(optimizer_state)
+    optim.match_memory_format(other_optimizer)
     assert state == {"epoch": 1}
     step(model, optimizer)
     step(other, other_optimizer)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
 
 
-def saved(tmp_path, number):
-    model, optimizer = trained(KINDS[0])
-    return written(tmp_path, number, model, optimizer)
-
-
-def test_no_file_of_a_checkpoint_is_a_pickle(tmp_path):
+def test_no_file_of_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:
     assert sorted(p.name for p in saved(tmp_path, 1).iterdir()) == [
         "manifest.json",
         "model.safetensors",
@@ -73,82 +81,83 @@ def test_no_file_of_a_checkpoint_is_a_pickle(tmp_path):
     ]
 
 
-def test_it_counts_only_once_the_manifest_is_there(tmp_path):
-    place = saved(tmp_path, 1)
-    assert checkpoints.pointed(tmp_path, "last") == place
-    (place / "manifest.json").unlink()
-    assert checkpoints.pointed(tmp_path, "last") is None
-    assert saved(tmp_path, 1) == place and checkpoints.is_whole(place)  # what was half written is written again
+def test_it_counts_only_once_the_manifest_exists(tmp_path: Path) -> None:
+    path = saved(tmp_path, 1)
+    assert checkpoints.pointer_target(tmp_path, "last") == path
+    (path / "manifest.json").unlink()
+    assert checkpoints.pointer_target(tmp_path, "last") is None
+    assert saved(tmp_path, 1) == path and checkpoints.is_complete(path)  # an incomplete one is written again
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
-def test_a_flipped_bit_is_found_and_a_cut_file_is_not_whole(tmp_path, name):
-    place = saved(tmp_path, 1)
-    body = bytearray((place / name).read_bytes())
+def test_a_flipped_bit_is_found_and_a_truncated_file_is_incomplete(tmp_path: Path, name: str) -> None:
+    path = saved(tmp_path, 1)
+    body = bytearray((path / name).read_bytes())
     body[len(body) // 2] ^= 1
-    (place / name).write_bytes(body)
-    with pytest.raises(UserError, match=f"{name} is not what was written"):
-        checkpoints.load(place)
-    (place / name).write_bytes(body[:-1])
-    assert not checkpoints.is_whole(place)
-    with pytest.raises(UserError, match="is not whole"):
-        checkpoints.load(place)
+    (path / name).write_bytes(body)
+    with pytest.raises(UserError, match=f"{name} has changed since it was written"):
+        checkpoints.load(path)
+    (path / name).write_bytes(body[:-1])
+    assert not checkpoints.is_complete(path)
+    with pytest.raises(UserError, match="is incomplete"):
+        checkpoints.load(path)
 
 
-def test_prune_keeps_what_the_pointers_say(tmp_path):
-    places = [saved(tmp_path, n) for n in range(4)]
-    checkpoints.point(tmp_path, "best", places[1])
-    checkpoints.point(tmp_path, "last", places[3])
+def test_prune_keeps_the_targets_of_the_pointers(tmp_path: Path) -> None:
+    paths = [saved(tmp_path, n) for n in range(4)]
+    checkpoints.set_pointer(tmp_path, "best", paths[1])
+    checkpoints.set_pointer(tmp_path, "last", paths[3])
     checkpoints.prune(tmp_path)
-    assert sorted(p.name for p in tmp_path.glob("step-*")) == [places[1].name, places[3].name]
+    assert sorted(p.name for p in tmp_path.glob("step-*")) == [paths[1].name, paths[3].name]
     assert json.loads((tmp_path / "best.json").read_text()) == {"checkpoint": "step-00000001"}
 
 
-def test_a_pointer_to_nothing_is_none(tmp_path):
-    assert checkpoints.pointed(tmp_path, "last") is None
+def test_an_unreadable_pointer_has_no_target(tmp_path: Path) -> None:
+    assert checkpoints.pointer_target(tmp_path, "last") is None
     (tmp_path / "last.json").write_text("{")
-    assert checkpoints.pointed(tmp_path, "last") is None
+    assert checkpoints.pointer_target(tmp_path, "last") is None
 
 
-def test_prune_keeps_what_a_pointer_says_though_it_cannot_be_read(tmp_path):
-    """A file server that does not answer for a moment costs no checkpoint."""
+def test_prune_keeps_a_target_that_cannot_be_read(tmp_path: Path) -> None:
+    """A file server that is down for a moment costs no checkpoint."""
     best, _ = saved(tmp_path, 1), saved(tmp_path, 2)
-    checkpoints.point(tmp_path, "best", best)
+    checkpoints.set_pointer(tmp_path, "best", best)
     (best / "manifest.json").rename(best / "away")
     checkpoints.prune(tmp_path)
-    assert best.exists() and checkpoints.pointed(tmp_path, "best") is None
+    assert best.exists() and checkpoints.pointer_target(tmp_path, "best") is None
 
 
-def test_the_newest_that_is_sound_is_gone_on_from(tmp_path):
+def test_the_latest_is_the_newest_valid_one(tmp_path: Path) -> None:
     assert checkpoints.latest(tmp_path) is None
-    (tmp_path / "step-00000000").mkdir()  # begun, and killed
+    (tmp_path / "step-00000000").mkdir()  # killed while it was written
     assert checkpoints.latest(tmp_path) is None
-    places = [saved(tmp_path, n) for n in (1, 2, 3)]
-    assert checkpoints.latest(tmp_path) == (places[2], "")
-    (places[2] / "state.json").write_text("{")
-    flipped = bytearray((places[1] / "model.safetensors").read_bytes())
+    paths = [saved(tmp_path, n) for n in (1, 2, 3)]
+    assert checkpoints.latest(tmp_path) == (paths[2], "")
+    (paths[2] / "state.json").write_text("{")
+    flipped = bytearray((paths[1] / "model.safetensors").read_bytes())
     flipped[-1] ^= 1
-    (places[1] / "model.safetensors").write_bytes(flipped)  # of its size, and not what was written
-    found, said = checkpoints.latest(tmp_path)
-    assert found == places[0] and "step-00000003) is damaged: going on from step-00000001" in said
-    (places[0] / "optimizer.safetensors").unlink()
-    with pytest.raises(UserError, match=r"no checkpoint in .* is sound any more: put back a copy"):
+    (paths[1] / "model.safetensors").write_bytes(flipped)  # the right size, with another checksum
+    path, warning = checkpoints.latest(tmp_path)
+    assert path == paths[0] and "step-00000003) is damaged: resuming from step-00000001" in warning
+    (paths[0] / "optimizer.safetensors").unlink()
+    with pytest.raises(UserError, match=r"no checkpoint in .* is valid: restore a copy"):
         checkpoints.latest(tmp_path)
 
 
-def test_what_judging_adds_counts_once_the_manifest_lists_it(tmp_path, monkeypatch):
-    place = saved(tmp_path, 1)
-    write = checkpoints.write_atomic
+def test_an_added_evaluation_counts_once_the_manifest_lists_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path, 1)
+    write_atomic = checkpoints.write_atomic
 
-    def killed(path, body, **given):
-        if path.name == "manifest.json":
+    def killed(file: Path, body: Any, **options: Any) -> Any:
+        if file.name == "manifest.json":
             raise KeyboardInterrupt
-        return write(path, body, **given)
+        return write_atomic(file, body, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "write_atomic", killed)
         with pytest.raises(KeyboardInterrupt):
-            checkpoints.amend(place, {"judged": True})
-    assert checkpoints.load(place).state == {"epoch": 1}
-    checkpoints.amend(place, {"judged": True})
-    assert checkpoints.load(place).state == {"epoch": 1, "judged": True}
+            checkpoints.add_evaluation(path, {"judged": True})
+    assert checkpoints.load(path).state == {"epoch": 1}
+    checkpoints.add_evaluation(path, {"judged": True})
+    assert checkpoints.load(path).state == {"epoch": 1, "judged": True}
+    assert checkpoints.read_state(path) == {"epoch": 1}  # as training wrote it

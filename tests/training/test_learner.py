@@ -1,8 +1,7 @@
-"""The recipe's options, through the engine: the same alone, on two gloo ranks, and stopped and gone on with."""
+"""Training options together: the same results on one rank, on two gloo ranks, and after a stop and a resume."""
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 
@@ -10,13 +9,19 @@ from cxr_ray import config as cfg
 from cxr_ray import models, runs
 from cxr_ray.errors import UserError
 from cxr_ray.models import serialization
-from cxr_ray.runtime import polling
 from cxr_ray.runtime.context import LocalContext
 from cxr_ray.training import checkpoint as checkpoints
 from cxr_ray.training import optim
 from tests.fakes.ranks import on_ranks
 from tests.fakes.store import fake_store
-from tests.training.test_trainer import StopAfter, StopAfterSteps, config, final_weights, fit
+from tests.fakes.trainings import (
+    StopAfter,
+    StopAfterPolls,
+    assert_same_weights_and_metrics,
+    config,
+    final_weights,
+    fit,
+)
 
 DATA = {"blank": "ignore", "split": {"by": "image", "val": 0.25, "test": 0}}
 EVERYTHING = {
@@ -32,7 +37,7 @@ EVERYTHING = {
 
 
 def first_weights(folder: Path) -> str:
-    """A run's worth of weights to start from."""
+    """A model file to start from."""
     torch.manual_seed(5)
     model = models.build(cfg.Model(name="lenet"), outputs=3, image_size=(28, 28), mean=0.2, deviation=0.2)
     path = folder / "first.safetensors"
@@ -44,64 +49,59 @@ def everything(folder: Path, **more: dict) -> dict:
     return cfg.merge(cfg.merge(EVERYTHING, {"model": {"weights": first_weights(folder)}}), more)
 
 
-def test_a_stopped_run_of_every_option_goes_on_and_ends_bit_equal(tmp_path: Path) -> None:
-    """Frozen at first, then not; averaged; its rate dropped by what epochs before the stop have shown."""
+def test_a_stopped_run_with_every_option_resumes_and_ends_bit_equal(tmp_path: Path) -> None:
+    """Frozen at first; with a moving average; the rate drops by the metrics of epochs before the stop."""
     store, hyperparameters = fake_store(45, unknown=0.2), everything(tmp_path)
     whole = fit(config(tmp_path, **hyperparameters, name="whole"), store)
-    part = fit(config(tmp_path, **hyperparameters, name="part"), store, StopAfter(1))
-    assert part.info["status"] == "stopped" and part.info["epochs"] == 1
-    part = fit(config(tmp_path, **hyperparameters, name="part"), store)
-    a, b = final_weights(whole), final_weights(part)
-    assert all(torch.equal(a[k], b[k]) for k in a)
-    pd.testing.assert_frame_equal(whole.metrics, part.metrics)
+    stopped = fit(config(tmp_path, **hyperparameters, name="resumed"), store, StopAfter(1))
+    assert stopped.info["status"] == "stopped" and stopped.info["epochs"] == 1
+    resumed = fit(config(tmp_path, **hyperparameters, name="resumed"), store)
+    assert_same_weights_and_metrics(whole, resumed)
 
 
-@pytest.mark.parametrize("looks", [4, 11, 18])  # one a batch and one an epoch: within the epochs 1, 2 and 3
-def test_a_run_of_every_option_cut_within_an_epoch_ends_bit_equal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: int
+@pytest.mark.parametrize("polls", [4, 11, 18])  # one per batch and one per epoch: within the epochs 1, 2 and 3
+def test_a_run_with_every_option_stopped_within_an_epoch_ends_bit_equal(
+    tmp_path: Path, poll_every_step: None, polls: int
 ) -> None:
-    """Within the frozen epoch, within those after it; rare label vectors drawn more than once."""
-    monkeypatch.setattr(polling, "POLL_S", 0.0)
+    """Within the frozen epoch and those after it; with oversampled label vectors."""
     store = fake_store(45, unknown=0.2)
     hyperparameters = everything(tmp_path, data={"oversample_min_count": 4})
     whole = fit(config(tmp_path, **hyperparameters, name="whole"), store)
     assert whole.plan["drawn"].max() > 1
-    part = fit(config(tmp_path, **hyperparameters, name="part"), store, StopAfterSteps(looks))
-    place = checkpoints.pointed(part.path / "checkpoints", "last")
-    assert place is not None and checkpoints.load(place).state["batches"] > 0
-    part = fit(config(tmp_path, **hyperparameters, name="part"), store)
-    a, b = final_weights(whole), final_weights(part)
-    assert all(torch.equal(a[k], b[k]) for k in a)
-    pd.testing.assert_frame_equal(whole.metrics, part.metrics)
+    stopped = fit(config(tmp_path, **hyperparameters, name="resumed"), store, StopAfterPolls(polls))
+    last = checkpoints.pointer_target(stopped.path / "checkpoints", "last")
+    assert last is not None and checkpoints.load(last).state["batches"] > 0
+    resumed = fit(config(tmp_path, **hyperparameters, name="resumed"), store)
+    assert_same_weights_and_metrics(whole, resumed)
 
 
-def test_the_average_is_what_is_judged_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[dict[str, torch.Tensor]] = []
+def test_the_average_is_evaluated_and_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[dict[str, torch.Tensor]] = []
     update = optim.Ema.update
 
-    def kept(self: optim.Ema, model: torch.nn.Module, step: int) -> None:
-        if not seen:
-            seen.append({name: value.clone() for name, value in self.state_dict().items()})
+    def recorded(self: optim.Ema, model: torch.nn.Module, step: int) -> None:
+        if not states:
+            states.append({name: value.clone() for name, value in self.state_dict().items()})
         update(self, model, step)
-        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
 
-    monkeypatch.setattr(optim.Ema, "update", kept)
+    monkeypatch.setattr(optim.Ema, "update", recorded)
     store = fake_store(60)
     run = fit(config(tmp_path, optim={"ema": 0.8}, train={"epochs": 2, "select": "last"}), store)
-    held = seen[0]
-    for step, weights in enumerate(seen[1:], start=1):
+    average = states[0]
+    for step, weights in enumerate(states[1:], start=1):
         keep = min(0.8, step / (9 + step))
-        held = {name: keep * held[name] + (1 - keep) * value for name, value in weights.items()}
+        average = {name: keep * average[name] + (1 - keep) * value for name, value in weights.items()}
     final = final_weights(run)
-    assert all(torch.allclose(final[name], value, atol=1e-5) for name, value in held.items())
-    assert not all(torch.allclose(final[name], value, atol=1e-4) for name, value in seen[-1].items())
+    assert all(torch.allclose(final[name], value, atol=1e-5) for name, value in average.items())
+    assert not all(torch.allclose(final[name], value, atol=1e-4) for name, value in states[-1].items())
     table = run.predictions("val")
     with torch.inference_mode():
         prob = serialization.read(run.weights).model(torch.from_numpy(store.images(table["row"]))).sigmoid()
     assert torch.allclose(torch.tensor(table[[f"prob/{k}" for k in store.labels]].to_numpy()), prob, atol=1e-6)
 
 
-def test_a_frozen_epoch_moves_the_head_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frozen_epoch_changes_only_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hyperparameters = everything(tmp_path, optim={"ema": 0.0, "schedule": "constant"}, train={"select": "last"})
     start = serialization.read(Path(hyperparameters["model"]["weights"])).model.state_dict()
     for epochs in (1, 2):
@@ -109,43 +109,43 @@ def test_a_frozen_epoch_moves_the_head_alone(tmp_path: Path, monkeypatch: pytest
         run = fit(
             config(tmp_path, **cfg.merge(hyperparameters, {"name": name, "train": {"epochs": epochs}})), fake_store(60)
         )
-        moved = {key for key, value in final_weights(run).items() if not torch.equal(value, start[key])}
+        changed = {key for key, value in final_weights(run).items() if not torch.equal(value, start[key])}
         head = {"backbone.classifier.5.weight", "backbone.classifier.5.bias"}
-        assert moved == (head if epochs == 1 else set(start))
+        assert changed == (head if epochs == 1 else set(start))
 
 
-def test_the_rate_drops_as_the_history_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rate_drops_follow_the_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[float] = []
-    monkeypatch.setattr("cxr_ray.training.optim.set_rate", lambda _optimizer, rate: rates.append(rate))
-    # With no rate set the optimiser keeps its first one, 1.0, which soon does no epoch any good.
+    monkeypatch.setattr("cxr_ray.training.optim.set_learning_rate", lambda _optimizer, rate: rates.append(rate))
+    # The rate stays at its first value, 1.0, with which epochs soon stop improving.
     hyperparameters = {"optim": {"name": "sgd", "lr": 1.0, "schedule": "plateau", "drop_epochs": 2, "drop_factor": 0.1}}
     train = {"epochs": 7, "batch_size": 64, "monitor": "val/loss", "precision": "fp32"}
     run = fit(config(tmp_path, **hyperparameters, train=train), fake_store(60))
     losses = run.metrics.query("part == 'val' and metric == 'loss' and label == ''").set_index("epoch")["value"]
-    wanted, best, since, drops = [], losses[0], 0, 0
+    expected, best, since, drops = [], losses[0], 0, 0
     for epoch in range(1, 8):
-        wanted.append(0.1**drops)
+        expected.append(0.1**drops)
         since = 0 if losses[epoch] < best else since + 1
         best = min(best, losses[epoch])
         if since == 2:
             since, drops = 0, drops + 1
-    assert rates == pytest.approx(wanted) and drops >= 1
+    assert rates == pytest.approx(expected) and drops >= 1
 
 
-def test_fp16_learns_and_goes_on_bit_equal(tmp_path: Path) -> None:
-    """Its scale of gradients is state: summed losses overflow at the first one, which is halved until they do not."""
+def test_fp16_learns_and_resumes_bit_equal(tmp_path: Path) -> None:
+    """The gradient scale is part of the state: summed losses overflow at the first one, which is halved until they do not."""
     store = fake_store(45)
     hyperparameters = {"loss": {"reduction": "sum"}, "optim": {"lr": 1e-3}, "train": {"epochs": 3, "precision": "fp16"}}
     whole = fit(config(tmp_path, **hyperparameters, name="whole"), store)
-    part = fit(config(tmp_path, **hyperparameters, name="part"), store, StopAfter(1))
-    assert part.info["status"] == "stopped"
+    stopped = fit(config(tmp_path, **hyperparameters, name="resumed"), store, StopAfter(1))
+    assert stopped.info["status"] == "stopped"
     part = fit(config(tmp_path, **hyperparameters, name="part"), store)
     a, b = final_weights(whole), final_weights(part)
     assert all(torch.equal(a[k], b[k]) for k in a)
     loss = whole.metrics.query("part == 'train' and metric == 'loss' and label == ''")["value"].to_numpy(float)
     assert loss[-1] < loss[0]
-    place = checkpoints.pointed(whole.path / "checkpoints", "last")
-    assert place is not None and checkpoints.load(place)[2]["scaler"]["scale"] < 65536.0  # where it starts
+    last = checkpoints.pointer_target(whole.path / "checkpoints", "last")
+    assert last is not None and checkpoints.load(last).state["scaler"]["scale"] < 65536.0  # the initial scale
 
 
 # -- two ranks ---------------------------------------------------------------------------------------------------
@@ -156,8 +156,8 @@ def _recipes(folder: Path, world: int) -> dict[str, dict]:
     return {
         "everything": everything(folder),
         "auc_margin": {"data": DATA, "loss": {"name": "auc_margin"}, "train": {**train, "epochs": 2}},
-        # 8 train rows in batches of 7 leave a last one of one row: the second rank has none, and must answer for the
-        # auxiliary heads too
+        # The last batch of 8 train rows in batches of 7 has one row: the second rank has none, and must send gradients for the
+        # auxiliary heads too.
         "auxiliary": {
             "data": {"split": {"by": "image", "val": 0.25, "test": 0}},
             "model": {"name": "googlenet", "options": {"auxiliary": 0.3}},
@@ -171,9 +171,9 @@ def _fit_recipes(folder: str) -> None:
     for name, sections in _recipes(Path(folder), context.world).items():
         if context.world == 1 and name == "auxiliary":
             continue
-        wanted = {**sections, "name": f"{name}-{context.world}"}
+        named = {**sections, "name": f"{name}-{context.world}"}
         store = fake_store(12, size=(64, 64)) if name == "auxiliary" else fake_store(50, unknown=0.2)
-        run = fit(config(Path(folder), **wanted), store, context)
+        run = fit(config(Path(folder), **named), store, context)
         assert run.info["status"] == "finished"
 
 
@@ -199,28 +199,28 @@ def test_auxiliary_heads_learn_on_two_ranks(recipes: Path) -> None:
     run = runs.load(recipes / "auxiliary-2")
     rows = len(run.plan.query("part == 'train'"))
     assert rows % 7 == 1, "the last batch must leave the second rank without rows"
-    held = final_weights(run)
-    drawn = held["backbone.aux1.fc2.bias"]
-    assert drawn.abs().max() > 0 and all(bool(torch.isfinite(value).all()) for value in held.values())
+    weights = final_weights(run)
+    bias = weights["backbone.aux1.fc2.bias"]
+    assert bias.abs().max() > 0 and all(bool(torch.isfinite(value).all()) for value in weights.values())
 
 
 @pytest.mark.long
-def test_a_compiled_step_is_the_plain_one_through_freezing_a_short_batch_and_a_stop(tmp_path: Path) -> None:
+def test_a_compiled_step_equals_the_plain_one_through_freezing_a_short_batch_and_a_stop(tmp_path: Path) -> None:
     store, hyperparameters = fake_store(45, unknown=0.2), everything(tmp_path, augment={"mixup": 0.0})
     plain = fit(config(tmp_path, **hyperparameters, name="plain"), store)
     hyperparameters = cfg.merge(hyperparameters, {"name": "compiled", "train": {"compile": True}})
-    part = fit(config(tmp_path, **hyperparameters), store, StopAfter(1))
-    assert part.info["status"] == "stopped"
+    stopped = fit(config(tmp_path, **hyperparameters), store, StopAfter(1))
+    assert stopped.info["status"] == "stopped"
     compiled = fit(config(tmp_path, **hyperparameters), store)
     a, b = final_weights(plain), final_weights(compiled)
     assert set(a) == set(b)
     assert max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-4
 
 
-def test_a_step_that_cannot_be_compiled_says_the_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_cannot_be_compiled_names_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor import config as inductor
 
-    small = fake_store(45, size=(20, 20))  # of a size that no other test has had compiled
+    small = fake_store(45, size=(20, 20))  # of a size that no other test compiles
     with (
         inductor.patch({"cpp.cxx": (None, "no-such-compiler")}),
         pytest.raises(UserError, match=r"set train\.compile to false"),
@@ -228,6 +228,6 @@ def test_a_step_that_cannot_be_compiled_says_the_mend(tmp_path: Path, monkeypatc
         fit(config(tmp_path, train={"compile": True}), small)
 
 
-def test_batch_norm_over_ranks_is_refused_without_a_gpu(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="works on GPUs alone"):
+def test_synchronized_batch_norm_needs_a_gpu(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="works on GPUs only"):
         fit(config(tmp_path, train={"sync_batch_norm": True}), fake_store(45))

@@ -1,4 +1,4 @@
-"""Optimisers and schedules against torch's own, drops as a function of the history, the average against its recursion."""
+"""Optimisers and schedules equal torch's, rate drops are a function of the history, the average equals its recursion."""
 
 import math
 from typing import Any
@@ -25,13 +25,13 @@ def network(seed: int = 0) -> nn.Sequential:
 def rates(steps_per_epoch: int, epochs: int, **hyperparameters: Any) -> list[float]:
     config = Optim(**hyperparameters)
     return [
-        optim.rate(config, step, steps_per_epoch=steps_per_epoch, epochs=epochs)
+        optim.learning_rate(config, step, steps_per_epoch=steps_per_epoch, epochs=epochs)
         for step in range(steps_per_epoch * epochs)
     ]
 
 
-def torchs(make: Any, steps: int, lr: float) -> list[float]:
-    """The rates that a scheduler of torch gives."""
+def torch_rates(make: Any, steps: int, lr: float) -> list[float]:
+    """The rates of a torch scheduler."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
     scheduler = make(optimizer)
     out = []
@@ -43,36 +43,36 @@ def torchs(make: Any, steps: int, lr: float) -> list[float]:
 
 
 @pytest.mark.parametrize(("steps", "epochs"), [(7, 5), (1, 40), (10, 1)])
-def test_onecycle_is_torchs(steps: int, epochs: int) -> None:
-    wanted = torchs(
+def test_onecycle_equals_torchs(steps: int, epochs: int) -> None:
+    expected = torch_rates(
         lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.3, total_steps=steps * epochs, cycle_momentum=False),
         steps * epochs,
         0.3,
     )
-    assert rates(steps, epochs, lr=0.3, schedule="onecycle") == pytest.approx(wanted, rel=1e-9)
+    assert rates(steps, epochs, lr=0.3, schedule="onecycle") == pytest.approx(expected, rel=1e-9)
 
 
-def test_cosine_is_torchs() -> None:
-    wanted = torchs(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 30), 30, 0.3)
-    assert rates(5, 6, lr=0.3, schedule="cosine") == pytest.approx(wanted, rel=1e-9)
+def test_cosine_equals_torchs() -> None:
+    expected = torch_rates(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 30), 30, 0.3)
+    assert rates(5, 6, lr=0.3, schedule="cosine") == pytest.approx(expected, rel=1e-9)
 
 
-def test_step_is_torchs_stepped_by_epochs() -> None:
-    wanted = torchs(lambda o: torch.optim.lr_scheduler.StepLR(o, 3, 0.2), 8, 0.3)
+def test_step_equals_torchs_stepped_by_epochs() -> None:
+    expected = torch_rates(lambda o: torch.optim.lr_scheduler.StepLR(o, 3, 0.2), 8, 0.3)
     got = rates(4, 8, lr=0.3, schedule="step", drop_epochs=3, drop_factor=0.2)
-    assert got == pytest.approx([rate for rate in wanted for _ in range(4)], rel=1e-12)
+    assert got == pytest.approx([rate for rate in expected for _ in range(4)], rel=1e-12)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "step", "plateau"])
-def test_warm_up_rises_in_equal_steps_to_the_rate(schedule: str) -> None:
+def test_warm_up_rises_linearly_to_the_rate(schedule: str) -> None:
     got = rates(8, 4, lr=0.4, schedule=schedule, warmup_epochs=1.25)
     assert got[:10] == pytest.approx([0.4 * k / 10 for k in range(1, 11)])
     assert got[10] == pytest.approx(0.4)
     assert all(rate <= 0.4 and math.isfinite(rate) for rate in got)
 
 
-def test_onecycle_takes_no_warm_up() -> None:
-    with pytest.raises(ValidationError, match="rises over its first 30% by itself"):
+def test_onecycle_has_no_separate_warm_up() -> None:
+    with pytest.raises(ValidationError, match="onecycle warms up in its first 30% of steps"):
         Optim(schedule="onecycle", warmup_epochs=1)
 
 
@@ -82,8 +82,8 @@ def test_onecycle_takes_no_warm_up() -> None:
     st.integers(1, 5),
     st.sampled_from(["max", "min"]),
 )
-def test_plateau_is_torchs(values: list[float | None], wait: int, mode: str) -> None:
-    """An undefined value is, to torch, the worst there is."""
+def test_plateau_equals_torchs(values: list[float | None], wait: int, mode: str) -> None:
+    """Undefined values are the worst possible ones for torch."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer,
@@ -91,17 +91,17 @@ def test_plateau_is_torchs(values: list[float | None], wait: int, mode: str) -> 
         factor=0.5,
         patience=wait - 1,
         threshold=0.0,  # type: ignore[arg-type]
-        eps=0.0,  # torch leaves drops out that are smaller than it
+        eps=0.0,  # torch skips drops that are smaller
     )
     worst = -math.inf if mode == "max" else math.inf
-    for seen in range(len(values)):
-        value = values[seen]
+    for epoch in range(len(values)):
+        value = values[epoch]
         theirs.step(worst if value is None else value)
-        drops = optim.plateau(values[: seen + 1], mode=mode, wait=wait)
+        drops = optim.plateau_drops(values[: epoch + 1], mode=mode, wait=wait)
         assert optimizer.param_groups[0]["lr"] == 0.5**drops
     config = Optim(lr=2.0, schedule="plateau", drop_factor=0.5)
-    drops = optim.plateau(values, mode=mode, wait=wait)
-    assert optim.rate(config, 9, steps_per_epoch=3, epochs=9, drops=drops) == 2.0 * 0.5**drops
+    drops = optim.plateau_drops(values, mode=mode, wait=wait)
+    assert optim.learning_rate(config, 9, steps_per_epoch=3, epochs=9, drops=drops) == 2.0 * 0.5**drops
 
 
 def stepped(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 3) -> None:
@@ -114,8 +114,8 @@ def stepped(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 3) 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_optimisers_are_torchs(name: str, layout: torch.memory_format) -> None:
-    """In groups, fused where they are, beside weights in either layout: the plain loop of torch gives the same."""
+def test_optimisers_equal_torchs(name: str, layout: torch.memory_format) -> None:
+    """With groups, fused, and weights in either memory format: the same as torch's plain loop."""
     ours, theirs = network().to(memory_format=layout), network()
     config = Optim(name=name, lr=0.01, weight_decay=0.1)  # type: ignore[arg-type]
     stepped(ours, optim.build(ours, config))
@@ -130,23 +130,23 @@ def test_optimisers_are_torchs(name: str, layout: torch.memory_format) -> None:
         assert torch.allclose(a, b, atol=1e-5)
 
 
-def test_the_head_has_its_own_rate_and_one_dimensional_weights_may_be_spared_decay() -> None:
+def test_the_head_has_its_own_rate_and_one_dimensional_weights_may_have_no_decay() -> None:
     model = network()
     head = list(model[4].parameters())
     optimizer = optim.build(
         model, Optim(name="sgd", lr=0.1, weight_decay=0.5, decay_norms=False, head_lr_factor=10.0), head
     )
-    optim.set_rate(optimizer, 0.02)
-    seen = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    optim.set_learning_rate(optimizer, 0.02)
+    groups = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
     for p in model.parameters():
-        of_head = any(p is h for h in head)
-        assert seen[id(p)] == (0.2 if of_head else 0.02, 0.5 if p.ndim > 1 else 0.0)
+        in_head = any(p is h for h in head)
+        assert groups[id(p)] == (0.2 if in_head else 0.02, 0.5 if p.ndim > 1 else 0.0)
     before = [p.detach().clone() for p in model.parameters()]
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
-    optimizer.step()  # without gradients decay alone moves weights: by rate x decay
+    optimizer.step()  # without gradients only decay changes weights: by rate x decay
     for was, p in zip(before, model.parameters(), strict=True):
-        lr, decay = seen[id(p)]
+        lr, decay = groups[id(p)]
         assert torch.allclose(p, was * (1 - lr * decay * 1.9))  # Nesterov's first step: 1 + momentum
 
 
@@ -160,8 +160,8 @@ def test_the_head_has_its_own_rate_and_one_dimensional_weights_may_be_spared_dec
         ({"weight_decay": 0.1, "decay_norms": False}, {"weight_decay": 0.0, "decay_norms": False}),
     ],
 )
-def test_knobs_may_change_in_mid_training(name: Any, before: dict[str, Any], after: dict[str, Any]) -> None:
-    """As pbt does: the moments are taken over, each weight's its own, and the new knobs hold."""
+def test_hyperparameters_may_change_during_training(name: Any, before: dict[str, Any], after: dict[str, Any]) -> None:
+    """As PBT does: each weight's moments are loaded, and the new hyperparameters apply."""
     model = network()
     head = list(model[4].parameters())
     first = optim.build(model, Optim(name=name, lr=0.1, **before), head)
@@ -172,18 +172,18 @@ def test_knobs_may_change_in_mid_training(name: Any, before: dict[str, Any], aft
         assert second.state[p].keys() == first.state[p].keys() and second.state[p]
         for slot, value in first.state[p].items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(second.state[p][slot]))
-    wanted = optim.build(model, Optim(name=name, lr=0.1, **after), head)
-    for a, b in zip(second.param_groups, wanted.param_groups, strict=True):
+    expected = optim.build(model, Optim(name=name, lr=0.1, **after), head)
+    for a, b in zip(second.param_groups, expected.param_groups, strict=True):
         assert (a["factor"], a["weight_decay"]) == (b["factor"], b["weight_decay"])
     stepped(model, second)
 
 
-def test_a_rate_for_a_head_that_is_not_known() -> None:
-    with pytest.raises(UserError, match="no layer of this model is known to be its head"):
+def test_a_head_rate_needs_a_head() -> None:
+    with pytest.raises(UserError, match="no layer of this model can be identified as its head"):
         optim.build(network(), Optim(head_lr_factor=2.0), [])
 
 
-def test_a_frozen_weight_stays_and_keeps_no_state() -> None:
+def test_a_frozen_weight_does_not_change_and_has_no_state() -> None:
     model = network()
     optimizer = optim.build(model, Optim(lr=0.1, weight_decay=0.5))
     for p in model[0].parameters():
@@ -196,10 +196,10 @@ def test_a_frozen_weight_stays_and_keeps_no_state() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0.0, 0.9999), st.integers(1, 40))
-def test_the_average_is_its_recursion(decay: float, steps: int) -> None:
+def test_the_average_equals_its_recursion(decay: float, steps: int) -> None:
     model = nn.BatchNorm1d(3)
     ema = optim.Ema(model, decay)
-    held = {name: value.tolist() for name, value in model.state_dict().items()}
+    expected = {name: value.tolist() for name, value in model.state_dict().items()}
     rng = torch.Generator().manual_seed(steps)
     for step in range(1, steps + 1):
         with torch.no_grad():
@@ -209,14 +209,16 @@ def test_the_average_is_its_recursion(decay: float, steps: int) -> None:
         keep = min(decay, (1 + (step - 1)) / (10 + (step - 1)))
         for name, value in model.state_dict().items():
             if value.ndim:
-                held[name] = [keep * a + (1 - keep) * b for a, b in zip(held[name], value.tolist(), strict=True)]
+                expected[name] = [
+                    keep * a + (1 - keep) * b for a, b in zip(expected[name], value.tolist(), strict=True)
+                ]
             else:
-                held[name] = value.tolist()  # how many batches were seen is no average
+                expected[name] = value.tolist()  # the number of batches is not averaged
     for name, value in ema.state_dict().items():
-        assert value.tolist() == pytest.approx(held[name], abs=1e-4)
+        assert value.tolist() == pytest.approx(expected[name], abs=1e-4)
 
 
-def test_the_average_comes_back_and_moves_no_weight_of_the_model() -> None:
+def test_the_average_is_restored_and_changes_no_weight_of_the_model() -> None:
     model = network()
     ema = optim.Ema(model, 0.5)
     before = {name: value.clone() for name, value in model.state_dict().items()}

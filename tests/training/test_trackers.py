@@ -1,4 +1,4 @@
-"""Trackers: what TensorBoard and MLflow hold of a training, read back by their own programs; what trouble with them costs."""
+"""Trackers: what TensorBoard and MLflow record of a training, read by their own libraries; errors are only warnings."""
 
 import json
 import multiprocessing
@@ -18,7 +18,7 @@ from cxr_ray.training import trackers
 from tests.fakes.store import fake_store
 from tests.fakes.sweep import make_sweep
 from tests.fakes.tracked import open_one, tracked
-from tests.training.test_trainer import config, fit
+from tests.fakes.trainings import config, fit
 
 tensorboard = pytest.importorskip("tensorboard")
 mlflow = pytest.importorskip("mlflow")
@@ -26,7 +26,7 @@ mlflow = pytest.importorskip("mlflow")
 
 @pytest.fixture(scope="session")
 def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite store with MLflow's tables: laying them out takes seconds."""
+    """An SQLite store with MLflow's tables, whose creation takes seconds."""
     folder = tmp_path_factory.mktemp("mlflow")
     trackers.client(folder)
     return folder / "mlflow.db"
@@ -34,7 +34,7 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def out(tmp_path: Path, blank: Path) -> Path:
-    """An output folder with an empty store beside the runs to come."""
+    """An output folder with an empty store."""
     shutil.copy(blank, tmp_path / "mlflow.db")
     return tmp_path
 
@@ -52,19 +52,19 @@ def values(auroc: float) -> dict[str, float]:
 def events(folder: Path) -> Any:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    read = EventAccumulator(str(folder), purge_orphaned_data=True)
-    read.Reload()
-    return read
+    accumulator = EventAccumulator(str(folder), purge_orphaned_data=True)
+    accumulator.Reload()
+    return accumulator
 
 
 def scalars(folder: Path, tag: str) -> dict[int, float]:
     return {e.step: pytest.approx(e.value, abs=1e-6) for e in events(folder).Scalars(tag)}
 
 
-# TensorBoard
+# -- TensorBoard ----------------------------------------------------------------------------------------------
 
 
-def test_tensorboard_reads_every_metric_and_no_host_names_the_file(tmp_path: Path) -> None:
+def test_tensorboard_reads_every_metric_and_the_file_name_has_no_host(tmp_path: Path) -> None:
     run = tracked(tmp_path / "run", "tensorboard")
     tracker = trackers.open(run, run.config, log=pytest.fail)
     for epoch, auroc in ((0, 0.5), (1, 0.8)):
@@ -77,25 +77,25 @@ def test_tensorboard_reads_every_metric_and_no_host_names_the_file(tmp_path: Pat
     assert socket.gethostname() not in file.name
 
 
-def test_what_is_logged_is_on_the_disk_before_the_end(tmp_path: Path) -> None:
-    """A killed training leaves what its epochs wrote."""
+def test_metrics_are_on_disk_after_every_epoch(tmp_path: Path) -> None:
+    """After a kill, completed epochs are there."""
     run = tracked(tmp_path / "run", "tensorboard")
     trackers.open(run, run.config, log=pytest.fail).log(0, values(0.5))
     assert scalars(run.path, "val/auroc/mean") == {0: 0.5}
 
 
-def test_kept_is_the_value_at_the_best_epoch_so_far(tmp_path: Path) -> None:
+def test_selected_metrics_are_those_of_the_best_epoch_so_far(tmp_path: Path) -> None:
     run = tracked(tmp_path / "run", "tensorboard")
     tracker = trackers.open(run, run.config, log=pytest.fail)
-    whole = run.metrics
+    metrics = run.metrics
     for epoch, auroc in ((0, 0.5), (1, 0.8), (2, 0.7)):
-        whole[whole["epoch"] <= epoch].to_csv(run.path / "metrics.csv", index=False)
+        metrics[metrics["epoch"] <= epoch].to_csv(run.path / "metrics.csv", index=False)
         tracker.log(epoch, values(auroc))
     tracker.close("finished")
     assert scalars(run.path, "kept/val/auroc/mean") == {0: 0.5, 1: 0.8, 2: 0.8}
 
 
-def test_a_later_start_takes_the_place_of_what_an_earlier_one_wrote_of_the_epoch(
+def test_a_resumed_run_replaces_what_an_earlier_start_wrote_for_the_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tracked(tmp_path / "run", "tensorboard")
@@ -104,15 +104,15 @@ def test_a_later_start_takes_the_place_of_what_an_earlier_one_wrote_of_the_epoch
     tracker.log(1, values(0.9))  # killed before the checkpoint of epoch 1
     later = trackers.time.time() + 2
     monkeypatch.setattr(trackers.time, "time", lambda: later)
-    again = trackers.open(run, run.config, log=pytest.fail, epoch=1)
-    again.log(1, values(0.6))
-    again.close("finished")
+    resumed = trackers.open(run, run.config, log=pytest.fail, epoch=1)
+    resumed.log(1, values(0.6))
+    resumed.close("finished")
     assert scalars(run.path, "val/auroc/mean") == {0: 0.5, 1: 0.6}
     assert len(events(run.path).Scalars("val/auroc/mean")) == 2
 
 
-def test_a_trial_has_its_knobs_on_the_hparams_page(tmp_path: Path) -> None:
-    """Read by the plugin's own protocol buffers: knobs, the config's own for the trial that is the config as written."""
+def test_a_trial_has_its_hyperparameters_on_the_hparams_page(tmp_path: Path) -> None:
+    """Read by the plugin's own protocol buffers. A hyperparameter that the trial does not change has the config's value."""
     from tensorboard.plugins.hparams import plugin_data_pb2
 
     sweep = {
@@ -120,21 +120,20 @@ def test_a_trial_has_its_knobs_on_the_hparams_page(tmp_path: Path) -> None:
         "metrics": ["val/auroc/mean"],
         "knobs": ["optim.lr", "data.uncertain.Edema", "optim.clip_norm"],
     }
-    run = tracked(tmp_path / "run", "tensorboard", knobs={"optim.lr": 0.01}, sweep=sweep)
+    run = tracked(tmp_path / "run", "tensorboard", **{"knobs": {"optim.lr": 0.01}, "sweep": sweep})
     tracker = trackers.open(run, run.config, log=pytest.fail)
     tracker.log(1, values(0.8))
     tracker.close("failed")
 
-    def held(tag: str) -> Any:
-        content = events(run.path).summary_metadata[f"_hparams_/{tag}"].plugin_data.content
-        return plugin_data_pb2.HParamsPluginData.FromString(content)
+    def content(tag: str) -> Any:
+        data = events(run.path).summary_metadata[f"_hparams_/{tag}"].plugin_data.content
+        return plugin_data_pb2.HParamsPluginData.FromString(data)
 
-    given = {
-        k: v.number_value or v.string_value for k, v in held("session_start_info").session_start_info.hparams.items()
-    }
-    assert given == {"optim.lr": 0.01, "data.uncertain.Edema": "ones", "optim.clip_norm": "null"}
-    assert [m.name.tag for m in held("experiment").experiment.metric_infos] == ["kept/val/auroc/mean"]
-    assert held("session_end_info").session_end_info.status == 2  # STATUS_FAILURE
+    start = content("session_start_info").session_start_info
+    hyperparameters = {k: v.number_value or v.string_value for k, v in start.hparams.items()}
+    assert hyperparameters == {"optim.lr": 0.01, "data.uncertain.Edema": "ones", "optim.clip_norm": "null"}
+    assert [m.name.tag for m in content("experiment").experiment.metric_infos] == ["kept/val/auroc/mean"]
+    assert content("session_end_info").session_end_info.status == 2  # STATUS_FAILURE
 
 
 def test_a_plain_run_has_no_hparams(tmp_path: Path) -> None:
@@ -143,22 +142,22 @@ def test_a_plain_run_has_no_hparams(tmp_path: Path) -> None:
     assert not any(tag.startswith("_hparams_") for tag in events(run.path).summary_metadata)
 
 
-def test_a_disk_that_is_full_costs_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tracked(tmp_path / "run", "tensorboard")
-    said: list[str] = []
-    tracker = trackers.open(run, run.config, log=said.append)
+    log: list[str] = []
+    tracker = trackers.open(run, run.config, log=log.append)
     monkeypatch.setattr(
         trackers.TensorBoard,
         "_write",
-        lambda self, **what: (_ for _ in ()).throw(OSError(28, "No space left on device")),
+        lambda self, **fields: (_ for _ in ()).throw(OSError(28, "No space left on device")),
     )
     for epoch in range(3):
         tracker.log(epoch, values(0.5))
     tracker.close("finished")
-    assert len(said) == 1 and "tensorboard gets nothing more" in said[0] and "No space left" in said[0]
+    assert len(log) == 1 and "tensorboard failed and gets no more metrics" in log[0] and "No space left" in log[0]
 
 
-# MLflow
+# -- MLflow ---------------------------------------------------------------------------------------------------
 
 
 def client(output: Path) -> Any:
@@ -180,51 +179,53 @@ def test_mlflow_holds_parameters_and_metrics_by_epoch(out: Path, monkeypatch: py
     tracker.log(0, values(0.5))
     tracker.log(1, values(0.8))
     tracker.close("finished")
-    held = the_run(out)
-    assert held.info.status == "FINISHED" and held.info.run_name == "a"
-    assert held.data.params["optim.lr"] == "0.0001" and held.data.params["data.uncertain.Edema"] == "ones"
-    assert held.data.params["data.split.val"] == "0.1" and held.data.params["optim.clip_norm"] == "null"
-    assert not any(name.startswith("tune.") for name in held.data.params)
+    logged = the_run(out)
+    assert logged.info.status == "FINISHED" and logged.info.run_name == "a"
+    assert logged.data.params["optim.lr"] == "0.0001" and logged.data.params["data.uncertain.Edema"] == "ones"
+    assert logged.data.params["data.split.val"] == "0.1" and logged.data.params["optim.clip_norm"] == "null"
+    assert not any(name.startswith("tune.") for name in logged.data.params)
     hyperparameters = {name for name, _ in cfg.settings(cfg.Config) if not name.startswith("tune.")} - {
         "data.uncertain"
     }
-    assert hyperparameters <= set(held.data.params)
-    assert held.data.metrics["val/auroc/mean"] == 0.8 and held.data.metrics["kept/val/auroc/mean"] == 0.8
-    history = client(out).get_metric_history(held.info.run_id, "val/auroc/Mass_ left")
+    assert hyperparameters <= set(logged.data.params)
+    assert logged.data.metrics["val/auroc/mean"] == 0.8 and logged.data.metrics["kept/val/auroc/mean"] == 0.8
+    history = client(out).get_metric_history(logged.info.run_id, "val/auroc/Mass_ left")
     assert [(m.step, m.value) for m in history] == [(0, 0.6), (1, pytest.approx(0.9))]
-    assert not list(here.iterdir())  # nothing where one stands
+    assert not list(here.iterdir())  # nothing in the working directory
 
 
-@pytest.mark.parametrize(("status", "ended"), [("finished", "FINISHED"), ("stopped", "KILLED"), ("failed", "FAILED")])
-def test_how_a_training_ended(out: Path, status: trackers.Status, ended: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "mlflow_status"), [("finished", "FINISHED"), ("stopped", "KILLED"), ("failed", "FAILED")]
+)
+def test_the_final_status_of_a_training(out: Path, status: trackers.Status, mlflow_status: str) -> None:
     run = tracked(out / "a", "mlflow")
     trackers.open(run, run.config, log=pytest.fail).close(status)
-    assert the_run(out).info.status == ended
+    assert the_run(out).info.status == mlflow_status
 
 
-def test_a_training_that_goes_on_goes_on_in_its_mlflow_run(out: Path) -> None:
+def test_a_resumed_training_continues_its_mlflow_run(out: Path) -> None:
     run = tracked(out / "a", "mlflow")
     first = trackers.open(run, run.config, log=pytest.fail)
     first.log(0, values(0.5))
     first.close("stopped")
     before = the_run(out)
-    again = trackers.open(run, run.config, log=pytest.fail, epoch=1)
+    resumed = trackers.open(run, run.config, log=pytest.fail, epoch=1)
     assert the_run(out).info.status == "RUNNING"
-    again.log(1, values(0.8))
-    again.close("finished")
+    resumed.log(1, values(0.8))
+    resumed.close("finished")
     after = the_run(out)
     assert after.info.run_id == before.info.run_id == run.info["mlflow_run"] and after.info.status == "FINISHED"
     history = client(out).get_metric_history(after.info.run_id, "val/auroc/mean")
     assert {m.step: m.value for m in history} == {0: 0.5, 1: 0.8}
 
 
-def test_a_run_of_another_store_is_made_anew(out: Path) -> None:
+def test_a_run_that_the_server_does_not_know_is_created_again(out: Path) -> None:
     run = tracked(out / "a", "mlflow", mlflow_run="0" * 32)
     trackers.open(run, run.config, log=pytest.fail).close("finished")
     assert the_run(out).info.run_id == run.info["mlflow_run"] != "0" * 32
 
 
-def test_a_sweep_is_an_experiment_beside_the_sweeps(out: Path) -> None:
+def test_a_sweep_is_an_experiment(out: Path) -> None:
     sweep = make_sweep(out / "lr-sweep", trials=3, epochs=2, failed=())
     for trial in sweep.trials:
         run = sweep.run(trial)
@@ -232,8 +233,8 @@ def test_a_sweep_is_an_experiment_beside_the_sweeps(out: Path) -> None:
         tracker = trackers.open(run, settings, log=pytest.fail)
         tracker.log(0, values(0.5))
         tracker.close("finished")
-    held = client(out)
-    found = held.search_runs([held.get_experiment_by_name("lr-sweep").experiment_id])
+    mlflow_client = client(out)
+    found = mlflow_client.search_runs([mlflow_client.get_experiment_by_name("lr-sweep").experiment_id])
     assert {r.info.run_name for r in found} == {"0000", "0001", "0002"}
     hyperparameters = {r.info.run_name: r.data.params["optim.lr"] for r in found}
     assert {name: float(v) for name, v in hyperparameters.items()} == {
@@ -243,7 +244,7 @@ def test_a_sweep_is_an_experiment_beside_the_sweeps(out: Path) -> None:
     assert not list((sweep.path / "trials").glob("mlflow.db"))
 
 
-def test_the_end_of_a_trial_whose_process_was_taken_is_told(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_a_trial_whose_process_was_killed_is_recorded(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = make_sweep(out / "lr-sweep", trials=2, epochs=2, failed=())
     config = sweep.config.model_copy(update={"report": cfg.Report(trackers=["mlflow"])})
     first, second = (sweep.run(t) for t in sweep.trials)
@@ -254,30 +255,33 @@ def test_the_end_of_a_trial_whose_process_was_taken_is_told(out: Path, monkeypat
     tracker.close("finished")
     for run in (first, second):
         trackers.end(run, config, "stopped", log=pytest.fail)
-    held = client(out)
-    assert [held.get_run(run.info["mlflow_run"]).info.status for run in (first, second)] == ["KILLED", "FINISHED"]
+    mlflow_client = client(out)
+    assert [mlflow_client.get_run(run.info["mlflow_run"]).info.status for run in (first, second)] == [
+        "KILLED",
+        "FINISHED",
+    ]
     monkeypatch.setattr(trackers, "client", lambda output: 1 / 0)
-    said: list[str] = []
-    trackers.end(first, config, "stopped", log=said.append)  # trouble is a line, and never the sweep's end
-    assert len(said) == 1 and said[0].startswith("warning: mlflow was not told how 0000 ended")
+    log: list[str] = []
+    trackers.end(first, config, "stopped", log=log.append)  # an error is a warning and never ends the sweep
+    assert len(log) == 1 and log[0].startswith("warning: mlflow did not record the end of 0000")
 
 
 @pytest.mark.slow
-def test_trials_that_make_the_store_at_once_do_not_trip_each_other(tmp_path: Path) -> None:
+def test_trials_that_create_the_store_at_once_do_not_fail(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     both = [context.Process(target=open_one, args=(str(tmp_path), name)) for name in ("a", "b")]
     for one in both:
         one.start()
     for one in both:
         one.join(120)
-    assert [json.loads((tmp_path / f"{name}.said").read_text()) for name in ("a", "b")] == [[], []]
-    held = client(tmp_path)
-    found = held.search_runs([held.get_experiment_by_name("cxr_ray").experiment_id])
+    assert [json.loads((tmp_path / f"{name}.log").read_text()) for name in ("a", "b")] == [[], []]
+    mlflow_client = client(tmp_path)
+    found = mlflow_client.search_runs([mlflow_client.get_experiment_by_name("cxr_ray").experiment_id])
     assert {r.info.run_name: r.info.status for r in found} == {"a": "FINISHED", "b": "FINISHED"}
 
 
 class Server(BaseHTTPRequestHandler):
-    """As MLflow's REST interface, as far as a training speaks to it; out of order while `broken`."""
+    """MLflow's REST interface as far as a training uses it; every request fails while `broken`."""
 
     broken = False
     calls: ClassVar[list[tuple[str, dict[str, Any]]]] = []
@@ -293,13 +297,13 @@ class Server(BaseHTTPRequestHandler):
                       "run_info": {"run_id": "a" * 32, "status": "FINISHED"}})  # fmt: skip
 
     def _answer(self, body: dict[str, Any]) -> None:
-        said = json.dumps(body).encode()
+        text = json.dumps(body).encode()
         self.send_response(500 if self.broken else 200)
-        self.send_header("Content-Length", str(len(said)))
+        self.send_header("Content-Length", str(len(text)))
         self.end_headers()
-        self.wfile.write(said)
+        self.wfile.write(text)
 
-    def log_message(self, *given: Any) -> None:
+    def log_message(self, *args: Any) -> None:
         pass
 
 
@@ -308,56 +312,56 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
     monkeypatch.setattr(Server, "broken", False)
     monkeypatch.setattr(Server, "calls", [])
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    held = HTTPServer(("127.0.0.1", 0), Server)
-    threading.Thread(target=held.serve_forever, daemon=True).start()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://someone:secret@127.0.0.1:{held.server_address[1]}")
+    http = HTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://someone:secret@127.0.0.1:{http.server_address[1]}")
     yield Server
-    held.shutdown()
-    held.server_close()
+    http.shutdown()
+    http.server_close()
 
 
-def test_what_a_server_missed_is_sent_when_it_answers_again(
+def test_failed_requests_are_sent_when_the_server_responds_again(
     tmp_path: Path, server: type[Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tracked(tmp_path / "a", "mlflow")
-    said: list[str] = []
-    tracker = trackers.open(run, run.config, log=said.append)
-    assert not said and not (tmp_path / "mlflow.db").exists()
+    log: list[str] = []
+    tracker = trackers.open(run, run.config, log=log.append)
+    assert not log and not (tmp_path / "mlflow.db").exists()
     server.broken = True
     tracker.log(0, values(0.5))
     tracker.log(1, values(0.8))
-    assert len(said) == 1 and "mlflow does not answer, the training goes on" in said[0] and "secret" not in said[0]
+    assert len(log) == 1 and "mlflow does not respond; the training continues" in log[0] and "secret" not in log[0]
     server.broken = False
-    monkeypatch.setattr(trackers, "AGAIN_S", 0.0)
+    monkeypatch.setattr(trackers, "RETRY_AFTER_S", 0.0)
     tracker.close("finished")
     sent = [
         (m["step"], m["key"]) for path, body in server.calls if path == "log-batch" for m in body.get("metrics", [])
     ]
     assert (0, "val/auroc/mean") in sent and (1, "val/auroc/mean") in sent
     assert server.calls[-1][0] == "update" and server.calls[-1][1]["status"] == "FINISHED"
-    assert len(said) == 1
+    assert len(log) == 1
     assert "secret" not in (run.path / "run.json").read_text()
 
 
-def test_a_server_that_never_answers_costs_two_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as held:  # bound, and never listening
-        held.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{held.getsockname()[1]}")
+def test_a_server_that_never_responds_is_two_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as silent:  # bound, but not listening
+        silent.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         run = tracked(tmp_path / "a", "mlflow", "tensorboard")
-        said: list[str] = []
-        tracker = trackers.open(run, run.config, log=said.append)
+        log: list[str] = []
+        tracker = trackers.open(run, run.config, log=log.append)
         for epoch in range(3):
             tracker.log(epoch, values(0.5))
         tracker.close("finished")
-    assert len(said) == 2 and "does not answer" in said[0] and "the run folder holds it" in said[1]
-    assert scalars(run.path, "val/auroc/mean") == {0: 0.5, 1: 0.5, 2: 0.5}  # the other tracker has it all
+    assert len(log) == 2 and "does not respond" in log[0] and "the run folder has them" in log[1]
+    assert scalars(run.path, "val/auroc/mean") == {0: 0.5, 1: 0.5, 2: 0.5}  # the other tracker has all of it
 
 
-# Asking for them
+# -- settings -------------------------------------------------------------------------------------------------
 
 
-def test_a_tracker_that_is_not_installed_is_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_that_is_not_installed_is_an_error_before_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     trackers.check(["tensorboard", "mlflow"])
     real = trackers.importlib.util.find_spec
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None if name == "sqlalchemy" else real(name))
@@ -367,9 +371,9 @@ def test_a_tracker_that_is_not_installed_is_told_before_anything_starts(monkeypa
         trackers.check(["tensorboard", "mlflow"])
 
 
-def test_commands_open_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = trackers.commands(["tensorboard", "mlflow"], tmp_path / "a sweep" / "trials", tmp_path)
-    assert said == [
+def test_commands_to_view_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = trackers.commands(["tensorboard", "mlflow"], tmp_path / "a sweep" / "trials", tmp_path)
+    assert commands == [
         f"tensorboard --logdir '{tmp_path}/a sweep/trials'",
         f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db",
     ]
@@ -378,26 +382,26 @@ def test_commands_open_what_was_written(tmp_path: Path, monkeypatch: pytest.Monk
     assert trackers.commands([], tmp_path, tmp_path) == []
 
 
-def test_parameters_keep_mlflows_limits() -> None:
-    found = trackers.parameters({"a": {"b": "x" * 7000, "c (d)": [1, 2]}, "tune": {"trials": 3}, "e": {}})
-    assert found == {"a.b": "x" * 6000, "a.c _d_": "[1, 2]", "e": "{}"}
+def test_parameters_respect_mlflows_limits() -> None:
+    parameters = trackers.parameters({"a": {"b": "x" * 7000, "c (d)": [1, 2]}, "tune": {"trials": 3}, "e": {}})
+    assert parameters == {"a.b": "x" * 6000, "a.c _d_": "[1, 2]", "e": "{}"}
 
 
-# The engine
+# -- the trainer ----------------------------------------------------------------------------------------------
 
 
-def test_the_engine_logs_what_its_tables_hold_and_how_it_ended(out: Path) -> None:
+def test_the_trainer_logs_the_metrics_of_its_table_and_its_status(out: Path) -> None:
     run = fit(config(out, train={"epochs": 2}, report={"trackers": ["tensorboard", "mlflow"]}), fake_store(60))
     table = run.metrics
     table = table[(table["metric"] == "auroc") & (table["label"] == "mean") & (table["part"] == "val")]
-    want = dict(zip(table["epoch"], table["value"].astype(float), strict=True))
-    assert scalars(run.path, "val/auroc/mean") == want
-    held = the_run(out)
-    assert held.info.status == "FINISHED" and held.data.metrics["val/auroc/mean"] == want[2]
-    assert held.data.metrics["kept/val/auroc/mean"] == run.info["best"]["value"]
+    expected = dict(zip(table["epoch"], table["value"].astype(float), strict=True))
+    assert scalars(run.path, "val/auroc/mean") == expected
+    logged = the_run(out)
+    assert logged.info.status == "FINISHED" and logged.data.metrics["val/auroc/mean"] == expected[2]
+    assert logged.data.metrics["kept/val/auroc/mean"] == run.info["best"]["value"]
 
 
-def test_a_training_that_fails_ends_as_failed(out: Path) -> None:
+def test_a_training_that_fails_has_the_status_failed(out: Path) -> None:
     with pytest.raises(UserError, match="not a number"):
         fit(config(out, optim={"lr": 1e30}, report={"trackers": ["mlflow"]}, train={"epochs": 3}), fake_store(60))
     assert the_run(out).info.status == "FAILED"

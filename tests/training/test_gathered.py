@@ -1,0 +1,49 @@
+"""Outputs of an epoch, collected on each rank and gathered."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cxr_ray.runtime import distributed
+from cxr_ray.training import checkpoint as checkpoints
+from cxr_ray.training.gathered import EpochOutputs
+from tests.fakes.ranks import on_ranks
+from tests.fakes.store import fake_store
+from tests.fakes.trainings import StopAfterPolls, config, fit
+
+
+def test_batches_are_collected_after_restored_ones() -> None:
+    outputs = EpochOutputs(np.array([4, 5]), torch.tensor([[4.0], [5.0]]))
+    outputs.add(np.array([7]), torch.tensor([[7.0]]))
+    positions, logits = outputs.gather(torch.device("cpu"))
+    assert positions.tolist() == [4, 5, 7] and logits.flatten().tolist() == [4.0, 5.0, 7.0]
+    assert outputs.batches == 1
+
+
+def _gather_unequal_shares(folder: str) -> None:
+    rank = torch.distributed.get_rank()
+    outputs = EpochOutputs()
+    outputs.add(np.arange(3 * rank, 3 * rank + 2 + rank), torch.full((2 + rank, 2), float(rank)))
+    outputs.add(np.zeros(0, np.int64), torch.zeros(0, 2))  # a rank without rows in the last batch
+    positions, logits = outputs.gather(torch.device("cpu"))
+    torch.save((positions.tolist(), logits), f"{folder}/{rank}.pt")
+
+
+def test_every_rank_gets_the_rows_of_all_ranks_in_rank_order(tmp_path: Path) -> None:
+    on_ranks(2, tmp_path, _gather_unequal_shares, str(tmp_path))
+    for rank in (0, 1):
+        positions, logits = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert positions == [0, 1, 3, 4, 5] and logits[:, 0].tolist() == [0.0, 0.0, 1.0, 1.0, 1.0]
+
+
+def test_a_network_without_batch_norm_gathers_no_statistics(
+    tmp_path: Path, poll_every_step: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gather, widths = distributed.gather_rows, []
+    monkeypatch.setattr(distributed, "gather_rows", lambda rows: widths.append(rows.shape[1:].numel()) or gather(rows))
+    run = fit(config(tmp_path), fake_store(90), StopAfterPolls(6))
+    last = checkpoints.pointer_target(run.path / "checkpoints", "last")
+    assert checkpoints.load(last).state["batches"] > 0
+    assert widths and 0 not in widths
