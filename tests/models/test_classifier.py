@@ -35,7 +35,7 @@ def test_resize_is_antialiased_area_for_whole_factors_and_never_up() -> None:
     stripes[:, :, ::2] = 255  # without antialiasing every sampled column would be black or white
     x = classifier_of(nn.Identity(), (16, 16))(stripes) * 0.25 + 0.5
     assert (x[..., 2:-2] - 0.5).abs().max() < 0.02
-    with pytest.raises(UserError, match=r"wants 8 x 4 pixels and the images have 16 x 3.*at most \[16, 3\]"):
+    with pytest.raises(UserError, match=r"needs 8 x 4 pixels and the images have 16 x 3.*at most \[16, 3\]"):
         identity(torch.zeros(1, 16, 3, dtype=torch.uint8))
 
 
