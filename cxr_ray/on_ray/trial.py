@@ -140,11 +140,11 @@ def run_trial(sweep: Sweep, spec: Mapping[str, Any]) -> bool:
         if config.train.workers > 1:
             resources = TrialResources.of(sweep.config, cluster.nodes())
             with _exit_on_hang(run, tune.hang_minutes * 60):
-                training.on_workers(
+                training.train_on_workers(
                     run,
                     dict(resources.per_worker),
                     use_gpu=bool(resources.gpus),
-                    failures=0,
+                    max_failures=0,
                     callbacks=[_tune_reporter(objective)],
                     log=run.log,
                 )

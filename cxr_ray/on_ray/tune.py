@@ -52,7 +52,7 @@ def tune(
     warnings = [*plan.warnings, *fold_warnings]
     sweep = sweeps.create(
         prepared,
-        store=setup.identity(store),
+        store=setup.store_info(store),
         about={
             "labels": list(plan.labels),
             "task": plan.task,
