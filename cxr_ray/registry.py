@@ -69,6 +69,10 @@ class Registry(Generic[T]):
 
         return add
 
+    def unregister(self, name: str) -> None:
+        """Remove a name, for example in a notebook that defines it again. Raises `UserError` for an unknown one."""
+        del self._entries[self[name].name]
+
     def __getitem__(self, name: str) -> Entry[T]:
         self._load()
         if name not in self._entries:

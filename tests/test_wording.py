@@ -16,7 +16,7 @@ ANYWHERE = re.compile(r"^(mend(s|ed|ing|able)?|judg\w*|rival\w*|anew|knobs?|told
 # Words that are fine in a sentence, and vague as a name or a part of one.
 AS_A_NAME = re.compile(r"^(held|beside|verbs?)$", re.IGNORECASE)
 
-PYTHON = ("cxr_ray", "jobs", "benchmarks", "tests")
+PYTHON = ("cxr_ray", "jobs", "benchmarks", "tests", "docs")
 PAGES = ("*.html", "*.js", "*.css", "*.md", "*.yaml", "*.toml", "Makefile")
 
 
@@ -85,7 +85,7 @@ def files() -> dict[str, list[Path]]:
     pages = [
         path
         for pattern in PAGES
-        for path in [*ROOT.glob(pattern), *(p for f in (*PYTHON, "docs") for p in (ROOT / f).rglob(pattern))]
+        for path in [*ROOT.glob(pattern), *(p for f in PYTHON for p in (ROOT / f).rglob(pattern))]
     ]
     for path in sorted({*python, *pages} - skipped):
         if "fixtures" not in path.parts or path.suffix == ".py":

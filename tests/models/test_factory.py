@@ -46,16 +46,18 @@ def test_deviation_must_be_positive(deviation: float) -> None:
         models.build(config.Model(name="lenet"), outputs=1, image_size=(28, 28), mean=0.5, deviation=deviation)
 
 
-def test_a_users_model_must_give_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MODELS, "_entries", dict(MODELS._entries))  # the name is forgotten after the test
-
+def test_a_users_model_must_give_logits() -> None:
     @MODELS.register("test_of_a_wrong_shape")
     def wrong(*, outputs: int, channels: int, image_size: tuple[int, int], options: Any) -> nn.Module:
         """Returns a map instead of logits."""
         return nn.Conv2d(channels, outputs, 3)
 
-    with pytest.raises(UserError, match=r"gives \[1, 5, 30, 30\] for one image, not logits \[1, 5\]"):
-        build("test_of_a_wrong_shape")
+    try:
+        with pytest.raises(UserError, match=r"gives \[1, 5, 30, 30\] for one image, not logits \[1, 5\]"):
+            build("test_of_a_wrong_shape")
+    finally:
+        MODELS.unregister("test_of_a_wrong_shape")
+    assert "test_of_a_wrong_shape" not in MODELS
 
 
 def test_a_backbone_is_not_frozen_at_random_weights() -> None:

@@ -31,7 +31,9 @@ CONSTRAINT = "val/recall/mean >= 0.4"
 @pytest.fixture(scope="module")
 def sweep16(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """A finished sweep of sixteen trials on twelve labels: seven stopped early, one failed."""
-    sweep = make_sweep(tmp_path_factory.mktemp("runs") / "lr-and-weights", comparison=comparison(), constraint=CONSTRAINT)
+    sweep = make_sweep(
+        tmp_path_factory.mktemp("runs") / "lr-and-weights", comparison=comparison(), constraint=CONSTRAINT
+    )
     sweep_page.write(sweep)
     return sweep
 

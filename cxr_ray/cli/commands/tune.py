@@ -120,7 +120,9 @@ def run(config: configs.Config, *, address: str | None = None, retry_failed: boo
         print(f"the winner was already trained on {sweep.config.tune.folds} folds: best is their ensemble")
     elif refit == "folds":
         best = sweep.path / "folds" / "ensemble"
-        print_folds(select.combine_folds(sweep, [_trained(sweep, one, address) for one in select.fold_configs(sweep)]), sweep)
+        print_folds(
+            select.combine_folds(sweep, [_trained(sweep, one, address) for one in select.fold_configs(sweep)]), sweep
+        )
         print(f"folds: {best}")
         page = try_write_page(sweep)
     if page is not None:
