@@ -81,7 +81,7 @@ def share(folder: Path, epochs: int) -> None:
     settings = config(store(folder, 600, 64), folder / "runs", f"share-{time.time_ns()}", epochs=epochs)
     sweep, wall = timed_sweep(settings)
     spans = []
-    for trial in sweep.trials:
+    for trial in sweep.trial_records:
         run = sweep.run(trial)
         ended = (run.path / "run.json").stat().st_mtime
         evaluated = (run.path / "metrics.csv").stat().st_mtime
@@ -107,7 +107,7 @@ def share(folder: Path, epochs: int) -> None:
         update={"name": f"{settings.name}-early", "tune": settings.tune.model_copy(update={"scheduler": "asha"})}
     )
     ended_early, early_wall = timed_sweep(early)
-    alone = sequential_seconds(settings, [t.hyperparameters for t in sweep.trials])
+    alone = sequential_seconds(settings, [t.hyperparameters for t in sweep.trial_records])
     best, found = sweep.ranked()[0], ended_early.ranked()[0]
     print(
         f"sequential, {torch.get_num_threads()} threads: {alone:.1f} s; with ASHA {early_wall:.1f} s, ratio {early_wall / alone:.3f}; "
@@ -196,7 +196,7 @@ def asha(folder: Path, seeds: int, epochs: int) -> None:
             )
             best = sweep.ranked()[0]
             winners.append(sweep.run(best.trials[0]))
-            epochs_of = sum(t.epochs for t in sweep.trials)
+            epochs_of = sum(t.epochs for t in sweep.trial_records)
             found |= {f"{name} {k}": v for k, v in (("wall", wall), ("epochs", epochs_of), ("best", best.values[0]))}
             found[f"{name} winner"] = best.number
         info, report = winners[0].info, winners[0].config.report
@@ -234,7 +234,7 @@ def nested(folder: Path, times: int) -> None:
             sweep, wall = timed_sweep(settings)
             remaining = [g for g in placement_group_table().values() if g["state"] not in ("REMOVED",)]
             free = ray.available_resources().get("CPU")
-            ends = [f"{t.status} after {t.epochs}" for t in sweep.trials]
+            ends = [f"{t.status} after {t.epochs}" for t in sweep.trial_records]
             print(
                 f"{number}: {wall:.0f} s, {ends}, {len(remaining)} placement groups remain, {free:g} of 4 CPUs free",
                 flush=True,

@@ -120,7 +120,7 @@ def main() -> None:
         "tune": {**hyperparameters, "space": space},
     }
     sweep = tune(cfg.validate(cfg.merge(values, sweep_values)), log=quiet)
-    print(f"{len(sweep.trials)} trainings in {sweep.info['seconds']:,.0f} s")
+    print(f"{len(sweep.trial_records)} trainings in {sweep.info['seconds']:,.0f} s")
     for ranked in sweep.ranked():
         evaluate_folds(sweep, ranked)
     scores_of = np.array([[t.values["val/f1/mean"] for t in r.trials] for r in sweep.ranked()])

@@ -48,7 +48,7 @@ def _asha(sweep: Sweep) -> AsyncHyperBandScheduler:
         grace_period=min(sweep.grace_epochs, max(1, longest)), reduction_factor=tune.reduction,
     )  # fmt: skip
     objective = objective_of(tune)
-    for trial in sweep.trials:
+    for trial in sweep.trial_records:
         if trial.status not in ENDED or trial.status == FAILED:
             continue
         # Replay trials of earlier launches, which the remaining ones are compared with. ASHA only needs their ids.

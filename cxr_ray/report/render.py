@@ -10,34 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from cxr_ray.metrics import AT_PRECISION
-from cxr_ray.report import plots
-
-NAMES = {
-    "accuracy": "Accuracy",
-    "ap": "Average precision",
-    "auroc": "ROC AUC",
-    "brier": "Brier score",
-    "ece": "Calibration error",
-    "exact_match": "Exact match",
-    "f1": "F1",
-    "finding_f1": "F1, images with a finding",
-    "finding_precision": "Precision, images with a finding",
-    "finding_recall": "Recall, images with a finding",
-    "hamming": "Hamming loss",
-    "loss": "Loss",
-    "npv": "Negative predictive value",
-    "precision": "Precision",
-    "recall": "Recall",
-    "sample_f1": "F1, averaged over images",
-    "sample_precision": "Precision, averaged over images",
-    "sample_recall": "Recall, averaged over images",
-    "specificity": "Specificity",
-    "top2": "Top-2 accuracy",
-    "top3": "Top-3 accuracy",
-    "top5": "Top-5 accuracy",
-    **{metric: f"Recall at a precision of {least:g}" for metric, least in AT_PRECISION.items()},
-}
+from cxr_ray.plotting import plots
 
 
 def jinja() -> Environment:

@@ -14,8 +14,10 @@ from cxr_ray.evaluation import analysis
 from cxr_ray.labels import PARTS
 from cxr_ray.metrics import AVERAGES, MAIN_METRICS, MEAN, TABLE_METRICS
 from cxr_ray.metrics.names import MICRO, WEIGHTED
-from cxr_ray.report import plots, sections
-from cxr_ray.report.render import NAMES, interval, jinja, number, thousands, write_figures
+from cxr_ray.metrics.titles import NAMES
+from cxr_ray.plotting import plots
+from cxr_ray.report import sections
+from cxr_ray.report.render import interval, jinja, number, thousands, write_figures
 from cxr_ray.runs import Run
 from cxr_ray.storage.atomic import write_atomic
 

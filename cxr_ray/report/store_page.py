@@ -1,4 +1,4 @@
-"""The page of a store, and its figures as PNG. The numbers are data/summary.py, the plots store_plots.py."""
+"""The page of a store, and its figures as PNG. The numbers are data/summary.py, the plots plotting/store_plots.py."""
 
 import base64
 from pathlib import Path
@@ -14,8 +14,8 @@ from cxr_ray.data import plan as plans
 from cxr_ray.data.store import Store
 from cxr_ray.errors import UserError
 from cxr_ray.metrics import prevalence
-from cxr_ray.report import store_plots as plots
-from cxr_ray.report.plots import STYLE, png
+from cxr_ray.plotting import store_plots as plots
+from cxr_ray.plotting.plots import STYLE, png
 from cxr_ray.report.render import jinja
 from cxr_ray.storage.atomic import make_folder, write_atomic
 

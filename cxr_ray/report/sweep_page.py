@@ -1,14 +1,16 @@
-"""The page of a sweep, rewritten as trials report. The values are sweep_sections.py, the figures sweep_figures.py."""
+"""The page of a sweep, rewritten as trials report. The values are sweep_sections.py, the figures tuning/figures.py."""
 
 import math
 from pathlib import Path
 
+from cxr_ray.metrics.titles import NAMES, metric_text, metric_title
+from cxr_ray.plotting import sweep_plots as plots
+from cxr_ray.plotting.sweep_plots import text
 from cxr_ray.report import render, sweep_figures
-from cxr_ray.report import sweep_plots as plots
 from cxr_ray.report import sweep_sections as sections
-from cxr_ray.report.sweep_plots import text
 from cxr_ray.storage.atomic import write_atomic
-from cxr_ray.tuning import ranking
+from cxr_ray.tuning import combinations, ranking
+from cxr_ray.tuning import figures as figures_of_sweep
 from cxr_ray.tuning.importance import MIN_TRIALS
 from cxr_ray.tuning.sweep import Sweep
 from cxr_ray.tuning.trial import FAILED
@@ -20,12 +22,12 @@ def write(sweep: Sweep) -> Path:
 
     May be called at any time: before a trial is evaluated, and with running or failed trials. A figure whose numbers did not
     change is not rendered again. The page is one file, loads nothing and names no patient."""
-    info, config, trials = sweep.info, sweep.config, sweep.trials
+    info, config, trials = sweep.info, sweep.config, sweep.trial_records
     tune, limits = config.tune, ranking.constraints(config.tune)
-    rows = sections.combination_rows(trials, config, info, ranking.rank(trials, tune, limits))
+    rows = combinations.combination_rows(trials, config, info, ranking.rank(trials, tune, limits))
     evaluated = [r for r in rows if r.ranked is not None and not math.isnan(r.ranked.values[0])]
     best = next((r for r in evaluated if r.place == 1), None)
-    figures = sweep_figures.figures_of(sweep, config, info, evaluated, rows)
+    figures = figures_of_sweep.figures_of(sweep.path, config, info, evaluated, rows)
     lines = {r.name: sections.trial_line(r, tune) for r in rows}
     page = render.jinja().get_template("sweep.html").render(
         name=sweep.path.name,
@@ -46,23 +48,23 @@ def write(sweep: Sweep) -> Path:
         each=sections.best_by_label(evaluated, info["labels"], best),
         maps=sections.heat_maps(evaluated, info["labels"]),
         constraints=[{"text": str(c), "met": [r for r in evaluated if c.met(r.values)]} for c in limits],
-        front=[r for r, on in zip(evaluated, sections.on_front(evaluated, tune), strict=True) if on] if len(tune.metrics) > 1 else [],
+        front=[r for r, on in zip(evaluated, combinations.on_front(evaluated, tune), strict=True) if on] if len(tune.metrics) > 1 else [],
         figures={name: plots.titled(sweep_figures.svg_of(*figure), lines) for name, figure in figures.items()},
-        forest=sweep_figures.importance_of(evaluated, info, config),
+        forest=figures_of_sweep.importance_of(evaluated, info, config),
         few=MIN_TRIALS,
         costs=sections.training_costs(trials, config, info),
         failed=[t for t in trials if t.status == FAILED],
-        names=render.NAMES,
+        names=NAMES,
         text=text,
-        metric_text=sections.metric_text,
-        metric_title=sections.metric_title,
+        metric_text=metric_text,
+        metric_title=metric_title,
         columns=sections.trial_columns(evaluated, tune),
         yaml=config.to_yaml(),
     )  # fmt: skip
-    write_atomic(sweep.path / "sweep.csv", sweep.table(trials).to_csv(index=False))
+    write_atomic(sweep.path / "sweep.csv", sweep.trial_table(trials).to_csv(index=False))
     write_atomic(sweep.path / "sweep.html", page)
     if info["status"] != "started":
-        figures |= sweep_figures.heat_figures(evaluated, info["labels"])
+        figures |= figures_of_sweep.heat_figures(evaluated, info["labels"])
         sweep_figures.save_figures(
             sweep.path / "figures", {name: sweep_figures.png_of(*figure) for name, figure in figures.items()}
         )

@@ -3,7 +3,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,98 +10,16 @@ import pandas as pd
 
 from cxr_ray import config as cfg
 from cxr_ray import metrics
-from cxr_ray.config.metric_names import join_name, sign_of, split_name
+from cxr_ray.config.metric_names import join_name, sign_of
 from cxr_ray.labels import PARTS
+from cxr_ray.metrics.titles import metric_text, metric_title
+from cxr_ray.plotting import sweep_plots as draw
+from cxr_ray.plotting.sweep_plots import text
 from cxr_ray.report import render
-from cxr_ray.report import sweep_plots as draw
-from cxr_ray.report.sweep_plots import Shown, text
 from cxr_ray.tuning import ranking, space
-from cxr_ray.tuning.ranking import RankedCombination
+from cxr_ray.tuning.combinations import MAPS, MOST, Row, label_values
 from cxr_ray.tuning.sweep import Sweep
-from cxr_ray.tuning.trial import ENDED, FAILED, FINISHED, RUNNING, STOPPED, WAITING, Trial
-
-MAPS = ("recall", "auroc", "ap")
-"""Metrics of the heat maps of trials and labels, the most important first."""
-
-MOST = 60
-"""Trials of a heat map on the page, the best first; sweep.csv has all."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A combination of hyperparameters: its trial, or its trials on all folds."""
-
-    name: str
-    number: int
-    trials: tuple[Trial, ...]
-    hyperparameters: dict[str, Any]
-    """Every hyperparameter of the sweep; the base configuration's value if the combination does not set it."""
-    status: str
-    values: dict[str, float]
-    """By metric name, the mean over the evaluated folds."""
-    ranked: RankedCombination | None
-    place: int | None
-    """Rank; 1 is the best, None before evaluation."""
-
-    @property
-    def base(self) -> bool:
-        """Whether it is the base configuration."""
-        return self.trials[0].base
-
-    @property
-    def epochs(self) -> int:
-        """Epochs done, summed over folds."""
-        return sum(t.epochs for t in self.trials)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of training, summed over folds."""
-        return sum(t.seconds for t in self.trials)
-
-    @property
-    def shown(self) -> Shown:
-        """Its marks in figures."""
-        return Shown(self.name, self.place == 1, self.base, self.status == STOPPED)
-
-
-def combination_rows(
-    trials: Sequence[Trial], config: cfg.Config, info: Mapping[str, Any], order: Sequence[RankedCombination]
-) -> list[Row]:
-    """The combinations by rank, then those that are not evaluated, by number."""
-    base = config.model_dump()
-    places = {r.number: (at, r) for at, r in enumerate(order, start=1)}
-    out = []
-    for number in sorted({t.number for t in trials}):
-        here = tuple(t for t in trials if t.number == number)
-        place, ranked = places.get(number, (None, None))
-        named = {name for t in here for name in t.values}
-        values = {n: float(np.mean([t.values[n] for t in here if n in t.values])) for n in named}
-        hyperparameters = {k: here[0].hyperparameters.get(k, cfg.value_at(base, k)) for k in info["knobs"]}
-        name = here[0].name if here[0].fold is None else f"{number:04d}"
-        out.append(Row(name, number, here, hyperparameters, status_of(here), values, ranked, place))
-    return sorted(out, key=lambda r: (r.place is None, r.place or r.number))
-
-
-def status_of(folds: Sequence[Trial]) -> str:
-    """The status of a combination: that of its least advanced fold."""
-    statuses = {t.status for t in folds}
-    if len(folds) > 1 and WAITING in statuses and statuses != {WAITING}:
-        return FAILED if FAILED in statuses else RUNNING
-    return next(s for s in (FAILED, RUNNING, WAITING, STOPPED, FINISHED) if s in statuses)
-
-
-def metric_text(name: str) -> str:
-    """A metric in words: `val/auroc/mean` is mean ROC AUC, `val/recall/Edema` recall of Edema."""
-    _, metric, label = split_name(name)
-    text = render.NAMES[metric]
-    text = text if text.startswith(("ROC", "F1")) else text[0].lower() + text[1:]
-    return f"{label} {text}" if label in metrics.AVERAGES else f"{text} of {label}" if label else text
-
-
-def metric_title(name: str) -> str:
-    """As `metric_text`, with a capital letter."""
-    text = metric_text(name)
-    return text[0].upper() + text[1:]
+from cxr_ray.tuning.trial import ENDED, FAILED, RUNNING, STOPPED, Trial
 
 
 def trial_line(row: Row, tune: cfg.Tune) -> str:
@@ -264,17 +181,6 @@ def heat_maps(evaluated: Sequence[Row], labels: Sequence[str]) -> list[dict[str,
             lines.append({"row": row, "cells": cells, "mean": row.values.get(join_name("val", metric, metrics.MEAN))})
         out.append({"metric": metric, "lines": lines, "more": len(evaluated) - len(rows)})
     return out
-
-
-def label_values(rows: Sequence[Row], labels: Sequence[str], metric: str) -> Any:
-    """Values [T, L] of a metric on val; NaN if undefined."""
-    return np.array([[r.values.get(join_name("val", metric, k), math.nan) for k in labels] for r in rows], float)
-
-
-def on_front(evaluated: Sequence[Row], tune: cfg.Tune) -> list[bool]:
-    """Which combinations stand on `ranking.pareto_front`."""
-    on = ranking.pareto_front([r.ranked for r in evaluated if r.ranked is not None], tune.modes)
-    return [r.number in on for r in evaluated]
 
 
 def trial_columns(evaluated: Sequence[Row], tune: cfg.Tune) -> list[str]:

@@ -90,7 +90,7 @@ def plan_trials(sweep: Sweep, searched: space.Space, plan: plans.Plan, store: st
     """Write and return the trials of the sweep. Checks the configuration of each that is known now; raises `UserError`."""
     config = sweep.config
     tune = config.tune
-    existing = sweep.trials
+    existing = sweep.trial_records
     first: list[dict[str, Any]] = [{}] if tune.base else []
     if tune.search == "optuna":
         return OptunaProposals(sweep, searched, existing)

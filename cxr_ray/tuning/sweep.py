@@ -55,7 +55,7 @@ class Sweep:
         runs.update_json(self.path / "sweep.json", changes)
 
     @property
-    def trials(self) -> list[Trial]:
+    def trial_records(self) -> list[Trial]:
         """All trials, ended or not, by number and fold, with the current results of their run folders."""
         trials = self._read_trials()
         if not trials:
@@ -89,7 +89,7 @@ class Sweep:
 
     def retry_failed(self) -> None:
         """Set failed trials to waiting, so that they resume from their last checkpoints."""
-        trials = self.trials
+        trials = self.trial_records
         for trial in trials:
             run = runs.Run(self.path / "trials" / trial.name)
             if trial.status == FAILED and (run.path / "run.json").exists():
@@ -119,7 +119,7 @@ class Sweep:
 
     def ranked(self) -> list[RankedCombination]:
         """The evaluated combinations, best first (see `ranking.rank`)."""
-        return rank(self.trials, self.config.tune, constraints(self.config.tune))
+        return rank(self.trial_records, self.config.tune, constraints(self.config.tune))
 
     @property
     def test_evaluations(self) -> int:
@@ -130,10 +130,10 @@ class Sweep:
                 count += int(runs.Run(file.parent).info.get("test_looks", 0))
         return count
 
-    def table(self, trials: Sequence[Trial] | None = None) -> pd.DataFrame:
+    def trial_table(self, trials: Sequence[Trial] | None = None) -> pd.DataFrame:
         """One row per trial: `trial, fold, status, epochs, epoch, seconds, HYPERPARAMETERS..., pareto, METRIC/LABEL...` (val at the
         selected epoch). `trials` avoids reading them again. `pareto`, with several objectives: whether it is on the Pareto front."""
-        trials, info = self.trials if trials is None else trials, self.info
+        trials, info = self.trial_records if trials is None else trials, self.info
         tune = self.config.tune
         front = pareto_front(rank(trials, tune, constraints(tune)), tune.modes) if len(tune.metrics) > 1 else None
         metric_names = list(dict.fromkeys(name for t in trials for name in t.values))

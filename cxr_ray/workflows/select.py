@@ -37,7 +37,7 @@ def select_best(sweep: Sweep, *, log: Callable[[str], None] = print) -> dict[str
     `_summary`), against (see `_comparisons`), note. Raises `UserError` if no trial was evaluated."""
     ranked = sweep.ranked()
     if not ranked:
-        failed = [t for t in sweep.trials if t.error]
+        failed = [t for t in sweep.trial_records if t.error]
         reason = f"; the first one failed: {failed[0].error}" if failed else ""
         raise UserError(f"no trial of {sweep.path.name} was evaluated{reason}")
     previous = dict(sweep.info.get("worth") or {})

@@ -155,7 +155,7 @@ def test_a_preset_trains_on_its_dataset(preset: Path, stores, tmp_path):
         )
     else:
         sweep = create_sweep(config)
-        run = on_ray.train(sweep.trial_config(sweep.trials[0]), log=lambda line: None)
+        run = on_ray.train(sweep.trial_config(sweep.trial_records[0]), log=lambda line: None)
     assert run.info["status"] == "finished" and run.weights.exists()
     losses = run.metrics.query("metric == 'loss' and label == ''")
     assert set(losses["epoch"]) == {0, 1} and (losses["value"] > 0).all()
@@ -173,5 +173,5 @@ def create_sweep(config: cfg.Config) -> sweeps.Sweep:
     }
     sweep = sweeps.create(base.model_copy(update={"tune": config.tune}), store=store_info(store), about=about)
     proposals = setup.plan_trials(sweep, searched, plan, store)
-    assert proposals.planned == len(sweep.trials) > 5
+    assert proposals.planned == len(sweep.trial_records) > 5
     return sweep

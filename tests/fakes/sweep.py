@@ -86,7 +86,7 @@ def make_sweep(
     sweep.write_trials(made)
     ranked = sweep.ranked()
     sweep.update(
-        status=status, seconds=round(sum(t.seconds for t in sweep.trials) / 2, 1), worth=comparison,
+        status=status, seconds=round(sum(t.seconds for t in sweep.trial_records) / 2, 1), worth=comparison,
         best=ranked[0].trials[0].name if ranked else None,
     )  # fmt: skip
     return sweep

@@ -84,7 +84,7 @@ def test_a_trial_at_its_last_epoch_takes_nothing_over(tmp_path):
 
 def test_asha_compares_the_rest_of_a_sweep_with_trials_that_ended_before(tmp_path):
     sweep = make_sweep(tmp_path / "asha", trials=8, epochs=4, reduction=2, failed=())
-    assert {t.status for t in sweep.trials} == {FINISHED, STOPPED}
+    assert {t.status for t in sweep.trial_records} == {FINISHED, STOPPED}
     fresh = make_sweep(tmp_path / "fresh", trials=8, epochs=4, reduction=2, failed=(), waiting=range(8))
     for one, wanted in ((sweep, TrialScheduler.STOP), (fresh, TrialScheduler.CONTINUE)):
         asha = schedulers.build(one, searched(one))

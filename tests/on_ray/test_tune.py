@@ -65,8 +65,8 @@ def policies(store, ray_local, tmp_path_factory) -> tuple[Sweep, list[str]]:
 
 def test_every_trial_is_evaluated_on_the_same_rows_and_truth(policies, store):
     sweep, _ = policies
-    made = [sweep.run(t) for t in sweep.trials]
-    assert len(made) == 5 and {t.status for t in sweep.trials} == {FINISHED}
+    made = [sweep.run(t) for t in sweep.trial_records]
+    assert len(made) == 5 and {t.status for t in sweep.trial_records} == {FINISHED}
     tables = [run.predictions("val").filter(regex="^(row$|true/)") for run in made]
     for table in tables[1:]:
         pd.testing.assert_frame_equal(table, tables[0])
@@ -80,12 +80,12 @@ def test_every_trial_is_evaluated_on_the_same_rows_and_truth(policies, store):
 
 def test_the_table_has_hyperparameters_and_every_metric_of_every_label(policies):
     sweep, lines = policies
-    table = sweep.table()
+    table = sweep.trial_table()
     assert table["data.uncertain.Cardiomegaly"].tolist() == ["smooth", "ones", "ones", "ignore", "ignore"]
     assert table["data.oversample_min_count"].tolist() == [0, 0, 40, 0, 40]
     labels = sweep.info["labels"]
     assert {"auroc/mean", *(f"recall/{label}" for label in labels)} <= set(table.columns)
-    trial = sweep.trials[1]
+    trial = sweep.trial_records[1]
     selected = sweep.run(trial).info["kept"]["epoch"]
     assert trial.epoch == selected
     rows = sweep.run(trial).metrics.query("part == 'val' and metric == 'auroc' and label == 'mean'")
@@ -105,9 +105,9 @@ def test_tensorboard_and_mlflow_have_the_values_of_the_sweep_folder(policies):
     client = mlflow.MlflowClient(f"sqlite:///{sweep.path.parent / 'mlflow.db'}")
     found = client.search_runs([client.get_experiment_by_name("sweep").experiment_id])
     logged = {run.info.run_name: run for run in found}
-    assert set(logged) == {t.name for t in sweep.trials}
-    table = sweep.table().set_index("trial")
-    for trial in sweep.trials:
+    assert set(logged) == {t.name for t in sweep.trial_records}
+    table = sweep.trial_table().set_index("trial")
+    for trial in sweep.trial_records:
         run, auroc = logged[trial.name], trial.values["val/auroc/mean"]
         assert run.info.status == "FINISHED" and run.data.metrics["kept/val/auroc/mean"] == pytest.approx(auroc)
         assert run.data.params["data.oversample_min_count"] == str(table["data.oversample_min_count"][trial.name])
@@ -128,7 +128,7 @@ def test_the_winner_is_a_run_folder_and_evaluated_once_on_test(policies):
     assert best.info["test_looks"] == 1 and best.info["knobs"] == sweep.ranked()[0].hyperparameters
     assert select.select_best(sweep, log=lambda line: None) == comparison  # does not evaluate test again
     assert runs.load(sweep.path / "best").info["test_looks"] == 1
-    assert all(sweep.run(t).info["test_looks"] == 0 for t in sweep.trials)
+    assert all(sweep.run(t).info["test_looks"] == 0 for t in sweep.trial_records)
     assert {"recall", "auroc", "precision"} == set(comparison["test"])
     second = next(
         row for row in comparison["against"] if row["what"] == "the second-best trial" and row["metric"] == "auroc"
@@ -140,10 +140,10 @@ def test_the_winner_is_a_run_folder_and_evaluated_once_on_test(policies):
 def test_a_finished_sweep_is_not_repeated_and_more_trials_keep_the_first_ones(store, tmp_path):
     made = config(store, tmp_path)
     sweep = quiet(made)
-    before = {t.name: (t.hyperparameters, (sweep.run(t).path / "metrics.csv").stat().st_mtime_ns) for t in sweep.trials}
+    before = {t.name: (t.hyperparameters, (sweep.run(t).path / "metrics.csv").stat().st_mtime_ns) for t in sweep.trial_records}
     quiet(made)
     more = quiet(made.model_copy(update={"tune": made.tune.model_copy(update={"trials": 3})}))
-    after = {t.name: (t.hyperparameters, (more.run(t).path / "metrics.csv").stat().st_mtime_ns) for t in more.trials}
+    after = {t.name: (t.hyperparameters, (more.run(t).path / "metrics.csv").stat().st_mtime_ns) for t in more.trial_records}
     assert len(after) == 4 and {name: after[name] for name in before} == before
 
 
@@ -169,7 +169,7 @@ def test_trials_that_die_hang_or_diverge_fail_and_the_others_go_on(store, tmp_pa
     made = config(store, tmp_path, plugins=["tests.fakes.bad_models"], train={"batch_size": 16}, tune=tune)
     made = made.model_copy(update={"tune": made.tune.model_copy(update={"space": {}})})
     sweep = quiet(made)
-    dying, hanging, diverging, good = sweep.trials
+    dying, hanging, diverging, good = sweep.trial_records
     assert good.status == FINISHED and good.epochs == 2
     assert dying.status == FAILED and dying.error.startswith("died 2 times")
     assert hanging.status == FAILED and hanging.error.startswith("died 2 times")
@@ -190,14 +190,14 @@ def test_failed_trials_are_retried_only_on_request(store, tmp_path):
     made = config(store, tmp_path, plugins=["tests.fakes.bad_models"], train={"batch_size": 16}, tune=tune)
     made = made.model_copy(update={"tune": made.tune.model_copy(update={"space": {}})})
     sweep = quiet(made)
-    assert [t.status for t in sweep.trials] == [FAILED, FINISHED]
-    files = [sweep.run(t).path / "log.txt" for t in sweep.trials]
+    assert [t.status for t in sweep.trial_records] == [FAILED, FINISHED]
+    files = [sweep.run(t).path / "log.txt" for t in sweep.trial_records]
     before = [f.stat().st_mtime_ns for f in files]
     quiet(made)
     assert [f.stat().st_mtime_ns for f in files] == before
     on_ray.tune(made, retry_failed=True, log=lambda line: None)
     assert [f.stat().st_mtime_ns > t for f, t in zip(files, before, strict=True)] == [True, False]
-    assert [t.status for t in sweep.trials] == [FAILED, FINISHED]  # it died again
+    assert [t.status for t in sweep.trial_records] == [FAILED, FINISHED]  # it died again
 
 
 def test_a_store_that_changed_during_the_sweep_fails_its_trials(store, tmp_path):
@@ -271,7 +271,7 @@ def test_asha_stops_poor_trials_and_each_of_them_is_a_complete_run(store, tmp_pa
         },
     )  # fmt: skip
     sweep = quiet(made.model_copy(update={"tune": made.tune.model_copy(update={"space": {}})}))
-    stopped = [t for t in sweep.trials if t.status == STOPPED]
+    stopped = [t for t in sweep.trial_records if t.status == STOPPED]
     assert stopped and all(1 <= t.epochs < 4 for t in stopped)
     assert sweep.ranked()[0].hyperparameters == {"optim.lr": 3e-3}
     for trial in stopped:
@@ -283,12 +283,12 @@ def test_asha_stops_poor_trials_and_each_of_them_is_a_complete_run(store, tmp_pa
 def test_folds_are_ranked_by_their_mean_and_the_winner_is_their_ensemble(store, tmp_path):
     made = config(store, tmp_path, train={"epochs": 1}, tune={"folds": 2, "trials": 1, "base": False})
     sweep = quiet(made)
-    one, two = (sweep.run(t) for t in sweep.trials)
+    one, two = (sweep.run(t) for t in sweep.trial_records)
     test = [set(run.plan.query("part == 'test'")["row"]) for run in (one, two)]
     val = [set(run.plan.query("part == 'val'")["row"]) for run in (one, two)]
     assert test[0] == test[1] and not val[0] & val[1]
     (ranked,) = sweep.ranked()
-    each = [t.values["val/auroc/mean"] for t in sweep.trials]
+    each = [t.values["val/auroc/mean"] for t in sweep.trial_records]
     assert ranked.values[0] == pytest.approx(sum(each) / 2) and ranked.deviation[0] > 0
     comparison = select.select_best(sweep, log=lambda line: None)
     assert comparison["best"] == ["0001-fold-0", "0001-fold-1"]
@@ -300,16 +300,16 @@ def test_when_the_time_is_over_nothing_starts_and_running_trials_stop_with_their
     slow = {"plugins": ["tests.fakes.slow_model"], "model": {"name": "slow"}, "train": {"epochs": 4, "batch_size": 16}}
     made = config(store, tmp_path, **slow, tune={"trials": 6, "base": False, "max_time": 0.2})
     sweep = quiet(made)
-    waiting = [t for t in sweep.trials if t.status == WAITING]
-    started = [t for t in sweep.trials if t.status != WAITING]
+    waiting = [t for t in sweep.trial_records if t.status == WAITING]
+    started = [t for t in sweep.trial_records if t.status != WAITING]
     assert waiting and started and {t.status for t in started} <= {FINISHED, STOPPED}
     assert any(t.status == STOPPED for t in started)
     longer = made.model_copy(
         update={"tune": made.tune.model_copy(update={"max_time": None, "trials": len(started) + 1})}
     )
     more = quiet(longer)
-    assert all(t.status in ENDED for t in more.trials)
-    assert [t.epochs for t in more.trials[: len(started)]] == [t.epochs for t in started]
+    assert all(t.status in ENDED for t in more.trial_records)
+    assert [t.epochs for t in more.trial_records[: len(started)]] == [t.epochs for t in started]
 
 
 @pytest.mark.long
@@ -318,10 +318,10 @@ def test_optuna_suggests_trials_and_a_resumed_sweep_suggests_the_rest(store, tmp
     tune = {"search": "optuna", "trials": 2, "constraint": "val/recall/mean >= 0.1", "max_concurrent": 1}
     made = config(store, tmp_path, train={"epochs": 1}, tune=tune)
     sweep = quiet(made)
-    assert [t.number for t in sweep.trials] == [0, 1, 2] and {t.status for t in sweep.trials} == {FINISHED}
+    assert [t.number for t in sweep.trial_records] == [0, 1, 2] and {t.status for t in sweep.trial_records} == {FINISHED}
     more = quiet(made.model_copy(update={"tune": made.tune.model_copy(update={"trials": 3})}))
-    assert [t.hyperparameters for t in more.trials[:3]] == [t.hyperparameters for t in sweep.trials[:3]]
-    assert len({t.hyperparameters.get("optim.lr") for t in more.trials}) == 4
+    assert [t.hyperparameters for t in more.trial_records[:3]] == [t.hyperparameters for t in sweep.trial_records[:3]]
+    assert len({t.hyperparameters.get("optim.lr") for t in more.trial_records}) == 4
 
 
 @pytest.mark.long
@@ -331,9 +331,9 @@ def test_pbt_copies_weights_between_trials_and_each_keeps_its_own_record(store, 
     made = config(store, tmp_path, train={"epochs": 4}, tune=tune)
     wide = {"optim.lr": {"loguniform": [1e-9, 1e-2]}}
     sweep = quiet(made.model_copy(update={"tune": made.tune.model_copy(update={"space": wide})}))
-    assert {t.status for t in sweep.trials} == {FINISHED} and {t.epochs for t in sweep.trials} == {4}
+    assert {t.status for t in sweep.trial_records} == {FINISHED} and {t.epochs for t in sweep.trial_records} == {4}
     changes = []
-    for trial in sweep.trials:
+    for trial in sweep.trial_records:
         run = sweep.run(trial)
         table = run.metrics.query("part == 'val' and metric == 'auroc' and label == 'mean'")
         assert table["epoch"].is_monotonic_increasing and table["epoch"].iloc[-1] == 4
@@ -355,7 +355,7 @@ def test_trials_of_two_workers_leave_no_placement_group(store, ray_local, tmp_pa
         store, tmp_path, train={"workers": 2, "epochs": 1}, tune={"trials": 1, "base": False, "scheduler": "asha"}
     )
     sweep = quiet(made)
-    assert [t.status for t in sweep.trials] == [FINISHED] and sweep.run("0001").info["workers"] == 2
+    assert [t.status for t in sweep.trial_records] == [FINISHED] and sweep.run("0001").info["workers"] == 2
     until(lambda: all(g["state"] == "REMOVED" for g in placement_group_table().values()), 30)
 
 
@@ -409,10 +409,10 @@ def test_a_killed_sweep_resumes_repeats_nothing_and_gives_the_same_results(store
     out, _ = rest.communicate(timeout=280)
     assert rest.returncode == 0, out
     sweep = sweeps.load(folder)
-    assert {t.status for t in sweep.trials} == {FINISHED} and sweep.info["status"] == "finished"
+    assert {t.status for t in sweep.trial_records} == {FINISHED} and sweep.info["status"] == "finished"
     assert {name: (folder / "trials" / name / "metrics.csv").stat().st_mtime_ns for name in done} == done
     reference = quiet(made.model_copy(update={"name": "reference"}))
-    for one, other in zip(sweep.trials, reference.trials, strict=True):
+    for one, other in zip(sweep.trial_records, reference.trial_records, strict=True):
         assert one.hyperparameters == other.hyperparameters and one.values == other.values
     assert sweep.ranked()[0].number == reference.ranked()[0].number
 
@@ -439,5 +439,5 @@ def test_a_hanging_trial_of_two_workers_is_stopped_with_its_workers(store, tmp_p
     file.write_text(made.model_copy(update={"tune": made.tune.model_copy(update={"space": {}})}).to_yaml())
     out, _ = start_driver("-c", str(file)).communicate(timeout=500)
     sweep = sweeps.load(tmp_path / "sweep")
-    (trial,) = sweep.trials
+    (trial,) = sweep.trial_records
     assert trial.status == FAILED and trial.error.startswith("died 1 times: its process died"), out

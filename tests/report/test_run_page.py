@@ -23,7 +23,8 @@ from cxr_ray.errors import UserError
 from cxr_ray.evaluation import results
 from cxr_ray.evaluation.prediction_table import EvaluationSettings, PredictionTable
 from cxr_ray.metrics import compute_metrics, prevalence, thresholds
-from cxr_ray.report import plots, run_page, sections
+from cxr_ray.plotting import plots
+from cxr_ray.report import run_page, sections
 
 MANY = ["Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture"]
 CLASSES = ["Covid-19", "No_findings", "Pneumonia"]

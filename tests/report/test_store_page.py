@@ -16,7 +16,8 @@ from cxr_ray.data import store_writer
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.errors import UserError
 from cxr_ray.labels import Filter
-from cxr_ray.report import store_page, store_plots
+from cxr_ray.plotting import store_plots
+from cxr_ray.report import store_page
 from tests.fakes.store import fake_store
 from tests.report.test_run_page import CHROMIUM
 

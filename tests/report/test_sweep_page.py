@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -15,9 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_ray.report import plots, render, sweep_figures, sweep_page, sweep_sections
-from cxr_ray.report import sweep_plots as draw
-from cxr_ray.tuning import ranking
+from cxr_ray.plotting import sweep_plots as draw
+from cxr_ray.report import render, sweep_figures, sweep_page, sweep_sections
 from cxr_ray.tuning.importance import MIN_TRIALS
 from cxr_ray.tuning.sweep import Sweep
 from cxr_ray.tuning.trial import FAILED, FINISHED, RUNNING, STOPPED, WAITING, Trial
@@ -84,7 +82,7 @@ def test_best_trial_state_and_constraint_are_shown(sweep16: Sweep) -> None:
     assert f"The best of 15 on val: trial {best.trials[0].name}" in text
     assert f"{best.values[0]:.3f}" in text
     assert "16 of 16 trials ended" in text and "1 failed" in text
-    met = sum(t.values.get("val/recall/mean", 0) >= 0.4 for t in sweep16.trials if t.status != FAILED)
+    met = sum(t.values.get("val/recall/mean", 0) >= 0.4 for t in sweep16.trial_records if t.status != FAILED)
     assert f"{CONSTRAINT}: met by {met} of the 15 evaluated trials" in text
     for name, value in best.hyperparameters.items():
         assert name in text and draw.text(value) in text
@@ -129,7 +127,7 @@ def test_the_heat_map_has_every_value_and_marks_the_best_of_each_label(sweep16: 
 def test_the_best_of_each_label_is_the_largest(sweep16: Sweep) -> None:
     _, *rows = table_rows(section(text_of(sweep16), "labels"))
     best = sweep16.ranked()[0].trials[0]
-    trials = {t.name: t for t in sweep16.trials if t.status != FAILED}
+    trials = {t.name: t for t in sweep16.trial_records if t.status != FAILED}
     for row in rows:
         label = row[0]
         for (value, name, winner), metric in zip(
@@ -202,9 +200,9 @@ def test_a_failed_trial_is_listed_with_its_reason_and_not_evaluated(sweep16: Swe
 
 def test_the_table_has_every_trial(sweep16: Sweep) -> None:
     head, *rows = table_rows(section(text_of(sweep16), "trials"))
-    assert {r[0].strip("◆ ") for r in rows} == {t.name for t in sweep16.trials}
+    assert {r[0].strip("◆ ") for r in rows} == {t.name for t in sweep16.trial_records}
     assert head[:3] == ["Trial", "State", "Mean ROC AUC"] and "Meets" in head and head[-2:] == ["Epochs", "Seconds"]
-    by = {t.name: t for t in sweep16.trials}
+    by = {t.name: t for t in sweep16.trial_records}
     for row in rows:
         assert row[1] == by[row[0].strip("◆ ")].status
 
@@ -212,7 +210,7 @@ def test_the_table_has_every_trial(sweep16: Sweep) -> None:
 def test_the_csv_has_a_row_for_each_trial_and_a_column_for_each_metric_and_label(sweep16: Sweep) -> None:
     table = pd.read_csv(sweep16.path / "sweep.csv", dtype={"trial": str})
     assert list(table.columns[:5]) == ["trial", "status", "epochs", "epoch", "seconds"]
-    for trial in sweep16.trials:
+    for trial in sweep16.trial_records:
         row = table[table["trial"] == trial.name].iloc[0]
         assert row["status"] == trial.status and row["optim.lr"] == trial.hyperparameters.get("optim.lr", 1e-4)
         for name, value in trial.values.items():
@@ -397,7 +395,7 @@ def test_figures_with_equal_numbers_are_not_plotted_twice(tmp_path: Path, monkey
     again = time.process_time() - began
     assert plotted == [] and text_of(sweep) == before
     assert again < 1.0
-    trial = next(t for t in sweep.trials if t.name == "0011")
+    trial = next(t for t in sweep.trial_records if t.name == "0011")
     file = sweep.path / "trials" / trial.name / "metrics.csv"
     table = pd.read_csv(file)
     more = table[table["epoch"] == table["epoch"].max()].assign(epoch=table["epoch"].max() + 1)
@@ -464,15 +462,7 @@ def test_shares_are_of_a_label_and_small_differences_stay_small() -> None:
     assert np.isnan(draw.shares(np.full((2, 2), np.nan))).all()
 
 
-def test_metrics_in_words() -> None:
-    assert sweep_sections.metric_text("val/auroc/mean") == "mean ROC AUC"
-    assert (
-        sweep_sections.metric_text("val/recall/Edema") == "recall of Edema"
-        and sweep_sections.metric_text("val/accuracy") == "accuracy"
-    )
-    assert (
-        sweep_sections.metric_title("val/f1/micro") == "Micro F1" and sweep_sections.metric_title("val/loss") == "Loss"
-    )
+def test_durations_in_words() -> None:
     assert [render.lasting(s) for s in (12, 89.4, 90, 3600, 12_000)] == [
         "12 s",
         "89 s",
@@ -491,7 +481,7 @@ def test_every_figure_names_its_trials(sweep16: Sweep) -> None:
     assert (
         sum(names == evaluated for names in named) == 5
     )  # parallel coordinates and four hyperparameters; importance names none
-    assert {t.name for t in sweep16.trials} in named  # curves include the failed one
+    assert {t.name for t in sweep16.trial_records} in named  # curves include the failed one
     best = sweep16.ranked()[0].trials[0].name
     assert re.search(
         rf'data-trial="{best}"><title>{best}: optim.lr [^<]*; mean ROC AUC 0\.\d+; finished, 6 epochs</title>', page
@@ -570,36 +560,3 @@ def test_tables_sort_and_a_trial_is_highlighted_everywhere(sweep16: Sweep, tmp_p
     assert [float(s) for s in out["seconds"]] == sorted((float(s) for s in out["seconds"]), reverse=True)
     assert out["states"] == sorted(out["states"]) and out["policies"] == sorted(out["policies"])
     assert set(out["lit"]) == {out["name"]} and len(out["lit"]) == out["all"] > 8 and out["after"] == 0
-
-
-@pytest.mark.parametrize(
-    "make", [draw.curves, draw.parallel, draw.hyperparameter, draw.importance, draw.pareto, draw.heat]
-)
-def test_arguments_of_figures_can_be_cached(make: Callable[..., Any], sweep16: Sweep) -> None:
-    """Every argument of a figure must be hashable, or the figure would be plotted each time."""
-    info, config = sweep16.info, sweep16.config
-    rows = sweep_sections.combination_rows(sweep16.trials, config, info, sweep16.ranked())
-    evaluated = [r for r in rows if r.ranked is not None]
-    two = config.model_copy(
-        update={"tune": config.tune.model_copy(update={"metric": ["val/auroc/mean", "val/recall/mean"]})}
-    )
-    evaluated_two = [
-        replace(r, ranked=replace(r.ranked, values=(r.ranked.values[0], r.values["val/recall/mean"])))
-        for r in evaluated
-    ]  # type: ignore[type-var]
-    figures = {
-        **sweep_figures.figures_of(sweep16, two, info, evaluated_two, rows),
-        **sweep_figures.heat_figures(evaluated, info["labels"]),
-    }
-    chosen = [f for f in figures.values() if f[0] is make]
-    assert chosen
-    for figure in chosen:
-        hash(figure)
-        assert plots.png(figure[0](*figure[1:])).startswith(b"\x89PNG")
-
-
-def test_constraints_and_ranking_agree_with_the_sweep(sweep16: Sweep) -> None:
-    rows = sweep_sections.combination_rows(sweep16.trials, sweep16.config, sweep16.info, sweep16.ranked())
-    assert [r.place for r in rows if r.place] == list(range(1, 16))
-    limits = ranking.constraints(sweep16.config.tune)
-    assert [all(c.met(r.values) for c in limits) for r in rows if r.place] == [r.feasible for r in sweep16.ranked()]

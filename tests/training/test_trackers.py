@@ -227,7 +227,7 @@ def test_a_run_that_the_server_does_not_know_is_created_again(out: Path) -> None
 
 def test_a_sweep_is_an_experiment(out: Path) -> None:
     sweep = make_sweep(out / "lr-sweep", trials=3, epochs=2, failed=())
-    for trial in sweep.trials:
+    for trial in sweep.trial_records:
         run = sweep.run(trial)
         settings = run.config.model_copy(update={"report": cfg.Report(trackers=["mlflow"])})
         tracker = trackers.open(run, settings, log=pytest.fail)
@@ -238,7 +238,7 @@ def test_a_sweep_is_an_experiment(out: Path) -> None:
     assert {r.info.run_name for r in found} == {"0000", "0001", "0002"}
     hyperparameters = {r.info.run_name: r.data.params["optim.lr"] for r in found}
     assert {name: float(v) for name, v in hyperparameters.items()} == {
-        t.name: t.hyperparameters.get("optim.lr", 1e-4) for t in sweep.trials
+        t.name: t.hyperparameters.get("optim.lr", 1e-4) for t in sweep.trial_records
     }
     assert {r.data.tags["cxr_ray.sweep"] for r in found} == {"lr-sweep"}
     assert not list((sweep.path / "trials").glob("mlflow.db"))
@@ -247,7 +247,7 @@ def test_a_sweep_is_an_experiment(out: Path) -> None:
 def test_the_end_of_a_trial_whose_process_was_killed_is_recorded(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = make_sweep(out / "lr-sweep", trials=2, epochs=2, failed=())
     config = sweep.config.model_copy(update={"report": cfg.Report(trackers=["mlflow"])})
-    first, second = (sweep.run(t) for t in sweep.trials)
+    first, second = (sweep.run(t) for t in sweep.trial_records)
     for run in (first, second):
         settings = run.config.model_copy(update={"report": config.report})
         tracker = trackers.open(run, settings, log=pytest.fail)

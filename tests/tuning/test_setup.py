@@ -47,7 +47,7 @@ def test_the_base_configuration_is_trial_0_and_not_trained_twice(tmp_path: Path)
     grid = {"search": "grid", "space": {"optim.lr": {"choice": [rate, 0.01]}}}
     sweep, trials = planned(config(SMALL, tmp_path, **grid))
     assert [(t.name, t.hyperparameters, t.base) for t in trials] == [("0000", {}, True), ("0001", {"optim.lr": 0.01}, False)]  # fmt: skip
-    assert sweep.trials == trials
+    assert sweep.trial_records == trials
     _, trials = planned(config(SMALL, tmp_path / "other", **grid, base=False))
     assert [(t.name, t.hyperparameters["optim.lr"]) for t in trials] == [("0001", rate), ("0002", 0.01)]
 

@@ -26,7 +26,7 @@ def test_trials_have_the_results_of_their_run_folders(tmp_path: Path) -> None:
     sweep = make_sweep(
         tmp_path / "s", trials=6, labels=LABELS, epochs=3, failed=(2,), running=(4,), waiting=(5,), status="started"
     )
-    by_name = {t.name: t for t in sweep.trials}
+    by_name = {t.name: t for t in sweep.trial_records}
     assert by_name["0002"].status == FAILED and "diverged" in str(by_name["0002"].error)
     assert by_name["0004"].status == RUNNING and by_name["0004"].epochs == 1
     waiting = by_name["0005"]
@@ -49,7 +49,7 @@ def test_a_run_that_ended_after_trials_json_was_written_has_ended(tmp_path: Path
     sweep = make_sweep(tmp_path / "s", trials=3, labels=LABELS, epochs=2, failed=(), running=(1, 2), status="started")
     sweep.run("0001").update(status="finished")
     sweep.run("0002").update(status="failed", error="no memory")
-    found = {t.name: (t.status, t.error) for t in sweep.trials}
+    found = {t.name: (t.status, t.error) for t in sweep.trial_records}
     assert found["0001"] == (FINISHED, None) and found["0002"] == (FAILED, "no memory")
 
 
@@ -62,14 +62,16 @@ def test_hyperparameters_are_those_that_the_selected_epoch_was_trained_with(tmp_
     sweep.run("0001").update(changes=changes)
     after = sweep.trial("0001")
     assert after.hyperparameters == {"optim.lr": 2} and after.initial == before.hyperparameters
-    sweep.write_trials(sweep.trials)
+    sweep.write_trials(sweep.trial_records)
     assert sweep.trial("0001") == after  # the file has the initial ones
 
 
 def test_a_damaged_run_folder_does_not_hide_the_sweep(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path / "s", trials=3, labels=LABELS, epochs=2, failed=())
     (sweep.path / "trials" / "0001" / "run.json").write_text("{")
-    assert [t.name for t in sweep.trials] == ["0000", "0001", "0002"] and 1 not in [r.number for r in sweep.ranked()]
+    assert [t.name for t in sweep.trial_records] == ["0000", "0001", "0002"] and 1 not in [
+        r.number for r in sweep.ranked()
+    ]
 
 
 def test_trials_are_read_as_they_were_written_and_in_order(tmp_path: Path) -> None:
@@ -77,8 +79,8 @@ def test_trials_are_read_as_they_were_written_and_in_order(tmp_path: Path) -> No
     trials = [Trial(f"{n:04d}-fold-{f}", n, {"optim.lr": 0.1, "data.image_size": [64, 64], "optim.clip_norm": None}, f, error="x" if f else None)
               for n, f in ((1, 1), (0, 1), (1, 0), (0, 0))]  # fmt: skip
     sweep.write_trials(trials)
-    assert sweep.trials == sorted(trials, key=lambda t: (t.number, t.fold))
-    assert Sweep(tmp_path / "none").trials == []
+    assert sweep.trial_records == sorted(trials, key=lambda t: (t.number, t.fold))
+    assert Sweep(tmp_path / "none").trial_records == []
 
 
 def test_update_changes_only_the_given_keys(tmp_path: Path) -> None:
@@ -92,7 +94,7 @@ def test_update_changes_only_the_given_keys(tmp_path: Path) -> None:
 def test_a_trials_config_is_the_base_configuration_with_its_hyperparameters(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path / "s", trials=3, labels=LABELS, waiting=range(3), failed=(), folds=2, scheduler="none")
     base_config = sweep.config
-    for trial in sweep.trials:
+    for trial in sweep.trial_records:
         made = sweep.trial_config(trial)
         assert made.tune == cfg.Tune() and made.name == trial.name and made.output == str(sweep.path / "trials")
         assert made.optim.lr == trial.hyperparameters.get("optim.lr", base_config.optim.lr)
@@ -100,20 +102,20 @@ def test_a_trials_config_is_the_base_configuration_with_its_hyperparameters(tmp_
         assert made.model_dump(exclude={"name", "output", "tune", "data", "optim", "loss"}) == base_config.model_dump(
             exclude={"name", "output", "tune", "data", "optim", "loss"}
         )
-    base = next(t for t in sweep.trials if t.base)
+    base = next(t for t in sweep.trial_records if t.base)
     assert sweep.trial_config(base).optim == base_config.optim
 
 
 def test_the_table_has_a_row_per_trial_and_the_base_value_of_what_a_trial_does_not_set(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path / "s", trials=4, labels=LABELS, epochs=2, failed=(3,), waiting=(2,))
-    table = sweep.table().set_index("trial")
+    table = sweep.trial_table().set_index("trial")
     assert list(table.index) == ["0000", "0001", "0002", "0003"] and "fold" not in table
     assert table.loc["0000", "optim.lr"] == 1e-4 and table.loc["0000", "data.uncertain.Edema"] == "zeros"
-    assert table.loc["0001", "optim.lr"] == sweep.trials[1].hyperparameters["optim.lr"]
-    assert table.loc["0001", "auroc/Edema"] == sweep.trials[1].values["val/auroc/Edema"]
+    assert table.loc["0001", "optim.lr"] == sweep.trial_records[1].hyperparameters["optim.lr"]
+    assert table.loc["0001", "auroc/Edema"] == sweep.trial_records[1].values["val/auroc/Edema"]
     assert np.isnan(table.loc["0002", "auroc/Edema"])
-    assert table["status"].tolist() == [t.status for t in sweep.trials]
-    pd.testing.assert_frame_equal(sweep.table(sweep.trials), sweep.table())
+    assert table["status"].tolist() == [t.status for t in sweep.trial_records]
+    pd.testing.assert_frame_equal(sweep.trial_table(sweep.trial_records), sweep.trial_table())
 
 
 # Creating, resuming, loading
@@ -136,7 +138,7 @@ def create(settings: cfg.Config, **store: Any) -> Sweep:
 def test_a_new_sweep_has_its_config_and_store(tmp_path: Path) -> None:
     sweep = create(config(tmp_path))
     assert sweep.info["status"] == "started" and sweep.info["labels"] == list(LABELS) and sweep.info["best"] is None
-    assert sweep.config == config(tmp_path, output=str(tmp_path.resolve())) and sweep.trials == []
+    assert sweep.config == config(tmp_path, output=str(tmp_path.resolve())) and sweep.trial_records == []
     assert sweeps.load(sweep.path) == sweep
 
 
@@ -152,7 +154,7 @@ def test_the_same_sweep_resumes_and_may_get_more_trials(tmp_path: Path) -> None:
     first.write_trials([Trial("0000", 0, {"optim.lr": 0.0}, status=FINISHED)])
     more = config(tmp_path, tune={"trials": 40, "max_concurrent": 1, "max_time": 5.0, "retries": 3, "ensemble": 2})
     resumed = create(more)
-    assert resumed == first and resumed.trials and resumed.info["status"] == "started"
+    assert resumed == first and resumed.trial_records and resumed.info["status"] == "started"
     assert resumed.config.tune.trials == 16  # not changed before the lease is taken: another driver may use this file
     sweeps.update_config(resumed, more)
     assert resumed.config == more.model_copy(update={"output": str(tmp_path.resolve())})
@@ -235,4 +237,4 @@ def test_an_interrupted_write_leaves_the_old_or_the_new_file(tmp_path: Path, mon
         assert names in (["0000"], ["0000", "0001"]) and sweep.info["status"] in ("started", "finished")
         sweep.write_trials(old)
         sweep.update(status="started")
-    assert last > 4 and len(sweep.trials) == 2 and sweep.info["status"] == "finished"
+    assert last > 4 and len(sweep.trial_records) == 2 and sweep.info["status"] == "finished"

@@ -88,7 +88,7 @@ def add(sweep: Sweep, number: int, skill: float, *, status: str = FINISHED) -> N
         pd.DataFrame(rows)[runs.METRIC_COLUMNS].to_csv(run.path / "metrics.csv", index=False)
         run.weights.touch()
         run.update(status="finished" if status == FINISHED else "failed")
-    sweep.write_trials([*sweep.trials, *trials])
+    sweep.write_trials([*sweep.trial_records, *trials])
 
 
 def make(folder: Path, *skills: float, data: dict[str, Any] | None = None, **tune: Any) -> Sweep:

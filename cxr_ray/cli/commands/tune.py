@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from cxr_ray import config as configs
-from cxr_ray.cli import flags
-from cxr_ray.cli.commands.train import FileFlag, Words
+from cxr_ray.cli import config_flags
+from cxr_ray.cli.commands.train import FileFlag, HelpAll, Words
 from cxr_ray.cli.terminal import console
 from cxr_ray.errors import UserError
 
@@ -23,8 +23,7 @@ app = App(
     name="tune",
     usage="Usage: cxr-ray tune -c FILE|preset:NAME [--SETTING VALUE ...] [--address ADDRESS] | --resume SWEEP",
     help_format="markdown",
-    help_epilogue="Settings of the sweep, as flags that override the file (those of the trials: `cxr-ray train --help`):\n\n"
-    + "\n".join(line.replace("`--", "`--tune.", 1) for line in flags.help_lines(configs.Tune)),
+    help_epilogue=config_flags.epilogue(config_flags.COMMON_TUNE, "tune"),
 )
 
 PAGE_WARNING = "the page of the sweep could not be written"
@@ -42,6 +41,7 @@ def tune(
     resume: str | None = None,
     retry_failed: Annotated[bool, Parameter(negative="")] = False,
     refit: Literal["none", "best", "folds"] = "none",
+    help_all: HelpAll = False,
 ) -> None:
     """Search hyperparameters: many trials on one store, evaluated label by label on the same rows.
 
@@ -63,7 +63,12 @@ def tune(
         Train again with the winner's hyperparameters on all rows (without data.limit) after the sweep. best: one run, `refit` in the
         sweep's folder. folds: one run per fold by patient (tune.folds, else 5), `folds/fold-K`, and their ensemble,
         `folds/ensemble`, evaluated on test. Finished runs are not repeated.
+    help_all
+        Show every setting by section, those of the sweep first.
     """
+    if help_all:
+        config_flags.print_all(first="tune")
+        return
     if retry_failed and resume is None:
         raise UserError("--retry-failed needs --resume SWEEP; give both, or neither")
     if resume is None:
@@ -75,11 +80,8 @@ def tune(
 
 def read_config(file: str | None, words: tuple[str, ...]) -> configs.Config:
     """The config of a file, overridden by the flags in `words`. Raises `UserError` that names the closest setting."""
-    also = ["--config", "--address", "--resume", "--retry-failed", "--refit", "--help"]
-    rest, values = flags.parse(words, configs.Config, also=also)
-    if rest:
-        raise UserError(f"unexpected {shlex.join(rest)}; a sweep is defined by a file: cxr-ray tune -c FILE")
-    return configs.load(file, values)
+    also = ["--config", "--address", "--resume", "--retry-failed", "--refit", "--help", "--help-all"]
+    return config_flags.load(file, words, also=also, usage="a sweep is defined by a file: cxr-ray tune -c FILE")
 
 
 def read_sweep(folder: str, file: str | None, words: tuple[str, ...]) -> configs.Config:
@@ -91,7 +93,7 @@ def read_sweep(folder: str, file: str | None, words: tuple[str, ...]) -> configs
             "--resume uses the sweep's own config, which -c cannot change; for another config give a new --name"
         )
     found = sweeps.load(folder)
-    rest, values = flags.parse(words, configs.Config, also=["--address", "--retry-failed", "--refit", "--help"])
+    rest, values = config_flags.parse(words, also=["--address", "--retry-failed", "--refit", "--help"])
     if rest:
         raise UserError(
             f"unexpected {shlex.join(rest)} after --resume SWEEP; only settings of the tune section can be added"
@@ -235,7 +237,7 @@ def trial_table(sweep: Any) -> Any:
     from cxr_ray.tuning import ranking
 
     info, config = sweep.info, sweep.config
-    trials = sweep.trials
+    trials = sweep.trial_records
     ended = [t for t in trials if t.status in ("finished", "stopped early", "failed")]
     remaining = max(0, int(info.get("planned") or 0) - len(ended))
     times = [t.seconds for t in ended if t.seconds]
@@ -273,7 +275,7 @@ def _short(value: Any) -> str:
 def print_trials(sweep: Any) -> None:
     """Print the final table of the trials, and the reasons of failed trials."""
     console().print(trial_table(sweep))
-    for t in sweep.trials:
+    for t in sweep.trial_records:
         if t.error:
             print(f"failed: trial {t.name}: {t.error}")
 

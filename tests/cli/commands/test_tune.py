@@ -115,7 +115,7 @@ def test_each_trial_has_a_row_and_each_failure_a_reason(
     assert lines[0].strip() == "s: 4 of 4 trials ended"
     rows = {line.split()[0]: line for line in lines if line.split() and line.split()[0].isdigit()}
     assert set(rows) == {"0000", "0001", "0002", "0003"} and "(base)" in rows["0000"]
-    for trial in sweep.trials:
+    for trial in sweep.trial_records:
         assert trial.status in rows[trial.name] and f"{trial.epochs}/2" in rows[trial.name]
         assert f"{trial.values['val/auroc/mean']:.4g}" in rows[trial.name]
     assert lines[-1] == (

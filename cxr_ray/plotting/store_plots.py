@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cxr_ray.report.plots import ACCENT, CALIBRATED, DULL, INK, PART_COLOURS, QUIET, RULE, shade
+from cxr_ray.plotting.plots import ACCENT, CALIBRATED, DULL, INK, PART_COLOURS, QUIET, RULE, shade
 
 VALUE_COLOURS = {"positive": ACCENT, "uncertain": CALIBRATED, "negative": DULL, "blank": "#e3e7eb"}
 VALUE_NAMES = {"positive": "positive", "uncertain": "uncertain", "negative": "negative", "blank": "not mentioned"}

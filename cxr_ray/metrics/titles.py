@@ -1,0 +1,44 @@
+"""Metrics in words, for pages, figures and tables that people read."""
+
+from cxr_ray.config.metric_names import split_name
+from cxr_ray.metrics.names import AT_PRECISION, AVERAGES
+
+NAMES = {
+    "accuracy": "Accuracy",
+    "ap": "Average precision",
+    "auroc": "ROC AUC",
+    "brier": "Brier score",
+    "ece": "Calibration error",
+    "exact_match": "Exact match",
+    "f1": "F1",
+    "finding_f1": "F1, images with a finding",
+    "finding_precision": "Precision, images with a finding",
+    "finding_recall": "Recall, images with a finding",
+    "hamming": "Hamming loss",
+    "loss": "Loss",
+    "npv": "Negative predictive value",
+    "precision": "Precision",
+    "recall": "Recall",
+    "sample_f1": "F1, averaged over images",
+    "sample_precision": "Precision, averaged over images",
+    "sample_recall": "Recall, averaged over images",
+    "specificity": "Specificity",
+    "top2": "Top-2 accuracy",
+    "top3": "Top-3 accuracy",
+    "top5": "Top-5 accuracy",
+    **{metric: f"Recall at a precision of {least:g}" for metric, least in AT_PRECISION.items()},
+}
+
+
+def metric_text(name: str) -> str:
+    """A metric in words: `val/auroc/mean` is mean ROC AUC, `val/recall/Edema` recall of Edema."""
+    _, metric, label = split_name(name)
+    text = NAMES[metric]
+    text = text if text.startswith(("ROC", "F1")) else text[0].lower() + text[1:]
+    return f"{label} {text}" if label in AVERAGES else f"{text} of {label}" if label else text
+
+
+def metric_title(name: str) -> str:
+    """As `metric_text`, with a capital letter."""
+    text = metric_text(name)
+    return text[0].upper() + text[1:]
