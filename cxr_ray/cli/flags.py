@@ -6,8 +6,8 @@ converted by the field's type only; the model validates the values once, merged 
 """
 
 import types
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Union, get_args, get_origin
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
@@ -19,15 +19,34 @@ from cxr_ray.errors import UserError, closest
 TRUE, FALSE, NULL = ("true", "yes", "on"), ("false", "no", "off"), ("null", "none", "~")
 
 
+class Short(NamedTuple):
+    """A second, shorter flag of a setting."""
+
+    setting: str
+    """The dotted setting that it sets."""
+    read: Callable[[list[str]], list[str]] = list
+    """The words after the short flag, as the dotted flag takes them."""
+
+
 def parse(
-    words: Sequence[str], model: type[BaseModel], *, also: Iterable[str] = (), greedy: bool = True, kind: str = "flag"
+    words: Sequence[str],
+    model: type[BaseModel],
+    *,
+    also: Iterable[str] = (),
+    greedy: bool = True,
+    kind: str = "flag",
+    short: Mapping[str, Short] = {},
+    hint: Callable[[str], str] = lambda flag: "",
 ) -> tuple[list[str], dict[str, Any]]:
     """Split `words` into the words that are not flags, and the nested values of the flags of `model`.
 
     `greedy`: a flag of a list takes all words up to the next flag; otherwise it takes one word and may be repeated.
-    `also`: the command's own flags, suggested too if a name is misspelt. Raises `UserError` that names the closest flag."""
+    `short`: short flags by name, such as `--lr`. `hint` returns the suggestion for an unknown flag, or an empty string: then the
+    closest flag is suggested. `also`: the command's own flags, which are suggested too. Raises `UserError`, also if a setting is
+    given different values by two of its flags."""
     rest: list[str] = []
     values: dict[str, Any] = {}
+    set_by: dict[tuple[str, ...], tuple[str, bool, Any]] = {}
     position = 0
     while position < len(words):
         word = words[position]
@@ -36,7 +55,9 @@ def parse(
             rest.append(word)
             continue
         flag, equals, given = word.partition("=")
-        path, annotation = _find(flag, model, also, kind)
+        alias = short.get(flag.replace("_", "-"))
+        known = [*short, *also]
+        path, annotation = _find(flag if alias is None else f"--{alias.setting}", model, known, kind, hint)
         if equals:
             taken = [given]
         else:
@@ -47,7 +68,15 @@ def parse(
                     break  # a switch, followed by a positional word
                 taken.append(words[position])
                 position += 1
-        _put(values, path, read(taken, annotation, flag), flag, annotation)
+        value = read(alias.read(taken) if alias else taken, annotation, flag)
+        before, was_short, other = set_by.setdefault(tuple(path), (flag, alias is not None, value))
+        if was_short == (alias is not None):
+            _put(values, path, value, flag, annotation)
+        elif value != other:
+            raise UserError(
+                f"{before} and {flag} are the same setting with different values, {plain(other)} and {plain(value)}; "
+                "give one of them"
+            )
     return rest, values
 
 
@@ -61,7 +90,9 @@ def _is_flag(word: str) -> bool:
     return False
 
 
-def _find(flag: str, model: type[BaseModel], also: Iterable[str], kind: str) -> tuple[list[str], Any]:
+def _find(
+    flag: str, model: type[BaseModel], also: Iterable[str], kind: str, hint: Callable[[str], str]
+) -> tuple[list[str], Any]:
     """The path of a setting in the model, and its type."""
     section: type[BaseModel] = model
     path: list[str] = []
@@ -85,22 +116,22 @@ def _find(flag: str, model: type[BaseModel], also: Iterable[str], kind: str) -> 
         raise UserError(f"unknown {kind} {flag}; --{'.'.join(path)} is one value and has no names below it")
     if len(path) == len(parts):
         names = ", ".join(f"{flag}.{name}" for name in section.model_fields)
-        raise UserError(f"{flag} is a section, not a setting; its settings: {names}")
-    raise UserError(_unknown_flag(flag, model, also, kind))
+        listed = f"{found} Its settings" if (found := hint(flag)) else "; its settings"
+        raise UserError(f"{flag} is a section, not a setting{listed}: {names}")
+    raise UserError(_unknown_flag(flag, model, also, kind, hint))
 
 
-def _unknown_flag(flag: str, model: type[BaseModel], also: Iterable[str], kind: str) -> str:
+def _unknown_flag(flag: str, model: type[BaseModel], also: Iterable[str], kind: str, hint: Callable[[str], str]) -> str:
     names = [name for name, _ in settings(model)]
     plain = flag.lstrip("-").replace("-", "_")
-    matches = [name for name in names if name.rpartition(".")[2] == plain]  # --lr: only the last part of a setting
-    known = [*(f"--{name}" for name in names), *also]
-    hint = f"; did you mean '--{matches[0]}'?" if matches else closest(f"--{plain}", known)
-    if not hint:
-        hint = closest(flag, known)
+    matches = [f"'--{name}'" for name in names if name.rpartition(".")[2] == plain]  # only the last part of a setting
+    known = [*also, *(f"--{name}" for name in names)]
+    found = f"; did you mean {' or '.join(matches[:3])}?" if matches else hint(flag)
+    found = found or closest(f"--{plain}", known) or closest(flag, known)
     listed = (
         ", ".join(known) if len(known) < 20 else f"{', '.join(known[:8])}, ... ({len(known)} in all; --help lists them)"
     )
-    return f"unknown {kind} {flag}{hint or f'; known: {listed}'}"
+    return f"unknown {kind} {flag}{found or f'; known: {listed}'}"
 
 
 def _put(values: dict[str, Any], path: list[str], value: Any, flag: str, annotation: Any) -> None:
@@ -250,15 +281,14 @@ def default_of(field: FieldInfo) -> Any:
 
 def help_lines(model: type[BaseModel], *, dashes: bool = False) -> list[str]:
     """One Markdown bullet per setting: its flag, type, default and meaning."""
-    lines = []
-    for name, field in settings(model):
-        default = default_of(field)
-        flag = name.replace("_", "-") if dashes else name
-        shown = "required" if default is ... else f"default {plain(default)}"
-        lines.append(
-            f"- `--{flag}` ({type_name(field.annotation)}; {shown}) {' '.join((field.description or '').split())}"
-        )
-    return lines
+    return [f"- `--{name.replace('_', '-') if dashes else name}` {describe(field)}" for name, field in settings(model)]
+
+
+def describe(field: FieldInfo) -> str:
+    """A setting's type, default and meaning in one line."""
+    default = default_of(field)
+    shown = "required" if default is ... else f"default {plain(default)}"
+    return f"({type_name(field.annotation)}; {shown}) {' '.join((field.description or '').split())}"
 
 
 def commented_yaml(model: type[BaseModel], values: Mapping[str, Any] | None = None, indent: str = "") -> str:

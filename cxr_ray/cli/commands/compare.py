@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from cxr_ray.cli.commands.evaluate import read_thresholds
+from cxr_ray.cli.commands.evaluate import check_thresholds, read_thresholds
 from cxr_ray.cli.terminal import bullets, table
 from cxr_ray.errors import UserError
 
@@ -44,7 +44,9 @@ def compare(
     from cxr_ray.storage.atomic import write_atomic
 
     opened = [saved_runs.load(run) for run in runs]
-    found = comparisons.compare(opened, split=split, thresholds=read_thresholds(thresholds))
+    rule = read_thresholds(thresholds)
+    check_thresholds(rule, opened[0])
+    found = comparisons.compare(opened, split=split, thresholds=rule)
     print_comparison(found)
     names = "-".join(run.path.name for run in opened)[:100]
     page = (out or opened[0].path.parent / f"compare-{names}.html").resolve()

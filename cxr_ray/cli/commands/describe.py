@@ -64,7 +64,7 @@ def describe(
 
         print(f"page: {store_page.write(store, out, pictures=images, top=max(top, 30)).resolve()}")
     print(f"shards: {store.origin}")
-    print(f"next: cxr-ray train --data.shards {shlex.quote(str(shards))}")
+    print(f"next: cxr-ray train --store {shlex.quote(str(shards))}")
 
 
 def show_tables(store: Any, top: int) -> None:

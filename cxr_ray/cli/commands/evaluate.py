@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter, validators
 
+from cxr_ray.cli import near_misses
 from cxr_ray.cli.terminal import table
 from cxr_ray.errors import UserError
 
@@ -103,11 +104,18 @@ def read_thresholds(words: Sequence[str] | None) -> float | str | dict[str, floa
         else:
             values = {name: float(value) for name, _, value in (word.rpartition("=") for word in words)}
     except ValueError:
-        raise UserError(f"cannot read --thresholds {' '.join(words)}; {THRESHOLDS}") from None
+        meant = near_misses.closest_rule(words[0]) if len(words) == 1 else None
+        hint = f"did you mean '{meant}{'=0.9' if meant in near_misses.RULES else ''}'? " if meant else ""
+        raise UserError(f"cannot read --thresholds {' '.join(words)}; {hint}{THRESHOLDS}") from None
     by_label = values if isinstance(values, dict) else {"all": values}
     if "" in by_label or not all(0.0 <= value <= 1.0 for value in by_label.values()):
         raise UserError(f"--thresholds {' '.join(words)}: {THRESHOLDS}, each from 0 to 1")
     return values
+
+
+def check_thresholds(rule: float | str | dict[str, float] | None, run: Any) -> None:
+    """Raise `UserError` if the rule is misspelt, such as recal=0.9, and not a label or group of the run."""
+    near_misses.check_rule(rule, [*run.info.get("labels", ()), *run.config.data.groups])
 
 
 def run_evaluation(
@@ -124,7 +132,8 @@ def run_evaluation(
     """Evaluate, print the metrics and the report's path, and return the evaluation."""
     from cxr_ray import runs
 
-    runs.load(run)  # report a wrong path before torch is imported, which takes seconds
+    loaded = runs.load(run)  # report a wrong path or rule before torch is imported, which takes seconds
+    check_thresholds(thresholds, loaded)
     from cxr_ray.workflows import evaluate as evaluating
 
     if data is None:

@@ -219,5 +219,5 @@ def run(source: str, root: AnyPath, out: AnyPath, options: dict[str, Any], how: 
         print(f"refused: {(result.path / 'rejected.parquet').resolve()}")
     _warn_of_burned_in_text(result)
     print(f"shards: {result.path.resolve()}")
-    print(f"next: cxr-ray describe {shlex.quote(str(out))}; cxr-ray train --data.shards {shlex.quote(str(out))}")
+    print(f"next: cxr-ray describe {shlex.quote(str(out))}; cxr-ray train --store {shlex.quote(str(out))}")
     return result

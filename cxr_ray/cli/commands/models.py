@@ -54,7 +54,7 @@ def models(
             "parameters: of torchvision models with a colour stem and 1,000 classes, of the others with a gray stem and 14 outputs"
         )
         print("explained by: g saliency and integrated gradients, c Grad-CAM, r relevance (lrp_epsilon, lrp_alphabeta)")
-        print("next: cxr-ray models NAME, or cxr-ray train --model.name NAME --data.shards SHARDS")
+        print("next: cxr-ray models NAME, or cxr-ray train --model NAME --store STORE")
         return
     line, chosen = summary.listing(name), config.Model(name=name, stem=stem, head=head)
     side = (size, size) if size is not None else line.image_size
@@ -73,7 +73,7 @@ def models(
     bullets("options, each a flag --model.options.NAME of train", flags.help_lines(MODELS[name].options))
     if size is None:
         print(f"next: cxr-ray models {line.name} --size {line.image_size[0]}, or")
-    print(f"next: cxr-ray train --model.name {line.name} --data.shards SHARDS")
+    print(f"next: cxr-ray train --model {line.name} --store STORE")
 
 
 def _pixels(size: tuple[int, int]) -> str:

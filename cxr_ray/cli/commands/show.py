@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from cxr_ray.cli.commands.evaluate import read_thresholds
+from cxr_ray.cli.commands.evaluate import check_thresholds, read_thresholds
 from cxr_ray.cli.terminal import table
 
 app = App(name="show", help_format="markdown")
@@ -43,6 +43,7 @@ def show(
 
     saved_run = runs.load(run)
     rule = read_thresholds(thresholds)
+    check_thresholds(rule, saved_run)
     chosen = rescore.chosen_labels(saved_run, labels) if labels else None
     _print_settings(saved_run)
     predicted = rescore.predicted_parts(saved_run)

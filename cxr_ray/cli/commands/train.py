@@ -7,28 +7,27 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from cxr_ray import config as configs
-from cxr_ray.cli import flags
+from cxr_ray.cli import config_flags
 from cxr_ray.errors import Finished, UserError
 
 Words = Annotated[str, Parameter(name="setting", show=False, allow_leading_hyphen=True)]
 FileFlag = Annotated[str | None, Parameter(name=["--config", "-c"])]
+HelpAll = Annotated[bool, Parameter(negative="", show_default=False)]
 
 app = App(
     name="train",
-    usage="Usage: cxr-ray train [-c FILE|preset:NAME] [--SETTING VALUE ...] [--address ADDRESS] | --resume RUN",
+    usage="Usage: cxr-ray train [-c FILE|preset:NAME] [--store STORE] [--SETTING VALUE ...] [--address ADDRESS] | --resume RUN",
     help_format="markdown",
-    help_epilogue="Settings, as flags that override the file:\n\n" + "\n".join(flags.help_lines(configs.Config)),
+    help_epilogue=config_flags.epilogue(config_flags.COMMON, "train"),
 )
 
 
 def read_config(file: str | None, words: tuple[str, ...]) -> configs.Config:
     """The config of a file, overridden by the flags in `words`. Raises `UserError` that names the closest setting."""
-    rest, values = flags.parse(words, configs.Config, also=["--config", "--address", "--resume", "--help"])
-    if rest:
-        raise UserError(
-            f"unexpected {shlex.join(rest)}; write a setting as --data.shards FOLDER, a config file as -c FILE"
-        )
-    return configs.load(file, values)
+    also = ["--config", "--address", "--resume", "--help", "--help-all"]
+    return config_flags.load(
+        file, words, also=also, usage="write a setting as --store FOLDER, a config file as -c FILE"
+    )
 
 
 def read_run(run: str, file: str | None, words: tuple[str, ...]) -> configs.Config:
@@ -45,12 +44,19 @@ def read_run(run: str, file: str | None, words: tuple[str, ...]) -> configs.Conf
 
 
 @app.default
-def train(*words: Words, config: FileFlag = None, address: str | None = None, resume: str | None = None) -> None:
+def train(
+    *words: Words,
+    config: FileFlag = None,
+    address: str | None = None,
+    resume: str | None = None,
+    help_all: HelpAll = False,
+) -> None:
     """Train a model on a store, in this process or on Ray.
 
     With one worker and neither --address nor RAY_ADDRESS (set in every Ray job), the training runs in this process. Otherwise it
-    runs on that cluster, or on a local Ray that it starts. Every setting is a flag: --optim.lr 1e-4, --data.split.val official,
-    --data.uncertain.Edema ones, --data.image_size 224 224. Flags override the file; lists take several words.
+    runs on that cluster, or on a local Ray that it starts. Every setting is a flag: --data.split.val official,
+    --data.uncertain.Edema ones, --optim.lr 1e-4. The commonest have a short flag: --lr 1e-4, --image-size 224. Flags override the
+    file; lists take several words.
 
     Parameters
     ----------
@@ -60,7 +66,12 @@ def train(*words: Words, config: FileFlag = None, address: str | None = None, re
         Address of the Ray cluster, such as auto. Default: RAY_ADDRESS (set in every Ray job), else this machine.
     resume
         Folder of a run that was stopped or killed: continue from its last checkpoint, with its own config.
+    help_all
+        Show every setting, by section.
     """
+    if help_all:
+        config_flags.print_all()
+        return
     run(read_config(config, words) if resume is None else read_run(resume, config, words), address=address)
 
 
