@@ -18,6 +18,7 @@ from cxr_ray.on_ray.resources import check_capacity, cluster_total, use_gpus
 from cxr_ray.runtime import signals
 from cxr_ray.runtime.threads import background
 from cxr_ray.storage.lease import Lease
+from cxr_ray.training.epoch_bar import epoch_bar
 from cxr_ray.training.local import train_in_process
 from cxr_ray.training.setup import open_run, prepare
 
@@ -37,7 +38,7 @@ def train(config: cfg.Config, *, address: str | None = None, log: Callable[[str]
     for warning in plan.warnings:
         log(f"warning: {warning}")
     in_process = config.train.workers == 1 and address is None and "RAY_ADDRESS" not in os.environ
-    with Lease(run.path):
+    with Lease(run.path), epoch_bar(run):
         (run.path / "stop").unlink(missing_ok=True)
         run.update(status="started", error=None)
         try:

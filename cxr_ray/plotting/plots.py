@@ -9,10 +9,10 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from matplotlib import figure as matplotlib_figure
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cxr_ray.metrics.per_label import bin_of
@@ -42,6 +42,13 @@ STYLE: Any = {
     "ytick.major.width": 0.6,
     "path.simplify": True,
 }
+
+
+class Figure(matplotlib_figure.Figure):
+    """A figure that a notebook shows without pyplot, whose list of open figures would keep it in memory."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
 
 
 @matplotlib.rc_context(STYLE)

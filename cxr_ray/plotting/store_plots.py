@@ -8,10 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cxr_ray.plotting.plots import ACCENT, CALIBRATED, DULL, INK, PART_COLOURS, QUIET, RULE, shade
+from cxr_ray.plotting.plots import ACCENT, CALIBRATED, DULL, INK, PART_COLOURS, QUIET, RULE, Figure, shade
 
 VALUE_COLOURS = {"positive": ACCENT, "uncertain": CALIBRATED, "negative": DULL, "blank": "#e3e7eb"}
 VALUE_NAMES = {"positive": "positive", "uncertain": "uncertain", "negative": "negative", "blank": "not mentioned"}

@@ -13,10 +13,9 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cxr_ray.plotting.plots import ACCENT, CALIBRATED, INK, QUIET, STYLE, shade, svg
+from cxr_ray.plotting.plots import ACCENT, CALIBRATED, INK, QUIET, STYLE, Figure, shade, svg
 
 PALE = "#c3cfd9"
 """Colour of a trial that is neither the best nor the base configuration."""

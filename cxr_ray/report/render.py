@@ -1,16 +1,16 @@
 """How every page is rendered: the template environment, number formats, figures as files."""
 # N rows, L labels
 
-import base64
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure
 
 from cxr_ray.plotting import plots
+from cxr_ray.plotting.plots import Figure
+from cxr_ray.plotting.run_figures import data_uri
 
 
 def jinja() -> Environment:
@@ -71,8 +71,3 @@ def lasting(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def data_uri(svg: str) -> str:
-    """An SVG as the address of an image, so that its ids and styles stay its own."""
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from matplotlib.figure import Figure
 
 from cxr_ray.evaluation import analysis
 from cxr_ray.labels import PARTS
 from cxr_ray.metrics import AVERAGES, MAIN_METRICS, MEAN, TABLE_METRICS
 from cxr_ray.metrics.names import MICRO, WEIGHTED
 from cxr_ray.metrics.titles import NAMES
-from cxr_ray.plotting import plots
+from cxr_ray.plotting import plots, run_figures
+from cxr_ray.plotting.plots import Figure
 from cxr_ray.report import sections
 from cxr_ray.report.render import interval, jinja, number, thousands, write_figures
 from cxr_ray.runs import Run
@@ -46,8 +46,6 @@ OVERALL = {
     "binary": (),
     "multiclass": ("accuracy", "top2", "top3", "top5"),
 }
-
-EPOCHS = ("loss", "accuracy", *TABLE_METRICS, "exact_match", "hamming")
 
 BASELINES = {"thumbnail": "the 16 × 16 thumbnail", "border": "the thumbnail's border"}
 
@@ -92,7 +90,7 @@ def write(
     if evaluation.get("calibration"):
         prob_NL = predictions[[f"prob/{k}" for k in evaluation["labels"]]].to_numpy()
         calibrated = analysis.recalibrated(evaluation["calibration"], prob_NL, evaluation["labels"])
-    curves = _curves(predictions, evaluation, values, calibrated, figures)
+    curves = _curves(predictions, evaluation, calibrated and calibrated[1], figures)
     epochs = _epochs(run.metrics, info, config.train.select, evaluation["task"], figures)
     path = path or run.path / "report.html"
     recalls, at_recall = sections.at_recall_rows(evaluation)
@@ -317,45 +315,30 @@ def verdict(evaluation: dict[str, Any]) -> list[str]:
 def _curves(
     predictions: pd.DataFrame,
     evaluation: dict[str, Any],
-    values: dict[tuple[str, str], dict[str, Any]],
-    calibrated: "tuple[str, npt.NDArray[np.float64]] | None",
+    recalibrated_NL: npt.NDArray[np.float64] | None,
     figures: dict[str, Figure],
 ) -> list[dict[str, Any]]:
     """ROC, precision-recall and reliability plots of each label that has positives and negatives, with the operating point."""
     out: list[dict[str, Any]] = []
-    for i, label in enumerate(evaluation["labels"]):
+    labels, values = evaluation["labels"], evaluation["values"]
+    for label, draws in run_figures.by_label(predictions, labels, values, recalibrated_NL).items():
         truth_N = predictions[f"true/{label}"].to_numpy()
-        known = ~np.isnan(truth_N)
-        true_N, score_N = truth_N[known] == 1.0, predictions[f"prob/{label}"].to_numpy()[known].astype(np.float64)
-        if not true_N.any() or true_N.all():
-            continue
-        at = {m: values[m, label]["value"] for m in ("recall", "specificity", "precision") if (m, label) in values}
-        point = (at["recall"], at["precision"]) if "precision" in at else None
-        panels = {
-            "roc": plots.roc(true_N, score_N, (1 - at["specificity"], at["recall"])),
-            "pr": plots.precision_recall(true_N, score_N, point),
-            "reliability": plots.reliability(true_N, score_N, calibrated[1][known, i] if calibrated else None),
-        }
+        panels = {kind: draw() for kind, draw in draws.items()}
         figures |= {f"{kind}-{label}": figure for kind, figure in panels.items()}
-        out.append({"label": label, "about": f"{true_N.sum():,} of {len(true_N):,} positive", **panels})
+        about = f"{(truth_N == 1.0).sum():,} of {(~np.isnan(truth_N)).sum():,} positive"
+        out.append({"label": label, "about": about, **panels})
     return out
 
 
 def _epochs(
     metrics: pd.DataFrame, info: dict[str, Any], select: str, task: str, figures: dict[str, Figure]
 ) -> list[dict[str, Any]]:
-    if not len(metrics) or metrics["epoch"].nunique() < 2:
-        return []
-    best = info.get("best") or {}
-    chosen = int(metrics["epoch"].max()) if select == "last" else best.get("epoch")
     out: list[dict[str, Any]] = []
-    for metric in EPOCHS:
-        rows = metrics[(metrics["metric"] == metric) & metrics["part"].isin(["train", "val"])]
-        label = MEAN if (rows["label"] == MEAN).any() and not (rows["label"] == "").any() else ""
-        rows = rows[rows["label"] == label]
-        if len(rows) and not (task == "binary" and metric in ("exact_match", "hamming")):
-            figures[f"epochs-{metric}"] = plots.progress(rows, chosen=chosen)
-            out.append({"name": _title(metric, label, task), "figure": figures[f"epochs-{metric}"]})
+    last = int(metrics["epoch"].max()) if len(metrics) else None
+    chosen = last if select == "last" else (info.get("best") or {}).get("epoch")
+    for metric, (label, draw) in run_figures.by_epoch(metrics, chosen=chosen, task=task).items():
+        figures[f"epochs-{metric}"] = draw()
+        out.append({"name": _title(metric, label, task), "figure": figures[f"epochs-{metric}"]})
     return out
 
 

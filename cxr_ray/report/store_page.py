@@ -6,7 +6,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from cxr_ray import config as cfg
 from cxr_ray.data import leakage, summary
@@ -15,7 +14,7 @@ from cxr_ray.data.store import Store
 from cxr_ray.errors import UserError
 from cxr_ray.metrics import prevalence
 from cxr_ray.plotting import store_plots as plots
-from cxr_ray.plotting.plots import STYLE, png
+from cxr_ray.plotting.plots import STYLE, Figure, png
 from cxr_ray.report.render import jinja
 from cxr_ray.storage.atomic import make_folder, write_atomic
 

@@ -5,10 +5,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from cxr_ray.plotting import plots
 from cxr_ray.plotting import sweep_plots as draw
+from cxr_ray.plotting.plots import Figure
 from cxr_ray.report import render
 
 

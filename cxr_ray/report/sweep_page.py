@@ -1,6 +1,5 @@
 """The page of a sweep, rewritten as trials report. The values are sweep_sections.py, the figures tuning/figures.py."""
 
-import math
 from pathlib import Path
 
 from cxr_ray.metrics.titles import NAMES, metric_text, metric_title
@@ -25,7 +24,7 @@ def write(sweep: Sweep) -> Path:
     info, config, trials = sweep.info, sweep.config, sweep.trial_records
     tune, limits = config.tune, ranking.constraints(config.tune)
     rows = combinations.combination_rows(trials, config, info, ranking.rank(trials, tune, limits))
-    evaluated = [r for r in rows if r.ranked is not None and not math.isnan(r.ranked.values[0])]
+    evaluated = combinations.evaluated(rows)
     best = next((r for r in evaluated if r.place == 1), None)
     figures = figures_of_sweep.figures_of(sweep.path, config, info, evaluated, rows)
     lines = {r.name: sections.trial_line(r, tune) for r in rows}

@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,14 @@ from cxr_ray import config as cfg
 from cxr_ray.data import plan as plans
 from cxr_ray.errors import Finished, UserError, closest
 from cxr_ray.labels import hard_targets
+from cxr_ray.metrics import MAIN_METRICS, label_table
 from cxr_ray.metrics import prevalence as part_prevalence
+from cxr_ray.runs import selection
 from cxr_ray.storage.atomic import folder_lock, write_atomic
+
+if TYPE_CHECKING:  # matplotlib is loaded when a figure is drawn
+    from cxr_ray.plotting.plots import Figure
+    from cxr_ray.plotting.run_figures import Draw
 
 METRIC_COLUMNS = ["epoch", "step", "part", "metric", "label", "value", "positives", "rows"]
 
@@ -131,6 +137,66 @@ class Run:
                 values = self.evaluation(part)["values"]
                 return part, {v["metric"]: v["value"] for v in values if v["label"] == "mean"}
         return "", {}
+
+    def latest_values(self) -> tuple[str, list[dict[str, Any]]]:
+        """(part, rows of metric, label, value, positives, rows): of the evaluation of test, else of that of val, which have intervals,
+        else of the selected epoch on val; ("", []) before the first epoch is evaluated."""
+        part, _ = self.headline()
+        if part:
+            return part, list(self.evaluation(part)["values"])
+        table = selection.val_metrics(self)
+        rows = table[table["epoch"] == selection.selected_epoch(table, self.config.train)].dropna(subset=["value"])
+        return (
+            ("val", [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]) if len(rows) else ("", [])
+        )
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Recall, ROC AUC, precision, F1 and average precision by label (`metrics.label_table`), of `latest_values`."""
+        return label_table.label_table(self.latest_values()[1], self.info["labels"])
+
+    def figure(self, name: str) -> "Figure":
+        """A matplotlib figure of the training or of its last evaluation: epochs-METRIC, prevalence, confusion, roc-LABEL, pr-LABEL,
+        reliability-LABEL. Raises `UserError` with the names that this run has."""
+        from cxr_ray.plotting import run_figures
+
+        return run_figures.pick(self._figures(), name, where=f" of the run {self.path.name}")
+
+    def _figures(self) -> "dict[str, Draw]":
+        from cxr_ray.plotting import plots, run_figures
+
+        info, metrics, (part, values) = self.info, self.metrics, self.latest_values()
+        chosen = selection.selected_epoch(selection.val_metrics(self), self.config.train)
+        epochs = run_figures.by_epoch(metrics, chosen=chosen, task=info["task"])
+        figures = {f"epochs-{metric}": draw for metric, (_, draw) in epochs.items()}
+        if any(of["labels"] for of in info.get("prevalence", {}).values()):
+            figures["prevalence"] = lambda: plots.prevalence(info["prevalence"], info["labels"])
+        evaluated = self.headline()[0]
+        results = self.evaluation(evaluated) if evaluated else {"labels": info["labels"], "values": values}
+        has_table = part and (self.path / "predictions" / f"{part}.parquet").exists()
+        return figures | run_figures.named(results, self.predictions(part) if has_table else None)
+
+    def __repr__(self) -> str:
+        """Never raises: the folder may be gone, or still without metrics."""
+        try:
+            info, (part, values) = self.info, self.latest_values()
+            mean = "mean" if len(info["labels"]) > 1 else info["labels"][0]
+            found = {v["metric"]: v["value"] for v in values if v["label"] == mean}
+            results = ", ".join(f"{metric} {found[metric]:.3f}" for metric in MAIN_METRICS if metric in found)
+            shown = [self.architecture, info["status"], *([f"on {part}: {results}"] if results else [])]
+            return f"Run({self.path.name}: {', '.join(shown)})"
+        except (OSError, ValueError, KeyError, TypeError, UserError):
+            return f"Run({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        from cxr_ray.plotting import run_figures
+
+        part, values = self.latest_values()
+        if not values:
+            return label_table.card(repr(self), about=f"{self.path}; no epoch has been evaluated yet")
+        table = label_table.to_html(label_table.label_table(values, self.info["labels"]))
+        curves = run_figures.images(self._figures(), ["epochs-loss", "epochs-recall", "epochs-auroc"])
+        return label_table.card(repr(self), table, curves, about=f"on {part}; {self.path}")
 
     def update(self, **changes: Any) -> None:
         """Update keys of `run.json` atomically."""

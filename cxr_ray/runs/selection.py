@@ -1,12 +1,22 @@
 """The selected epoch, whose model a run saves, and its metrics. The rule is defined only here."""
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import pandas as pd
 
 from cxr_ray import config as cfg
 from cxr_ray.config.metric_names import Mode, best_of, join_name, split_name
-from cxr_ray.runs.run import Run
+
+
+class RunLike(Protocol):
+    """What the selection reads of a run."""
+
+    @property
+    def config(self) -> cfg.Config: ...
+
+    @property
+    def metrics(self) -> pd.DataFrame: ...
 
 
 def best_epoch(values: Mapping[int, float | None], mode: Mode) -> int | None:
@@ -21,7 +31,7 @@ def best_epoch(values: Mapping[int, float | None], mode: Mode) -> int | None:
     return trained[-1] if trained else None
 
 
-def val_metrics(run: Run) -> pd.DataFrame:
+def val_metrics(run: RunLike) -> pd.DataFrame:
     """The val rows of metrics.csv, all epochs."""
     table = run.metrics
     return table[(table["part"] == "val") & (table["metric"] != "confusion")]
@@ -35,7 +45,7 @@ def values_by_name(rows: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def selected_values(run: Run, train: cfg.Train | None = None) -> tuple[pd.DataFrame, dict[str, float], int | None]:
+def selected_values(run: RunLike, train: cfg.Train | None = None) -> tuple[pd.DataFrame, dict[str, float], int | None]:
     """The val rows of metrics.csv, the values by name at the selected epoch, and that epoch. `train` are the settings to select by,
     by default the run's own."""
     table = val_metrics(run)

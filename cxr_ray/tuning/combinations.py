@@ -71,6 +71,11 @@ def combination_rows(
     return sorted(out, key=lambda r: (r.place is None, r.place or r.number))
 
 
+def evaluated(rows: Sequence[Row]) -> list[Row]:
+    """The rows whose first objective is defined."""
+    return [r for r in rows if r.ranked is not None and not math.isnan(r.ranked.values[0])]
+
+
 def status_of(folds: Sequence[Trial]) -> str:
     """The status of a combination: that of its least advanced fold."""
     statuses = {t.status for t in folds}
@@ -84,7 +89,7 @@ def label_values(rows: Sequence[Row], labels: Sequence[str], metric: str) -> Any
     return np.array([[r.values.get(join_name("val", metric, k), math.nan) for k in labels] for r in rows], float)
 
 
-def on_front(evaluated: Sequence[Row], tune: cfg.Tune) -> list[bool]:
+def on_front(rows: Sequence[Row], tune: cfg.Tune) -> list[bool]:
     """Which combinations stand on `ranking.pareto_front`."""
-    on = ranking.pareto_front([r.ranked for r in evaluated if r.ranked is not None], tune.modes)
-    return [r.number in on for r in evaluated]
+    on = ranking.pareto_front([r.ranked for r in rows if r.ranked is not None], tune.modes)
+    return [r.number in on for r in rows]

@@ -4,20 +4,27 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from cxr_ray import config as cfg
 from cxr_ray import runs
 from cxr_ray.config.loading import value_at
+from cxr_ray.config.metric_names import split_name
 from cxr_ray.errors import UserError, unknown
+from cxr_ray.metrics import label_table
 from cxr_ray.runs import selected_values
 from cxr_ray.storage.atomic import write_atomic
-from cxr_ray.tuning import space
+from cxr_ray.tuning import combinations, space
 from cxr_ray.tuning.ranking import RankedCombination, constraints, pareto_front, rank
 from cxr_ray.tuning.trial import ENDED, FAILED, FINISHED, WAITING, Trial
+
+if TYPE_CHECKING:  # matplotlib is loaded when a figure is drawn
+    from cxr_ray.plotting.plots import Figure
+    from cxr_ray.plotting.run_figures import Draw
 
 GRACE_STEPS = 30
 """Optimiser steps before which good and bad hyperparameters look alike: when grids were compared after 9 to 18 steps, two of five lost
@@ -129,6 +136,82 @@ class Sweep:
             with suppress(ValueError):  # a damaged run folder does not hide the sweep
                 count += int(runs.Run(file.parent).info.get("test_looks", 0))
         return count
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row per trial with its hyperparameters and val metrics (`trial_table`)."""
+        return self.trial_table()
+
+    @property
+    def best(self) -> runs.Run | None:
+        """The run of the winner, `best/`, evaluated on test; None before there is one."""
+        folder = self.path / "best"
+        return runs.Run(folder) if (folder / "run.json").is_file() else None
+
+    @property
+    def importance(self) -> pd.Series | None:
+        """Importance of each hyperparameter for the first objective, the largest first: the loss of R² of a forest when its values are
+        shuffled among the trials. None with too few trials (`importance.MIN_TRIALS`)."""
+        from cxr_ray.tuning import figures
+
+        info, config = self.info, self.config
+        found = figures.importance_of(combinations.evaluated(self._rows()), info, config)
+        if found is None:
+            return None
+        return pd.Series(found.mean, index=info["knobs"], name="importance").sort_values(ascending=False)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Recall, ROC AUC, precision, F1 and average precision by label (`metrics.label_table`) of the leading combination on val:
+        means over its folds, NaN before one is evaluated. `best.table` has its results on test."""
+        leading = next((row.values for row in self._rows() if row.ranked is not None), {})
+        named = ((split_name(name), value) for name, value in leading.items())
+        values = [{"metric": metric, "label": label, "value": value} for (_, metric, label), value in named]
+        return label_table.label_table(values, self.info["labels"])
+
+    def figure(self, name: str) -> "Figure":
+        """A matplotlib figure of the sweep: curves, parallel, hyperparameter-NAME, importance, pareto, map-METRIC. Raises `UserError`
+        with the names that it has by now."""
+        from cxr_ray.plotting import run_figures
+
+        return run_figures.pick(self._figures(), name, where=f" of the sweep {self.path.name}")
+
+    def _figures(self) -> "dict[str, Draw]":
+        from cxr_ray.tuning import figures
+
+        info, rows = self.info, self._rows()
+        evaluated = combinations.evaluated(rows)
+        made = figures.figures_of(self.path, self.config, info, evaluated, rows)
+        made |= figures.heat_figures(evaluated, info["labels"])
+        # "knob-" is the prefix of the files, whose names are permanent.
+        return {
+            name.replace("knob-", "hyperparameter-", 1): partial(draw, *given) for name, (draw, *given) in made.items()
+        }
+
+    def _rows(self) -> list[combinations.Row]:
+        trials, config = self.trial_records, self.config
+        ranked = rank(trials, config.tune, constraints(config.tune))
+        return combinations.combination_rows(trials, config, self.info, ranked)
+
+    def __repr__(self) -> str:
+        """Never raises: the folder may be gone."""
+        try:
+            info, trials, ranked = self.info, self.trial_records, self.ranked()
+            ended = sum(t.status in ENDED for t in trials)
+            words = [info["status"], f"{ended} of {max(int(info.get('planned') or 0), len(trials))} trials ended"]
+            if ranked:
+                words.append(f"best {ranked[0].trials[0].name}: {info['metrics'][0]} {ranked[0].values[0]:.3f}")
+            return f"Sweep({self.path.name}: {', '.join(words)})"
+        except (OSError, ValueError, KeyError, TypeError, UserError):
+            return f"Sweep({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        from cxr_ray.plotting import run_figures
+
+        trials = self.trials.to_html(index=False, border=0, na_rep="–", max_rows=20, float_format=lambda v: f"{v:.4g}")
+        figures = run_figures.images(self._figures(), ["curves", "importance"])
+        labels = "<div>the leading trial on val:</div>" + label_table.to_html(self.table)
+        return label_table.card(repr(self), trials, labels, figures, about=str(self.path))
 
     def trial_table(self, trials: Sequence[Trial] | None = None) -> pd.DataFrame:
         """One row per trial: `trial, fold, status, epochs, epoch, seconds, HYPERPARAMETERS..., pareto, METRIC/LABEL...` (val at the

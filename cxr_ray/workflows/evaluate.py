@@ -26,30 +26,16 @@ from cxr_ray.metrics import COUNTS, TABLE_METRICS, calibration, operating_points
 from cxr_ray.report import run_page
 from cxr_ray.runs import ensemble
 from cxr_ray.storage.atomic import write_atomic
+from cxr_ray.workflows.results import Evaluation
 
 BASELINES = ("thumbnail", "border")
 By = Literal["image", "study"]
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The results of an evaluation as plain JSON (`evaluation-PART.json`), and the path of its report."""
-
-    run: runs.Run
-    part: str
-    results: dict[str, Any]
-    report: Path
-
-    @property
-    def table(self) -> list[list[str]]:
-        """The results as a table of text: a head, one row per label, the mean, and the overall metrics.
-
-        Columns are counts and `TABLE_METRICS`: recall first, then ROC AUC, then precision. "-" if a value is undefined."""
-        return metric_table(self.results["values"], self.results["labels"], self.results["task"])
-
-
 def metric_table(values: Sequence[dict[str, Any]], labels: Sequence[str], task: str) -> list[list[str]]:
-    """`values` of an evaluation as a table of text; see `Evaluation.table`."""
+    """`values` of an evaluation as a table of text: a head, one row per label, the mean, and the overall metrics.
+
+    Columns are counts and `TABLE_METRICS`: recall first, then ROC AUC, then precision. "-" if a value is undefined."""
     shown = (*COUNTS, *TABLE_METRICS)
     by_name = {(v["metric"], v["label"]): v for v in values}
 
@@ -168,7 +154,7 @@ def evaluate(
     page = run.path / ("report.html" if by == "image" else "report-by-study.html")
     images = store.pictures if config.report.images and by == "image" else None
     report_path = run_page.write(run, part, evaluation=results, predictions=table, path=page, images=images)
-    return Evaluation(run, part, results, report_path)
+    return Evaluation(run, part, results, report_path, table)
 
 
 def compute_results(

@@ -24,6 +24,7 @@ from cxr_ray.metrics import operating_points, studies
 from cxr_ray.report import run_page
 from cxr_ray.storage.atomic import write_atomic
 from cxr_ray.workflows import evaluate as evaluating
+from cxr_ray.workflows.results import Evaluation
 
 SAME_IMAGE_BITS = 2
 """Number of the 64 bits of a perceptual hash in which copies of an image may differ. 658 X-rays saved again as JPEG differed in 0
@@ -40,7 +41,7 @@ def evaluate(
     combine: studies.Method = "max",
     report: Mapping[str, Any] | None = None,
     log: Callable[[str], None] = print,
-) -> evaluating.Evaluation:
+) -> Evaluation:
     """Evaluate the run in the folder `path` on every row of the store `data` that passes the store's filters.
 
     Labels are matched by name, or by `mapping` (model label to data label); unmatched ones are logged. Preprocessing is that of the
@@ -104,7 +105,7 @@ def evaluate(
     images = store.pictures if config.report.images and by == "image" else None
     page = folder / "report.html"
     run_page.write(run, store.name, evaluation=results, predictions=table, path=page, images=images)
-    return evaluating.Evaluation(run, store.name, results, page)
+    return Evaluation(run, store.name, results, page, table)
 
 
 def align(ours: Sequence[str], theirs: Sequence[str], mapping: Mapping[str, str]) -> list[dict[str, str | None]]:

@@ -133,3 +133,32 @@ def test_concurrent_updates_are_not_lost(tmp_path):
     for thread in threads:
         thread.join()
     assert {f"by-{writer}-{number}" for writer in range(4) for number in range(8)} <= run.info.keys()
+
+
+def test_a_run_without_results_shows_itself(tmp_path):
+    """From the first second on, and when its folder is gone."""
+    run = create(tmp_path, name="x")
+    assert repr(run).startswith("Run(") and "no epoch has been evaluated yet" in run._repr_html_()
+    run.update(labels=["Edema", "Mass"])
+    assert repr(run) == "Run(x: resnet18, started)"
+    assert run.table["recall"].isna().all() and list(run.table.index) == ["Edema", "Mass", "mean"]
+    with pytest.raises(UserError, match=r"unknown figure 'roc' of the run x"):
+        run.figure("roc")
+    gone = runs.Run(tmp_path / "gone")
+    assert repr(gone) == f"Run({str(gone.path)!r})"
+
+
+def test_a_run_with_undefined_metrics_shows_itself(tmp_path):
+    """Mass has no positive row: no recall and no ROC AUC, and an empty cell in metrics.csv."""
+    run = create(tmp_path, name="x", train={"monitor": "val/auroc/mean"})
+    run.update(labels=["Edema", "Mass"], status="finished")
+    rows = [(epoch, epoch, part, "auroc", label, value, 0, 9) for epoch in (1, 2) for part in ("train", "val")
+            for label, value in (("Edema", 0.6 + epoch / 10), ("Mass", None), ("mean", 0.6 + epoch / 10))]  # fmt: skip
+    pd.DataFrame(rows, columns=runs.METRIC_COLUMNS).to_csv(run.path / "metrics.csv", index=False)
+    assert repr(run) == "Run(x: resnet18, finished, on val: auroc 0.800)"
+    table = run.table
+    assert table.loc["Edema", "auroc"] == 0.8 and np.isnan(table.loc["Mass", "auroc"]) and table["recall"].isna().all()
+    page = run._repr_html_()
+    assert "0.800" in page and "–" in page and "nan" not in page.lower() and page.count("<img") == 1
+    assert len(run.figure("epochs-auroc").axes[0].lines) == 3  # train, val, the selected epoch
+    assert run._figures().keys() == {"epochs-auroc"}

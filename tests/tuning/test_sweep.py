@@ -238,3 +238,36 @@ def test_an_interrupted_write_leaves_the_old_or_the_new_file(tmp_path: Path, mon
         sweep.write_trials(old)
         sweep.update(status="started")
     assert last > 4 and len(sweep.trial_records) == 2 and sweep.info["status"] == "finished"
+
+
+# How it shows itself
+
+
+def test_a_sweep_shows_its_trials_its_winner_and_its_figures(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "s", labels=LABELS, epochs=2)
+    pd.testing.assert_frame_equal(sweep.trials, sweep.trial_table())
+    leading = sweep.ranked()[0].trials[0]
+    assert repr(sweep).startswith(f"Sweep(s: finished, 16 of 16 trials ended, best {leading.name}: val/auroc/mean 0.")
+    assert list(sweep.table.index) == [*LABELS, "mean"] and list(sweep.table)[:3] == ["recall", "auroc", "precision"]
+    assert sweep.table.loc["Mass", "recall"] == leading.values["val/recall/Mass"]
+    importance = sweep.importance
+    assert importance is not None and importance.index[0] == "optim.lr" and importance.is_monotonic_decreasing
+    assert sweep.best is None
+    (sweep.path / "best").mkdir()
+    (sweep.path / "best" / "run.json").write_text("{}")
+    assert sweep.best is not None and sweep.best.path == sweep.path / "best"
+    assert sweep.figure("curves").axes and sweep.figure("hyperparameter-optim.lr").axes
+    with pytest.raises(
+        UserError, match=r"unknown figure 'curve' of the sweep s; did you mean 'curves'.*hyperparameter-"
+    ):
+        sweep.figure("curve")
+    page = sweep._repr_html_()
+    assert "ROC AUC" in page and page.count("<img") == 2 and "the leading trial on val" in page
+
+
+def test_a_sweep_without_results_shows_itself(tmp_path: Path) -> None:
+    assert repr(Sweep(tmp_path / "none")) == f"Sweep({str(tmp_path / 'none')!r})"
+    sweep = make_sweep(tmp_path / "s", trials=3, labels=LABELS, failed=(), waiting=(0, 1, 2), status="started")
+    assert repr(sweep) == "Sweep(s: started, 0 of 3 trials ended)"
+    assert sweep.importance is None and sweep.best is None and sweep.table["recall"].isna().all()
+    assert "waiting" in sweep._repr_html_()

@@ -1,6 +1,5 @@
 """`cxr-ray compare`: prints and writes the differences between runs. Computing them is in evaluation.compare."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,20 +38,16 @@ def compare(
     if len(runs) < 2:
         raise UserError("give two or more runs: cxr-ray compare RUN RUN ...")
     from cxr_ray import runs as saved_runs
-    from cxr_ray.evaluation import compare as comparisons
-    from cxr_ray.report import run_page
-    from cxr_ray.storage.atomic import write_atomic
+    from cxr_ray.workflows import evaluations
 
     opened = [saved_runs.load(run) for run in runs]
     rule = read_thresholds(thresholds)
     check_thresholds(rule, opened[0])
-    found = comparisons.compare(opened, split=split, thresholds=rule)
-    print_comparison(found)
     names = "-".join(run.path.name for run in opened)[:100]
-    page = (out or opened[0].path.parent / f"compare-{names}.html").resolve()
-    write_atomic(page.with_suffix(".json"), json.dumps(found, indent=1))
-    run_page.write_comparison(found, page)
-    print(f"comparison: {page}")
+    page = out or opened[0].path.parent / f"compare-{names}.html"
+    found = evaluations.compare(opened, split=split, thresholds=rule, out=page)
+    print_comparison(found.results)
+    print(f"comparison: {found.report}")
     print("next: open the comparison in a browser; it is one file and needs no network")
 
 

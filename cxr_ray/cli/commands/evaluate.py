@@ -134,17 +134,15 @@ def run_evaluation(
 
     loaded = runs.load(run)  # report a wrong path or rule before torch is imported, which takes seconds
     check_thresholds(thresholds, loaded)
-    from cxr_ray.workflows import evaluate as evaluating
+    from cxr_ray.workflows import evaluations
 
-    if data is None:
-        evaluation = evaluating.evaluate(run, split=split, thresholds=thresholds, by=by, combine=combine, report=report)
-    else:
-        from cxr_ray.workflows import external
+    evaluation = evaluations.evaluate(
+        loaded, split=split, thresholds=thresholds, by=by, combine=combine, data=data, mapping=mapping, report=report
+    )
+    from cxr_ray.workflows.evaluate import metric_table
 
-        evaluation = external.evaluate(
-            run, data, mapping=mapping, thresholds=thresholds, by=by, combine=combine, report=report
-        )
-    head, *rows = evaluation.table
+    results = evaluation.results
+    head, *rows = metric_table(results["values"], results["labels"], results["task"])
     title = f"{evaluation.part} of {Path(evaluation.run.path).name}" + (
         f", by {evaluation.results['by']}" if by == "study" else ""
     )

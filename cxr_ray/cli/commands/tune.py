@@ -2,12 +2,9 @@
 
 Running the trials is in on_ray.tune, the selection of the winner in workflows.select."""
 
-import queue
 import shlex
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
@@ -26,9 +23,6 @@ app = App(
     help_epilogue=config_flags.epilogue(config_flags.COMMON_TUNE, "tune"),
 )
 
-PAGE_WARNING = "the page of the sweep could not be written"
-LAST_UPDATE_S = 60.0
-"""At the end of a sweep, the wait for its last update; the page of many trials takes some seconds."""
 COMPARED_TO = {"the second": "the second-best trial", "the config as written": "the base configuration"}
 """Values of `what` in the sweep's JSON, and how they are printed."""
 
@@ -104,16 +98,13 @@ def read_sweep(folder: str, file: str | None, words: tuple[str, ...]) -> configs
 
 def run(config: configs.Config, *, address: str | None = None, retry_failed: bool = False, refit: str = "none") -> Any:
     """Run the sweep, print its results, and return it."""
-    from cxr_ray.on_ray import tune as on_ray
-
-    with show_progress() as (log, update):
-        sweep = on_ray.tune(config, address=address, retry_failed=retry_failed, log=log, on_update=update)
     from cxr_ray.workflows import select
+    from cxr_ray.workflows import tune as workflow
 
-    comparison = select.select_best(sweep)
-    page = try_write_page(sweep)
+    with show_progress() as (log, draw):
+        sweep = workflow.tune(config, address=address, retry_failed=retry_failed, log=log, draw=draw)
     print_trials(sweep)
-    print_comparison(sweep, comparison)
+    print_comparison(sweep, sweep.info["worth"])
     best = sweep.path / "best"
     if refit == "best":
         best = _trained(sweep, select.refit_config(sweep), address).path
@@ -126,8 +117,9 @@ def run(config: configs.Config, *, address: str | None = None, retry_failed: boo
             select.combine_folds(sweep, [_trained(sweep, one, address) for one in select.fold_configs(sweep)]), sweep
         )
         print(f"folds: {best}")
-        page = try_write_page(sweep)
-    if page is not None:
+        workflow.try_write_page(sweep)
+    page = sweep.path / "sweep.html"
+    if page.exists():
         print(f"page: {page}")
     print(f"sweep: {sweep.path}")
     print(f"next: open the page in a browser, or: cxr-ray evaluate {shlex.quote(str(best))}")
@@ -148,82 +140,17 @@ def _trained(sweep: Any, config: configs.Config, address: str | None) -> Any:
 
 @contextmanager
 def show_progress() -> Iterator[tuple[Any, Any]]:
-    """Functions (log a line, update with a sweep): a live table on a terminal, else plain lines; updates also write the page."""
-    page = _warn_once(_write_page, PAGE_WARNING)
+    """Functions (log a line, draw a sweep): a live table of the trials on a terminal; else plain lines, and nothing is drawn."""
     if not sys.stdout.isatty():
-        with in_background(page) as update:
-            yield (lambda line: print(line, flush=True)), update
+        yield (lambda line: print(line, flush=True)), (lambda sweep: None)
         return
     from rich.live import Live
-
-    table = _warn_once(lambda sweep: live.update(trial_table(sweep)), "the table of the trials could not be drawn")
-
-    def draw(sweep: Any) -> None:
-        table(sweep)
-        page(sweep)
 
     def log(line: str) -> None:  # without markup: a path or an error may contain brackets
         live.console.print(line, markup=False, highlight=False, emoji=False)
 
-    with Live(console=console(), refresh_per_second=2) as live, in_background(draw) as update:
-        yield log, update
-
-
-def try_write_page(sweep: Any) -> Any:
-    """Write the sweep's page and return its path; None, with a warning, if it cannot be written."""
-    return _warn_once(_write_page, PAGE_WARNING)(sweep)
-
-
-def _write_page(sweep: Any) -> Any:
-    from cxr_ray.report import sweep_page
-
-    return sweep_page.write(sweep)
-
-
-def _warn_once(draw: Callable[[Any], Any], warning: str) -> Callable[[Any], Any]:
-    """`draw`, but an exception (a full disk, a bug in a figure) only prints a warning, once: the trials must continue."""
-    warned = False
-
-    def safe(sweep: Any) -> Any:
-        nonlocal warned
-        try:
-            return draw(sweep)
-        except Exception as error:
-            if not warned:
-                why = " ".join(str(error).split()) or type(error).__name__
-                print(f"warning: {warning}: {why}", file=sys.stderr, flush=True)
-            warned = True
-            return None
-
-    return safe
-
-
-@contextmanager
-def in_background(draw: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
-    """A function that draws a sweep in a background thread and returns at once; updates that arrive while it draws are merged.
-
-    `draw` must not raise. The exit waits at most `LAST_UPDATE_S` for the last drawing."""
-    waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()  # its put never blocks
-    ended = threading.Event()
-
-    def work() -> None:
-        while (sweep := waiting.get()) is not None:
-            start = time.monotonic()
-            draw(sweep)
-            ended.wait(9 * (time.monotonic() - start))  # use at most a tenth of a core
-
-    def update(sweep: Any) -> None:
-        if waiting.empty():
-            waiting.put(sweep)
-
-    thread = threading.Thread(target=work, name="cxr-sweep-page", daemon=True)
-    thread.start()
-    try:
-        yield update
-    finally:
-        ended.set()
-        waiting.put(None)
-        thread.join(LAST_UPDATE_S)
+    with Live(console=console(), refresh_per_second=2) as live:
+        yield log, (lambda sweep: live.update(trial_table(sweep)))
 
 
 def trial_table(sweep: Any) -> Any:

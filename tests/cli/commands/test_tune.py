@@ -2,19 +2,14 @@
 
 import io
 import sys
-import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cxr_ray.cli.commands import tune as command
-from cxr_ray.errors import UserError
-from cxr_ray.report import sweep_page
 from cxr_ray.tuning import ranking
 from cxr_ray.tuning.sweep import Sweep
 from tests.fakes.sweep import make_sweep
-from tests.fakes.waiting import until
 
 LABELS = ("Edema", "Mass")
 
@@ -31,61 +26,7 @@ def sweep(tmp_path: Path) -> Sweep:
     return make_sweep(tmp_path / "s", trials=4, labels=LABELS, epochs=2, failed=(3,))
 
 
-def assert_ends(body: Any) -> None:
-    """`body()` returns within 20 s."""
-    thread = threading.Thread(target=body, daemon=True)
-    thread.start()
-    thread.join(20)
-    assert not thread.is_alive()
-
-
 # While trials run
-
-
-@pytest.mark.parametrize("error", [UserError("no space left"), OSError("gone"), ZeroDivisionError("a\nbug")])
-def test_a_page_that_cannot_be_written_is_one_warning_and_ends_nothing(
-    error: Exception, sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    calls = []
-
-    def broken(sweep: Sweep) -> Path:
-        calls.append(sweep)
-        raise error
-
-    monkeypatch.setattr(sweep_page, "write", broken)
-
-    def sweeping() -> None:
-        with command.show_progress() as (_, update):
-            for count in (1, 2, 3):
-                update(sweep)
-                until(lambda count=count: len(calls) >= count, 10)
-
-    assert_ends(sweeping)
-    assert command.try_write_page(sweep) is None  # the command continues with its summary
-    err = capsys.readouterr().err
-    assert len(calls) == 4 and err.count("\n") == 2  # one warning while it ran, one at its end
-    assert err.startswith("warning: the page of the sweep could not be written: ")
-    assert " ".join(str(error).split()) in err
-
-
-def test_the_end_does_not_wait_for_an_update_that_hangs(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    started, release = threading.Event(), threading.Event()
-
-    def hanging(sweep: Sweep) -> None:
-        started.set()
-        release.wait(60)
-
-    monkeypatch.setattr(command, "LAST_UPDATE_S", 0.2)
-
-    def sweeping() -> None:
-        with command.in_background(hanging) as update:
-            update(sweep)
-            assert started.wait(10)
-            update(sweep)  # waits in the queue
-            update(sweep)
-
-    assert_ends(sweeping)
-    release.set()
 
 
 def test_a_log_line_is_not_read_as_markup(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:

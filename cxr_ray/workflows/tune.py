@@ -1,0 +1,146 @@
+"""A sweep from its trials to its winner and page, for the command and for Python. The trials are run by on_ray/tune.py."""
+
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cxr_ray import config as configs
+from cxr_ray.runtime import notebook
+from cxr_ray.workflows.settings import resolve
+
+if TYPE_CHECKING:
+    from cxr_ray.tuning.sweep import Sweep
+
+PAGE_WARNING = "the page of the sweep could not be written"
+TABLE_WARNING = "the table of the trials could not be drawn"
+LAST_UPDATE_S = 60.0
+"""At the end of a sweep, the wait for its last update; the page of many trials takes some seconds."""
+
+
+def tune(
+    config: configs.Config | Mapping[str, Any],
+    *,
+    address: str | None = None,
+    plugins: Sequence[str] = (),
+    retry_failed: bool = False,
+    log: Callable[[str], None] = print,
+    draw: "Callable[[Sweep], None] | None" = None,
+) -> "Sweep":
+    """Search hyperparameters by the `tune` section of a config of `load_config`, or of a mapping of settings, and return the sweep
+    with its winner (`best`), which is evaluated on test once.
+
+    The trials run on the Ray cluster at `address`, in RAY_ADDRESS, or on a Ray that is started on this machine. The same config and
+    name resume a stopped sweep; `retry_failed` then also continues trials that failed. `plugins` are modules that register models or
+    losses; they are added to the config's. `draw` is called in a background thread with the sweep when trials report; by default a
+    notebook shows a bar. Raises `UserError`, and `Stopped` if a stop was requested."""
+    config = resolve(config, plugins, function="tune")
+    from cxr_ray.on_ray import tune as on_ray
+    from cxr_ray.workflows import select
+
+    with updates(draw or trial_bar()) as update:
+        sweep = on_ray.tune(config, address=address, retry_failed=retry_failed, log=log, on_update=update)
+    select.select_best(sweep, log=log)
+    try_write_page(sweep)
+    return sweep
+
+
+def load_sweep(path: "Sweep | str | os.PathLike[str]") -> "Sweep":
+    """Open the sweep in the folder `path`: its trials, winner and figures. Raises `UserError` if it is not a sweep, with the closest name
+    nearby."""
+    from cxr_ray.tuning import sweep as sweeps
+
+    return path if isinstance(path, sweeps.Sweep) else sweeps.load(Path(path))
+
+
+def trial_bar() -> "Callable[[Sweep], None]":
+    """In a notebook, a function that shows a bar of the trials that ended; elsewhere one that shows nothing."""
+    if not notebook.in_notebook():
+        return lambda sweep: None
+    bar = notebook.NotebookBar("tune", "trials")
+
+    def draw(sweep: "Sweep") -> None:
+        from cxr_ray.tuning.trial import ENDED
+
+        trials, info = sweep.trial_records, sweep.info
+        ended = sum(t.status in ENDED for t in trials)
+        leading = next((f"best {info['metrics'][0]} {one.values[0]:.3f}" for one in sweep.ranked()), "")
+        bar(ended, max(int(info.get("planned") or 0), len(trials)), leading)
+
+    return draw
+
+
+@contextmanager
+def updates(draw: "Callable[[Sweep], None]") -> "Iterator[Callable[[Sweep], None]]":
+    """A function to call with the sweep when trials report. In a background thread it calls `draw` and writes the page; an error of
+    either is one warning, because the trials must continue."""
+    table, page = warn_once(draw, TABLE_WARNING), warn_once(_write_page, PAGE_WARNING)
+
+    def both(sweep: "Sweep") -> None:
+        table(sweep)
+        page(sweep)
+
+    with in_background(both) as update:
+        yield update
+
+
+def try_write_page(sweep: "Sweep") -> Any:
+    """Write the sweep's page and return its path; None, with a warning, if it cannot be written."""
+    return warn_once(_write_page, PAGE_WARNING)(sweep)
+
+
+def _write_page(sweep: "Sweep") -> Any:
+    from cxr_ray.report import sweep_page
+
+    return sweep_page.write(sweep)
+
+
+def warn_once(draw: Callable[[Any], Any], warning: str) -> Callable[[Any], Any]:
+    """`draw`, but an exception (a full disk, a bug in a figure) only prints a warning, once: the trials must continue."""
+    warned = False
+
+    def safe(sweep: Any) -> Any:
+        nonlocal warned
+        try:
+            return draw(sweep)
+        except Exception as error:
+            if not warned:
+                why = " ".join(str(error).split()) or type(error).__name__
+                print(f"warning: {warning}: {why}", file=sys.stderr, flush=True)
+            warned = True
+            return None
+
+    return safe
+
+
+@contextmanager
+def in_background(draw: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
+    """A function that draws a sweep in a background thread and returns at once; updates that arrive while it draws are merged.
+
+    `draw` must not raise. The exit waits at most `LAST_UPDATE_S` for the last drawing."""
+    waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()  # its put never blocks
+    ended = threading.Event()
+
+    def work() -> None:
+        while (sweep := waiting.get()) is not None:
+            start = time.monotonic()
+            draw(sweep)
+            ended.wait(9 * (time.monotonic() - start))  # use at most a tenth of a core
+
+    def update(sweep: Any) -> None:
+        if waiting.empty():
+            waiting.put(sweep)
+
+    thread = threading.Thread(target=work, name="cxr-sweep-page", daemon=True)
+    thread.start()
+    try:
+        yield update
+    finally:
+        ended.set()
+        waiting.put(None)
+        thread.join(LAST_UPDATE_S)
