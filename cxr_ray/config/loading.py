@@ -1,5 +1,6 @@
 """Loading of the config: files, presets and flags, merged and validated once. The settings are declared in schema.py."""
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,55 @@ def load(file: str | None = None, flags: Mapping[str, Any] | None = None) -> Con
     Raises `UserError` that names the setting, and the closest known one if it is misspelt."""
     values = merge(read_file(file) if file else {}, flags or {})
     return validate(values, where=file or "the flags")
+
+
+def load_config(source: str | os.PathLike[str] | None = None, /, **settings: Any) -> Config:
+    """The config of a YAML file or of a preset (`preset:demo`), or the defaults, with `settings` in place of its own.
+
+    Settings are named as in the file, with dots or in sections: `load_config("preset:demo", **{"optim.lr": 1e-4})` equals
+    `load_config("preset:demo", optim={"lr": 1e-4})`. A path may be a `Path`, and `data.shards` also a store. Raises `UserError`
+    that names the setting, and the closest known one if it is misspelt."""
+    file = None if source is None else os.fspath(source)
+    return validate(merge(read_file(file) if file else {}, nest(settings)), where=file or "the settings")
+
+
+def nest(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted name as nested sections: `{"optim.lr": 1}` becomes `{"optim": {"lr": 1}}`. Paths become text.
+
+    The rest of a dotted name below a setting that is a mapping (data.uncertain.Edema) is its key, dots included. Raises
+    `UserError` for a setting that is given twice."""
+    out: dict[str, Any] = {}
+    for name, value in settings.items():
+        section, *keys = _path(str(name))
+        for key in reversed(keys):
+            value = {key: value}
+        value = _plain(value)
+        old = out.get(section)
+        if section in out and not (isinstance(old, Mapping) and isinstance(value, Mapping)):
+            raise UserError(f"{name} and {section} contradict each other; give one of them")
+        out[section] = merge(old or {}, value) if isinstance(value, Mapping) else value
+    return out
+
+
+def _path(name: str) -> list[str]:
+    """The keys that the dotted `name` of a setting leads through."""
+    model: type[BaseModel] = Config
+    parts = name.split(".")
+    for depth, part in enumerate(parts):
+        field = model.model_fields.get(part)
+        if field is None or not is_section(field):
+            rest = ".".join(parts[depth + 1 :])
+            return [*parts[: depth + 1], *([rest] if rest else [])]
+        assert isinstance(field.annotation, type)
+        model = field.annotation
+    return parts
+
+
+def _plain(value: Any) -> Any:
+    """`value` with paths as text, also inside mappings."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def validate(values: Mapping[str, Any], *, where: str = "the config") -> Config:

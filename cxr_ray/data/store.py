@@ -8,16 +8,19 @@ remote store copies it once (store_cache.py).
 """
 # N images, H x W pixels of a stored image
 
+import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from cxr_ray import config as cfg
 from cxr_ray.data import store_cache
 from cxr_ray.data.store_format import (
     BOXES,
@@ -39,11 +42,31 @@ from cxr_ray.imaging.pixels import PIXEL_DTYPES, SCALE_8_TO_16, Pixels, to_uint8
 from cxr_ray.labels import Task
 from cxr_ray.storage.remote import AnyPath, RemotePath, to_path
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from cxr_ray.data.plan import Plan
+    from cxr_ray.data.torch_dataset import StoreDataset
+
 Verify = Literal["manifest", "full", "none"]
 
 
+class StoredImage(NamedTuple):
+    """One image of a store, as `store[i]` gives it."""
+
+    image: npt.NDArray[np.uint8]
+    """Gray values [H, W]."""
+    labels: dict[str, float]
+    """Raw value of each label: 1 positive, 0 negative, -1 uncertain, NaN not mentioned."""
+    row: int
+    """Row number, as `Store.images` takes it."""
+
+
 class Store:
-    """A complete store, opened for reading. Threads may share one. Pickling stores only its origin and fingerprint."""
+    """A complete store, opened for reading: a sequence of its images, by position.
+
+    `store[i]` and `store[i:j]` give `StoredImage`s, `images` pixels by row number, `dataset` what a torch `DataLoader` takes. A
+    store stands for its path wherever a path is taken. Threads may share one. Pickling stores only its origin and fingerprint."""
 
     def __init__(
         self, path: Path, manifest: Manifest, index: pd.DataFrame, *, origin: AnyPath | None = None, cache: str = "auto"
@@ -62,6 +85,7 @@ class Store:
         """(H, W) of the stored images."""
         self.depth = manifest.depth
         row_N = index["row"].to_numpy(np.int64)
+        self._row_N = row_N
         self._shard_N = index["shard"].to_numpy(np.int64)
         self._offset_N = index["offset"].to_numpy(np.int64)
         last = int(row_N[-1]) if len(row_N) else -1
@@ -76,6 +100,10 @@ class Store:
         """Label columns of the index, in order."""
         return self.info.labels
 
+    @cached_property
+    def _labels_NL(self) -> npt.NDArray[np.float32]:
+        return self.index[list(self.labels)].to_numpy(np.float32)
+
     @property
     def task(self) -> Task:
         """multilabel, multiclass or binary."""
@@ -83,6 +111,30 @@ class Store:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @overload
+    def __getitem__(self, position: int) -> StoredImage: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[StoredImage]: ...
+
+    def __getitem__(self, position: int | slice) -> StoredImage | list[StoredImage]:
+        """The image at a position from 0 to `len(store) - 1`, negative from the end, or a list of images for a slice.
+
+        A position is not a row number: refused images leave gaps in those. Raises `IndexError`."""
+        if isinstance(position, slice):
+            return [self[each] for each in range(*position.indices(len(self)))]
+        at = operator.index(position)
+        if not -len(self) <= at < len(self):
+            raise IndexError(f"position {at} of a store of {len(self)} images; rows by number: store.images([{at}])")
+        row = int(self._row_N[at])
+        values_L = self._labels_NL[at].tolist()
+        return StoredImage(self.pictures([row])[0], dict(zip(self.labels, values_L, strict=True)), row)
+
+    def __iter__(self) -> Iterator[StoredImage]:
+        return (self[position] for position in range(len(self)))
+
+    def __fspath__(self) -> str:
+        return self.origin
 
     def __repr__(self) -> str:
         height, width = self.size
@@ -133,6 +185,33 @@ class Store:
     def pictures(self, rows: npt.ArrayLike) -> npt.NDArray[np.uint8]:
         """Like `images`, as uint8 [N, H, W] at any depth: for display and thumbnails."""
         return to_uint8(self.images(rows))
+
+    def dataset(
+        self,
+        part: Literal["train", "val", "test"] | None = None,
+        plan: "Plan | cfg.Config | None" = None,
+        transform: Callable[[Any], Any] | None = None,
+    ) -> "StoreDataset":
+        """A torch `Dataset` of (image uint8 [1, H, W], target, row) for a `DataLoader`; it may have several workers.
+
+        `part`: train, val or test; None: the rows of all three. `plan`: which rows are in which part, and their targets; a
+        config's plan, or that of the default config. A train row occurs as often as the plan says (oversampling). The target is
+        float32 [L], NaN where it is unknown; for classes the int64 index of the class. `transform` is called with the image, such
+        as a transform of torchvision v2. Raises `UserError` as `plan.build` does, and for an unknown part."""
+        from cxr_ray.data import plan as plans
+        from cxr_ray.data.torch_dataset import StoreDataset
+
+        if plan is None or isinstance(plan, cfg.Config):
+            config = plan or cfg.Config()
+            plan = plans.build(self, config.data, seed=config.seed)
+        return StoreDataset(self, plan, part, transform)
+
+    def show(self, row: int) -> "Figure":
+        """A matplotlib figure of the image with the row number `row`, and its labels. Raises `UserError` for an unknown row."""
+        from cxr_ray.data import figure
+
+        position = int(self._find([row])[0])
+        return figure.draw(*self[position], source=self.manifest.source)
 
     def _find(self, rows: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Positions in the index [N] of the row numbers `rows`. Raises `UserError` for an unknown row."""
@@ -198,6 +277,11 @@ def open(
         return Store(folder, manifest, index, origin=origin, cache=cache)
     except (OSError, pa.ArrowException, KeyError, ValueError, IndexError) as error:
         raise UserError(f"cannot read {folder / INDEX} ({' '.join(str(error).split())}); {fix_hint(folder)}") from None
+
+
+def open_store(path: str | os.PathLike[str] | AnyPath, *, verify: Verify = "manifest", cache: str = "auto") -> Store:
+    """Open the store that `ingest` wrote to the folder or URL `path`; see `open`. Raises `UserError`."""
+    return open(path, verify, cache=cache)
 
 
 def _local_copy(remote: RemotePath, cache: str, log: Callable[[str], None] | None) -> Path:

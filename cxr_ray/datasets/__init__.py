@@ -7,8 +7,10 @@ from cxr_ray.datasets.base import (
     DatasetInfo,
     Records,
     check_records,
+    list_datasets,
     load,
     read,
+    read_dataset,
     records_table,
 )
 from cxr_ray.datasets.classes import class_columns, is_unremarkable
@@ -25,9 +27,11 @@ __all__ = [
     "check_records",
     "class_columns",
     "is_unremarkable",
+    "list_datasets",
     "load",
     "read",
     "read_csv",
+    "read_dataset",
     "read_text_table",
     "reading",
     "records_table",

@@ -1,5 +1,6 @@
 """Records of a dataset: one row per image, without pixels. Each dataset's own layout is in the module of its source."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -43,6 +44,8 @@ class Records:
     files: "pd.Series[str] | None" = None
     """Path of each image below the root (index of the table) if file names identify persons: `image` then contains hashes,
     and these paths are used for reading and never written to disk. None: `image` contains the paths."""
+    source: str = ""
+    """Name of the source that read them, set by `load`."""
 
     @property
     def paths(self) -> "pd.Series[str]":
@@ -50,7 +53,7 @@ class Records:
         return self.table["image"] if self.files is None else self.files
 
 
-def load(name: str, root: str | AnyPath, options: Mapping[str, Any] | None = None) -> Records:
+def load(name: str, root: str | os.PathLike[str] | AnyPath, options: Mapping[str, Any] | None = None) -> Records:
     """Read the dataset in the folder `root` (local or remote) with the source `name` and its `options`, and check it.
 
     Raises `UserError` for an unknown source or option, a missing root, or a layout that the source does not know."""
@@ -61,7 +64,20 @@ def load(name: str, root: str | AnyPath, options: Mapping[str, Any] | None = Non
         raise UserError(f"no folder at {folder.absolute()}; give the folder that holds the {name} dataset")
     if not folder.is_dir():
         raise UserError(f"{folder.absolute()} is a file; give the folder that holds the {name} dataset")
-    return check_records(entry.make(folder, settings), folder, name)
+    return replace(check_records(entry.make(folder, settings), folder, name), source=name)
+
+
+def list_datasets() -> list[str]:
+    """Names of the datasets that can be read: those of this package, and those that loaded plugins have registered."""
+    return [entry.name for entry in SOURCES]
+
+
+def read_dataset(name: str, root: str | os.PathLike[str], **options: Any) -> Records:
+    """Read the tables of the dataset in the folder `root` with the source `name`; no pixel is read.
+
+    `options` are the source's own, as `cxr-ray sources NAME` lists them. `Records.table` is a row per image; `ingest` takes the
+    records. Raises `UserError` as `load` does."""
+    return load(name, root, options)
 
 
 def read(name: str, root: str | AnyPath, **options: Any) -> pd.DataFrame:

@@ -81,6 +81,28 @@ def decode(
         raise ImageError("truncated" if truncated else "damaged") from None
 
 
+def from_pillow(
+    image: Image.Image, size: tuple[int, int], *, aspect: Aspect = "squash", depth: Depth = 8
+) -> DecodedImage:
+    """One gray image of `size` (H, W) and `depth` bits per pixel from an opened Pillow image (its current frame), by the rules of
+    `decode`. Raises `ImageError`."""
+    try:
+        image.load()
+        orientation = image.getexif().get(ORIENTATION, 1)
+        gray, window = _gray(image, depth)
+    except ImageError:
+        raise
+    except Exception as error:  # damaged bytes, see `decode`
+        raise ImageError("truncated" if "truncated" in str(error).lower() else "damaged") from None
+    if orientation in ROTATIONS:
+        gray = gray.transpose(ROTATIONS[orientation])
+    if not gray.width * gray.height:
+        raise ImageError("no pixels")
+    full: Box = (0.0, 0.0, float(gray.width), float(gray.height))
+    pixels, transform = _fit(gray, full, gray.height, gray.width, size, aspect)
+    return DecodedImage(pixels, gray.height, gray.width, transform, window)
+
+
 def _decode(data: bytes, size: tuple[int, int], aspect: Aspect, depth: Depth, max_pixels: int) -> DecodedImage:
     if dicom.is_dicom(data):
         gray, window = dicom.read_gray(data, max_pixels=max_pixels, depth=depth)

@@ -95,3 +95,34 @@ def test_a_config_written_as_yaml_loads_as_the_same_config(tmp_path: Path) -> No
 )
 def test_the_value_of_a_setting_in_a_config(values: dict[str, Any], setting: str, expected: Any) -> None:
     assert cfg.value_at(values, setting) == expected
+
+
+def test_load_config_takes_dotted_and_nested_settings(tmp_path: Path) -> None:
+    dotted = cfg.load_config("preset:demo", **{"optim.lr": "3e-4", "data.uncertain.No. Finding": "ones"}, seed=7)
+    nested = cfg.load_config(
+        "preset:demo", optim={"lr": 3e-4}, data={"uncertain": {"No. Finding": "ones"}}, **{"seed": 7}
+    )
+    assert dotted == nested and (dotted.optim.lr, dotted.seed) == (3e-4, 7)
+    assert dotted.data.uncertain == {"No. Finding": "ones"}
+    assert dotted.model == cfg.load("preset:demo").model
+    assert cfg.load_config() == cfg.Config()
+    file = Path(write(tmp_path, "optim: {lr: 0.5, weight_decay: 0.1}"))
+    both = cfg.load_config(file, **{"optim.lr": 1, "optim": {"ema": 0.9}})
+    assert (both.optim.lr, both.optim.weight_decay, both.optim.ema) == (1.0, 0.1, 0.9)
+    assert cfg.load_config(data={"shards": tmp_path}, output=tmp_path).data.shards == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optim.lrr": 1}, r"the settings: optim\.lrr is not a setting"),
+        ({"tain.epochs": 1}, "tain is not a setting; did you mean 'train'"),
+        ({"optim": 3, "optim.lr": 1}, "contradict each other"),
+        ({"train.epochs.more": 1}, r"train\.epochs"),
+        ({"train.epochs": -1}, r"train\.epochs: .*got -1"),
+    ],
+)
+def test_load_config_names_a_wrong_setting(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        cfg.load_config(**settings)
+    assert "\n" not in str(caught.value)

@@ -139,3 +139,35 @@ def test_folders_that_are_not_a_store_are_refused_with_the_cause(copy: Path, tmp
     (copy / "manifest.json").write_text("{}")
     with pytest.raises(UserError, match="damaged"):
         stores.open(copy)
+
+
+def test_a_store_is_a_sequence_of_its_images_by_position(path: Path) -> None:
+    store = stores.open_store(path)
+    images, values = pixels(), table()
+    for position in (0, 5, N - 1, -1, np.int64(7)):
+        image, labels, row = store[position]
+        assert image.dtype == np.uint8 and np.array_equal(image, images[position])
+        assert row == ROWS[position] and list(labels) == ["Edema", "Lung Opacity"]
+        np.testing.assert_equal(list(labels.values()), values[list(labels)].to_numpy()[position])
+    assert [item.row for item in store] == ROWS.tolist()
+    assert [item.row for item in store[-3:]] == ROWS[-3:].tolist() and store[5:5] == []
+    with pytest.raises(IndexError, match=f"position {N} of a store of {N} images"):
+        store[N]
+    with pytest.raises(TypeError):
+        store["Edema"]  # type: ignore[call-overload]
+
+
+def test_a_store_stands_for_its_path(path: Path) -> None:
+    store = stores.open_store(path)
+    assert stores.open_store(store).fingerprint == store.fingerprint
+    assert store_format.verify(store) == []
+
+
+def test_a_row_is_shown_with_its_labels(path: Path) -> None:
+    store = stores.open_store(path)
+    figure = store.show(int(ROWS[3]))
+    image, text = figure.axes
+    assert np.array_equal(image.images[0].get_array(), pixels()[3]) and str(ROWS[3]) in image.get_title()
+    assert "Lung Opacity" in text.texts[0].get_text()
+    with pytest.raises(UserError, match="has no row"):
+        store.show(10**6)

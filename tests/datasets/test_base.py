@@ -85,7 +85,7 @@ def test_an_unknown_source_and_an_unknown_option_name_the_closest(tmp_path: Path
     with pytest.raises(UserError, match="unknown source 'chexprt'; did you mean 'chexpert'"):
         datasets.load("chexprt", tmp_path)
     with pytest.raises(
-        UserError, match="unknown option 'patient_regx' at options of image_folder; did you mean 'patient_regex'"
+        UserError, match=r"unknown option 'patient_regx' at options of image_folder; did you mean 'patient_regex'"
     ):
         datasets.load("image_folder", tmp_path, {"patient_regx": "(a)"})
 
@@ -151,3 +151,12 @@ def test_an_empty_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         check(table_of([], []), tmp_path)
     assert str(caught.value) == f"mine: the table in {tmp_path} lists no image; give the folder of a complete dataset"
+
+
+def test_records_know_their_source(tmp_path: Path) -> None:
+    root = LAYOUTS["image_folder"](tmp_path / "data")
+    records = datasets.read_dataset("image_folder", str(root), **OPTIONS.get("image_folder", {}))
+    assert records.source == "image_folder"
+    assert "image_folder" in datasets.list_datasets() == [entry.name for entry in SOURCES]
+    with pytest.raises(UserError, match=r"unknown option 'patient_regx'.*did you mean 'patient_regex'"):
+        datasets.read_dataset("image_folder", root, patient_regx="x")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cxr_ray.imaging.decode import SIGNATURES, decode
+from cxr_ray.imaging.decode import SIGNATURES, decode, from_pillow
 from cxr_ray.imaging.pixels import Aspect, ImageError
 from tests.fakes.images import encoded, png, smooth
 
@@ -241,3 +241,26 @@ def test_flipped_bits_give_an_image_or_a_reason(at: int, bit: int, kind: str) ->
         assert decode(bytes(data), (8, 8)).pixels.shape == (8, 8)
     except ImageError as error:
         assert error.reason
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16", "1", "P"])
+@pytest.mark.parametrize("aspect", ["squash", "pad", "center_crop"])
+def test_a_pillow_image_is_decoded_like_its_file(mode: str, aspect: Aspect) -> None:
+    plane = smooth(40, 30)
+    image = Image.fromarray(plane.astype(np.uint16) * 100) if mode == "I;16" else Image.fromarray(plane).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    body = io.BytesIO()
+    image.save(body, format="PNG", exif=exif)
+    for depth in (8, 16):
+        expected = decode(body.getvalue(), (20, 24), aspect=aspect, depth=depth)
+        with Image.open(io.BytesIO(body.getvalue())) as opened:
+            actual = from_pillow(opened, (20, 24), aspect=aspect, depth=depth)
+        assert np.array_equal(actual.pixels, expected.pixels)
+        assert (actual.height, actual.width, actual.transform) == (expected.height, expected.width, expected.transform)
+
+
+def test_a_damaged_pillow_image_is_refused() -> None:
+    body = encoded(Image.fromarray(smooth(40, 30)), "PNG")
+    with Image.open(io.BytesIO(body[: len(body) // 2])) as image, pytest.raises(ImageError, match=r"truncated|damaged"):
+        from_pillow(image, (8, 8))
