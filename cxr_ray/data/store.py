@@ -12,6 +12,7 @@ import operator
 import os
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 
@@ -21,7 +22,7 @@ import pandas as pd
 import pyarrow as pa
 
 from cxr_ray import config as cfg
-from cxr_ray.data import store_cache
+from cxr_ray.data import store_cache, summary
 from cxr_ray.data.store_format import (
     BOXES,
     INDEX,
@@ -141,6 +142,12 @@ class Store:
         return (
             f"Store({self.origin!r}: {len(self)} images of {height} x {width}, {len(self.labels)} labels, {self.task})"
         )
+
+    def _repr_html_(self) -> str:
+        """Of a notebook: the labels with the number of rows of each value, as the dataset states it."""
+        counts = summary.label_frequency(self.index, self.labels).set_index("label").rename_axis(None)
+        table = counts.rename(columns={"blank": "not mentioned"}).to_html(border=0, float_format="{:.2f}".format)
+        return f"<div><strong>{escape(repr(self))}</strong></div>{table}"
 
     def __reduce__(self) -> tuple[Callable[..., "Store"], tuple[Any, ...]]:
         return _reopen, (self.origin, self.fingerprint, self.cache)

@@ -171,3 +171,8 @@ def test_a_row_is_shown_with_its_labels(path: Path) -> None:
     assert "Lung Opacity" in text.texts[0].get_text()
     with pytest.raises(UserError, match="has no row"):
         store.show(10**6)
+
+
+def test_a_notebook_shows_the_labels_of_a_store(path: Path) -> None:
+    page = stores.open_store(path)._repr_html_()
+    assert f"{N} images of {H} x {W}" in page and "Lung Opacity" in page and "not mentioned" in page
