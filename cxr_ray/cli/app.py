@@ -12,27 +12,12 @@ from cyclopts import App
 from cyclopts.exceptions import CycloptsError
 
 from cxr_ray import __version__
+from cxr_ray.cli.command_list import COMMANDS
 from cxr_ray.errors import Stopped, UserError, unknown
 from cxr_ray.storage.atomic import DISK_FULL, NOT_WRITABLE
 
-# Command -> its line in `cxr-ray --help`, the first line of its docstring. A command's module is imported only when it runs.
-COMMANDS = {
-    "doctor": "Check this machine's packages, devices, memory and disks, and show how to fix problems.",
-    "demo": "Run ingest, train and evaluate on synthetic X-rays, without data or network.",
-    "sources": "List the datasets that can be ingested, and their options.",
-    "models": "List the models that can be trained, and their options.",
-    "ingest": "Decode and resize a dataset once, in parallel, into Arrow shards.",
-    "describe": "Show a store's label frequencies, label vectors and split balance, or one of its images.",
-    "verify": "Check every byte of a store against its checksums.",
-    "train": "Train a model on a store, in this process or on Ray.",
-    "tune": "Search hyperparameters: many trials on one store, evaluated label by label on the same rows.",
-    "evaluate": "Evaluate a run on its test part, label by label, and write its report.",
-    "show": "Show a run's settings and metrics, also for other labels, parts and thresholds.",
-    "runs": "List the runs in a folder.",
-    "compare": "Compare runs on the rows they share: differences with confidence intervals, on one page.",
-    "phantom": "Write synthetic chest X-rays to disk, in a documented layout.",
-    "config": "Show every setting with its default and meaning, or a config file, resolved.",
-}
+COMPLETE = "_complete"
+"""The hidden command that the shells' completion scripts call."""
 
 ROOT_FLAGS = ("--help", "-h", "--version")
 
@@ -66,6 +51,10 @@ def build(chosen: str | None = None) -> App:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. An error is one line on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == [COMPLETE]:
+        from cxr_ray.cli.completion.main import main as complete
+
+        return complete(words[1:])
     debug = "--debug" in words or os.environ.get("CXR_RAY_DEBUG", "") not in ("", "0", "false")
     words = [word for word in words if word != "--debug"]
     try:

@@ -35,7 +35,9 @@ SHORT = {
 }
 """Short flags of the settings that are typed most often; `--seed` and `--name` are short already."""
 
-TYPED = (*(short.setting for short in SHORT.values()), "seed", "name")
+SHORT_OF = {short.setting: flag for flag, short in SHORT.items()}
+TYPED = (*SHORT_OF, "seed", "name")
+"""The settings with a short flag, in the order of the help."""
 
 COMMON = (
     "output",
@@ -84,7 +86,11 @@ def parse(words: Sequence[str], *, also: Iterable[str]) -> tuple[list[str], dict
     """Split `words` into those that are not flags, and the nested values of the settings, by their dotted and short flags.
 
     `also`: the command's own flags. Raises `UserError` that names the closest flag."""
-    return flags.parse(words, configs.Config, also=also, short=SHORT, hint=near_misses.suggest_flag)
+
+    def hint(flag: str) -> str:
+        return near_misses.suggest_flag(flag, SHORT_OF)
+
+    return flags.parse(words, configs.Config, also=also, short=SHORT, hint=hint)
 
 
 def load(file: str | None, words: Sequence[str], *, also: Iterable[str], usage: str) -> configs.Config:
@@ -115,8 +121,7 @@ def epilogue(common: Sequence[str], command: str) -> str:
 
 
 def _names(setting: str) -> str:
-    short = next((flag for flag, one in SHORT.items() if one.setting == setting), None)
-    return f"`--{setting}`" if short is None else f"`{short}`, `--{setting}`"
+    return f"`{SHORT_OF[setting]}`, `--{setting}`" if setting in SHORT_OF else f"`--{setting}`"
 
 
 def print_all(first: str = "") -> None:

@@ -62,9 +62,9 @@ def parse(
             taken = [given]
         else:
             taken = []
-            most = len(words) if greedy and _members(annotation) & {list, tuple} else 1
+            most = len(words) if greedy and _origins(annotation) & {list, tuple} else 1
             while position < len(words) and len(taken) < most and not _is_flag(words[position]):
-                if bool in _members(annotation) and not greedy and words[position].lower() not in (*TRUE, *FALSE):
+                if bool in _origins(annotation) and not greedy and words[position].lower() not in (*TRUE, *FALSE):
                     break  # a switch, followed by a positional word
                 taken.append(words[position])
                 position += 1
@@ -110,7 +110,7 @@ def _find(
         tail = ".".join(parts[depth + 1 :])
         if not tail:
             return path, field.annotation
-        for member in _flatten(field.annotation):
+        for member in union_members(field.annotation):
             if get_origin(member) is dict:
                 return [*path, tail], get_args(member)[1]
         raise UserError(f"unknown {kind} {flag}; --{'.'.join(path)} is one value and has no names below it")
@@ -145,7 +145,7 @@ def _put(values: dict[str, Any], path: list[str], value: Any, flag: str, annotat
         section = inner
     last = path[-1]
     if last in section:
-        if list in _members(annotation):
+        if list in _origins(annotation):
             old = section[last] if isinstance(section[last], list) else [section[last]]
             section[last] = [*old, *(value if isinstance(value, list) else [value])]
             return
@@ -153,26 +153,26 @@ def _put(values: dict[str, Any], path: list[str], value: Any, flag: str, annotat
     section[last] = value
 
 
-def _flatten(annotation: Any) -> list[Any]:
+def union_members(annotation: Any) -> list[Any]:
     """The member types of a union, with nested unions and `Annotated` resolved."""
     origin = get_origin(annotation)
     if origin in (Union, types.UnionType):
-        return [member for part in get_args(annotation) for member in _flatten(part)]
+        return [member for part in get_args(annotation) for member in union_members(part)]
     if hasattr(annotation, "__metadata__"):
-        return _flatten(get_args(annotation)[0])
+        return union_members(get_args(annotation)[0])
     return [annotation]
 
 
-def _members(annotation: Any) -> set[Any]:
-    return {get_origin(member) or member for member in _flatten(annotation)}
+def _origins(annotation: Any) -> set[Any]:
+    return {get_origin(member) or member for member in union_members(annotation)}
 
 
 def read(words: Sequence[str], annotation: Any, flag: str) -> Any:
     """The value of `words` for a field of type `annotation`: the same as a YAML file would give.
 
     A word that fits no member type is returned unchanged: the model's validation explains what is wrong."""
-    types_ = _members(annotation)
-    members = _flatten(annotation)
+    types_ = _origins(annotation)
+    members = union_members(annotation)
     if not words:
         if bool in types_:
             return True
@@ -244,7 +244,7 @@ def _guess(word: str) -> Any:
 def type_name(annotation: Any) -> str:
     """The type as help shows it: `number | {NAME: number}`, `auto | true | false`."""
     names: list[str] = []
-    for member in _flatten(annotation):
+    for member in union_members(annotation):
         origin = get_origin(member)
         if member is type(None):
             names.append("null")

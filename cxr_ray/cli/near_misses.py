@@ -83,17 +83,17 @@ RULES = ("recall", "specificity")
 NAMED_RULES = ("youden", "f1")
 
 
-def suggest_flag(flag: str) -> str:
-    """`"; did you mean '--lr'?"` for a flag of another framework, or an empty string. A dotted flag gets the dotted one."""
-    from cxr_ray.cli.config_flags import SHORT
+def suggest_flag(flag: str, short_flags: Mapping[str, str]) -> str:
+    """`"; did you mean '--lr'?"` for a flag of another framework, or an empty string. A dotted flag gets the dotted one.
 
+    `short_flags`: setting -> its short flag."""
     name = flag.lstrip("-").replace("-", "_").lower()
     last = name.rpartition(".")[2]
     setting = BY_NAME.get(last)
     if setting is None:
         return ""
-    short = next((short for short, one in SHORT.items() if one.setting == setting), f"--{setting}")
-    return f"; did you mean '{f'--{setting}' if '.' in name else short}'?{NOTES.get(last, '')}"
+    meant = f"--{setting}" if "." in name else short_flags.get(setting, f"--{setting}")
+    return f"; did you mean '{meant}'?{NOTES.get(last, '')}"
 
 
 def check_metrics(config: configs.Config) -> None:

@@ -1,0 +1,22 @@
+"""The commands and their descriptions. Their modules are in commands/, which is not imported here."""
+
+# Command -> its line in `cxr-ray --help`, the first line of its docstring. A command's module is imported only when it runs.
+COMMANDS = {
+    "doctor": "Check this machine's packages, devices, memory and disks, and show how to fix problems.",
+    "demo": "Run ingest, train and evaluate on synthetic X-rays, without data or network.",
+    "sources": "List the datasets that can be ingested, and their options.",
+    "models": "List the models that can be trained, and their options.",
+    "ingest": "Decode and resize a dataset once, in parallel, into Arrow shards.",
+    "describe": "Show a store's label frequencies, label vectors and split balance, or one of its images.",
+    "verify": "Check every byte of a store against its checksums.",
+    "init": "Write a commented config for a store, to edit and train with.",
+    "train": "Train a model on a store, in this process or on Ray.",
+    "tune": "Search hyperparameters: many trials on one store, evaluated label by label on the same rows.",
+    "evaluate": "Evaluate a run on its test part, label by label, and write its report.",
+    "show": "Show a run's settings and metrics, also for other labels, parts and thresholds.",
+    "runs": "List the runs in a folder.",
+    "compare": "Compare runs on the rows they share: differences with confidence intervals, on one page.",
+    "phantom": "Write synthetic chest X-rays to disk, in a documented layout.",
+    "config": "Show every setting with its default and meaning, or a config file, resolved.",
+    "completion": "Print a script for tab completion in bash, zsh or fish.",
+}
