@@ -14,6 +14,8 @@ from cxr_ray.errors import UserError
 from cxr_ray.models.heads import head_name
 
 CHANNELS = {"gray": 1, "repeat": 3}
+GRAY_RANGE = (0.0, 255.0)
+"""Black and white of uint8 images, and by default of float images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,8 @@ class ClassifierSpec:
     """Subtracted from gray values scaled to 0 to 1."""
     deviation: float
     """What they are divided by then."""
+    value_range: tuple[float, float] = GRAY_RANGE
+    """Black and white of float images. Those of uint8 images are always 0 and 255."""
 
     def __post_init__(self) -> None:
         if self.stem not in CHANNELS:
@@ -52,6 +56,8 @@ class ClassifierSpec:
                 f"the deviation that images are divided by must be above 0, got {self.deviation}: "
                 "set data.normalize: [mean, deviation]"
             )
+        if not self.value_range[0] < self.value_range[1]:
+            raise UserError(f"value_range must be (black, white) with black below white, got {self.value_range}")
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> Self:
@@ -62,7 +68,9 @@ class ClassifierSpec:
             raise UserError(f"the model's description lacks {', '.join(missing)}: it was not written by this project")
         values = {f.name: description[f.name] for f in known if f.name in description}
         height, width = description["image_size"]
-        return cls(**{**values, "image_size": (int(height), int(width))})
+        black, white = description.get("value_range", GRAY_RANGE)
+        values |= {"image_size": (int(height), int(width)), "value_range": (float(black), float(white))}
+        return cls(**values)
 
     @property
     def channels(self) -> int:
@@ -71,8 +79,9 @@ class ClassifierSpec:
 
 
 class Classifier(nn.Module):
-    """Gray images [N, H, W] of values 0 to 255, uint8 or float, to logits [N, L].
+    """Gray images [N, H, W] or [N, 1, H, W] to logits [N, L].
 
+    Images are uint8, or float in `spec.value_range` (by default 0 to 255 too).
     `backbone` is the network without preprocessing. `mean` and `deviation` are float32 buffers that are not part of the
     `state_dict`: they are in `spec`. `channels_last` is the memory layout of preprocessed images, set by
     `to(memory_format=...)`. In train mode a network with auxiliary heads returns a tuple, the main head's logits first; the
@@ -96,8 +105,10 @@ class Classifier(nn.Module):
         Larger images are resized to `spec.image_size` (bilinear, antialiased); smaller ones raise `UserError`. N may be 0:
         then logits are empty, gradients zero and running statistics unchanged, so that a rank without images can take part
         in a step. For a single image, a batch norm whose feature maps are one pixel uses its running statistics (norms.py)."""
+        if images_NHW.ndim == 4 and images_NHW.shape[1] == 1:
+            images_NHW = images_NHW.squeeze(1)
         if images_NHW.ndim != 3:
-            raise ValueError(f"images must be [N, H, W], not {list(images_NHW.shape)}")
+            raise ValueError(f"images must be [N, H, W] or [N, 1, H, W], not {list(images_NHW.shape)}")
         if len(images_NHW):
             return self._run(self.preprocess(images_NHW))
         if not torch.is_grad_enabled():
@@ -105,7 +116,7 @@ class Classifier(nn.Module):
         return self._empty_logits(images_NHW.device)
 
     def preprocess(self, images_NHW: Tensor) -> Tensor:
-        """The network's input [N, channels, *image_size], normalised, from gray values 0 to 255 [N, H, W].
+        """The network's input [N, channels, *image_size], normalised, from gray values [N, H, W].
 
         Raises `UserError` if an image would have to be enlarged."""
         height, width = images_NHW.shape[-2:]
@@ -113,7 +124,9 @@ class Classifier(nn.Module):
         if (height, width) != self.spec.image_size:
             check_size(self.spec.image_size, (height, width))
             x = F.interpolate(x, size=self.spec.image_size, mode="bilinear", align_corners=False, antialias=True)
-        x = (x / 255.0 - self.mean) / self.deviation
+        black, white = self.spec.value_range if images_NHW.is_floating_point() else GRAY_RANGE
+        x = x / 255.0 if (black, white) == GRAY_RANGE else (x - black) / (white - black)
+        x = (x - self.mean) / self.deviation
         x = x.expand(-1, self.spec.channels, -1, -1)
         return x.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
 
@@ -126,6 +139,9 @@ class Classifier(nn.Module):
     def describe(self) -> dict[str, Any]:
         """The spec and the number of weights as plain JSON; `ClassifierSpec.from_description` reads it."""
         values = {**asdict(self.spec), "image_size": list(self.spec.image_size)}
+        value_range = values.pop("value_range")
+        if value_range != GRAY_RANGE:  # files of trained runs have no such key
+            values["value_range"] = list(value_range)
         return {**values, "parameters": parameter_count(self)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

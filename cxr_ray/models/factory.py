@@ -10,7 +10,7 @@ from torch import Tensor
 from cxr_ray import config
 from cxr_ray.errors import UserError
 from cxr_ray.models import dropout, norms, weights
-from cxr_ray.models.classifier import Classifier, ClassifierSpec, auxiliary_names
+from cxr_ray.models.classifier import GRAY_RANGE, Classifier, ClassifierSpec, auxiliary_names
 from cxr_ray.models.family import Family
 from cxr_ray.models.heads import append_head, head_name
 from cxr_ray.models.skeleton import Skeleton
@@ -21,11 +21,18 @@ LIBRARY_CLASSES = 1000
 
 
 def build(
-    model: config.Model, *, outputs: int, image_size: tuple[int, int], mean: float, deviation: float
+    model: config.Model,
+    *,
+    outputs: int,
+    image_size: tuple[int, int],
+    mean: float,
+    deviation: float,
+    value_range: tuple[float, float] = GRAY_RANGE,
 ) -> Classifier:
     """The classifier of the configuration `model`, with its first weights, on the CPU and in train mode.
 
-    `image_size` is (height, width) in pixels; `mean` and `deviation` are of gray values scaled to 0 to 1. Fresh weights come
+    `image_size` is (height, width) in pixels; `mean` and `deviation` are of gray values scaled to 0 to 1; `value_range` is (black,
+    white) of float images. Fresh weights come
     from torch's global generator; with one seed, stems `gray` and `repeat` start as the same function. Raises `UserError`
     for an unknown name, a size that the architecture cannot take, weights that do not fit, and a backbone that would be
     frozen at random weights."""
@@ -44,6 +51,7 @@ def build(
         image_size=(image_size[0], image_size[1]),
         mean=float(mean),
         deviation=float(deviation),
+        value_range=(float(value_range[0]), float(value_range[1])),
     )
     classifier = _assemble(spec)
     _check_forward(classifier)

@@ -1,16 +1,18 @@
 """A trained model as one safetensors file: weights, and in the header what rebuilds the module. No pickle."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from cxr_ray.errors import UserError
+from cxr_ray.errors import UserError, unknown
+from cxr_ray.labels import Task
 from cxr_ray.models.classifier import Classifier, ClassifierSpec
 from cxr_ray.models.factory import rebuild
 from cxr_ray.storage.atomic import write_atomic
@@ -44,6 +46,24 @@ def write(
         metadata={"format": FORMAT, "cxr_ray": json.dumps(header, sort_keys=True)},
     )
     write_atomic(path, body)
+
+
+def save_model(
+    path: str | os.PathLike[str], model: torch.nn.Module, *, labels: Sequence[str], task: Task = "multilabel"
+) -> None:
+    """Save a model of `create_model`, or of a run, with everything that `load_model` and `load_predictor` need to know of it.
+
+    `labels` are the names of its outputs in order; `task` is multilabel, multiclass (each image has exactly one label) or binary.
+    Raises `UserError` for any other module, and if `labels` do not match its outputs."""
+    if not isinstance(model, Classifier):
+        raise UserError(f"save_model saves models of create_model and load_model, got {type(model).__name__}")
+    if isinstance(labels, str) or len(labels) != model.spec.outputs or len(set(labels)) < len(labels):
+        raise UserError(
+            f"labels must be {model.spec.outputs} different names, one per output of the model, got {labels!r}"
+        )
+    if task not in get_args(Task):
+        raise unknown("task", task, get_args(Task))
+    write(Path(path), model, model.state_dict(), labels=labels, task=task, precision="fp32")
 
 
 def read(path: Path) -> SavedModel:

@@ -5,6 +5,7 @@ from cxr_ray import models
 from cxr_ray.data.loader import TrainingStore
 from cxr_ray.data.plan import Plan
 from cxr_ray.imaging import statistics
+from cxr_ray.models.create import IMAGENET_GRAY
 
 
 def build(config: cfg.Config, plan: Plan, store: TrainingStore) -> models.Classifier:
@@ -18,11 +19,11 @@ def gray_statistics(store: TrainingStore, plan: Plan, normalize: str | tuple[flo
     """Mean and standard deviation for the normalisation of gray values scaled to 0 to 1.
 
     dataset: over all pixels of the train rows, each counted once, from the mean and variance that ingest stored per image;
-    imagenet: averages over colours of torchvision's (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225)."""
+    imagenet: averages over colours of torchvision's."""
     if not isinstance(normalize, str):
         return float(normalize[0]), float(normalize[1])
     if normalize == "imagenet":
-        return 0.449, 0.226
+        return IMAGENET_GRAY
     if normalize == "none":
         return 0.0, 1.0
     mean, deviation = statistics.pooled_mean_std(store.index[store.index["row"].isin(plan.rows["train"])])

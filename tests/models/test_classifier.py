@@ -1,5 +1,7 @@
 """The classifier module: preprocessing, empty batches, memory layout, frozen backbones."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -41,7 +43,7 @@ def test_resize_is_antialiased_area_for_whole_factors_and_never_up() -> None:
 
 def test_images_must_be_planes() -> None:
     with pytest.raises(ValueError, match="N, H, W"):
-        build("lenet")(torch.zeros(1, 1, 32, 32))
+        build("lenet")(torch.zeros(32, 32))
 
 
 def test_no_images_give_no_logits_zero_gradients_and_unchanged_statistics() -> None:
@@ -104,3 +106,26 @@ def test_a_frozen_backbone_preserves_weights_and_statistics(name: str) -> None:
     assert all(p.requires_grad for p in model.parameters()) and all(module.training for module in model.modules())
     key = "backbone.bn1.running_mean" if name == "resnet18" else "backbone.conv1.bn.running_mean"
     assert not torch.equal(before[key], model.state_dict()[key])
+
+
+def test_a_channel_axis_of_one_is_taken() -> None:
+    model, images = build("lenet").eval(), gray(3, (32, 32))
+    with torch.no_grad():
+        assert torch.equal(model(images[:, None]), model(images))
+    with pytest.raises(ValueError, match=r"\[N, H, W\] or \[N, 1, H, W\], not \[3, 3, 32, 32\]"):
+        model(images[:, None].expand(-1, 3, -1, -1))
+
+
+@pytest.mark.parametrize(("black", "white"), [(0.0, 1.0), (-1.0, 1.0), (0.0, 4095.0)])
+def test_the_value_range_is_that_of_float_images_only(black: float, white: float) -> None:
+    network, images = nn.Identity(), gray(2, (6, 8))
+    usual = classifier_of(network, (6, 8))
+    other = models.Classifier(network, replace(usual.spec, value_range=(black, white)))
+    scaled = images.float() / 255 * (white - black) + black
+    assert torch.allclose(other(scaled), usual(images), atol=1e-5)
+    assert torch.equal(other(images), usual(images))
+
+
+def test_an_empty_value_range_is_refused() -> None:
+    with pytest.raises(UserError, match="black below white"):
+        replace(classifier_of(nn.Identity(), (6, 8)).spec, value_range=(1.0, 1.0))

@@ -11,6 +11,7 @@ from cxr_ray import models
 from cxr_ray.errors import UserError
 from cxr_ray.models import serialization
 from cxr_ray.models.classifier import ClassifierSpec
+from cxr_ray.models.create import create_model
 from tests.fakes.networks import build, gray
 
 
@@ -64,3 +65,31 @@ def test_files_that_are_no_model_of_this_project(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"is not a complete safetensors file .*; copy it again or train again"):
         serialization.read(path)
+
+
+def test_a_saved_model_keeps_its_value_range(tmp_path: Path) -> None:
+    model, images = create_model("lenet", 2, image_size=32, value_range=(0, 1)).eval(), gray(2, (32, 32))
+    serialization.save_model(tmp_path / "m.safetensors", model, labels=["a", "b"], task="multiclass")
+    saved = serialization.read(tmp_path / "m.safetensors")
+    assert (saved.labels, saved.task, saved.model.spec) == (("a", "b"), "multiclass", model.spec)
+    assert model.describe()["value_range"] == [0.0, 1.0]
+    with torch.no_grad():
+        assert torch.equal(saved.model(images / 255), model(images / 255))
+
+
+@pytest.mark.parametrize(
+    ("labels", "task", "message"),
+    [
+        (["a"], "multilabel", "2 different names"),
+        (["a", "a"], "multilabel", "2 different names"),
+        ("ab", "multilabel", "2 different names"),
+        (["a", "b"], "multilable", "did you mean 'multilabel'"),
+    ],
+)
+def test_labels_must_match_the_outputs(tmp_path: Path, labels: list[str], task: str, message: str) -> None:
+    model = create_model("lenet", 2, image_size=32)
+    with pytest.raises(UserError, match=message):
+        serialization.save_model(tmp_path / "m.safetensors", model, labels=labels, task=task)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="got Linear"):
+        serialization.save_model(tmp_path / "m.safetensors", torch.nn.Linear(1, 2), labels=["a", "b"])
+    assert not (tmp_path / "m.safetensors").exists()
