@@ -1,7 +1,9 @@
 """Probabilities for batches of images from a trained run or an ensemble. Every prediction of a trained model is made here."""
 # N images, H height, W width, L labels
 
+import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,58 +14,92 @@ import torch
 from cxr_ray import losses, runs
 from cxr_ray.data import loader
 from cxr_ray.data.loader import TrainingStore
+from cxr_ray.data.store_format import ImageFormat
 from cxr_ray.errors import UserError
-from cxr_ray.models import serialization
+from cxr_ray.inference.inputs import Images, format_of_files, gray_batches
+from cxr_ray.models import GRAY_RANGE, serialization
 from cxr_ray.runtime import precision
 from cxr_ray.runtime.context import pick_device
 
 
 class Predictor:
-    """A trained model on a device. `predictor(images)` takes uint8 [N, H, W] and gives probabilities float32 [N, L]."""
+    """A trained model on a device. `predictor(images)` gives probabilities float32 [N, L] of the labels `predictor.labels`."""
 
-    def __init__(self, saved: serialization.SavedModel, device: torch.device) -> None:
+    def __init__(self, saved: serialization.SavedModel, device: torch.device, *, run: runs.Run | None = None) -> None:
         self.labels, self.task = saved.labels, saved.task
+        spec = saved.model.spec
+        self.image_size = spec.image_size
+        """(H, W) in pixels of the network's input; larger images are resized to it, smaller ones refused."""
+        self.value_range = spec.value_range
+        """Black and white of float images; those of uint8 images are 0 and 255."""
+        self._run = run
         self._device = device
         self._precision = precision.pick(saved.precision if precision.has_bf16(device) else "fp32", device)
         self._model = saved.model.to(device, memory_format=self._precision.layout).eval()
 
-    def __call__(self, images_NHW: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Probabilities [N, L] of gray images [N, H, W] of values 0 to 255; for classes each row sums to one."""
+    def __repr__(self) -> str:
+        name = "" if self._run is None else f" of {self._run.path.name}"
+        return f"{type(self).__name__}{name}({self.task}: {', '.join(self.labels)})"
+
+    def __call__(self, images: Images, *, batch_size: int = 64) -> npt.NDArray[np.float32]:
+        """Probabilities [N, L]; for classes each row sums to one. N is 1 for a single image.
+
+        `images`: an array or tensor [H, W], [N, H, W] or [N, 1, H, W] of gray values 0 to 255 (float ones in `value_range`), a
+        Pillow image, the path of a file (PNG, JPEG, DICOM and more), or a list of such. Files and Pillow images become gray and
+        are resized as in `image_format`. Raises `UserError` for what cannot be an image in this range, or cannot be read."""
+        batches = gray_batches(images, lambda: self.image_format, value_range=self.value_range, batch_size=batch_size)
+        found = [self.probabilities(batch) for batch in batches]
+        return np.concatenate(found) if found else np.zeros((0, len(self.labels)), np.float32)
+
+    @cached_property
+    def image_format(self) -> ImageFormat:
+        """Size, aspect and depth that files are decoded to; see `inputs.format_of_files`."""
+        return format_of_files(self._run, self.image_size)
+
+    def probabilities(self, grays_NHW: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Probabilities [N, L] of one batch of gray values 0 to 255 [N, H, W], uint8 or float32, such as a store gives; no checks."""
+        black, white = self.value_range
+        if grays_NHW.dtype != np.uint8 and self.value_range != GRAY_RANGE:
+            grays_NHW = (grays_NHW / np.float32(255.0) * (white - black) + black).astype(np.float32)
         with torch.inference_mode(), self._precision.autocast(self._device):
-            logits = self._model(torch.from_numpy(np.ascontiguousarray(images_NHW)).to(self._device)).float()
+            logits = self._model(torch.from_numpy(np.ascontiguousarray(grays_NHW)).to(self._device)).float()
         return losses.probabilities(logits, task=self.task).cpu().numpy()
 
     def rows(
         self, store: TrainingStore, rows: npt.NDArray[np.int64], *, batch_size: int = 64
     ) -> npt.NDArray[np.float32]:
         """Probabilities [N, L] of store rows [N], in their order."""
-        batches = [self(pixels) for _, pixels in loader.eval_batches(store, rows, batch_size=batch_size)]
+        batches = [self.probabilities(pixels) for _, pixels in loader.eval_batches(store, rows, batch_size=batch_size)]
         return np.concatenate(batches) if batches else np.zeros((0, len(self.labels)), np.float32)
 
 
 class Ensemble(Predictor):
     """The mean probabilities of several predictors. Each has its own image size and normalisation."""
 
-    def __init__(self, members: Sequence[Predictor]) -> None:
+    def __init__(self, members: Sequence[Predictor], *, run: runs.Run | None = None) -> None:
         self.labels, self.task = members[0].labels, members[0].task
+        heights, widths = zip(*(member.image_size for member in members), strict=True)
+        self.image_size = (max(heights), max(widths))
+        self.value_range = GRAY_RANGE
+        self._run = run
         self._members = members
 
-    def __call__(self, images_NHW: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Mean probabilities [N, L] of gray images [N, H, W]."""
-        mean = np.mean([member(images_NHW) for member in self._members], axis=0, dtype=np.float64)
+    def probabilities(self, grays_NHW: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Mean probabilities [N, L] of gray values 0 to 255 [N, H, W]."""
+        mean = np.mean([member.probabilities(grays_NHW) for member in self._members], axis=0, dtype=np.float64)
         return np.asarray(mean, dtype=np.float32)
 
 
-def load(run: runs.Run | str | Path, *, gpu: bool | str = "auto") -> Predictor:
+def load(run: runs.Run | str | os.PathLike[str], *, gpu: bool | str = "auto") -> Predictor:
     """The predictor of a run or its folder; for an ensemble, of all its members.
 
     Raises `UserError` if the run or a member has no model, and if a member's labels or task differ from the ensemble's."""
-    run = run if isinstance(run, runs.Run) else runs.load(run)
+    run = run if isinstance(run, runs.Run) else runs.load(Path(run))
     device = pick_device(gpu)
     members = run.members
     if not members:
-        return Predictor(serialization.read(run.weights), device)
-    predictors = [Predictor(serialization.read(member.weights), device) for member in members]
+        return Predictor(serialization.read(run.weights), device, run=run)
+    predictors = [Predictor(serialization.read(member.weights), device, run=member) for member in members]
     labels, task = tuple(run.info["labels"]), run.info["task"]
     for member, predictor in zip(members, predictors, strict=True):
         if (predictor.labels, predictor.task) != (labels, task):
@@ -71,4 +107,4 @@ def load(run: runs.Run | str | Path, *, gpu: bool | str = "auto") -> Predictor:
                 f"the ensemble {run.path.name} is of {task} {', '.join(labels)}, and its member {member.path.name} of "
                 f"{predictor.task} {', '.join(predictor.labels)}; create the ensemble again"
             )
-    return Ensemble(predictors)
+    return Ensemble(predictors, run=run)
