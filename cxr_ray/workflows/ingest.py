@@ -1,0 +1,118 @@
+"""Ingest from Python: read a dataset, write it as a store, open the store. The ingest itself: on_ray/ingest.py."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cxr_ray import datasets, registry
+from cxr_ray.data import store as stores
+from cxr_ray.datasets import Records, pseudonyms
+from cxr_ray.errors import UserError
+from cxr_ray.imaging import burned_in
+from cxr_ray.imaging.pixels import Aspect, Depth
+from cxr_ray.runtime.notebook import NotebookBar, in_notebook
+from cxr_ray.runtime.progress import Progress
+from cxr_ray.storage.remote import AnyPath, to_path
+
+LARGEST = 4096
+"""Pixels of a side of the stored images."""
+HAND_MADE = "records"
+"""Source, in the manifest, of records that no source has read."""
+
+
+def ingest(  # noqa: PLR0913 - the options of the command, all of them by keyword
+    dataset: str | Records,
+    root: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    size: int | tuple[int, int] = (224, 224),
+    aspect: Aspect = "squash",
+    depth: Depth = 8,
+    options: Mapping[str, Any] | None = None,
+    where: str | None = None,
+    max_rejected: float = 0.01,
+    shard_mib: int = 32,
+    hash_patients: bool = False,
+    hash_key: str | os.PathLike[str] | None = None,
+    address: str | None = None,
+    cpus: int | None = None,
+    plugins: Sequence[str] = (),
+    log: Callable[[str], None] = print,
+) -> stores.Store:
+    """Decode and resize a dataset once, in parallel, into the store `out`, and open it. An interrupted ingest continues when called
+    again; a complete one is only opened.
+
+    `dataset` is a name of `list_datasets`, with the source's `options`, or `Records` of `read_dataset`; `root` is the folder of its
+    images. `root` and `out` may be URLs. Images have `size` (pixels, one number or height and width); `aspect` is how they get it:
+    squash, pad or center_crop; `depth` is 8 or 16 bits. `where` is a pandas query over the records. At most the fraction
+    `max_rejected` of the images may be unusable. `shard_mib` is the largest size of a file in MiB. `hash_patients` replaces
+    patients and file names by hashes keyed with the secret in the file `hash_key`. Ray is started here with `cpus` cores, or used at
+    `address`. `plugins` are modules that register sources. `log` gets the lines of the result; progress is printed.
+
+    Raises `UserError` for an unknown name or option, a layout that the source does not know, and as `on_ray.ingest` does."""
+    from cxr_ray.on_ray import cluster
+    from cxr_ray.on_ray.ingest import IngestSettings
+    from cxr_ray.on_ray.ingest import ingest as on_ray
+
+    registry.load_plugins(plugins)
+    folder = to_path(root)
+    records = _records(dataset, folder, options)
+    if hash_key is not None and not hash_patients:
+        raise UserError("hash_key needs hash_patients=True; give both, or neither")
+    if hash_patients:
+        key = pseudonyms.load_key(None if hash_key is None else Path(hash_key), outside=folder)
+        records = pseudonyms.pseudonymise(records, key)
+    settings = IngestSettings(
+        source=records.source or HAND_MADE,
+        size=_size(size),
+        aspect=aspect,
+        depth=depth,
+        max_rejected=max_rejected,
+        shard_mib=shard_mib,
+        where=where,
+    )
+    with cluster.session(address, num_cpus=cpus), Progress("ingest") as lines:
+        result = on_ray(records, folder, to_path(out), settings, progress=_bar() if in_notebook() else lines)
+    if result.already:
+        log(f"nothing to do: these {result.rows:,} images were already ingested with the same settings")
+    else:
+        log(f"ingested {result.rows:,} images, refused {result.rejected:,}, in {result.seconds:.1f} s")
+    if result.rejected:
+        log(f"refused: {result.path / 'rejected.parquet'}")
+    store = stores.open(result.path)
+    if not result.already and isinstance(result.path, Path) and (message := burned_in.scan(store).warning()):
+        log(f"warning: {message}")
+    return store
+
+
+def _bar() -> Callable[[int, int, int], None]:
+    """A notebook's progress bar, called with the numbers of images (done, total, refused)."""
+    bar = NotebookBar("ingest", "images")
+    return lambda done, total, refused: bar(done, total, f"{refused:,} refused" if refused else "")
+
+
+def _records(dataset: str | Records, root: AnyPath, options: Mapping[str, Any] | None) -> Records:
+    """The records of a dataset by name, or `dataset` itself, checked. Raises `UserError`."""
+    if isinstance(dataset, str):
+        return datasets.load(dataset, root, options)
+    if not isinstance(dataset, Records):
+        raise UserError(
+            f"ingest takes the name of a dataset, or the records of read_dataset, not {type(dataset).__name__}; for a table of your "
+            "own: ingest('table', root, out, options={'table': ..., 'image': ...})"
+        )
+    if options:
+        raise UserError("options are for a dataset given by name; give these to read_dataset")
+    if not root.is_dir():
+        raise UserError(f"no folder at {root.absolute()}; give the folder that holds the images of the records")
+    name = dataset.source or HAND_MADE
+    return dataset if dataset.source else dataclasses.replace(datasets.check_records(dataset, root, name), source=name)
+
+
+def _size(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of one number or two. Raises `UserError`."""
+    height, width = (size, size) if isinstance(size, int) else size
+    if not (1 <= height <= LARGEST and 1 <= width <= LARGEST):
+        raise UserError(f"size: give pixels from 1 to {LARGEST}, such as 224 or (320, 256), got {size!r}")
+    return int(height), int(width)

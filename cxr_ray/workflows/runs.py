@@ -1,0 +1,72 @@
+"""Runs from Python: train, resume, open, average. Training itself: on_ray/train.py; predictions: inference."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cxr_ray import config as configs
+from cxr_ray import registry
+from cxr_ray.errors import UserError
+from cxr_ray.runs import Run, ensemble, load
+
+
+def train(
+    config: configs.Config | Mapping[str, Any],
+    *,
+    address: str | None = None,
+    plugins: Sequence[str] = (),
+    log: Callable[[str], None] = print,
+) -> Run:
+    """Train a model by a config of `load_config`, or by a mapping of settings, and return the finished run.
+
+    With one worker and without an `address` the training runs in this process, otherwise on the Ray cluster at `address`, in
+    RAY_ADDRESS, or started on this machine. Each line of progress goes to `log`. `plugins` are modules that register models or
+    losses; they are added to the config's. An interrupt leaves a run that `resume` continues. Raises `UserError`, `Finished` if
+    the same config with the same name is finished, and `Stopped` if a stop was requested."""
+    from cxr_ray.on_ray import train as on_ray
+
+    if isinstance(config, Mapping):
+        config = configs.load_config(**{str(name): value for name, value in config.items()})
+    if not isinstance(config, configs.Config):
+        raise UserError(
+            f"train takes a config or a mapping of settings, not {type(config).__name__}; load_config('preset:demo') reads a preset "
+            "or a file"
+        )
+    added = [name for name in plugins if name not in config.plugins]
+    if added:
+        config = config.model_copy(update={"plugins": [*config.plugins, *added]})
+    return on_ray.train(config, address=address, log=log)
+
+
+def resume(
+    run: Run | str | os.PathLike[str],
+    *,
+    address: str | None = None,
+    plugins: Sequence[str] = (),
+    log: Callable[[str], None] = print,
+) -> Run:
+    """Continue a run that was stopped or killed from its last checkpoint, by its own config, and return it finished.
+
+    `plugins` are loaded in this process, in addition to the config's. Other parameters and errors as for `train`."""
+    from cxr_ray.on_ray import train as on_ray
+
+    found = load_run(run, plugins=plugins)
+    own = found.config.model_copy(update={"name": found.path.name, "output": str(found.path.parent)})
+    return on_ray.train(own, address=address, log=log)
+
+
+def load_run(path: Run | str | os.PathLike[str], *, plugins: Sequence[str] = ()) -> Run:
+    """Open the run or the ensemble in the folder `path`: its config, metrics, predictions and files.
+
+    `plugins` are loaded. Raises `UserError` if it is not a run, with the closest name nearby."""
+    registry.load_plugins(plugins)
+    return path if isinstance(path, Run) else load(Path(path))
+
+
+def make_ensemble(out: str | os.PathLike[str], runs: Sequence[Run | str | os.PathLike[str]]) -> Run:
+    """Create an ensemble of two or more trained runs in the folder `out`: a run whose probabilities are the mean of theirs.
+
+    The runs must have the same store, labels, test rows and label policy of evaluation, such as folds or seeds of one config.
+    Raises `UserError` as `ensemble.make` does."""
+    return ensemble.make(Path(out), [run if isinstance(run, Run) else Path(run) for run in runs])
