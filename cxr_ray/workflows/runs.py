@@ -7,8 +7,8 @@ from typing import Any
 
 from cxr_ray import config as configs
 from cxr_ray import registry
-from cxr_ray.errors import UserError
 from cxr_ray.runs import Run, ensemble, load
+from cxr_ray.workflows.settings import resolve
 
 
 def train(
@@ -24,18 +24,9 @@ def train(
     RAY_ADDRESS, or started on this machine. Each line of progress goes to `log`. `plugins` are modules that register models or
     losses; they are added to the config's. An interrupt leaves a run that `resume` continues. Raises `UserError`, `Finished` if
     the same config with the same name is finished, and `Stopped` if a stop was requested."""
+    config = resolve(config, plugins, function="train")
     from cxr_ray.on_ray import train as on_ray
 
-    if isinstance(config, Mapping):
-        config = configs.load_config(**{str(name): value for name, value in config.items()})
-    if not isinstance(config, configs.Config):
-        raise UserError(
-            f"train takes a config or a mapping of settings, not {type(config).__name__}; load_config('preset:demo') reads a preset "
-            "or a file"
-        )
-    added = [name for name in plugins if name not in config.plugins]
-    if added:
-        config = config.model_copy(update={"plugins": [*config.plugins, *added]})
     return on_ray.train(config, address=address, log=log)
 
 
