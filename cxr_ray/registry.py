@@ -192,7 +192,7 @@ MOVED = {
     "report.again": "evaluation.rescore",
     "report.aspects": "evaluation.analysis",
     "report.data_page": "report.store_page",
-    "report.data_plots": "report.store_plots",
+    "report.data_plots": "plotting.store_plots",
     "report.html": "report.run_page",
     "report.importance": "tuning.importance",
     "report.tables": "evaluation.results",
