@@ -129,3 +129,29 @@ def test_a_feature_that_predicts_a_label_is_a_shortcut() -> None:
     assert result["accuracy"] > result["majority"] + 0.1
     unknown = replace(table, known_NL=np.zeros_like(table.known_NL))
     assert shortcut(classes[:300], place[:300], unknown, place[300:]) == {"auroc": {}}
+
+
+def test_a_category_that_train_does_not_have_gets_the_overall_share() -> None:
+    truth = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [np.nan, 0.0]])
+    category = np.array(["AP", "AP", "PA", "PA"], dtype=object)
+    # Shares of label a: AP 1, PA 0, overall 2/3: LL is between them.
+    table = decide(
+        [[1.0, 0], [1, 0], [0, 1]], np.full((3, 2), 0.5), labels=LABELS, task="multilabel", thresholds_L=[0.5] * 2
+    )
+    found = shortcut(truth, category, table, np.array(["AP", "LL", "PA"], dtype=object))
+    assert found["auroc"]["a"] == 1.0
+    found = shortcut(truth, category, table, np.array(["LL", "PA", "AP"], dtype=object))
+    assert found["auroc"]["a"] == 0.0
+
+
+def test_the_accuracy_of_a_shortcut_is_that_of_the_most_frequent_class_of_each_category() -> None:
+    train = np.eye(2)[[0, 0, 0, 1, 1]]
+    category = np.array(["AP", "AP", "PA", "PA", "PA"], dtype=object)
+    table = decide(
+        np.eye(2)[[0, 1, 1, 1]], np.full((4, 2), 0.5), labels=LABELS, task="multiclass", thresholds_L=[0.5] * 2
+    )
+    found = shortcut(train, category, table, np.array(["AP", "AP", "PA", "PA"], dtype=object))
+    assert found["accuracy"] == 0.75 and found["majority"] == 0.25
+    known = np.array([[True], [True], [False], [True]]) & np.ones((1, 2), bool)
+    found = shortcut(train, category, replace(table, known_NL=known), np.array(["AP", "AP", "PA", "PA"], dtype=object))
+    assert found["accuracy"] == pytest.approx(2 / 3) and found["majority"] == pytest.approx(1 / 3)
