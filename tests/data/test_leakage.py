@@ -99,6 +99,11 @@ def test_groups_with_the_same_image_are_joined(given_: tuple[pd.DataFrame, np.nd
         assert (joined[a] == joined[b]) == (slow[a] == slow[b])
 
 
+def test_groups_stay_as_they_are_without_image_statistics() -> None:
+    table = pd.DataFrame({"row": [3, 6, 9, 12]})
+    assert leakage.join_groups(np.array([5, 2, 5, 0]), table).tolist() == [5, 2, 5, 0]
+
+
 @given(
     seed=st.integers(0, 2**32 - 1),
     one=st.integers(0, 60),

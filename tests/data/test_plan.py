@@ -228,6 +228,26 @@ def test_multiclass_needs_one_class_per_row():
         plans.build(fake_store(60), data(task="multiclass"), seed=0)
 
 
+@pytest.mark.parametrize("labels", [("Normal", "Pneumonia"), ("Normal", "Viral", "Bacterial")])
+def test_multiclass_takes_two_labels_or_more(labels):
+    store = fake_store(80, labels, task="multiclass")
+    assert plans.build(store, data(), seed=0).task == "multiclass"
+    assert plans.build(store, data(task="multiclass"), seed=0).labels == labels
+    with pytest.raises(UserError, match="multiclass takes two labels or more"):
+        plans.build(store, data(task="multiclass", labels=["Normal"]), seed=0)
+
+
+def test_a_selection_of_classes_is_a_multilabel_task():
+    store = fake_store(80, task="multiclass")
+    assert plans.build(store, data(labels=["Edema", "Mass"]), seed=0).task == "multilabel"
+
+
+def test_binary_takes_one_label():
+    assert plans.build(fake_store(80), data(task="binary", labels=["Mass"]), seed=0).task == "binary"
+    with pytest.raises(UserError, match=r"binary takes one label, and 2 are selected \(Edema, Mass\)"):
+        plans.build(fake_store(80), data(task="binary", labels=["Edema", "Mass"]), seed=0)
+
+
 def test_balance_warnings_name_labels_unused_labels_and_features_in_either_direction():
     store = fake_store(1000, images_a_patient=1)
     part = np.array(["train"] * 500 + ["val"] * 500, dtype=object)
@@ -346,6 +366,19 @@ def test_a_patient_in_two_official_lists_is_refused_with_the_fix() -> None:
     # val is split from the rest, and the list still leaks
     with pytest.raises(UserError, match="1 patient is in two parts"):
         plans.build(store, data(split={"test": "official"}), seed=0)
+
+
+def test_a_split_by_image_keeps_a_patient_of_two_official_lists_with_a_warning() -> None:
+    store = official()
+    at = store.index.index[store.index["split"] == "test"][0]
+    store.index.loc[at, "split"] = "train"  # the patient's other image stays in test
+    for leaks in ("refuse", "drop"):
+        split = {"test": "official", "val": "official", "by": "image", "leaks": leaks}
+        plan = plans.build(store, data(split=split), seed=0)
+        assert sum(len(rows) for rows in plan.rows.values()) == len(store.index)
+        assert [w for w in plan.warnings if "in two parts" in w] == [
+            "1 patients are in two parts, as data.split.by: image allows"
+        ]
 
 
 def test_a_copy_is_refused_in_official_lists_and_stays_with_its_original_in_our_split() -> None:

@@ -126,7 +126,25 @@ def test_official_val_without_test():
     )
 
 
+def test_no_official_list_that_is_used_is_reported_as_unused():
+    store = fake_store(100)
+    store.index["split"] = ["val" if i >= 80 else "test" if i >= 60 else "train" for i in range(100)]
+    for hyperparameters, unused in (
+        ({"val": "official", "test": "official"}, []),
+        ({"test": "official"}, ["val; data.split.val: official would use it"]),
+        ({}, ["val and test; data.split.val: official and data.split.test: official would use it"]),
+    ):
+        warnings = plans.build(store, data(split=hyperparameters), seed=0).warnings
+        assert [w.partition("not used for ")[2] for w in warnings if "official split" in w] == unused
+
+
 def test_a_part_without_rows_is_an_error():
+    store = fake_store(10)
+    store.index["split"] = "test"
+    with pytest.raises(UserError, match="val has no rows"):
+        plans.build(store, data(split={"test": "official", "val": 0.1}), seed=0)
+    with pytest.raises(UserError, match="train has no rows"):
+        plans.build(store, data(split={"test": "official", "val": 0}), seed=0)
     with pytest.raises(UserError, match="val has no rows: 4 rows in 2 groups"):
         plans.build(fake_store(4), data(), seed=0)
 

@@ -85,6 +85,42 @@ def test_a_non_empty_folder_and_reserved_names_are_refused(path: Path, tmp_path:
         store_writer.write(tmp_path / "s", pixels(), table, DatasetInfo(labels=("mean",), task="binary"))
 
 
+def test_missing_parent_folders_are_made_and_an_empty_folder_is_used(tmp_path: Path) -> None:
+    assert len(make(tmp_path / "a" / "b")) == N
+    (tmp_path / "empty").mkdir()
+    assert len(make(tmp_path / "empty")) == N
+
+
+def test_columns_that_are_not_given_are_filled_in(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 6, 8), dtype=np.uint8)
+    info = DatasetInfo(labels=("A",), task="binary")
+    store = store_writer.write(tmp_path / "s", images, pd.DataFrame({"A": [0, 1, 0, 1, 0]}), info, shard_rows=2)
+    index = store.index
+    assert index["row"].tolist() == index["source_row"].tolist() == [0, 1, 2, 3, 4]
+    assert index["shard"].tolist() == [0, 0, 1, 1, 2] and index["offset"].tolist() == [0, 1, 0, 1, 0]
+    assert index["image"].tolist() == [f"{i}.png" for i in range(5)]
+    assert index["patient"].tolist() == ["0", "1", "2", "3", "4"]  # a patient per image
+    assert set(index["height"]) == {6} and set(index["width"]) == {8}
+    assert set(index["scale_y"]) == set(index["scale_x"]) == {1.0} and set(index["top"]) == set(index["left"]) == {0.0}
+    assert (
+        index[["study", "view", "sex", "age", "source", "split", "mask", "window_low", "window_high", "file_sha256"]]
+        .isna()
+        .all(axis=None)
+    )
+    assert index["A"].dtype == np.float32 and store.depth == 8 and store.manifest.format_version == 1
+
+
+def test_rejected_images_and_no_images_at_all_can_be_written(tmp_path: Path) -> None:
+    rejected = pd.DataFrame({"reason": ["truncated"], "row": [7], "image": ["x.png"]})
+    info = DatasetInfo(labels=("A",), task="binary")
+    store = store_writer.write(
+        tmp_path / "s", np.zeros((0, 6, 8), np.uint8), pd.DataFrame({"A": []}), info, rejected=rejected
+    )
+    assert len(store) == 0 and store.manifest.rejected == 1 and store.images([]).shape == (0, 6, 8)
+    assert store.rejected().to_dict("list") == {"row": [7], "image": ["x.png"], "reason": ["truncated"]}
+    assert [p.name for p in store.path.glob("*.arrow")] == ["images-00000-of-00001.arrow"]
+
+
 def test_parquet_keeps_strings_missing_values_and_types(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {

@@ -143,6 +143,36 @@ def test_draft_decoding_is_within_two_gray_values(orientation: int, shape: tuple
         assert difference.max() <= 2 and difference.mean() < 0.5
 
 
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("size", [(64, 128), (128, 64)])
+def test_the_same_jpeg_with_another_orientation_gives_the_rotated_pixels(
+    orientation: int, size: tuple[int, int]
+) -> None:
+    """Rotating commutes with drafting and resizing. The odd sides differ so much that a draft for the wrong side is coarser, and
+    the pattern is so fine that a shift by a fraction of a draft pixel shows."""
+    rotate = {2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.T,
+              6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).T, 8: lambda a: np.rot90(a)}[orientation]  # fmt: skip
+    y, x = np.mgrid[0:515, 0:2061]
+    plane = 128 + 60 * np.sin(y / 9) + 60 * np.sin(x / 23) + np.random.default_rng(0).normal(0, 3, y.shape)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    files = [encoded(plane.clip(0, 255).astype(np.uint8), "JPEG", quality=90, **more) for more in ({}, {"exif": exif})]
+    plain = decode(files[0], size[::-1] if orientation >= 5 else size).pixels
+    rotated = decode(files[1], size)
+    assert (rotated.height, rotated.width) == ((2061, 515) if orientation >= 5 else (515, 2061))
+    assert np.abs(rotated.pixels.astype(int) - rotate(plain.astype(int))).max() <= 1
+
+
+def test_a_draft_of_an_odd_size_is_not_stretched() -> None:
+    """The last block of a draft covers fewer pixels of the file. If it counted in full, the pattern would shift at the far edges."""
+    y, x = np.mgrid[0:1161, 0:1417]
+    plane = (128 + 60 * np.sin(y / 45) + 60 * np.sin(x / 45)).astype(np.uint8)
+    data = encoded(plane, "JPEG", quality=98)
+    full = np.asarray(Image.open(io.BytesIO(data)).convert("L"))
+    difference = np.abs(decode(data, (64, 64)).pixels.astype(int) - resized(full, (64, 64)))
+    assert difference[:-1, :-1].max() <= 2  # the last block is mostly the padding that the encoder made up
+
+
 # ---- aspect
 
 
@@ -218,6 +248,10 @@ def test_pixel_cap_is_checked_in_the_header_without_warnings() -> None:
         assert reason(png(60_000, 60_000, body=EMPTY)) == "over the pixel cap"
         # over our cap, below the limit of Pillow
         assert reason(png(13_343, 13_342, body=EMPTY)) == "over the pixel cap"
+        assert reason(png(17_800, 10_000, body=EMPTY)) == "truncated"  # exactly the cap of 178,000,000
+        assert reason(png(178_000_001, 1, body=EMPTY)) == "over the pixel cap"
+        assert reason(png(17_800, 10_000, body=EMPTY), max_pixels=10**9) == "truncated"
+        assert reason(png(178_000_001, 1, body=EMPTY), max_pixels=10**9) == "over the pixel cap"
         assert reason(png(13_000, 13_000, body=EMPTY)) == "truncated"
         assert reason(png(101, 100, body=EMPTY), max_pixels=10_000) == "over the pixel cap"
     assert decode(png(100, 100, body=zlib.compress(bytes(101 * 100))), (4, 4), max_pixels=10_000).pixels.max() == 0

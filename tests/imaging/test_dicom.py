@@ -135,6 +135,16 @@ def test_a_voi_lut_has_priority_over_a_window(bits: int) -> None:
     np.testing.assert_array_equal(grays(data), expected)
 
 
+@pytest.mark.parametrize("count", [254, 255])
+def test_a_lut_of_8_bits_may_have_one_byte_per_entry_and_a_padding_byte(count: int) -> None:
+    """An odd number of bytes is padded to an even one (PS3.5, 7.1.1)."""
+    entries = np.rint(np.linspace(0, 1, count) ** 2 * 255).astype(np.uint8)
+    sequence = lut(entries, 700, 8)
+    sequence[0].LUTData = entries.tobytes() + b"\0" * (count % 2)
+    expected = np.rint(entries[np.clip(RAW.astype(int) - 700, 0, count - 1)])
+    np.testing.assert_array_equal(grays(dicom(RAW, bits=12, VOILUTSequence=sequence)), expected)
+
+
 def test_a_16_bit_voi_lut_equals_pydicom() -> None:
     from pydicom import dcmread
     from pydicom.filebase import DicomBytesIO
@@ -210,6 +220,8 @@ def test_files_without_a_single_gray_or_rgb_frame_are_rejected() -> None:
 def test_the_pixel_cap_is_checked_in_the_header_and_in_the_codestream() -> None:
     assert reason(dicom(RAW, Rows=60_000, Columns=60_000)) == "over the pixel cap"
     assert reason(dicom(RAW), max_pixels=H * W - 1) == "over the pixel cap"
+    for syntax in ("explicit", "j2k", "lossless"):  # exactly the cap
+        assert decode(dicom(RAW, syntax), (8, 8), max_pixels=H * W).pixels.shape == (8, 8)
     for syntax, at in (("j2k", b"\xff\x4f\xff\x51"), ("jpegls", b"\xff\xf7"), ("lossless", b"\xff\xc3")):
         body = bytearray(dicom(RAW, syntax))
         start = body.index(at)
