@@ -120,7 +120,7 @@ def test_thresholds_are_chosen_out_of_fold_and_an_ensemble_works_like_a_run(
     assert (
         "ensemble of 3 lenet" in page
         and "trained on by some members" in page
-        and "Share of positives in each part" in page
+        and "Prevalence by part" in page
     )
     assert rescore.rescore(run, "val", thresholds=0.3).values and len(rescore.progress(run)) == 0
     comparison = compare.compare([folds[0], run], split="val", thresholds=0.5, resamples=20)

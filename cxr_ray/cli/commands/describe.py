@@ -81,7 +81,7 @@ def show_tables(store: Any, top: int) -> None:
         else f"{size.patients:,}, at most {size.most_images_of_a_patient} images of one patient"
     )
     print(f"{store.manifest.source}: {size.rows:,} images of {store.size[0]} x {store.size[1]} px, {store.task}")
-    print(f"patients: {patients}; images refused: {store.manifest.rejected:,}")
+    print(f"patients: {patients}; images rejected: {store.manifest.rejected:,}")
     if store.info.filters:
         dropped = dropping_filter(index, store.info.filters)
         print(
