@@ -316,3 +316,58 @@ def test_a_loss_that_is_not_a_number_on_one_rank_ends_both(tmp_path: Path) -> No
 def test_a_training_that_diverges_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"diverged: lower optim\.lr"):
         fit(config(tmp_path, optim={"name": "sgd", "lr": 1e30}, train={"epochs": 3}), fake_store(60))
+
+
+# -- speed -------------------------------------------------------------------------------------------------------
+
+
+def test_the_speed_counts_the_images_that_this_start_trained(
+    tmp_path: Path, poll_every_step: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a clock that does not move, an epoch takes the shortest time that is measured, 1 ns."""
+    images: list[int] = []
+
+    def recorded(_config: Any, _plan: Any, _epoch: int, _values: Any, speed: float, _seconds: float) -> list[str]:
+        images.append(round(speed * 1e-9))
+        return []
+
+    monkeypatch.setattr(trainer.epoch_metrics, "epoch_lines", recorded)
+    monkeypatch.setattr(trainer.time, "perf_counter", lambda: 5.0)
+    store = fake_store(90)
+    whole = fit(config(tmp_path, name="whole"), store)
+    count = len(whole.plan.query("part == 'train'"))
+    assert count % 16 and images == [0, count, count]
+    stopped = fit(config(tmp_path, name="resumed"), store, StopAfterPolls(5))
+    batches = checkpoints.load(checkpoints.pointer_target(stopped.path / "checkpoints", "last")).state["batches"]
+    assert batches > 0
+    del images[:]
+    fit(config(tmp_path, name="resumed"), store)
+    assert images == [count - 16 * batches, count]
+    del images[:]
+    TimeLimit(monkeypatch, 2)
+    fit(config(tmp_path, name="limited", train={"max_time": 60}), store)
+    assert images == [0, 2 * 16]
+
+
+def test_progress_within_an_epoch_shows_its_share_rate_and_time_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every step takes two seconds; a line is due once more than three seconds have passed."""
+    done, step = [0], learner.Learner.step
+
+    def counted(self: learner.Learner, batch: Any, **options: Any) -> Any:
+        done[0] += 1
+        return step(self, batch, **options)
+
+    monkeypatch.setattr(learner.Learner, "step", counted)
+    monkeypatch.setattr(trainer.time, "perf_counter", lambda: 2.0 * done[0])
+    monkeypatch.setattr(trainer, "LOG_EVERY_S", 3.0)
+    run = fit(config(tmp_path, train={"epochs": 1, "batch_size": 8}), fake_store(90), LocalContext())
+    count = len(run.plan.query("part == 'train'"))
+    steps = -(-count // 8)
+    assert steps > 6
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith(" left")]
+    assert lines == [
+        f"epoch 1/1  {k / steps:4.0%}  {count / steps / 2:,.0f} images/s  {2 * (steps - k)} s left"
+        for k in range(2, steps + 1, 2)
+    ]
