@@ -80,7 +80,7 @@ def test_a_letter_has_the_size_that_the_shares_of_the_shorter_side_allow(height:
 
 def test_a_shape_must_be_80_gray_values_brighter_and_fill_a_fifth_of_its_box() -> None:
     assert (count_of(10, 5, gray=80), count_of(10, 5, gray=81)) == (0, 1)
-    for width, letters in ((1, 0), (2, 1)):  # a diagonal line: 20 or 39 of the 400 or 420 pixels of its box
+    for width, letters in ((1, 0), (2, 1)):  # a diagonal line: 80 of the 460, or 160 of the 540 pixels of its box
         image = np.zeros((224, 224), np.uint8)
         for step in range(20):
             image[5 + step, 5 + step : 5 + step + 4 * width] = 255
