@@ -111,6 +111,36 @@ def test_a_constant_deep_image_is_black_and_float_images_are_windowed() -> None:
     assert reason(encoded(values, "TIFF")) == "values not finite"
 
 
+def test_an_image_of_8_bits_is_only_scaled_at_a_depth_of_16() -> None:
+    plane = smooth(40, 50)
+    decoded = decode(encoded(plane), (40, 50), depth=16)
+    assert decoded.pixels.dtype == np.uint16 and decoded.window is None
+    np.testing.assert_array_equal(decoded.pixels, plane.astype(int) * 257)
+    for aspect in ("squash", "pad", "center_crop"):
+        deep = decode(encoded(plane), (16, 24), aspect=aspect, depth=16).pixels / 257
+        flat = decode(encoded(plane), (16, 24), aspect=aspect).pixels
+        assert np.abs(deep - flat).max() <= 1, aspect  # resized without rounding to 8 bits
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "kind"),
+    [
+        (0, 65535, np.uint16, "PNG"), (1000, 5000, np.uint16, "PNG"), (0, 65535, np.int32, "TIFF"),
+        (0, 70_000, np.int32, "TIFF"), (-5, 3000, np.int32, "TIFF"), (-5, 70_000, np.int32, "TIFF"),
+        (-2.5, 3, np.float32, "TIFF"),
+    ],
+)  # fmt: skip
+def test_deep_images_keep_their_gray_levels_at_a_depth_of_16(low: float, high: float, dtype: type, kind: str) -> None:
+    raw = np.linspace(low, high, 48 * 48).astype(dtype).reshape(48, 48)
+    shade = (raw.astype(float) - low) / (high - low)
+    for depth, white in ((8, 255), (16, 65535)):
+        decoded = decode(encoded(raw, kind), (48, 48), depth=depth)
+        assert decoded.window == (low, high)
+        assert np.abs(decoded.pixels - shade * white).max() <= 0.51
+        constant = decode(encoded(np.full((8, 8), high, dtype), kind), (8, 8), depth=depth)
+        assert not constant.pixels.any() and constant.window == (high, high)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
 def test_exif_orientation_rotates_the_image(orientation: int, kind: str) -> None:
