@@ -99,8 +99,9 @@ def test_a_gap_needs_ten_positives_and_for_auroc_ten_negatives(
 
 
 def test_features_are_columns_age_bands_and_unused_labels() -> None:
-    assert age_bands(np.array([0, 17, 18, 39.5, 60, 95, math.nan])).tolist() == [
-        None, "0 to 17", "18 to 39", "18 to 39", "60 to 79", "80 and over", None,
+    assert age_bands(np.array([0, 0.5, 1, 17, 18, 39.5, 40, 60, 79.5, 80, 95, math.nan])).tolist() == [
+        None, "0 to 17", "0 to 17", "0 to 17", "18 to 39", "18 to 39", "40 to 59", "60 to 79", "60 to 79", "80 and over",
+        "80 and over", None,
     ]  # fmt: skip
     records = pd.DataFrame(
         {"sex": ["F", "M", None], "view": ["AP"] * 3, "age": [3, 50, 0], "Tube": [1.0, math.nan, -1.0]}

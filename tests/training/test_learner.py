@@ -226,7 +226,7 @@ def test_a_step_that_cannot_be_compiled_names_the_fix(tmp_path: Path, monkeypatc
     small = fake_store(45, size=(20, 20))  # of a size that no other test compiles
     with (
         inductor.patch({"cpp.cxx": (None, "no-such-compiler")}),
-        pytest.raises(UserError, match=r"set train\.compile to false"),
+        pytest.raises(UserError, match=r"here \(.*[Cc]ompiler.*\): set train\.compile to false"),
     ):
         fit(config(tmp_path, train={"compile": True}), small)
 
@@ -283,3 +283,31 @@ def test_a_model_is_finite_until_a_weight_a_moment_or_a_statistic_is_not(tmp_pat
     tensors = {"weight": parameters[-1].detach(), "moment": moments["exp_avg"], "statistic": statistics[-1]}
     tensors[spoil].view(-1)[-1] = float("nan")
     assert not made.is_finite()
+
+
+@pytest.mark.parametrize("unknown", [0.0, 0.4])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_step_follows_the_gradient_of_the_loss_of_the_whole_batch(
+    tmp_path: Path, reduction: str, unknown: float
+) -> None:
+    """Against torch's own loss: its mean over the known cells of the batch, or its sum; also in micro-batches."""
+    store = fake_store(40, unknown=unknown)
+    made, plan = a_learner(
+        tmp_path, store, data={"blank": "ignore"}, model={"name": "lenet", "dropout": 0.0},
+        optim={"name": "sgd", "lr": 0.1, "weight_decay": 0.0, "schedule": "constant"}, augment={"probability": 0.0},
+        loss={"reduction": reduction, "pos_weight_power": 0.0}, train={"batch_size": 16, "micro_batch": 7},
+    )  # fmt: skip
+    samples = loader.EpochSamples(
+        plan.rows["train"], plan.truth["train"], loader.epoch_order(plan.repeats, seed=0, epoch=1), None
+    )
+    before = [p.detach().clone() for p in made.model.parameters()]
+    made.begin(1)
+    batch = next(iter(loader.train_batches(store, samples, batch_size=16, rank=0, world=1)))
+    truth = torch.as_tensor(batch.global_truth)
+    known = ~torch.isnan(truth)
+    logits = made.model(torch.from_numpy(store.images(batch.rows)))[known]
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth[known], reduction=reduction)
+    gradients = torch.autograd.grad(loss, list(made.model.parameters()))
+    made.step(batch, epoch=1, drops=0)
+    for was, gradient, now in zip(before, gradients, made.model.parameters(), strict=True):
+        assert torch.allclose(now, was - 0.1 * 1.9 * gradient, rtol=1e-4, atol=1e-6)  # Nesterov's first step

@@ -5,6 +5,7 @@ import multiprocessing
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -191,6 +192,7 @@ def test_mlflow_holds_parameters_and_metrics_by_epoch(out: Path, monkeypatch: py
     assert logged.data.metrics["val/auroc/mean"] == 0.8 and logged.data.metrics["kept/val/auroc/mean"] == 0.8
     history = client(out).get_metric_history(logged.info.run_id, "val/auroc/Mass_ left")
     assert [(m.step, m.value) for m in history] == [(0, 0.6), (1, pytest.approx(0.9))]
+    assert all(abs(m.timestamp / 1000 - time.time()) < 600 for m in history)
     assert not list(here.iterdir())  # nothing in the working directory
 
 

@@ -371,3 +371,24 @@ def test_progress_within_an_epoch_shows_its_share_rate_and_time_left(
         f"epoch 1/1  {k / steps:4.0%}  {count / steps / 2:,.0f} images/s  {2 * (steps - k)} s left"
         for k in range(2, steps + 1, 2)
     ]
+
+
+def test_the_time_limit_is_for_all_starts_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[float | None] = []
+
+    class Recorded(polling.Poller):
+        def __init__(self, context: LocalContext, *, save_minutes: float | None, left_s: float | None = None) -> None:
+            left.append(left_s)
+            super().__init__(context, save_minutes=save_minutes, left_s=left_s)
+
+    clock = iter(range(10**6))
+    monkeypatch.setattr(trainer, "Poller", Recorded)
+    monkeypatch.setattr(trainer.time, "perf_counter", lambda: float(next(clock)))
+    store, train = fake_store(60), {"epochs": 2, "max_time": 60}
+    stopped = fit(config(tmp_path, train=train), store, StopAfter(1))
+    last = checkpoints.load(checkpoints.pointer_target(stopped.path / "checkpoints", "last"))
+    assert last.state["seconds"] > 1
+    fit(config(tmp_path, train=train), store)
+    assert left == [3600.0, 3600.0 - last.state["seconds"]]
+    fit(config(tmp_path, name="unlimited"), store)
+    assert left[2:] == [None]
