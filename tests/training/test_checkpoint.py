@@ -245,3 +245,10 @@ def test_optimizer_state_that_is_not_a_tensor_is_restored(tmp_path: Path) -> Non
     assert loaded["param_groups"] == state["param_groups"] and loaded["state"].keys() == {0, 2}
     assert loaded["state"][0]["step"] == 3 and loaded["state"][0]["moment"].tolist() == [1.0, 1.0]
     assert loaded["state"][2]["step"] == 4 and loaded["state"][2]["a.b"].tolist() == [0.0]
+
+
+def test_prune_leaves_what_it_cannot_delete(tmp_path: Path) -> None:
+    path = saved(tmp_path, 1)
+    (tmp_path / "step-of-somebody-else").write_text("a file, not a folder")
+    checkpoints.prune(tmp_path)
+    assert {p.name for p in tmp_path.glob("step-*")} == {path.name, "step-of-somebody-else"}

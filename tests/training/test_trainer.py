@@ -235,6 +235,22 @@ def test_two_ranks_stop_together_during_evaluation(tmp_path: Path) -> None:
 # -- divergence --------------------------------------------------------------------------------------------------
 
 
+def test_a_loss_that_is_noticed_at_the_end_of_the_epoch_names_its_own_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polling, "POLL_S", 1e9)  # only after the first and the last step of an epoch
+    monkeypatch.setattr(learner.Learner, "step", corrupt_loss())
+    settings = config(tmp_path, train={"epochs": 3, "batch_size": 8, "log_rows": True})
+    with pytest.raises(UserError, match=r"the loss of step \d+ \(epoch 2\) is not a number"):
+        fit(settings, fake_store(90))
+    run = runs.load(tmp_path / "run")
+    logged = rows_in_order(run)
+    steps = sum(epoch == 1 for epoch, _, _ in logged)
+    assert len(logged) == 2 * steps > 8
+    rows = next(rows for epoch, number, rows in logged if (epoch, number) == (2, 1))
+    assert run.info["diverged"] == {"epoch": 2, "step": steps + 2, "rows": rows}
+
+
 @pytest.mark.parametrize("when", ["within", "end"])
 def test_weights_that_are_not_finite_replace_no_checkpoint(
     tmp_path: Path, poll_every_step: None, monkeypatch: pytest.MonkeyPatch, when: str
@@ -362,15 +378,29 @@ def test_progress_within_an_epoch_shows_its_share_rate_and_time_left(
     monkeypatch.setattr(learner.Learner, "step", counted)
     monkeypatch.setattr(trainer.time, "perf_counter", lambda: 2.0 * done[0])
     monkeypatch.setattr(trainer, "LOG_EVERY_S", 3.0)
-    run = fit(config(tmp_path, train={"epochs": 1, "batch_size": 8}), fake_store(90), LocalContext())
+    settings = config(tmp_path, train={"epochs": 1, "batch_size": 8})
+
+    def lines() -> list[str]:
+        return [line for line in capsys.readouterr().out.splitlines() if line.endswith(" left")]
+
+    def expected(first: int) -> list[str]:
+        return [
+            f"epoch 1/1  {k / steps:4.0%}  {count / steps / 2:,.0f} images/s  {2 * (steps - k)} s left"
+            for k in range(first + 2, steps + 1, 2)
+        ]
+
+    run = fit(settings, fake_store(90), LocalContext())
     count = len(run.plan.query("part == 'train'"))
     steps = -(-count // 8)
-    assert steps > 6
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith(" left")]
-    assert lines == [
-        f"epoch 1/1  {k / steps:4.0%}  {count / steps / 2:,.0f} images/s  {2 * (steps - k)} s left"
-        for k in range(2, steps + 1, 2)
-    ]
+    assert steps > 6 and lines() == expected(0)
+    resumed = settings.model_copy(update={"name": "resumed"})
+    with monkeypatch.context() as patch:
+        patch.setattr(polling, "POLL_S", 0.0)
+        stopped = fit(resumed, fake_store(90), StopAfterPolls(7))
+    first = checkpoints.load(checkpoints.pointer_target(stopped.path / "checkpoints", "last")).state["batches"]
+    assert first > 1 and lines() == []
+    fit(resumed, fake_store(90), LocalContext())
+    assert lines() == expected(first)
 
 
 def test_the_time_limit_is_for_all_starts_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
