@@ -177,6 +177,9 @@ def test_an_error_for_no_space_names_both_sizes_in_mib(url: str, tmp_path: Path,
     files = {name: store_format.FileEntry(bytes=size, sha256="") for name, size in (("a", 2**30), ("b", 2**31))}
     with pytest.raises(UserError, match=r"it needs 3,072 MiB, .* has 5 MiB free"):
         store_cache.copy_store(to_path(url), tmp_path / "copy", files, ("manifest.json", b""))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 3 * 2**30))  # just enough
+    with pytest.raises(UserError, match="is missing"):
+        store_cache.copy_store(to_path(url), tmp_path / "copy", files, ("manifest.json", b""))
 
 
 def test_urls_that_are_not_a_store_are_refused_with_the_cause(s3, url: str, local: Path) -> None:
