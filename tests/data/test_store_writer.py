@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cxr_ray.data import store as stores
-from cxr_ray.data import store_writer
+from cxr_ray.data import store_format, store_writer
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.errors import UserError
 from tests.data.small_store import ROWS, H, N, W, make, pixels
@@ -119,6 +119,39 @@ def test_rejected_images_and_no_images_at_all_can_be_written(tmp_path: Path) -> 
     assert len(store) == 0 and store.manifest.rejected == 1 and store.images([]).shape == (0, 6, 8)
     assert store.rejected().to_dict("list") == {"row": [7], "image": ["x.png"], "reason": ["truncated"]}
     assert [p.name for p in store.path.glob("*.arrow")] == ["images-00000-of-00001.arrow"]
+
+
+def test_temporary_files_go_to_the_ingest_folder_if_there_is_one(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders: list[Path | None] = []
+    real = store_writer.write_atomic
+
+    def spy(path: Path, content: object, *, temporary_folder: Path | None = None) -> object:
+        folders.append(temporary_folder)
+        return real(path, content, temporary_folder=temporary_folder)
+
+    monkeypatch.setattr(store_writer, "write_atomic", spy)
+    store = stores.open(copy)
+    tables = store_writer.Tables(store.index[::-1], boxes=store.boxes())
+    shards = {name: entry for name, entry in store.manifest.files.items() if name.endswith(".arrow")}
+    for expected in (None, copy / ".ingest"):
+        if expected is not None:
+            expected.mkdir()
+        manifest = store_writer.finish(
+            copy, tables, store.info, source="arrays", image_format=store_format.ImageFormat((H, W)), files=shards
+        )
+        assert set(folders) == {expected} and len(folders) == 4  # three tables and the manifest
+        assert manifest == store.manifest and manifest.settings == ""
+        folders.clear()
+
+
+def test_files_have_1024_images_and_8192_rows_per_group_by_default(tmp_path: Path) -> None:
+    images = np.zeros((1025, 1, 1), np.uint8)
+    info = DatasetInfo(labels=("A",), task="binary")
+    store = store_writer.write(tmp_path / "s", images, pd.DataFrame({"A": np.zeros(1025)}), info)
+    assert np.bincount(store.index["shard"]).tolist() == [1024, 1] and store.manifest.source == "arrays"
+    store_writer.write_parquet(tmp_path / "t.parquet", pd.DataFrame({"a": np.arange(8193)}))
+    metadata = pq.ParquetFile(tmp_path / "t.parquet").metadata
+    assert [metadata.row_group(k).num_rows for k in range(metadata.num_row_groups)] == [8192, 1]
 
 
 def test_parquet_keeps_strings_missing_values_and_types(tmp_path: Path) -> None:
