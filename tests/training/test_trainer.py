@@ -422,3 +422,17 @@ def test_the_time_limit_is_for_all_starts_together(tmp_path: Path, monkeypatch: 
     assert left == [3600.0, 3600.0 - last.state["seconds"]]
     fit(config(tmp_path, name="unlimited"), store)
     assert left[2:] == [None]
+    monkeypatch.setattr(trainer.time, "perf_counter", lambda: 10_000.0 * next(clock))
+    stopped = fit(config(tmp_path, name="late", train=train), store, StopAfter(0))
+    assert stopped.info["status"] == "stopped" and stopped.info["seconds"] > 3600
+    context = LocalContext(quiet=True)
+    ended = fit(config(tmp_path, name="late", train=train), store, context)
+    assert left[3:] == [3600.0, 0.0] and ended.info["ended"] == "max_time" and not context.history
+    assert ended.info["epochs"] == 0 and ended.info["status"] == "finished"
+
+
+def test_without_val_there_are_no_predictions_of_val(tmp_path: Path) -> None:
+    data, train = {"split": {"val": 0, "test": 0}}, {"epochs": 1, "monitor": "train/loss"}
+    run = fit(config(tmp_path, data=data, train=train, report={"keep_predictions": True}), fake_store(40))
+    written = sorted(p.relative_to(run.path).as_posix() for p in run.path.rglob("predictions/**/*.parquet"))
+    assert written == ["predictions/epochs/0001-train.parquet"]
