@@ -61,7 +61,16 @@ def load(name: str, root: str | AnyPath, options: Mapping[str, Any] | None = Non
         raise UserError(f"no folder at {folder.absolute()}; give the folder that holds the {name} dataset")
     if not folder.is_dir():
         raise UserError(f"{folder.absolute()} is a file; give the folder that holds the {name} dataset")
-    return check_records(entry.make(folder, settings), folder, name)
+    try:
+        records = entry.make(folder, settings)
+    except TypeError as error:
+        if "Records.__init__()" not in str(error):
+            raise
+        raise UserError(
+            f"the source {name} builds its Records as in 0.1.0 ({error}); write Records(table=..., info=DatasetInfo(labels=..., "
+            "task=..., ...)), both from cxr_ray.datasets"
+        ) from error
+    return check_records(records, folder, name)
 
 
 def read(name: str, root: str | AnyPath, **options: Any) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from cxr_ray.data import plan
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.datasets import COLUMNS, Records, check_records, records_table
 from cxr_ray.errors import UserError
-from cxr_ray.registry import SOURCES
+from cxr_ray.registry import SOURCES, Options
 from tests.fakes.layouts import LAYOUTS, OPTIONS
 
 
@@ -151,3 +151,16 @@ def test_an_empty_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         check(table_of([], []), tmp_path)
     assert str(caught.value) == f"mine: the table in {tmp_path} lists no image; give the folder of a complete dataset"
+
+
+def test_a_source_that_builds_its_records_as_in_an_earlier_version_gets_one_line(tmp_path: Path) -> None:
+    @SOURCES.register("old_records")
+    def old_records(root: Path, options: Options) -> Records:
+        """Builds Records with the fields of 0.1.0."""
+        return Records(table=pd.DataFrame(), labels=("A",), task="multilabel")  # type: ignore[call-arg]
+
+    try:
+        with pytest.raises(UserError, match=r"the source old_records builds its Records as in 0\.1\.0 .*DatasetInfo\("):
+            datasets.load("old_records", tmp_path)
+    finally:
+        SOURCES.unregister("old_records")

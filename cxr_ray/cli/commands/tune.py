@@ -30,8 +30,6 @@ app = App(
 PAGE_WARNING = "the page of the sweep could not be written"
 LAST_UPDATE_S = 60.0
 """At the end of a sweep, the wait for its last update; the page of many trials takes some seconds."""
-COMPARED_TO = {"the second": "the second-best trial", "the config as written": "the base configuration"}
-"""Values of `what` in the sweep's JSON, and how they are printed."""
 
 
 @app.default
@@ -296,7 +294,7 @@ def print_comparison(sweep: Any, comparison: dict[str, Any]) -> None:
         if test:
             print(f"  {what}: {_on_test(test, order)}")
     for row in comparison["against"]:
-        other = COMPARED_TO.get(row["what"], row["what"])
+        other = ranking.compared_to(row["what"])
         print(f"  difference to {other} ({row['trial']}) on {row['part']}: {format_difference(row)}")
     if comparison.get("note"):
         print(f"  note: {comparison['note']}")
