@@ -116,6 +116,9 @@ def test_rejected_images_and_no_images_at_all_can_be_written(tmp_path: Path) -> 
     store = store_writer.write(
         tmp_path / "s", np.zeros((0, 6, 8), np.uint8), pd.DataFrame({"A": []}), info, rejected=rejected
     )
+    for row in (0, 1):
+        with pytest.raises(UserError, match=f"has no row {row}; "):
+            store.images([row])
     assert len(store) == 0 and store.manifest.rejected == 1 and store.images([]).shape == (0, 6, 8)
     assert store.rejected().to_dict("list") == {"row": [7], "image": ["x.png"], "reason": ["truncated"]}
     assert [p.name for p in store.path.glob("*.arrow")] == ["images-00000-of-00001.arrow"]

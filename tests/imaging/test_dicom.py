@@ -119,6 +119,34 @@ def test_the_first_of_several_windows_is_used_and_an_invalid_one_is_ignored() ->
     np.testing.assert_array_equal(threshold, np.where(RAW > 1499.5, 255, 0))
 
 
+@pytest.mark.parametrize("width", [0.5, 1.0, 1.5, 40.0])
+def test_narrow_windows_follow_the_formulas_of_the_standard(width: float) -> None:
+    """PS3.3 C.11.2.1.3: LINEAR_EXACT and SIGMOID take any width above 0, LINEAR 1 or more."""
+    center, x = 1500.5, RAW.astype(float)
+    exact = np.clip((x - center) / width + 0.5, 0, 1)
+    sigmoid = 1 / (1 + np.exp(np.clip(-4 * (x - center) / width, -50, 50)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ramp = (x - (center - 0.5)) / (width - 1) + 0.5
+    linear = np.where(x <= center - 0.5 - (width - 1) / 2, 0, np.where(x > center - 0.5 + (width - 1) / 2, 1, ramp))
+    cases = {"LINEAR_EXACT": exact, "SIGMOID": sigmoid} | ({"LINEAR": linear} if width >= 1 else {})
+    for function, shade in cases.items():
+        data = dicom(RAW, bits=12, WindowCenter=center, WindowWidth=width, VOILUTFunction=function)
+        np.testing.assert_allclose(grays(data), 255 * shade, atol=0.5001, err_msg=function)
+    plain = grays(dicom(RAW, bits=12))
+    for function in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):  # no function has a width of 0
+        without = dicom(RAW, bits=12, WindowCenter=center, WindowWidth=0, VOILUTFunction=function)
+        np.testing.assert_array_equal(grays(without), plain)
+
+
+def test_a_lut_of_65536_entries_declares_0() -> None:
+    """The number has 16 bits (PS3.3 C.11.1.1.1)."""
+    raw = np.linspace(0, 65535, H * W).round().astype(np.uint16).reshape(H, W)
+    entries = np.arange(65536)[::-1]
+    np.testing.assert_array_equal(
+        grays(dicom(raw, VOILUTSequence=lut(entries, 0, 16))), np.rint((65535 - raw) / 65535 * 255)
+    )
+
+
 def test_the_recorded_window_refers_to_stored_values() -> None:
     tags = {"WindowCenter": 1000.5, "WindowWidth": 1001, "RescaleSlope": 2, "RescaleIntercept": -100}
     black, white = decode(dicom(RAW, bits=12, **tags), (H, W)).window or (0, 0)  # 500 to 1,500 after the slope
@@ -276,6 +304,7 @@ def test_files_without_a_single_gray_or_rgb_frame_are_rejected() -> None:
 def test_the_pixel_cap_is_checked_in_the_header_and_in_the_codestream() -> None:
     assert reason(dicom(RAW, Rows=60_000, Columns=60_000)) == "over the pixel cap"
     assert reason(dicom(RAW), max_pixels=H * W - 1) == "over the pixel cap"
+    assert reason(dicom(RAW, Rows=H + 1)) == "truncated"  # a row is missing
     for syntax in ("explicit", "j2k", "lossless"):  # exactly the cap
         assert decode(dicom(RAW, syntax), (8, 8), max_pixels=H * W).pixels.shape == (8, 8)
     for syntax, at in (("j2k", b"\xff\x4f\xff\x51"), ("jpegls", b"\xff\xf7"), ("lossless", b"\xff\xc3")):
@@ -288,6 +317,7 @@ def test_the_pixel_cap_is_checked_in_the_header_and_in_the_codestream() -> None:
         assert reason(bytes(body)) == "over the pixel cap", syntax
         struct.pack_into(">2I" if syntax == "j2k" else ">2H", body, start + (8 if syntax == "j2k" else 5), H, W + 1)
         assert reason(bytes(body)) == "damaged", syntax
+        assert reason(bytes(body), max_pixels=H * W) == "over the pixel cap", syntax
 
 
 def with_codestream(frame: bytes) -> bytes:
@@ -316,6 +346,9 @@ def test_the_size_of_a_jpeg_is_in_its_start_of_frame(marker: int) -> None:
     data = with_codestream(b"\xff\xd8" + tables + frame)
     no_start = marker in (0xC4, 0xC8, 0xCC)
     assert reason(data) == ("damaged" if no_start else "over the pixel cap")
+    if not no_start:  # even if the file ends with the size
+        assert len(tables + frame[:9]) % 2 == 0  # else a padding byte would follow
+        assert reason(with_codestream(b"\xff\xd8" + tables + frame[:9])) == "over the pixel cap"
     after = segment(0xC0, b"\x08" + struct.pack(">2H", 60_000, 59_999) + b"\x01\x01\x11\0")
     assert reason(with_codestream(b"\xff\xd8" + tables + frame + after)) == "over the pixel cap"
 
