@@ -43,9 +43,8 @@ PACKAGE = ROOT / "cxr_ray"
 EQUIVALENT = Path(__file__).with_name("mutations_equivalent.toml")
 PACKAGES = ("data", "imaging", "losses", "metrics", "training")
 MORE_TESTS: dict[str, tuple[str, ...]] = {
-    "data/info.py": ("data/test_store.py",),
-    "imaging/pixels.py": ("imaging/test_decode.py",),
-    "imaging/statistics.py": ("data/test_leakage.py", "data/test_store_writer.py"),
+    "data/loader.py": ("data/test_mixup.py",),
+    "data/store_format.py": ("data/test_store.py",),
     "metrics/overall.py": ("metrics/test_compute.py",),
     "metrics/per_label.py": ("metrics/test_compute.py",),
     "metrics/ranking.py": ("metrics/test_intervals.py",),

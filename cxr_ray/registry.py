@@ -123,6 +123,9 @@ MOVED = {
     "burnt": "imaging.burned_in",
     "checkpoints": "training.checkpoint",
     "compare": "evaluation.compare",
+    "config.LESS_IS_BETTER": "config.LOWER_IS_BETTER",
+    "config.knobs": "config.settings",
+    "config.number": "config.to_number",
     "context": "runtime.context",
     "copies": "data.store_cache",
     "datasets.cells.either": "datasets.tables.first_column",
@@ -163,19 +166,44 @@ MOVED = {
     "images": "imaging.decode",
     "judging": "training.epoch_metrics",
     "kept": "training.build",
+    "labels.nearest": "labels.hard_targets",
+    "labels.spread": "labels.expand_by_label",
     "leaks": "data.leakage",
     "learner": "training.learner",
     "lease": "storage.lease",
+    "losses.AsymmetricOptions": "losses.base.AsymmetricOptions",
+    "losses.FocalOptions": "losses.base.FocalOptions",
+    "losses.Truth": "losses.base.Truth",
     "losses.at_least_fp32": "losses.base.at_least_fp32",
     "losses.known": "losses.base.known",
     "memory": "runtime.memory",
+    "metrics.FIRST": "metrics.TABLE_METRICS",
+    "metrics.WHOLE_METRICS": "metrics.OVERALL_METRICS",
+    "metrics.WORTH": "metrics.MAIN_METRICS",
+    "metrics.decide": "metrics.table.decide",
     "metrics.groups": "metrics.subgroups",
+    "metrics.judge": "metrics.compute_metrics",
+    "metrics.label_values": "metrics.per_label.label_values",
+    "metrics.name": "config.metric_names.join_name",
     "metrics.operating": "metrics.operating_points",
+    "metrics.table_values": "metrics.overall.overall_values",
     "metrics.values": "metrics.names",
     "metrics.whole_table": "metrics.overall",
     "mixup": "data.mixup",
+    "models.Family": "models.family.Family",
+    "models.Skeleton": "models.skeleton.Skeleton",
+    "models.append_head": "models.heads.append_head",
+    "models.auxiliary_names": "models.classifier.auxiliary_names",
+    "models.dropout.before_head": "models.dropout.add_before_head",
+    "models.dropout.of_maps": "models.dropout.add_to_maps",
     "models.ends": "models.heads",
+    "models.every_head": "models.head_logits",
+    "models.from_description": "models.rebuild",
+    "models.head_name": "models.heads.head_name",
     "models.listing": "models.summary",
+    "models.norms.fewest_rows": "models.norms.smallest_batch",
+    "models.norms.over_ranks": "models.norms.synchronize",
+    "models.norms.take_one": "models.norms.allow_single_values",
     "models.saved": "models.serialization",
     "models.zoo": "models.torchvision",
     "on_ray.beside": "runtime.threads",
@@ -212,25 +240,29 @@ MOVED = {
 def load_plugins(modules: Iterable[str]) -> None:
     """Import the user's own modules, which register more sources, models or losses.
 
-    Raises `UserError` if a module cannot be found, or imports a name that has moved since 0.1.0."""
+    Raises `UserError` if a module cannot be found, or uses a name that has moved since 0.1.0."""
     for module in modules:
         try:
             importlib.import_module(module)
-        except ImportError as error:
+        except (ImportError, AttributeError) as error:
             old = next((name for name in _wanted(error) if name in MOVED), None)
             if old is not None:
                 raise UserError(
-                    f"plugins: {module!r} imports cxr_ray.{old}, which is now cxr_ray.{MOVED[old]}; change that import"
+                    f"plugins: {module!r} uses cxr_ray.{old}, which is now cxr_ray.{MOVED[old]}; change that import"
                 ) from None
             if isinstance(error, ModuleNotFoundError):
                 raise UserError(f"plugins: cannot import {module!r} ({error}); is its folder on PYTHONPATH?") from None
             raise
 
 
-def _wanted(error: ImportError) -> list[str]:
-    """What a failed import asked for, below `cxr_ray.`: the name, and the module that was to have it."""
-    package = (error.name or "") + "."
-    # `ImportError.name_from` needs Python 3.12.
-    name = re.match(r"cannot import name '(\w+)'", str(error))
-    found = [package + name[1], package.rstrip(".")] if name else [package.rstrip(".")]
+def _wanted(error: ImportError | AttributeError) -> list[str]:
+    """What a failed import or access asked for, below `cxr_ray.`: the name, and the module that was to have it."""
+    if isinstance(error, AttributeError):
+        missing = re.match(r"module '([\w.]+)' has no attribute '(\w+)'", str(error))
+        found = [f"{missing[1]}.{missing[2]}", missing[1]] if missing else []
+    else:
+        package = (error.name or "") + "."
+        # `ImportError.name_from` needs Python 3.12.
+        name = re.match(r"cannot import name '(\w+)'", str(error))
+        found = [package + name[1], package.rstrip(".")] if name else [package.rstrip(".")]
     return [one.removeprefix("cxr_ray.") for one in found if one.startswith("cxr_ray.")]

@@ -128,11 +128,14 @@ def test_a_plugin_is_imported(plugin: Path) -> None:
         ("from cxr_ray.models import ends", "models.ends", "models.heads"),
         ("from cxr_ray.datasets.labelled import LabelOptions", "datasets.labelled", "datasets.label_columns"),
         ("def load():\n    from cxr_ray import predictor\n\nload()", "predictor", "inference.predictor"),
+        ("from cxr_ray.losses import Loss, Truth, at_least_fp32, known", "losses.Truth", "losses.base.Truth"),
+        ("from cxr_ray.metrics import WORTH", "metrics.WORTH", "metrics.MAIN_METRICS"),
+        ("import cxr_ray.models as m\nm.every_head", "models.every_head", "models.head_logits"),
     ],
 )
 def test_an_import_of_a_moved_module_names_the_new_one(plugin: Path, text: str, old: str, new: str) -> None:
     assert failure(plugin, text + "\n") == (
-        f"plugins: 'my_plugin' imports cxr_ray.{old}, which is now cxr_ray.{new}; change that import"
+        f"plugins: 'my_plugin' uses cxr_ray.{old}, which is now cxr_ray.{new}; change that import"
     )
 
 

@@ -64,7 +64,16 @@ def load(name: str, root: str | os.PathLike[str] | AnyPath, options: Mapping[str
         raise UserError(f"no folder at {folder.absolute()}; give the folder that holds the {name} dataset")
     if not folder.is_dir():
         raise UserError(f"{folder.absolute()} is a file; give the folder that holds the {name} dataset")
-    return replace(check_records(entry.make(folder, settings), folder, name), source=name)
+    try:
+        records = entry.make(folder, settings)
+    except TypeError as error:
+        if "Records.__init__()" not in str(error):
+            raise
+        raise UserError(
+            f"the source {name} builds its Records as in 0.1.0 ({error}); write Records(table=..., info=DatasetInfo(labels=..., "
+            "task=..., ...)), both from cxr_ray.datasets"
+        ) from error
+    return replace(check_records(records, folder, name), source=name)
 
 
 def list_datasets() -> list[str]:

@@ -146,7 +146,9 @@ def _patients(root: AnyPath, paths: list[str], options: ImageFolderOptions) -> t
         raise UserError(
             f"{origin} gives no patient for any of the {len(paths)} images; the first image is {paths[0]!r}"
         )
-    return patient, [f"{missing} of {len(paths)} images have no patient in {origin}"] if missing else []
+    return patient, [
+        f"the patient of {missing} of {len(paths)} images is unknown: {origin} does not name it"
+    ] if missing else []
 
 
 def _read_patients(path: AnyPath) -> dict[str, str]:

@@ -23,6 +23,10 @@ Truth = Tensor | npt.NDArray[Any]
 AUTO = {"multilabel": "bce", "binary": "bce", "multiclass": "cross_entropy"}
 
 
+RENAMED_METHODS = {"of_known": "cell_loss"}
+"""Methods of 0.1.0 that a user's loss may override -> their names now."""
+
+
 class Loss(ABC):
     """A loss for one training; made by `build`, or by a registered name with (weight_L, label_smoothing, options)."""
 
@@ -31,6 +35,13 @@ class Loss(ABC):
     whole_batch: ClassVar[bool] = False
     """Whether it compares images with each other: then `total` gathers the logits of all ranks, micro-batches are not possible,
     and targets must be 0 or 1, not between."""
+
+    def __init_subclass__(cls) -> None:
+        """Raises `UserError` for a loss that overrides a method under its name of 0.1.0: it would be ignored."""
+        super().__init_subclass__()
+        for old, new in RENAMED_METHODS.items():
+            if old in cls.__dict__:
+                raise UserError(f"the loss {cls.__name__} defines {old}(), which is now {new}(); rename the method")
 
     def __init__(self, *, weight_L: npt.ArrayLike | Tensor | None, label_smoothing: float, options: Options) -> None:
         weight = None if weight_L is None else torch.as_tensor(np.asarray(weight_L), dtype=torch.float32)

@@ -109,8 +109,6 @@ def ingest(
     table = _narrow(records.table, settings.where)
     step = rows_per_shard(len(table), settings.image_format, settings.shard_mib)
     contents = _contents(records, table, settings, step)
-    digest = store_format.digest_of(contents)
-
     if (out / store_format.MANIFEST).exists():
         return _complete(out, contents, started)
     job = ShardJob(str(root), str(out), -(-len(table) // step), settings.image_format)
@@ -119,7 +117,7 @@ def ingest(
     with Lease(out / INGEST_FOLDER, busy=f"{out} is being written by another ingest", alternative="give a new folder"):
         if (out / store_format.MANIFEST).exists():  # another process has finished it just now
             return _complete(out, contents, started)
-        _record_contents(out, table, contents)
+        contents = _record_contents(out, table, contents)
         todo = [each for each in ranges if not _is_done(out, each.number, job.shards)]
         resumed = len(table) - sum(each.stop - each.start for each in todo)
         done, refused = resumed, 0
@@ -129,7 +127,7 @@ def ingest(
             done, refused = done + finished["rows"], refused + finished["refused"]
             if progress is not None:
                 progress(done, len(table), refused)
-        manifest = _finish(out, records, table, job, settings, digest)
+        manifest = _finish(out, records, table, job, settings, contents)
     remove_tree(out / INGEST_FOLDER)
     return IngestResult(out, manifest.rows, manifest.rejected, time.perf_counter() - started, resumed=resumed)
 
@@ -216,8 +214,9 @@ def _make_ingest_folder(out: AnyPath) -> None:
     make_folder(out / INGEST_FOLDER)
 
 
-def _record_contents(out: AnyPath, table: pd.DataFrame, contents: dict[str, Any]) -> None:
-    """Write settings.json and records.parquet, or compare with an earlier start's. Raises `UserError` if they differ."""
+def _record_contents(out: AnyPath, table: pd.DataFrame, contents: dict[str, Any]) -> dict[str, Any]:
+    """Write settings.json and records.parquet, or compare with an earlier start's; returns the contents of the first start. Raises
+    `UserError` if they differ."""
     folder, file = out / INGEST_FOLDER, out / INGEST_FOLDER / SETTINGS
     if file.exists():
         try:
@@ -236,6 +235,7 @@ def _record_contents(out: AnyPath, table: pd.DataFrame, contents: dict[str, Any]
         write_atomic(file, json.dumps(contents, indent=1, ensure_ascii=False))
     for stale in folder.glob(".*.tmp"):  # left by a killed ingest
         stale.unlink(missing_ok=True)
+    return contents
 
 
 def _is_done(out: AnyPath, number: int, count: int) -> bool:
@@ -252,7 +252,12 @@ def _is_done(out: AnyPath, number: int, count: int) -> bool:
 
 
 def _finish(
-    out: AnyPath, records: Records, table: pd.DataFrame, job: ShardJob, settings: IngestSettings, digest: str
+    out: AnyPath,
+    records: Records,
+    table: pd.DataFrame,
+    job: ShardJob,
+    settings: IngestSettings,
+    contents: dict[str, Any],
 ) -> Manifest:
     """Write the tables and the manifest of a store whose shards are all finished."""
     stored, refused, files = [], [], {}
@@ -271,11 +276,16 @@ def _finish(
     return store_writer.finish(
         out,
         store_writer.Tables(index, rejected, boxes),
-        records.info,
+        records.info.model_copy(
+            update={
+                "notes": tuple(contents["notes"]),
+                "filters": tuple(map(Filter.model_validate, contents["filters"])),
+            }
+        ),
         source=settings.source,
         image_format=settings.image_format,
         files=files,
-        settings=digest,
+        settings=store_format.digest_of(contents),
     )
 
 

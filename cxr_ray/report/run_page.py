@@ -57,7 +57,7 @@ POLICIES = {
     "smooth_zeros": "sampled from 0 to 0.3",
 }
 
-FEW = 10  # with fewer positives a label's figures are called unreliable
+FEW = 10  # with fewer positives a label's metrics are called unreliable
 
 
 def write(
@@ -189,7 +189,7 @@ def standing(part: str, evaluation: dict[str, Any], info: dict[str, Any], select
         return f"Evaluated on the train part, {on}: the images that the model was fitted to. This says nothing about other images."
     if select == "last":
         return f"Evaluated on val, {on}. The last epoch was selected, so val selected nothing in this run."
-    return f"Evaluated on val, {on}. Val selected the epoch, so these figures are optimistic; they are not a test."
+    return f"Evaluated on val, {on}. Val selected the epoch, so these metrics are optimistic; they are not a test."
 
 
 AVERAGED = {
@@ -249,7 +249,7 @@ def _cautions(evaluation: dict[str, Any], info: dict[str, Any], part: str) -> li
     ]
     if few:
         listed = ", ".join(f"{label} ({n or 'none'})" for label, n in few)
-        out.append(f"Fewer than {FEW} positives in {part}: {listed}. Their figures are unreliable.")
+        out.append(f"Fewer than {FEW} positives in {part}: {listed}. Their metrics are unreliable.")
     by = evaluation["interval"]
     if by["asked"] == "patient" and by["by"] == "image":
         out.append(

@@ -117,7 +117,8 @@ def folds_text(folds: Mapping[str, Any], tune: cfg.Tune, labels: Sequence[str]) 
 
 def difference_text(one: Mapping[str, Any]) -> str:
     """The best trial's difference to another trial in one metric, and whether chance explains it."""
-    what = f"{one['what']} ({one['trial']})" if one.get("trial") else one["what"]
+    other = ranking.compared_to(one["what"])
+    what = f"{other} ({one['trial']})" if one.get("trial") else other
     metric = metric_text(join_name(one["part"], one["metric"], one.get("label", metrics.MEAN)))
     line = f"Against {what}: {render.signed(one['value'])} {metric} on {one['part']}"
     folds = ""

@@ -240,8 +240,9 @@ def folder_of(path: str | Path, kind: str) -> Path:
     folder, file = Path(path).resolve(), f"{kind}.json"
     if not (folder / file).is_file():
         nearby = [p.parent.name for p in folder.parent.glob(f"*/{file}")] if folder.parent.is_dir() else []
-        listed = f" {kind.capitalize()}s there: {', '.join(sorted(nearby)[:10])}" if nearby else ""
-        raise UserError(f"{folder} is not a {kind} folder (it has no {file}){closest(folder.name, nearby)}{listed}")
+        hint = closest(folder.name, nearby) or "."
+        listed = f" {kind.capitalize()}s in {folder.parent}: {', '.join(sorted(nearby)[:10])}" if nearby else ""
+        raise UserError(f"{folder} is not a {kind} folder (it has no {file}){hint}{listed}")
     return folder
 
 

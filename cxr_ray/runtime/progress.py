@@ -54,7 +54,7 @@ class Progress:
             self._start = now
         elapsed = now - self._start
         rate = (done - self._first) / elapsed if elapsed > 0 else 0.0
-        rejected = f", {refused:,} refused" if refused else ""
+        rejected = f", {refused:,} rejected" if refused else ""
         if self._bar is not None:
             self._bar.update(
                 self._task, completed=done, total=total, rate=f"{rate:,.0f} images/s{rejected}" if rate else rejected

@@ -127,3 +127,8 @@ def headline_metrics(objectives: Sequence[str], labels: Sequence[str]) -> list[t
     parsed = [split_name(name) for name in objectives]
     wanted = [(metric, mean if label == metrics.MEAN else label) for _, metric, label in parsed]
     return list(dict.fromkeys([*wanted, *((metric, mean) for metric in metrics.MAIN_METRICS)]))
+
+
+def compared_to(what: str) -> str:
+    """What the best trial is compared to, from sweep.json's `against[].what`; sweeps of 0.1.0 have older words there."""
+    return {"the second": "the second-best trial", "the config as written": "the base configuration"}.get(what, what)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from cxr_ray.data import counter_rng
 from cxr_ray.data.counter_rng import COLUMNS, GOLDEN_GAMMA, splitmix64, uniforms
 
 
@@ -35,6 +36,15 @@ def test_splitmix64_gives_its_published_numbers() -> None:
         assert splitmix64(states).tolist() == [
             6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821,
         ]  # fmt: skip
+
+
+def test_every_purpose_has_a_column_of_its_own() -> None:
+    names = [
+        name
+        for name, value in vars(counter_rng).items()
+        if name.isupper() and isinstance(value, int) and name != "COLUMNS"
+    ]
+    assert sorted(getattr(counter_rng, name) for name in names) == list(range(COLUMNS))
 
 
 def test_a_number_does_not_depend_on_the_other_positions_and_columns() -> None:

@@ -99,6 +99,11 @@ def test_groups_with_the_same_image_are_joined(given_: tuple[pd.DataFrame, np.nd
         assert (joined[a] == joined[b]) == (slow[a] == slow[b])
 
 
+def test_groups_stay_as_they_are_without_image_statistics() -> None:
+    table = pd.DataFrame({"row": [3, 6, 9, 12]})
+    assert leakage.join_groups(np.array([5, 2, 5, 0]), table).tolist() == [5, 2, 5, 0]
+
+
 @given(
     seed=st.integers(0, 2**32 - 1),
     one=st.integers(0, 60),
@@ -255,6 +260,46 @@ def test_a_description_names_three_pairs_and_counts_the_others(count: int) -> No
         assert leakage.describe_pairs(pairs, names=pd.Series({0: "a.png", 5000: "b.png"})) == (
             "row 0 (a.png) of test and row 5000 (b.png) of train"
         )
+
+
+def test_faint_images_count_as_images() -> None:
+    """Any variance above 0 will do: of one pixel that differs by one gray value, for example."""
+    table, rows = two_rows(variance=0.001)
+    assert len(leakage.near_duplicates(table, rows, distance=4)) == 1
+    table["pixels_sha256"] = "x"
+    assert leakage.shared_keys(table, by_patient=False)["image"].tolist() == [0, 0]
+    faint = np.zeros((1, 32, 32), np.uint8)
+    faint[0, 3, 4] = 1
+    np.testing.assert_allclose(
+        leakage.correlation(np.array([0]), np.array([0]), lambda rows: faint[rows]), 1, atol=1e-6
+    )
+
+
+def test_without_pairs_the_columns_are_there() -> None:
+    table, rows = two_rows()
+    for given_ in (table.drop(columns="phash"), table[:1], table.assign(phash=np.array([0, 2**64 - 1], np.uint64))):
+        found = leakage.near_duplicates(
+            given_, rows, distance=4, images=lambda rows: np.zeros((len(rows), 32, 32), np.uint8)
+        )
+        assert found.empty and list(found.columns) == ["row", "part", "other", "other_part", "distance"]
+
+
+def test_each_image_is_read_once_in_any_number_of_pairs() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (600, 32, 32), dtype=np.uint8)  # more than two reads of 256 images
+    one, two = rng.integers(0, 600, (2, 9000))  # more than two steps of 4096 pairs
+    read: list[int] = []
+
+    def of(rows: np.ndarray) -> np.ndarray:
+        read.extend(rows.tolist())
+        return images[rows]
+
+    got = leakage.correlation(one, two, of)
+    assert sorted(read) == list(range(600))
+    flat = images.reshape(600, -1).astype(float)
+    flat -= flat.mean(axis=1, keepdims=True)
+    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
+    np.testing.assert_allclose(got, (flat[one] * flat[two]).sum(axis=1), atol=1e-5)
 
 
 def test_correlation_matches_pearson_s() -> None:

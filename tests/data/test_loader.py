@@ -51,6 +51,53 @@ def test_the_slices_of_the_ranks_make_up_every_batch_in_order(count, batch_size,
     assert sum(len(p.rows) for part in ranks for p in part) == count  # the last, short batch is used
 
 
+def test_an_epoch_can_start_at_a_later_batch_and_its_images_go_to_other_memory():
+    store = fake_store(11, size=(4, 4))
+    rows, truth = store.index["row"].to_numpy(), store.index[list(store.labels)].to_numpy(np.float32)
+    samples = loader.EpochSamples(rows, truth, np.arange(11)[::-1].copy())
+    every = list(loader.train_batches(store, samples, batch_size=4, rank=0, world=1))
+    late = list(
+        loader.train_batches(
+            store, samples, batch_size=4, rank=0, world=1, first=2, to_memory=lambda images: 255 - images
+        )
+    )
+    assert [batch.step for batch in every] == [0, 1, 2] and [batch.step for batch in late] == [2]
+    assert late[0].rows.tolist() == every[2].rows.tolist() and late[0].positions.tolist() == [8, 9, 10]
+    np.testing.assert_array_equal(late[0].images, 255 - every[2].images)
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(0, []), (3, [3]), (8, [4, 4]), (9, [4, 4, 1])])
+def test_evaluation_reads_the_rows_in_order_in_batches_of_the_given_size(count, sizes):
+    store = fake_store(12, size=(4, 4))
+    rows = store.index["row"].to_numpy()[::-1][:count].copy()
+    batches = list(loader.eval_batches(store, rows, batch_size=4, to_memory=lambda images: 255 - images))
+    assert [len(images) for _, images in batches] == sizes
+    assert [(here.start, here.stop) for here, _ in batches] == [
+        (4 * step, 4 * step + size) for step, size in enumerate(sizes)
+    ]
+    for here, images in batches:
+        np.testing.assert_array_equal(images, 255 - store.images(rows[here]))
+
+
+def test_at_most_three_batches_are_read_before_the_first_is_used():
+    """Two wait in the queue, and the thread has the third."""
+    made: list[int] = []
+    enough = threading.Event()
+
+    def make(start):
+        made.append(start)
+        if len(made) == 4:
+            enough.set()
+        return start
+
+    stream = loader.prefetch(make, range(100))
+    assert next(stream) == 0  # the first is used: now three more
+    assert enough.wait(10)
+    assert not threading.Event().wait(0.3) and made == [0, 1, 2, 3]
+    stream.close()
+    assert len(made) <= 5  # and none of the others afterwards
+
+
 def test_a_rank_slice_is_that_of_array_split_and_may_be_empty():
     assert [loader.rank_slice(1, r, 2) for r in (0, 1)] == [slice(0, 1), slice(1, 1)]
     for count in range(9):

@@ -51,6 +51,9 @@ def test_images_without_a_patient_are_split_one_by_one_with_a_warning():
     store.index["patient"] = None
     plan = plans.build(store, data(), seed=0)
     assert any("50 of 50 images have no patient" in w for w in plan.warnings)
+    store = fake_store(50)
+    store.index.loc[store.index.index[:7], "patient"] = None
+    assert any("7 of 50 images have no patient" in w for w in plans.build(store, data(), seed=0).warnings)
     assert sum(len(r) for r in plan.rows.values()) == 50
 
 
@@ -113,6 +116,12 @@ def test_filters_are_counted_in_order_and_may_be_turned_off():
 def test_bad_filters(query, message):
     with pytest.raises(UserError, match=message):
         plans.dropping_filter(fake_store(10).index, [Filter(name="x", query=query)])
+
+
+def test_a_filter_drops_rows_whose_value_is_missing():
+    table = fake_store(4).index.assign(age=pd.array([30, None, 10, 50], dtype="Int64"), weight=[1.0, 1.0, np.nan, 1.0])
+    assert plans.dropping_filter(table, [Filter(name="age", query="age > 20")]).tolist() == ["", "age", "age", ""]
+    assert plans.dropping_filter(table, [Filter(name="w", query="weight > 0")]).tolist() == ["", "", "w", ""]
 
 
 def test_the_error_for_no_rows_counts_what_each_filter_dropped():
@@ -228,6 +237,26 @@ def test_multiclass_needs_one_class_per_row():
         plans.build(fake_store(60), data(task="multiclass"), seed=0)
 
 
+@pytest.mark.parametrize("labels", [("Normal", "Pneumonia"), ("Normal", "Viral", "Bacterial")])
+def test_multiclass_takes_two_labels_or_more(labels):
+    store = fake_store(80, labels, task="multiclass")
+    assert plans.build(store, data(), seed=0).task == "multiclass"
+    assert plans.build(store, data(task="multiclass"), seed=0).labels == labels
+    with pytest.raises(UserError, match="multiclass takes two labels or more"):
+        plans.build(store, data(task="multiclass", labels=["Normal"]), seed=0)
+
+
+def test_a_selection_of_classes_is_a_multilabel_task():
+    store = fake_store(80, task="multiclass")
+    assert plans.build(store, data(labels=["Edema", "Mass"]), seed=0).task == "multilabel"
+
+
+def test_binary_takes_one_label():
+    assert plans.build(fake_store(80), data(task="binary", labels=["Mass"]), seed=0).task == "binary"
+    with pytest.raises(UserError, match=r"binary takes one label, and 2 are selected \(Edema, Mass\)"):
+        plans.build(fake_store(80), data(task="binary", labels=["Edema", "Mass"]), seed=0)
+
+
 def test_balance_warnings_name_labels_unused_labels_and_features_in_either_direction():
     store = fake_store(1000, images_a_patient=1)
     part = np.array(["train"] * 500 + ["val"] * 500, dtype=object)
@@ -243,6 +272,16 @@ def test_balance_warnings_name_labels_unused_labels_and_features_in_either_direc
         "view AP: 60.0% of train, 40.0% of val (-20.0 points)",
         "view PA: 40.0% of train, 60.0% of val (+20.0 points)",
     ]
+
+
+@pytest.mark.parametrize(("limit", "lines"), [(0.25, 0), (0.2499, 1)])
+def test_a_difference_equal_to_the_limit_is_no_warning(limit, lines):
+    store = fake_store(16, images_a_patient=1)
+    store.declare(features=())
+    table = store.index.assign(Mass=0.0, Effusion=0.0, Edema=[1.0] * 4 + [0.0] * 4 + [1.0] * 2 + [0.0] * 6)
+    part = np.array(["train"] * 8 + ["val"] * 8, dtype=object)
+    assert len(plans.balance_warnings(table, part, store.info, list(store.labels), limit=limit)) == lines
+    assert plans.balance_warnings(table, np.array(["train"] * 16, dtype=object), store.info, ["Edema"], limit=0.1) == []
 
 
 @pytest.mark.parametrize(("categories", "checked"), [(20, True), (21, False)])
@@ -296,6 +335,17 @@ def test_vectors_of_many_labels_do_not_collide(labels):
     truth = np.array([[0.0] * labels, digits, [0.0] * labels, [1.0] * labels, [np.nan] * labels], dtype=np.float32)
     found = plans.label_vectors(truth)
     assert found[0] == found[2] and len(set(found.tolist())) == 4
+    single = np.concatenate([np.eye(labels), np.where(np.eye(labels) > 0, np.nan, 0), np.zeros((1, labels))])
+    assert len(set(plans.label_vectors(single.astype(np.float32)).tolist())) == 2 * labels + 1
+
+
+def test_positives_have_weight_1_and_rows_are_used_once_by_default():
+    store = fake_store(100)
+    plan = plans.build(store, data(), seed=0)
+    restored = plans.restore(store, data(), plan.table(), labels=plan.labels, task=plan.task, seed=0)
+    for each in (plan, restored):
+        assert each.pos_weight.tolist() == [1, 1, 1] and set(each.repeats.tolist()) == {1}
+    assert plan.table().index.tolist() == list(range(100)) and "oversampling" not in plan.summary()
 
 
 def test_weights_come_from_rows_before_oversampling():
@@ -346,6 +396,19 @@ def test_a_patient_in_two_official_lists_is_refused_with_the_fix() -> None:
     # val is split from the rest, and the list still leaks
     with pytest.raises(UserError, match="1 patient is in two parts"):
         plans.build(store, data(split={"test": "official"}), seed=0)
+
+
+def test_a_split_by_image_keeps_a_patient_of_two_official_lists_with_a_warning() -> None:
+    store = official()
+    at = store.index.index[store.index["split"] == "test"][0]
+    store.index.loc[at, "split"] = "train"  # the patient's other image stays in test
+    for leaks in ("refuse", "drop"):
+        split = {"test": "official", "val": "official", "by": "image", "leaks": leaks}
+        plan = plans.build(store, data(split=split), seed=0)
+        assert sum(len(rows) for rows in plan.rows.values()) == len(store.index)
+        assert [w for w in plan.warnings if "in two parts" in w] == [
+            "1 patients are in two parts, as data.split.by: image allows"
+        ]
 
 
 def test_a_copy_is_refused_in_official_lists_and_stays_with_its_original_in_our_split() -> None:

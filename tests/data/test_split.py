@@ -50,6 +50,48 @@ def test_a_stratified_split_keeps_groups_together_meets_shares_and_spreads_rare_
     assert reached >= min(positive_groups, len(shares)), (positive_groups, reached)
 
 
+def slow_stratify(
+    group: np.ndarray, positive: np.ndarray, shares: tuple[float, ...], rng: np.random.Generator
+) -> list[int]:
+    """`stratify` by its docstring, one group after the other. A size is (rows, positives of each label)."""
+    names = sorted(set(group.tolist()))
+    sizes = [((group == name).sum(), *positive[group == name].sum(axis=0)) for name in names]
+    part: dict[int, int] = {}
+    shuffled = rng.permutation(len(names)).tolist()
+    for size in set(sizes):  # equal groups: each part gets its share, rounded down
+        equal = [g for g in shuffled if sizes[g] == size]
+        for p, share in enumerate(shares):
+            for _ in range(int(sizes.count(size) * share + 1e-9)):
+                part[equal.pop(0)] = p
+    remaining = rng.permutation([g for g in range(len(names)) if g not in part]).astype(int).tolist()
+    total = [max(1, sum(size[k] for size in sizes)) for k in range(len(sizes[0]))]
+    usable = [p for p, share in enumerate(shares) if share > 0]
+    count = {p: [sum(sizes[g][k] for g in part if part[g] == p) for k in range(len(total))] for p in usable}
+    fill = {p: [n / (shares[p] * whole) for n, whole in zip(count[p], total, strict=True)] for p in usable}
+    by_rarity = sorted(range(1, len(total)), key=lambda k: sum(size[k] > 0 for size in sizes))
+    for k in [*by_rarity, 0]:
+        todo = sorted([g for g in remaining if g not in part and sizes[g][k] > 0], key=lambda g: -sizes[g][k])
+        without = [p for p in usable if k and not count[p][k]]
+        for done, g in enumerate(todo):
+            weight = {one: n / total[one] for one, n in enumerate(sizes[g]) if n}
+            must = without and len(todo) - done <= len(without)
+            score = {p: sum(w * (fill[p][one] + w / shares[p]) for one, w in weight.items()) for p in usable}
+            best = part[g] = min(without if must else usable, key=lambda p: score[p])
+            without = [p for p in without if p != best]
+            for one, w in weight.items():
+                fill[best][one] += w / shares[best]
+                count[best][one] += sizes[g][one]
+    return [part[names.index(name)] for name in group.tolist()]
+
+
+@settings(max_examples=40, deadline=None)
+@given(cohorts(), st.sampled_from([(0.8, 0.2), (0.2,) * 5, (0.7, 0.1, 0.2), (1.0, 0.0), (0.0, 1.0)]))
+def test_a_stratified_split_equals_its_slow_definition(cohort, shares):
+    group, positive, seed = cohort
+    found = split.stratify(group * 3 + 5, positive, shares, rng=np.random.default_rng(seed))
+    assert found.tolist() == slow_stratify(group, positive, shares, np.random.default_rng(seed))
+
+
 def test_a_stratified_split_is_closer_than_a_random_one():
     """30 splits of 300 patients into 80% and 20%: every label's positives in the smaller part are its share, rounded up or down.
     The mean error of a random split is that of the hypergeometric distribution."""
@@ -126,7 +168,25 @@ def test_official_val_without_test():
     )
 
 
+def test_no_official_list_that_is_used_is_reported_as_unused():
+    store = fake_store(100)
+    store.index["split"] = ["val" if i >= 80 else "test" if i >= 60 else "train" for i in range(100)]
+    for hyperparameters, unused in (
+        ({"val": "official", "test": "official"}, []),
+        ({"test": "official"}, ["val; data.split.val: official would use it"]),
+        ({}, ["val and test; data.split.val: official and data.split.test: official would use it"]),
+    ):
+        warnings = plans.build(store, data(split=hyperparameters), seed=0).warnings
+        assert [w.partition("not used for ")[2] for w in warnings if "official split" in w] == unused
+
+
 def test_a_part_without_rows_is_an_error():
+    store = fake_store(10)
+    store.index["split"] = "test"
+    with pytest.raises(UserError, match="val has no rows"):
+        plans.build(store, data(split={"test": "official", "val": 0.1}), seed=0)
+    with pytest.raises(UserError, match="train has no rows"):
+        plans.build(store, data(split={"test": "official", "val": 0}), seed=0)
     with pytest.raises(UserError, match="val has no rows: 4 rows in 2 groups"):
         plans.build(fake_store(4), data(), seed=0)
 

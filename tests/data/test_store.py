@@ -49,6 +49,21 @@ def test_images_match_a_naive_read(path: Path, picks: np.ndarray) -> None:
     np.testing.assert_array_equal(out, got)
 
 
+def test_a_store_of_16_bits_is_read_on_the_scale_of_8_bits(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 65536, (6, 5, 7), dtype=np.uint16)
+    info = DatasetInfo(labels=("A",), task="binary")
+    store = store_writer.write(tmp_path / "s", images, pd.DataFrame({"A": np.arange(6) % 2}), info, shard_rows=4)
+    assert (store.depth, store.size, store.manifest.format_version) == (16, (5, 7), 2)
+    got = stores.open(store.path, verify="full").images([5, 0, 5])
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, images[[5, 0, 5]] / 257, rtol=1e-6)
+    assert store.images([1], out := np.empty((1, 5, 7), np.float32)) is out
+    with pytest.raises(ValueError, match="needed is float32"):
+        store.images([1], np.empty((1, 5, 7), np.uint8))
+    pictures = store.pictures([2, 3])
+    assert pictures.dtype == np.uint8 and pictures.tolist() == np.rint(images[2:4] / 257).tolist()
+
+
 def test_images_are_writable_copies(path: Path) -> None:
     store = stores.open(path)
     got = store.images([ROWS[0]])

@@ -171,6 +171,17 @@ def test_a_full_disk_is_a_one_line_error_and_leaves_no_file(url: str, tmp_path: 
         stores.open(url, cache=str(tmp_path / "file"))
 
 
+def test_an_error_for_no_space_names_both_sizes_in_mib(url: str, tmp_path: Path, monkeypatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 5 * 2**20))
+    files = {name: store_format.FileEntry(bytes=size, sha256="") for name, size in (("a", 2**30), ("b", 2**31))}
+    with pytest.raises(UserError, match=r"it needs 3,072 MiB, .* has 5 MiB free"):
+        store_cache.copy_store(to_path(url), tmp_path / "copy", files, ("manifest.json", b""))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 3 * 2**30))  # just enough
+    with pytest.raises(UserError, match="is missing"):
+        store_cache.copy_store(to_path(url), tmp_path / "copy", files, ("manifest.json", b""))
+
+
 def test_urls_that_are_not_a_store_are_refused_with_the_cause(s3, url: str, local: Path) -> None:
     with pytest.raises(UserError, match=r"no store at s3://bucket/copies/nowhere.*: there is no such folder"):
         stores.open(s3.url("copies/nowhere"))

@@ -95,6 +95,36 @@ def test_a_manifest_with_other_whitespace_is_refused(copy: Path) -> None:
     assert only_problem(copy) == store_format.MANIFEST_CHANGED
 
 
+def test_a_manifest_of_the_first_format_needs_no_later_field(tmp_path: Path) -> None:
+    body = {
+        "format_version": 1,
+        "source": "nih",
+        "labels": ["Edema"],
+        "task": "binary",
+        "size": [8, 9],
+        "rows": 3,
+        "files": {},
+    }
+    manifest = store_format.parse_manifest(json.dumps(body).encode(), tmp_path)
+    assert (manifest.aspect, manifest.depth, manifest.rejected) == ("squash", 8, 0)
+    assert (manifest.settings, manifest.digest, manifest.size, manifest.rows) == ("", "", (8, 9), 3)
+    for missing in ("format_version", "source", "labels", "task", "size", "rows", "files"):
+        short = {name: value for name, value in body.items() if name != missing}
+        with pytest.raises(UserError, match=r"manifest\.json is damaged: it is not a manifest"):
+            store_format.parse_manifest(json.dumps(short).encode(), tmp_path)
+
+
+def test_images_are_224_pixels_wide_and_high_with_8_bits_if_nothing_else_is_given() -> None:
+    assert ImageFormat() == ImageFormat(size=(224, 224), aspect="squash", depth=8)
+
+
+def test_a_store_with_a_changed_manifest_is_refused_by_the_check_of_sizes(copy: Path) -> None:
+    manifest = copy / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"rows": 100', b'"rows": 101'))
+    with pytest.raises(UserError, match=r"is damaged: manifest\.json: bytes changed.*ingest again"):
+        store_format.check(copy)
+
+
 @pytest.mark.parametrize(("depth", "version"), [(8, 1), (16, 2)])
 def test_the_format_version_is_the_oldest_that_has_the_depth(depth: int, version: int) -> None:
     assert ImageFormat(depth=depth).version == version <= store_format.FORMAT_VERSION

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cxr_ray.data import store as stores
-from cxr_ray.data import store_writer
+from cxr_ray.data import store_format, store_writer
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.errors import UserError
 from tests.data.small_store import ROWS, H, N, W, make, pixels
@@ -83,6 +83,78 @@ def test_a_non_empty_folder_and_reserved_names_are_refused(path: Path, tmp_path:
     with pytest.raises(UserError, match="column name 'mean'"):
         table = pd.DataFrame({"mean": np.zeros(N)})
         store_writer.write(tmp_path / "s", pixels(), table, DatasetInfo(labels=("mean",), task="binary"))
+
+
+def test_missing_parent_folders_are_made_and_an_empty_folder_is_used(tmp_path: Path) -> None:
+    assert len(make(tmp_path / "a" / "b")) == N
+    (tmp_path / "empty").mkdir()
+    assert len(make(tmp_path / "empty")) == N
+
+
+def test_columns_that_are_not_given_are_filled_in(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 6, 8), dtype=np.uint8)
+    info = DatasetInfo(labels=("A",), task="binary")
+    store = store_writer.write(tmp_path / "s", images, pd.DataFrame({"A": [0, 1, 0, 1, 0]}), info, shard_rows=2)
+    index = store.index
+    assert index["row"].tolist() == index["source_row"].tolist() == [0, 1, 2, 3, 4]
+    assert index["shard"].tolist() == [0, 0, 1, 1, 2] and index["offset"].tolist() == [0, 1, 0, 1, 0]
+    assert index["image"].tolist() == [f"{i}.png" for i in range(5)]
+    assert index["patient"].tolist() == ["0", "1", "2", "3", "4"]  # a patient per image
+    assert set(index["height"]) == {6} and set(index["width"]) == {8}
+    assert set(index["scale_y"]) == set(index["scale_x"]) == {1.0} and set(index["top"]) == set(index["left"]) == {0.0}
+    assert (
+        index[["study", "view", "sex", "age", "source", "split", "mask", "window_low", "window_high", "file_sha256"]]
+        .isna()
+        .all(axis=None)
+    )
+    assert index["A"].dtype == np.float32 and store.depth == 8 and store.manifest.format_version == 1
+
+
+def test_rejected_images_and_no_images_at_all_can_be_written(tmp_path: Path) -> None:
+    rejected = pd.DataFrame({"reason": ["truncated"], "row": [7], "image": ["x.png"]})
+    info = DatasetInfo(labels=("A",), task="binary")
+    store = store_writer.write(
+        tmp_path / "s", np.zeros((0, 6, 8), np.uint8), pd.DataFrame({"A": []}), info, rejected=rejected
+    )
+    for row in (0, 1):
+        with pytest.raises(UserError, match=f"has no row {row}; "):
+            store.images([row])
+    assert len(store) == 0 and store.manifest.rejected == 1 and store.images([]).shape == (0, 6, 8)
+    assert store.rejected().to_dict("list") == {"row": [7], "image": ["x.png"], "reason": ["truncated"]}
+    assert [p.name for p in store.path.glob("*.arrow")] == ["images-00000-of-00001.arrow"]
+
+
+def test_temporary_files_go_to_the_ingest_folder_if_there_is_one(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders: list[Path | None] = []
+    real = store_writer.write_atomic
+
+    def spy(path: Path, content: object, *, temporary_folder: Path | None = None) -> object:
+        folders.append(temporary_folder)
+        return real(path, content, temporary_folder=temporary_folder)
+
+    monkeypatch.setattr(store_writer, "write_atomic", spy)
+    store = stores.open(copy)
+    tables = store_writer.Tables(store.index[::-1], boxes=store.boxes())
+    shards = {name: entry for name, entry in store.manifest.files.items() if name.endswith(".arrow")}
+    for expected in (None, copy / ".ingest"):
+        if expected is not None:
+            expected.mkdir()
+        manifest = store_writer.finish(
+            copy, tables, store.info, source="arrays", image_format=store_format.ImageFormat((H, W)), files=shards
+        )
+        assert set(folders) == {expected} and len(folders) == 4  # three tables and the manifest
+        assert manifest == store.manifest and manifest.settings == ""
+        folders.clear()
+
+
+def test_files_have_1024_images_and_8192_rows_per_group_by_default(tmp_path: Path) -> None:
+    images = np.zeros((1025, 1, 1), np.uint8)
+    info = DatasetInfo(labels=("A",), task="binary")
+    store = store_writer.write(tmp_path / "s", images, pd.DataFrame({"A": np.zeros(1025)}), info)
+    assert np.bincount(store.index["shard"]).tolist() == [1024, 1] and store.manifest.source == "arrays"
+    store_writer.write_parquet(tmp_path / "t.parquet", pd.DataFrame({"a": np.arange(8193)}))
+    metadata = pq.ParquetFile(tmp_path / "t.parquet").metadata
+    assert [metadata.row_group(k).num_rows for k in range(metadata.num_row_groups)] == [8192, 1]
 
 
 def test_parquet_keeps_strings_missing_values_and_types(tmp_path: Path) -> None:

@@ -78,6 +78,14 @@ def test_official_parts(index: pd.DataFrame) -> None:
     assert summary.official_parts(index.assign(split=None), LABELS, []).empty
 
 
+def test_of_a_feature_the_first_eight_values_are_compared_and_labels_only_once(index: pd.DataFrame) -> None:
+    table = index.assign(site=np.array(list("abcdefghi"))[np.arange(len(index)) % 9])
+    found = summary.official_parts(table, LABELS, ["site", "Mass"]).set_index("quantity")
+    assert list(found.index) == [
+        "rows", "patients", *(f"{label} %" for label in LABELS), *(f"site = {letter} %" for letter in "abcdefgh"),
+    ]  # fmt: skip
+
+
 def test_pixel_statistics_match_those_of_all_pixels_at_once() -> None:
     images = np.random.default_rng(2).integers(0, 256, (7, 5, 6))
     means, variances = images.mean((1, 2)), images.var((1, 2))

@@ -14,7 +14,7 @@ from cxr_ray.data import plan
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.datasets import COLUMNS, Records, check_records, records_table
 from cxr_ray.errors import UserError
-from cxr_ray.registry import SOURCES
+from cxr_ray.registry import SOURCES, Options
 from tests.fakes.layouts import LAYOUTS, OPTIONS
 
 
@@ -160,3 +160,16 @@ def test_records_know_their_source(tmp_path: Path) -> None:
     assert "image_folder" in datasets.list_datasets() == [entry.name for entry in SOURCES]
     with pytest.raises(UserError, match=r"unknown option 'patient_regx'.*did you mean 'patient_regex'"):
         datasets.read_dataset("image_folder", root, patient_regx="x")
+
+
+def test_a_source_that_builds_its_records_as_in_an_earlier_version_gets_one_line(tmp_path: Path) -> None:
+    @SOURCES.register("old_records")
+    def old_records(root: Path, options: Options) -> Records:
+        """Builds Records with the fields of 0.1.0."""
+        return Records(table=pd.DataFrame(), labels=("A",), task="multilabel")  # type: ignore[call-arg]
+
+    try:
+        with pytest.raises(UserError, match=r"the source old_records builds its Records as in 0\.1\.0 .*DatasetInfo\("):
+            datasets.load("old_records", tmp_path)
+    finally:
+        SOURCES.unregister("old_records")

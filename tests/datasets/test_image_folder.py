@@ -53,7 +53,9 @@ def test_patients_from_a_pattern(tmp_path: Path) -> None:
     known = dict(zip(records.table["image"], records.table["patient"], strict=True))
     assert known["Covid/p0_0.png"] == known["Covid/p0_1.png"] == "0" and known["Normal/p3_3.png"] == "3"
     assert pd.isna(known["Covid/scan.png"])
-    assert records.info.notes == (r"1 of 9 images have no patient in --patient-regex '^p(\\d+)_'",)
+    assert records.info.notes == (
+        r"the patient of 1 of 9 images is unknown: --patient-regex '^p(\\d+)_' does not name it",
+    )
 
 
 def test_wrong_patterns_are_refused(tmp_path: Path) -> None:
@@ -73,7 +75,7 @@ def test_patients_from_a_table(name: str, tmp_path: Path) -> None:
     table.to_parquet(tmp_path / name) if name.endswith("parquet") else table.to_csv(tmp_path / name, index=False)
     records = load(tmp_path) if name == "patients.csv" else load(tmp_path, patients=name)
     assert records.table["patient"].fillna("?").tolist() == ["NA", "NA", "007", "?"]
-    assert "1 of 4 images have no patient in" in records.info.notes[0]
+    assert "the patient of 1 of 4 images is unknown" in records.info.notes[0]
     if name == "who.csv":  # an absolute path works too
         assert load(tmp_path, patients=str(tmp_path / name)).table["patient"].notna().sum() == 3
 

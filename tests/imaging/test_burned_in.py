@@ -54,6 +54,95 @@ def test_other_bright_shapes_are_not_counted() -> None:
         assert burned_in.count_letters(image) == 0
 
 
+def count_of(
+    height: int, width: int, *, at: tuple[int, int] = (5, 5), size: tuple[int, int] = (224, 224), gray: int = 255
+) -> int:
+    """Letters counted in a black image with one bright rectangle whose upper left pixel is `at`."""
+    image = np.zeros(size, np.uint8)
+    image[at[0] : at[0] + height, at[1] : at[1] + width] = gray
+    return burned_in.count_letters(image)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "letters"),
+    [
+        (3, 8, 0), (4, 8, 1),  # at least 0.015 x 224 = 3.36 pixels high
+        (26, 8, 1), (27, 8, 0),  # at most 0.12 x 224 = 26.88
+        (20, 8, 1), (20, 9, 0),  # narrower than the square of the top-hat: 0.035 x 224 = 7.84, rounded to 8, made odd
+        (8, 32, 1), (8, 33, 0),  # at most 1.2 x 26.88 = 32.26 wide
+        (12, 1, 0), (12, 2, 1),  # at least 0.3 x 3.36 = 1.01
+    ],
+)  # fmt: skip
+def test_a_letter_has_the_size_that_the_shares_of_the_shorter_side_allow(height: int, width: int, letters: int) -> None:
+    assert count_of(height, width) == letters
+    assert count_of(height, width, size=(224, 448)) == letters
+
+
+def test_a_shape_must_be_80_gray_values_brighter_and_fill_a_fifth_of_its_box() -> None:
+    assert (count_of(10, 5, gray=80), count_of(10, 5, gray=81)) == (0, 1)
+    for width, letters in ((1, 0), (2, 1)):  # a diagonal line: 80 of the 460, or 160 of the 540 pixels of its box
+        image = np.zeros((224, 224), np.uint8)
+        for step in range(20):
+            image[5 + step, 5 + step : 5 + step + 4 * width] = 255
+        image[5:25, 40:44] = 255  # a vertical line, which is a letter
+        assert burned_in.count_letters(image) == 1 + letters, width
+
+
+@pytest.mark.parametrize("turn", range(4))
+def test_a_corner_is_a_quarter_of_the_height_and_35_percent_of_the_width(turn: int) -> None:
+    """56 x 78 of 224 x 224 pixels. The smallest letters touch the corner's edges from inside, or are just beyond them."""
+    flat, narrow = (4, 8), (12, 2)  # without a row or a column they are no letters
+    for (height, width), at, letters in (
+        (flat, (0, 20), 1), (flat, (52, 20), 1), (flat, (53, 20), 0), (flat, (56, 20), 0),
+        (narrow, (20, 0), 1), (narrow, (20, 76), 1), (narrow, (20, 77), 0), (narrow, (20, 78), 0),
+    ):  # fmt: skip
+        image = np.zeros((224, 224), np.uint8)
+        image[at[0] : at[0] + height, at[1] : at[1] + width] = 255
+        flipped = image[:: (1, -1)[turn // 2], :: (1, -1)[turn % 2]]
+        assert burned_in.count_letters(np.ascontiguousarray(flipped)) == letters, at
+
+
+def test_the_corner_with_most_letters_counts() -> None:
+    image = np.zeros((224, 224), np.uint8)
+    for at in ((5, 5), (5, 200), (5, 210), (25, 200), (200, 5), (200, 15)):
+        image[at[0] : at[0] + 10, at[1] : at[1] + 4] = 255
+    assert burned_in.count_letters(image) == 3
+
+
+@pytest.mark.parametrize("size", [(40, 40), (40, 300), (300, 40)])
+def test_in_a_small_image_a_stroke_is_narrower_than_three_pixels(size: tuple[int, int]) -> None:
+    assert count_of(3, 3, size=size) == 0
+    assert count_of(2, 3, size=size) == 1
+    assert (count_of(1, 3, size=size), count_of(1, 4, size=size)) == (0, 1)  # four pixels or more
+
+
+class Pictures:
+    """A store of `count` images in memory; those in `marked` have a letter. Row numbers are 7, 9, 11, ..."""
+
+    def __init__(self, count: int, marked: range) -> None:
+        self.index = pd.DataFrame({"row": 7 + 2 * np.arange(count)})
+        self.marked = marked
+
+    def pictures(self, rows: np.ndarray) -> np.ndarray:
+        images = np.zeros((len(rows), 40, 40), np.uint8)
+        for image, row in zip(images, np.asarray(rows).tolist(), strict=True):
+            image[5:7, 5:8] = 255 if (row - 7) // 2 in self.marked else 0
+        return images
+
+
+def test_each_sampled_image_is_checked_once() -> None:
+    found = burned_in.scan(Pictures(130, range(60, 70)))
+    assert found.rows.tolist() == [7 + 2 * at for at in range(60, 70)] and found.checked == 130
+    assert burned_in.scan(Pictures(10, range(10)), limit=4).rows.tolist() == [7, 13, 19, 25]  # images 0, 3, 6 and 9
+    assert burned_in.scan(Pictures(10, range(10)), limit=10).checked == 10
+    assert burned_in.scan(Pictures(501, range(0))).checked == 500
+
+
+def test_a_warning_names_the_first_three_rows() -> None:
+    message = burned_in.ScanResult(np.array([4, 9, 11, 15]), 1200).warning()
+    assert message is not None and "corner of 4 of 1,200 images checked, such as rows 4, 9, 11: they" in message
+
+
 def test_a_store_is_sampled_evenly_and_rows_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = np.stack([(soft_texture(seed=i) * 0.4).astype(np.uint8) for i in range(20)])
     marked = plain.copy()

@@ -12,6 +12,7 @@ from PIL import Image
 
 from cxr_ray.imaging.decode import SIGNATURES, decode, from_pillow
 from cxr_ray.imaging.pixels import Aspect, ImageError
+from tests.fakes.dicom import dicom
 from tests.fakes.images import encoded, png, smooth
 
 EMPTY = zlib.compress(b"")
@@ -111,6 +112,36 @@ def test_a_constant_deep_image_is_black_and_float_images_are_windowed() -> None:
     assert reason(encoded(values, "TIFF")) == "values not finite"
 
 
+def test_an_image_of_8_bits_is_only_scaled_at_a_depth_of_16() -> None:
+    plane = smooth(40, 50)
+    decoded = decode(encoded(plane), (40, 50), depth=16)
+    assert decoded.pixels.dtype == np.uint16 and decoded.window is None
+    np.testing.assert_array_equal(decoded.pixels, plane.astype(int) * 257)
+    for aspect in ("squash", "pad", "center_crop"):
+        deep = decode(encoded(plane), (16, 24), aspect=aspect, depth=16).pixels / 257
+        flat = decode(encoded(plane), (16, 24), aspect=aspect).pixels
+        assert np.abs(deep - flat).max() <= 1, aspect  # resized without rounding to 8 bits
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "kind"),
+    [
+        (0, 65535, np.uint16, "PNG"), (1000, 5000, np.uint16, "PNG"), (0, 65535, np.int32, "TIFF"),
+        (0, 65536, np.int32, "TIFF"), (0, 70_000, np.int32, "TIFF"), (-5, 3000, np.int32, "TIFF"), (-5, 70_000, np.int32, "TIFF"),
+        (-2.5, 3, np.float32, "TIFF"),
+    ],
+)  # fmt: skip
+def test_deep_images_keep_their_gray_levels_at_a_depth_of_16(low: float, high: float, dtype: type, kind: str) -> None:
+    raw = np.linspace(low, high, 48 * 48).astype(dtype).reshape(48, 48)
+    shade = (raw.astype(float) - low) / (high - low)
+    for depth, white in ((8, 255), (16, 65535)):
+        decoded = decode(encoded(raw, kind), (48, 48), depth=depth)
+        assert decoded.window == (low, high)
+        assert np.abs(decoded.pixels - shade * white).max() <= 0.51
+        constant = decode(encoded(np.full((8, 8), high, dtype), kind), (8, 8), depth=depth)
+        assert not constant.pixels.any() and constant.window == (high, high)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
 def test_exif_orientation_rotates_the_image(orientation: int, kind: str) -> None:
@@ -143,6 +174,71 @@ def test_draft_decoding_is_within_two_gray_values(orientation: int, shape: tuple
         assert difference.max() <= 2 and difference.mean() < 0.5
 
 
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("size", [(64, 128), (128, 64)])
+def test_the_same_jpeg_with_another_orientation_gives_the_rotated_pixels(
+    orientation: int, size: tuple[int, int]
+) -> None:
+    """Rotating commutes with drafting and resizing. The odd sides differ so much that a draft for the wrong side is coarser, and
+    the pattern is so fine that a shift by a fraction of a draft pixel shows."""
+    rotate = {2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.T,
+              6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).T, 8: lambda a: np.rot90(a)}[orientation]  # fmt: skip
+    y, x = np.mgrid[0:515, 0:2061]
+    plane = 128 + 60 * np.sin(y / 9) + 60 * np.sin(x / 23) + np.random.default_rng(0).normal(0, 3, y.shape)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    files = [encoded(plane.clip(0, 255).astype(np.uint8), "JPEG", quality=90, **more) for more in ({}, {"exif": exif})]
+    plain = decode(files[0], size[::-1] if orientation >= 5 else size).pixels
+    rotated = decode(files[1], size)
+    assert (rotated.height, rotated.width) == ((2061, 515) if orientation >= 5 else (515, 2061))
+    assert np.abs(rotated.pixels.astype(int) - rotate(plain.astype(int))).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 64), (64, 65), (40, 128), (100, 300), (300, 300)])
+@pytest.mark.parametrize("shape", [(512, 512), (515, 2061), (1023, 601)])
+def test_a_jpeg_is_decoded_at_the_smallest_scale_of_twice_the_size(
+    shape: tuple[int, int], size: tuple[int, int]
+) -> None:
+    """1/8, 1/4, 1/2 or in full, the first that has at least twice the size in both directions."""
+    noise = np.random.default_rng(0).normal(0, 20, shape)
+    data = encoded(np.clip(smooth(*shape) + noise, 0, 255).astype(np.uint8), "JPEG", quality=90)
+    fits = [
+        scale
+        for scale in (8, 4, 2)
+        if all(side // scale >= 2 * target for side, target in zip(shape, size, strict=True))
+    ]
+    scale = fits[0] if fits else 1
+    image = Image.open(io.BytesIO(data))
+    image.draft(
+        "L", (-(-shape[1] // scale), -(-shape[0] // scale)) if scale == 1 else (shape[1] // scale, shape[0] // scale)
+    )
+    assert image.size == (-(-shape[1] // scale), -(-shape[0] // scale))
+    box = (0, 0, shape[1] / scale, shape[0] / scale)
+    expected = image.resize(size[::-1], Image.Resampling.BILINEAR, box=box)
+    np.testing.assert_array_equal(decode(data, size).pixels, np.asarray(expected))
+
+
+def test_a_draft_of_an_odd_size_is_not_stretched() -> None:
+    """The last block of a draft covers fewer pixels of the file. If it counted in full, the pattern would shift at the far edges."""
+    y, x = np.mgrid[0:1161, 0:1417]
+    plane = (128 + 60 * np.sin(y / 45) + 60 * np.sin(x / 45)).astype(np.uint8)
+    data = encoded(plane, "JPEG", quality=98)
+    full = np.asarray(Image.open(io.BytesIO(data)).convert("L"))
+    difference = np.abs(decode(data, (64, 64)).pixels.astype(int) - resized(full, (64, 64)))
+    assert difference[:-1, :-1].max() <= 2  # the last block is mostly the padding that the encoder made up
+
+
+@pytest.mark.parametrize("aspect", ["squash", "pad", "center_crop"])
+def test_a_dicom_is_resized_from_edge_to_edge(aspect: Aspect) -> None:
+    plane = np.arange(240, dtype=np.uint8).reshape(12, 20)
+    plane[0, 0] = 255  # from 0 to 255: the window changes nothing
+    plane[0, 1] = 0
+    for size in ((12, 20), (6, 5), (24, 30)):
+        one, two = decode(dicom(plane), size, aspect=aspect), decode(encoded(plane), size, aspect=aspect)
+        np.testing.assert_array_equal(one.pixels, two.pixels)
+        assert (one.height, one.width, one.transform) == (12, 20, two.transform) and one.window == (0, 255)
+
+
 # ---- aspect
 
 
@@ -170,13 +266,37 @@ def test_center_crop_equals_torchvision(shape: tuple[int, int]) -> None:
     np.testing.assert_array_equal(decode(encoded(plane), (32, 32), aspect="center_crop").pixels, np.asarray(expected))
 
 
+@pytest.mark.parametrize("size", [(24, 40), (40, 24), (31, 20)])
+@pytest.mark.parametrize("shape", [(60, 90), (90, 61), (50, 50), (33, 200)])
+def test_a_center_crop_that_is_not_square_covers_its_size(shape: tuple[int, int], size: tuple[int, int]) -> None:
+    """The image is resized until it just covers the size, then torchvision's CenterCrop cuts it."""
+    from torchvision.transforms import v2
+
+    plane = smooth(*shape)
+    by_height = size[0] / shape[0] >= size[1] / shape[1]
+    cover = (size[0], size[0] * shape[1] // shape[0]) if by_height else (size[1] * shape[0] // shape[1], size[1])
+    expected = v2.CenterCrop(size)(Image.fromarray(resized(plane, cover)))
+    decoded = decode(encoded(plane), size, aspect="center_crop")
+    np.testing.assert_array_equal(decoded.pixels, np.asarray(expected))
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_a_line_is_one_pixel_wide_if_it_would_vanish(turn: bool) -> None:
+    line = np.full((1, 1000) if turn else (1000, 1), 200, np.uint8)
+    pixels = decode(encoded(line), (32, 32), aspect="pad").pixels
+    assert ((pixels.T if turn else pixels) == np.where(np.arange(32) == 15, 200, 0)).all()
+
+
+@pytest.mark.parametrize("size", [(100, 100), (60, 120), (120, 60)])
 @pytest.mark.parametrize("aspect", ["squash", "pad", "center_crop"])
-def test_transform_maps_original_to_stored_pixels(aspect: Aspect) -> None:
+def test_transform_maps_original_to_stored_pixels(aspect: Aspect, size: tuple[int, int]) -> None:
     plane = np.zeros((200, 300), np.uint8)
     plane[80:90, 160:170] = 255  # centre at (85, 165)
-    decoded = decode(encoded(plane), (100, 100), aspect=aspect)
+    decoded = decode(encoded(plane), size, aspect=aspect)
     y, x = np.average(
-        np.mgrid[0:100, 0:100].reshape(2, -1) + 0.5, axis=1, weights=decoded.pixels.reshape(-1).astype(float)
+        np.mgrid[0 : size[0], 0 : size[1]].reshape(2, -1) + 0.5,
+        axis=1,
+        weights=decoded.pixels.reshape(-1).astype(float),
     )
     t = decoded.transform
     assert abs(85 * t.scale_y + t.top - y) < 0.5 and abs(165 * t.scale_x + t.left - x) < 0.5
@@ -218,6 +338,10 @@ def test_pixel_cap_is_checked_in_the_header_without_warnings() -> None:
         assert reason(png(60_000, 60_000, body=EMPTY)) == "over the pixel cap"
         # over our cap, below the limit of Pillow
         assert reason(png(13_343, 13_342, body=EMPTY)) == "over the pixel cap"
+        assert reason(png(17_800, 10_000, body=EMPTY)) == "truncated"  # exactly the cap of 178,000,000
+        assert reason(png(178_000_001, 1, body=EMPTY)) == "over the pixel cap"
+        assert reason(png(17_800, 10_000, body=EMPTY), max_pixels=10**9) == "truncated"
+        assert reason(png(178_000_001, 1, body=EMPTY), max_pixels=10**9) == "over the pixel cap"
         assert reason(png(13_000, 13_000, body=EMPTY)) == "truncated"
         assert reason(png(101, 100, body=EMPTY), max_pixels=10_000) == "over the pixel cap"
     assert decode(png(100, 100, body=zlib.compress(bytes(101 * 100))), (4, 4), max_pixels=10_000).pixels.max() == 0

@@ -119,6 +119,34 @@ def test_the_first_of_several_windows_is_used_and_an_invalid_one_is_ignored() ->
     np.testing.assert_array_equal(threshold, np.where(RAW > 1499.5, 255, 0))
 
 
+@pytest.mark.parametrize("width", [0.5, 1.0, 1.5, 40.0])
+def test_narrow_windows_follow_the_formulas_of_the_standard(width: float) -> None:
+    """PS3.3 C.11.2.1.3: LINEAR_EXACT and SIGMOID take any width above 0, LINEAR 1 or more."""
+    center, x = 1500.5, RAW.astype(float)
+    exact = np.clip((x - center) / width + 0.5, 0, 1)
+    sigmoid = 1 / (1 + np.exp(np.clip(-4 * (x - center) / width, -50, 50)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ramp = (x - (center - 0.5)) / (width - 1) + 0.5
+    linear = np.where(x <= center - 0.5 - (width - 1) / 2, 0, np.where(x > center - 0.5 + (width - 1) / 2, 1, ramp))
+    cases = {"LINEAR_EXACT": exact, "SIGMOID": sigmoid} | ({"LINEAR": linear} if width >= 1 else {})
+    for function, shade in cases.items():
+        data = dicom(RAW, bits=12, WindowCenter=center, WindowWidth=width, VOILUTFunction=function)
+        np.testing.assert_allclose(grays(data), 255 * shade, atol=0.5001, err_msg=function)
+    plain = grays(dicom(RAW, bits=12))
+    for function in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):  # no function has a width of 0
+        without = dicom(RAW, bits=12, WindowCenter=center, WindowWidth=0, VOILUTFunction=function)
+        np.testing.assert_array_equal(grays(without), plain)
+
+
+def test_a_lut_of_65536_entries_declares_0() -> None:
+    """The number has 16 bits (PS3.3 C.11.1.1.1)."""
+    raw = np.linspace(0, 65535, H * W).round().astype(np.uint16).reshape(H, W)
+    entries = np.arange(65536)[::-1]
+    np.testing.assert_array_equal(
+        grays(dicom(raw, VOILUTSequence=lut(entries, 0, 16))), np.rint((65535 - raw) / 65535 * 255)
+    )
+
+
 def test_the_recorded_window_refers_to_stored_values() -> None:
     tags = {"WindowCenter": 1000.5, "WindowWidth": 1001, "RescaleSlope": 2, "RescaleIntercept": -100}
     black, white = decode(dicom(RAW, bits=12, **tags), (H, W)).window or (0, 0)  # 500 to 1,500 after the slope
@@ -135,6 +163,16 @@ def test_a_voi_lut_has_priority_over_a_window(bits: int) -> None:
     np.testing.assert_array_equal(grays(data), expected)
 
 
+@pytest.mark.parametrize("count", [254, 255])
+def test_a_lut_of_8_bits_may_have_one_byte_per_entry_and_a_padding_byte(count: int) -> None:
+    """An odd number of bytes is padded to an even one (PS3.5, 7.1.1)."""
+    entries = np.rint(np.linspace(0, 1, count) ** 2 * 255).astype(np.uint8)
+    sequence = lut(entries, 700, 8)
+    sequence[0].LUTData = entries.tobytes() + b"\0" * (count % 2)
+    expected = np.rint(entries[np.clip(RAW.astype(int) - 700, 0, count - 1)])
+    np.testing.assert_array_equal(grays(dicom(RAW, bits=12, VOILUTSequence=sequence)), expected)
+
+
 def test_a_16_bit_voi_lut_equals_pydicom() -> None:
     from pydicom import dcmread
     from pydicom.filebase import DicomBytesIO
@@ -143,6 +181,46 @@ def test_a_16_bit_voi_lut_equals_pydicom() -> None:
     data = dicom(RAW, bits=12, VOILUTSequence=lut(np.linspace(0, 65535, 3000).round(), 200, 16))
     dataset = dcmread(DicomBytesIO(data))
     np.testing.assert_array_equal(grays(data), np.rint(apply_voi(dataset.pixel_array, dataset) / 65535 * 255))
+
+
+def test_values_outside_a_lut_get_its_first_or_last_entry() -> None:
+    """Four entries from 1,000: of the VOI LUT, and of the modality LUT with a window that changes nothing."""
+    entries = np.array([10, 100, 200, 255])
+    raw = np.tile(np.array([0, 999, 1000, 1001, 1002, 1003, 1004, 4000], np.uint16), (H, W // 8))
+    index = np.clip(raw.astype(int) - 1000, 0, 3)
+    voi = grays(dicom(raw, bits=12, VOILUTSequence=lut(entries, 1000, 16)))
+    np.testing.assert_array_equal(voi, np.rint((entries[index] - 10) / 245 * 255))
+    sequence = lut(entries, 1000, 16)
+    sequence[0].ModalityLUTType = "US"
+    tags = {"WindowCenter": 127.5, "WindowWidth": 255, "VOILUTFunction": "LINEAR_EXACT"}
+    np.testing.assert_array_equal(grays(dicom(raw, bits=12, ModalityLUTSequence=sequence, **tags)), entries[index])
+
+
+def test_a_voi_lut_of_one_gray_is_ignored() -> None:
+    tags = {"WindowCenter": 1500, "WindowWidth": 800}
+    constant = grays(dicom(RAW, bits=12, VOILUTSequence=lut(np.full(100, 7), 0, 16), **tags))
+    np.testing.assert_array_equal(constant, grays(dicom(RAW, bits=12, **tags)))
+
+
+def test_a_slope_or_an_intercept_alone_is_applied() -> None:
+    tags = {"WindowCenter": 127.5, "WindowWidth": 255, "VOILUTFunction": "LINEAR_EXACT"}
+    for slope, intercept in ((0.0625, None), (None, -600), (0.5, -700)):
+        given_tags = {
+            name: v for name, v in (("RescaleSlope", slope), ("RescaleIntercept", intercept)) if v is not None
+        }
+        expected = np.clip(RAW.astype(float) * (1 if slope is None else slope) + (intercept or 0), 0, 255)
+        np.testing.assert_allclose(grays(dicom(RAW, bits=12, **tags, **given_tags)), expected, atol=0.5001)
+
+
+def test_a_depth_of_16_keeps_all_gray_levels() -> None:
+    raw = np.linspace(0, 65535, H * W).round().astype(np.uint16).reshape(H, W)
+    for kind in ("MONOCHROME2", "MONOCHROME1"):
+        decoded = decode(dicom(raw, PhotometricInterpretation=kind), (H, W), depth=16)
+        assert decoded.pixels.dtype == np.uint16
+        np.testing.assert_allclose(decoded.pixels, raw if kind == "MONOCHROME2" else 65535.0 - raw, atol=0.51)
+    rgb = np.stack([RAW // 16, RAW // 20, RAW // 14], -1).astype(np.uint8)
+    deep = decode(dicom(rgb), (H, W), depth=16)
+    assert deep.window is None and deep.pixels.tolist() == (grays(dicom(rgb)).astype(int) * 257).tolist()
 
 
 def test_a_lut_that_declares_more_bits_than_it_uses_is_not_dark() -> None:
@@ -180,6 +258,22 @@ def test_padding_is_black_and_excluded_from_the_range() -> None:
     assert not grays(dicom(flat, PixelPaddingValue=7)).any() and not grays(dicom(flat)).any()
 
 
+@pytest.mark.parametrize(("value", "limit"), [(500, 800), (800, 500), (500, None), (None, 800)])
+def test_a_range_of_padding_is_black_from_end_to_end(value: int | None, limit: int | None) -> None:
+    """PS3.3 C.7.5.1.1.2: all values from one to the other, in either order; a limit without a value counts for nothing."""
+    given_tags = {
+        name: v for name, v in (("PixelPaddingValue", value), ("PixelPaddingRangeLimit", limit)) if v is not None
+    }
+    padded = np.zeros(RAW.shape, bool)
+    if value is not None:
+        padded = (min(value, limit or value) <= RAW) & (max(value, limit or value) >= RAW)
+    assert padded.sum() == {(500, None): 1, (None, 800): 0}.get((value, limit), ((RAW >= 500) & (RAW <= 800)).sum())
+    inner = RAW[~padded].astype(float)
+    expected = np.zeros(RAW.shape)
+    expected[~padded] = np.rint(255 * (inner - inner.min()) / (inner.max() - inner.min()))
+    np.testing.assert_array_equal(grays(dicom(RAW, bits=12, **given_tags)), expected)
+
+
 def test_colour_becomes_luma() -> None:
     rgb = np.stack([RAW // 16, RAW // 20, RAW // 14], -1).astype(np.uint8)
     luma = rgb @ np.array([0.299, 0.587, 0.114])
@@ -210,6 +304,9 @@ def test_files_without_a_single_gray_or_rgb_frame_are_rejected() -> None:
 def test_the_pixel_cap_is_checked_in_the_header_and_in_the_codestream() -> None:
     assert reason(dicom(RAW, Rows=60_000, Columns=60_000)) == "over the pixel cap"
     assert reason(dicom(RAW), max_pixels=H * W - 1) == "over the pixel cap"
+    assert reason(dicom(RAW, Rows=H + 1)) == "truncated"  # a row is missing
+    for syntax in ("explicit", "j2k", "lossless"):  # exactly the cap
+        assert decode(dicom(RAW, syntax), (8, 8), max_pixels=H * W).pixels.shape == (8, 8)
     for syntax, at in (("j2k", b"\xff\x4f\xff\x51"), ("jpegls", b"\xff\xf7"), ("lossless", b"\xff\xc3")):
         body = bytearray(dicom(RAW, syntax))
         start = body.index(at)
@@ -220,6 +317,40 @@ def test_the_pixel_cap_is_checked_in_the_header_and_in_the_codestream() -> None:
         assert reason(bytes(body)) == "over the pixel cap", syntax
         struct.pack_into(">2I" if syntax == "j2k" else ">2H", body, start + (8 if syntax == "j2k" else 5), H, W + 1)
         assert reason(bytes(body)) == "damaged", syntax
+        assert reason(bytes(body), max_pixels=H * W) == "over the pixel cap", syntax
+
+
+def with_codestream(frame: bytes) -> bytes:
+    """A DICOM of Rows 40 and Columns 48 whose only frame is `frame`, declared as baseline JPEG."""
+    from io import BytesIO
+
+    from pydicom import dcmread
+    from pydicom.encaps import encapsulate
+    from pydicom.filebase import DicomBytesIO
+
+    dataset = dcmread(DicomBytesIO(dicom((RAW // 16).astype(np.uint8), "jpeg")))
+    dataset.PixelData = encapsulate([frame])
+    dataset.save_as(file := BytesIO(), enforce_file_format=True)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("marker", [*range(0xC0, 0xD0), 0xF7])
+def test_the_size_of_a_jpeg_is_in_its_start_of_frame(marker: int) -> None:
+    """Before it: tables and application data of any length, and fill bytes. DHT, JPG and DAC (C4, C8, CC) start no frame."""
+
+    def segment(kind: int, data: bytes) -> bytes:
+        return bytes([0xFF, kind]) + struct.pack(">H", 2 + len(data)) + data
+
+    tables = segment(0xE0, b"JFIF\0" + bytes(9)) + b"\xff\xff" + segment(0xC4, bytes(30)) + segment(0xDB, bytes(65))
+    frame = segment(marker, b"\x08" + struct.pack(">2H", 60_000, 59_999) + b"\x01\x01\x11\0")
+    data = with_codestream(b"\xff\xd8" + tables + frame)
+    no_start = marker in (0xC4, 0xC8, 0xCC)
+    assert reason(data) == ("damaged" if no_start else "over the pixel cap")
+    if not no_start:  # even if the file ends with the size
+        assert len(tables + frame[:9]) % 2 == 0  # else a padding byte would follow
+        assert reason(with_codestream(b"\xff\xd8" + tables + frame[:9])) == "over the pixel cap"
+    after = segment(0xC0, b"\x08" + struct.pack(">2H", 60_000, 59_999) + b"\x01\x01\x11\0")
+    assert reason(with_codestream(b"\xff\xd8" + tables + frame + after)) == "over the pixel cap"
 
 
 def test_a_deflated_file_is_rejected_before_it_is_inflated() -> None:

@@ -59,6 +59,20 @@ def test_nothing_outside_the_root_is_read(tmp_path: Path) -> None:
         read(root, "a")
 
 
+def test_a_remote_root_is_read_like_a_local_one(s3, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for name in ("a/x.png", "y.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    url = s3.upload(tmp_path, "root/images")
+    (tmp_path / "secret").write_bytes(b"outside")
+    images = ["y.png", "a/x.png", "a/none.png", "../secret", "a/../../secret", "/etc/passwd", "a\0b.png"]
+    reasons = ["file missing", "outside the root", "outside the root", "outside the root", "file missing"]
+    for root in (url, tmp_path / "."):
+        found = list(Root(root).read_each(images))
+        assert found[:2] == [b"y.png", b"a/x.png"]
+        assert [str(error) for error in found[2:] if isinstance(error, ImageError)] == reasons, root
+
+
 def test_opening_a_pipe_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(ImageError, match="not a regular file"):

@@ -31,6 +31,11 @@ def test_hash_is_the_dct_hash(shape: tuple[int, int]) -> None:
         assert (value ^ slow_hash(image)).bit_count() <= 4  # block means are rounded: bits near the median may differ
 
 
+def test_each_image_has_its_own_hash_in_any_number_of_images() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (300, 32, 32), dtype=np.uint8)  # more than one chunk
+    assert perceptual_hash(images).tolist() == [int(perceptual_hash(image[None])[0]) for image in images]
+
+
 def test_similar_images_have_similar_hashes_and_others_do_not() -> None:
     rng = np.random.default_rng(0)
     one = np.clip(smooth(224, 224) + rng.normal(0, 30, (7, 7)).repeat(32, 0).repeat(32, 1), 0, 255)

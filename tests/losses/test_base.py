@@ -255,3 +255,57 @@ def test_mixed_classes_give_the_mixture_of_the_losses() -> None:
     loss = build("multiclass", np.array([0.5, 1.0, 4.0]), label_smoothing=0.1)
     mixture = 0.7 * loss.elements(logits, a) + 0.3 * loss.elements(logits, b)
     assert torch.allclose(loss.elements(logits, 0.7 * a + 0.3 * b), mixture)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("focal", {"gamma": -0.1}),
+        ("focal", {"alpha": -0.1}),
+        ("focal", {"alpha": 1.1}),
+        ("asymmetric", {"gamma_positive": -0.1}),
+        ("asymmetric", {"gamma_negative": -0.1}),
+        ("asymmetric", {"margin": -0.1}),
+        ("asymmetric", {"margin": 1.0}),
+        ("auc_margin", {"margin": 0.0}),
+    ],
+)
+def test_options_outside_their_range_are_refused(name: str, options: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=next(iter(options))):
+        build("multilabel", name=name, options=options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("focal", {"gamma": 0.0, "alpha": 0.0}),
+        ("focal", {"gamma": 0.3, "alpha": 1.0}),
+        ("asymmetric", {"gamma_positive": 0.0, "gamma_negative": 0.0, "margin": 0.0}),
+        ("asymmetric", {"gamma_positive": 0.3, "gamma_negative": 0.3, "margin": 0.9}),
+        ("auc_margin", {"margin": 0.1}),
+    ],
+)
+def test_options_at_the_ends_of_their_range_are_accepted(name: str, options: dict[str, float]) -> None:
+    assert build("multilabel", name=name, options=options).options.model_dump() == options
+
+
+def test_the_default_options_are_those_of_the_papers() -> None:
+    defaults = {
+        name: build("multilabel", name=name).options.model_dump() for name in ("focal", "asymmetric", "auc_margin")
+    }
+    assert defaults == {
+        "focal": {"gamma": 2.0, "alpha": 0.25},
+        "asymmetric": {"gamma_positive": 0.0, "gamma_negative": 4.0, "margin": 0.05},
+        "auc_margin": {"margin": 1.0},
+    }
+
+
+def test_a_loss_with_a_method_of_an_earlier_version_is_refused() -> None:
+    """It would train as plain binary cross-entropy without a word."""
+    with pytest.raises(
+        UserError, match=r"the loss Halved defines of_known\(\), which is now cell_loss\(\); rename the method"
+    ):
+
+        class Halved(losses.BinaryCrossEntropy):
+            def of_known(self, z_NL: torch.Tensor, y_NL: torch.Tensor) -> torch.Tensor:
+                return 0.5 * super().cell_loss(z_NL, y_NL)

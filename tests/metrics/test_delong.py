@@ -1,10 +1,13 @@
 """DeLong by midranks against placement values computed pair by pair, and against the bootstrap."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from cxr_ray.metrics.delong import compare, covariance, interval
@@ -72,3 +75,45 @@ def test_p_is_uniform_without_a_difference_and_small_with_a_large_one() -> None:
     assert far is not None and far.p < 0.001 and far.low > 0
     same = compare(true, np.c_[scores[:, 0], 2 * scores[:, 0]])
     assert same is not None and same.p == 1.0 and same.difference == 0.0
+
+
+def correlated(seed: int = 2) -> tuple[npt.NDArray[np.bool_], Array]:
+    """60 rows and two scores of them that are positively correlated."""
+    rng = np.random.default_rng(seed)
+    true, shared = rng.random(60) < 0.4, rng.normal(size=60)
+    return true, np.c_[shared + true, shared + rng.normal(size=60)]
+
+
+def test_a_difference_has_the_variance_of_correlated_areas() -> None:
+    true, scores = correlated()
+    area, covariance_SS = slow(true, scores)
+    assert covariance_SS[0, 1] > 0.1 * covariance_SS[0, 0]
+    difference = area[0] - area[1]
+    deviation = math.sqrt(covariance_SS[0, 0] + covariance_SS[1, 1] - 2 * covariance_SS[0, 1])
+    half, p = norm.ppf(0.975) * deviation, math.erfc(abs(difference) / deviation / math.sqrt(2))
+    assert compare(true, scores) == pytest.approx((difference, difference - half, difference + half, p), abs=1e-12)
+    assert compare(true, scores[:, ::-1]) == pytest.approx(
+        (-difference, -difference - half, -difference + half, p), abs=1e-12
+    )
+
+
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_an_interval_is_normal_with_the_variance_of_the_area(level: float) -> None:
+    true, scores = correlated()
+    area, covariance_SS = slow(true, scores)
+    half = norm.ppf((1 + level) / 2) * math.sqrt(covariance_SS[0, 0])
+    expected = (area[0] - half, area[0] + half)
+    assert 0.0 < expected[0] < expected[1] < 1.0
+    assert interval(true, scores[:, 0], level) == pytest.approx(expected, abs=1e-12)
+    if level == 0.95:
+        assert interval(true, scores[:, 0]) == pytest.approx(expected, abs=1e-12)
+
+
+def test_an_interval_is_clipped_to_shares_and_none_without_a_variance() -> None:
+    true, score = np.array([True, True, False, False]), np.array([0.9, 0.4, 0.5, 0.1])
+    low, high = interval(true, score) or (None, None)
+    assert high == 1.0 and low is not None and 0.0 < low < 0.75
+    assert interval(~true, score) == pytest.approx((0.0, 1.0 - low))
+    assert interval(true, true) is None and interval(true, ~true) is None
+    apart = compare(true, np.c_[true, ~true])  # two areas without a variance, as different as possible
+    assert apart == (1.0, 1.0, 1.0, 0.0)

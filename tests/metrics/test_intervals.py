@@ -213,3 +213,82 @@ def test_p_is_the_level_at_which_the_interval_reaches_zero() -> None:
     assert touching is not None and abs(touching.low) < 0.005
     assert p_value(np.zeros(50)) == 1.0 and p_value(np.full(50, np.nan)) is None
     assert p_value(np.full(99, 0.3)) == pytest.approx(0.02)
+
+
+def test_tables_with_more_groups_than_a_chunk_are_resampled_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, truth, _ = make("multilabel", 14)
+    group = groups_of(None, len(truth))
+
+    def run() -> tuple[Samples, Samples]:
+        resampled = bootstrap({"m": table}, group, resamples=9, rng=np.random.default_rng(0))["m"]
+        return resampled, jackknife({"m": table}, group)["m"]
+
+    at_once = run()
+    monkeypatch.setattr(intervals, "CHUNK_CELLS", 1)
+    for expected, found in zip(at_once, run(), strict=True):
+        assert expected.keys() == found.keys()
+        for key, sample in expected.items():
+            np.testing.assert_allclose(found[key], sample, atol=1e-12)
+
+
+def test_without_rows_or_resamples_there_are_no_samples() -> None:
+    table, truth, _ = make("multilabel", 7)
+    empty, _, _ = make("binary", 7, rows=0)
+    none, rng = np.zeros(0, np.int64), np.random.default_rng(0)
+    assert bootstrap({"m": table}, groups_of(None, len(truth)), resamples=0, rng=rng) == {"m": {}}
+    assert bootstrap({"m": empty}, none, resamples=5, rng=rng) == jackknife({"m": empty}, none) == {"m": {}}
+    assert jackknife({"m": table}, np.zeros(len(truth), int)) == {"m": {}}
+
+
+def test_two_groups_have_samples() -> None:
+    table, truth, _ = make("multilabel", 7)
+    group = np.arange(len(truth)) % 2
+    assert len(bootstrap({"m": table}, group, resamples=1, rng=np.random.default_rng(0))["m"]["hamming", ""]) == 1
+    assert len(jackknife({"m": table}, group)["m"]["hamming", ""]) == 2
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_intervals_have_the_level_that_was_asked_for(level: float) -> None:
+    known = binomtest(13, 40).proportion_ci(level, method="wilson")
+    assert wilson(13, 40, level) == pytest.approx((known.low, known.high), abs=1e-12)
+    sample = np.random.default_rng(3).normal(size=500)
+    found, symmetric = (
+        percentile(sample, level),
+        bca(sample, float(np.median(sample)), np.array([-1.0, 0.0, 1.0]), level),
+    )
+    assert found is not None and symmetric is not None
+    inside = np.mean((sample >= found.low) & (sample <= found.high))
+    assert inside == pytest.approx(level, abs=0.005)
+    # Without a bias or a skew, it is the percentile interval.
+    assert (symmetric.low, symmetric.high) == pytest.approx((found.low, found.high), abs=1e-9)
+    assert found.defined == symmetric.defined == 500
+
+
+@pytest.mark.parametrize(("k", "n"), [(-1, 5), (6, 5), (0, 0)])
+def test_a_count_outside_its_total_is_no_share(k: int, n: int) -> None:
+    with pytest.raises(ValueError, match=f"{k} of {n} is not a share"):
+        wilson(k, n)
+
+
+def test_nine_tenths_of_the_resamples_are_enough() -> None:
+    sample = np.arange(20.0)
+    sample[:2] = np.nan
+    assert percentile(sample) is not None
+    sample[2] = np.nan
+    assert percentile(sample) is None
+
+
+def test_bca_needs_two_different_jackknife_values() -> None:
+    sample = np.linspace(0, 1, 101)
+    assert bca(sample, 0.5, np.array([0.4, 0.6])) is not None
+    assert bca(sample, 0.5, np.array([0.4, 0.4])) is None
+    assert bca(sample, 0.5, np.array([0.4])) is None and bca(sample, 0.5, np.zeros(0)) is None
+
+
+def test_p_counts_the_samples_on_the_smaller_side_of_zero() -> None:
+    for sample, side in (
+        (np.r_[np.full(90, 0.2), np.full(6, -0.1), np.zeros(3)], 9),  # zeros are on both sides
+        (np.r_[np.full(90, -0.2), np.full(6, 0.1), np.zeros(3)], 9),
+    ):
+        assert p_value(sample) == pytest.approx(2 * (1 + side) / 100)
+        assert p_value(np.r_[sample, np.nan]) == pytest.approx(2 * (1 + side) / 100)

@@ -11,7 +11,17 @@ from scipy.stats import hypergeom
 
 from cxr_ray.errors import UserError
 from cxr_ray.metrics import operating_points
-from cxr_ray.metrics.operating_points import allowed_misses, apply, choose, describe, parse, reaches, thresholds_of
+from cxr_ray.metrics.operating_points import (
+    allowed_misses,
+    apply,
+    choose,
+    describe,
+    expand_groups,
+    needs_rows,
+    parse,
+    reaches,
+    thresholds_of,
+)
 from cxr_ray.metrics.table import Table, decide
 
 Array = npt.NDArray[Any]
@@ -66,7 +76,9 @@ def test_a_rule_finds_the_threshold_of_a_search(rows: list[tuple[bool, int]], ru
     alarms = score >= point.threshold
     assert point.recall == (alarms & true).sum() / true.sum()
     assert point.precision == (alarms & true).sum() / alarms.sum()
+    assert point.specificity == pytest.approx((~alarms & ~true).sum() / (~true).sum())
     assert point.alarms_per_100 == pytest.approx(100 * alarms.mean())
+    assert (point.positives, point.rows) == (true.sum(), len(true))
 
 
 def test_unknown_cells_are_ignored_and_the_point_has_the_metrics_of_the_decided_table() -> None:
@@ -83,12 +95,17 @@ def test_unknown_cells_are_ignored_and_the_point_has_the_metrics_of_the_decided_
         tp = decided.positive_NL[:, i] & decided.true_NL[:, i]
         assert again[label].recall == tp.sum() / decided.true_NL[:, i].sum()
         assert again[label].precision == tp.sum() / decided.positive_NL[:, i].sum()
+        negatives = ~decided.true_NL[:, i]
+        rejected = (negatives & ~decided.positive_NL[:, i]).sum()
+        assert again[label].specificity == pytest.approx(rejected / negatives.sum())
+        assert (again[label].chosen, again[label].met) == (points[label].chosen, True)
 
 
 def test_given_thresholds_are_used_and_measured() -> None:
     truth, prob = np.array([[1.0, 0], [0, 1]]), np.array([[0.3, 0.6], [0.1, 0.7]])
     points = choose({"a": 0.2}, table_of(truth, prob, ["a", "b"]))
     assert thresholds_of(points).tolist() == [0.2, 0.5] and points["a"].recall == 1.0 and points["b"].precision == 0.5
+    assert points["a"].met and points["a"].chosen == "given: 0.2"
 
 
 def test_a_label_that_does_not_allow_the_rule_gets_one_half_with_a_reason() -> None:
@@ -107,6 +124,8 @@ def test_a_label_that_does_not_allow_the_rule_gets_one_half_with_a_reason() -> N
     [
         ("yuden", "is not a rule"),
         ({"recall": 1.5}, "must lie between 0 and 1"),
+        ({"recall": 1.0}, "must lie between 0 and 1"),
+        ({"specificity": 0.0}, "a specificity of at least 0 is not a rule"),
         ({"Edma": 0.2}, "did you mean 'Edema'"),
         (1.2, "a threshold is a probability"),
     ],
@@ -118,7 +137,10 @@ def test_a_wrong_rule_is_an_error(rule: Any, message: str) -> None:
 
 def test_rules_are_described_in_words() -> None:
     assert describe({"recall": 0.9}) == "recall of at least 0.9 with the highest precision"
+    assert describe({"specificity": 0.9}) == "specificity of at least 0.9 with the highest recall"
     assert describe("f1") == "the largest F1" and describe(0.5) == "0.5 for every label"
+    assert describe({"a": 0.2}) == describe({"recall": 0.2, "specificity": 0.3}) == "given by label"
+    assert describe("youden") == "the largest recall + specificity (Youden)"
     assert parse({"recall": 0.9}, ["Edema"]) == ("recall", 0.9)
     assert isinstance(parse({"recall": 0.4}, ["recall"]), np.ndarray)  # a label of that name
 
@@ -191,3 +213,75 @@ def test_too_few_positives_are_the_reason_of_an_unmet_rule() -> None:
     point = choose({"recall": 0.9}, table_of(truth, prob), assurance=0.95)["l0"]
     assert "too few positives (5)" in point.chosen and not point.met
     assert point.threshold == prob[4, 0] and point.assurance == pytest.approx(allowed_misses(5, 5, 0.9, 0.95)[1])
+
+
+def test_a_rule_needs_rows_and_numbers_do_not() -> None:
+    assert needs_rows("f1", ["a"]) and needs_rows({"recall": 0.9}, ["a"])
+    assert not needs_rows(0.4, ["a"]) and not needs_rows({"a": 0.4}, ["a"])
+
+
+def test_classes_have_no_threshold_to_choose() -> None:
+    for rule in ("f1", {"recall": 0.9}, {"a": 0.2}):
+        with pytest.raises(UserError, match="no threshold to choose"):
+            parse(rule, ["a", "b"], task="multiclass")
+    assert np.asarray(parse(0.5, ["a", "b"], task="multiclass")).tolist() == [0.5, 0.5]
+
+
+def test_thresholds_of_groups_become_those_of_labels_and_rules_stay() -> None:
+    labels, groups = ["a", "b", "c"], {"mine": ["a", "b"]}
+    assert expand_groups({"mine": 0.2}, labels, groups) == {"a": 0.2, "b": 0.2}
+    assert expand_groups({"mine": 0.2, "b": 0.3}, labels, groups) == {"a": 0.2, "b": 0.3}
+    for rule in (0.4, "f1", {"recall": 0.9}, {"specificity": 0.8}):
+        assert expand_groups(rule, labels, groups) == rule
+    for wrong in ({"recall": 0.9, "a": 0.2}, {"mime": 0.2}):
+        with pytest.raises(UserError, match="in the thresholds"):
+            expand_groups(wrong, labels, groups)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("name", ["recall", "specificity"])
+@pytest.mark.parametrize("future", [1.0, 0.5])
+def test_a_margin_allows_the_misses_of_its_patients(name: str, images: int, future: float) -> None:
+    """The share of missed patients that the margin allows, as a share of the images; found by a search through every score."""
+    rng = np.random.default_rng(3)
+    true = np.repeat(rng.random(150) < 0.4, images)
+    score = np.clip(rng.normal(0.4, 0.2, len(true)) + 0.25 * true, 0, 1)
+    table, group = table_of(true[:, None].astype(float), score[:, None]), np.repeat(np.arange(150), images)
+    point = choose({name: 0.8}, table, group_N=group, assurance=0.95, future=future)["l0"]
+    bare = choose({name: 0.8}, table)["l0"]
+    cases = int((true if name == "recall" else ~true).sum())
+    patients = cases // images
+    misses, chance = allowed_misses(patients, round(patients * future), 0.8, 0.95)
+    assert 0 < misses < 0.2 * patients
+    assert point.met and point.assurance == chance >= 0.95
+    assert point.threshold == slow(true, score, {name: (cases - misses * images) / cases})
+    assert point.margin_recall == (point.recall or 0) - (bare.recall or 0) != 0
+    assert point.margin_precision == (point.precision or 0) - (bare.precision or 0) != 0
+    assert bare.assurance is None and bare.margin_recall is None
+
+
+def test_a_specificity_that_no_threshold_has_is_unmet_with_and_without_a_margin() -> None:
+    """All scores are equal, so every threshold calls all rows or none."""
+    table = table_of(np.array([[1.0]] * 30 + [[0.0]] * 90), np.full((120, 1), 0.7))
+    for assurance in (None, 0.95):
+        point = choose({"specificity": 0.9}, table, assurance=assurance)["l0"]
+        assert not point.met and point.threshold == 0.7
+        assert point.chosen == "no threshold gives a specificity of 0.9: the highest score is used"
+
+
+def test_too_few_negatives_are_the_reason_of_an_unmet_specificity() -> None:
+    truth = np.array([[1.0]] * 20 + [[0.0]] * 5)
+    point = choose({"specificity": 0.9}, table_of(truth, np.linspace(0.9, 0.1, 25)[:, None]), assurance=0.95)["l0"]
+    assert "; too few negatives (5) to ensure it: the probability is 0." in point.chosen and not point.met
+
+
+def test_one_row_of_a_class_is_enough_to_choose_by() -> None:
+    table = table_of(np.array([[1.0], [0.0]]), np.array([[0.8], [0.3]]))
+    for rule in ("youden", "f1", {"recall": 0.9}, {"specificity": 0.9}):
+        point = choose(rule, table)["l0"]
+        assert point.met and point.threshold == 0.8 and point.specificity == point.recall == 1.0
+    only_negatives = table_of(np.array([[0.0], [0.0]]), np.array([[0.8], [0.3]]))
+    assert "no positives" in choose("youden", only_negatives)["l0"].chosen
+    only_positives = table_of(np.array([[1.0], [1.0]]), np.array([[0.8], [0.3]]))
+    assert choose({"recall": 0.9}, only_positives)["l0"].met  # without negatives a recall can still be chosen
+    assert "no negatives" in choose({"specificity": 0.9}, only_positives)["l0"].chosen

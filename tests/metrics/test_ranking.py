@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cxr_ray.metrics import compute_metrics
+from cxr_ray.metrics import compute_metrics, ranking
 from cxr_ray.metrics.ranking import Resampled, at_each_score, ranked, recall_at
 from tests.metrics import definitions as slow
 from tests.metrics.definitions import as_dict
@@ -17,6 +17,7 @@ ROWS = st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=0, max_siz
 
 @settings(max_examples=100, deadline=None)
 @given(ROWS)
+@example([])
 def test_ranking_matches_the_definitions(rows: list[tuple[bool, int]]) -> None:
     true, score = np.array([r[0] for r in rows], dtype=bool), np.array([r[1] / 5 for r in rows], dtype=float)
     auroc, ap = ranked(true, score)
@@ -60,3 +61,22 @@ def test_recall_at_a_precision_that_is_reached_exactly_or_by_no_threshold() -> N
     assert exact["recall_at_precision_0.9", "Edema"] == 9 / 14 and exact["recall_at_precision_0.75", "mean"] == 9 / 14
     tied = as_dict(compute_metrics([[1], [0], [0]], [[0.7]] * 3, labels=["Edema"], task="binary", thresholds_L=[0.5]))
     assert tied["recall_at_precision_0.5", "Edema"] == 0.0 and tied["recall_at_precision_0.25", "Edema"] == 1.0
+
+
+@pytest.mark.parametrize("cells", [1, 500, 10**6])
+@pytest.mark.parametrize("positives", [0, 2, 60])
+def test_many_resamples_rank_as_the_definitions_for_any_chunk_size(
+    monkeypatch: pytest.MonkeyPatch, positives: int, cells: int
+) -> None:
+    """With few positives the runs of negatives between them are long, with many they are short."""
+    monkeypatch.setattr(ranking, "CHUNK_CELLS", cells)
+    rng = np.random.default_rng(positives)
+    true, score, group = np.arange(200) < positives, rng.integers(0, 60, 200) / 60, rng.integers(0, 20, 200)
+    counts = rng.integers(0, 3, (7, 20)).astype(float)
+    auroc, ap = Resampled(true, score, group)(counts)
+    for r, of_group in enumerate(counts):
+        times = of_group[group].astype(int)
+        rows = np.repeat(true, times).tolist(), np.repeat(score, times).tolist()
+        for actual, definition in ((auroc, slow.auroc), (ap, slow.average_precision)):
+            expected = definition(*rows)
+            assert actual[r] == pytest.approx(math.nan if expected is None else expected, abs=1e-12, nan_ok=True)

@@ -99,8 +99,9 @@ def test_a_gap_needs_ten_positives_and_for_auroc_ten_negatives(
 
 
 def test_features_are_columns_age_bands_and_unused_labels() -> None:
-    assert age_bands(np.array([0, 17, 18, 39.5, 60, 95, math.nan])).tolist() == [
-        None, "0 to 17", "18 to 39", "18 to 39", "60 to 79", "80 and over", None,
+    assert age_bands(np.array([0, 0.5, 1, 17, 18, 39.5, 40, 60, 79.5, 80, 95, math.nan])).tolist() == [
+        None, "0 to 17", "0 to 17", "0 to 17", "18 to 39", "18 to 39", "40 to 59", "60 to 79", "60 to 79", "80 and over",
+        "80 and over", None,
     ]  # fmt: skip
     records = pd.DataFrame(
         {"sex": ["F", "M", None], "view": ["AP"] * 3, "age": [3, 50, 0], "Tube": [1.0, math.nan, -1.0]}
@@ -129,3 +130,29 @@ def test_a_feature_that_predicts_a_label_is_a_shortcut() -> None:
     assert result["accuracy"] > result["majority"] + 0.1
     unknown = replace(table, known_NL=np.zeros_like(table.known_NL))
     assert shortcut(classes[:300], place[:300], unknown, place[300:]) == {"auroc": {}}
+
+
+def test_a_category_that_train_does_not_have_gets_the_overall_share() -> None:
+    truth = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [np.nan, 0.0]])
+    category = np.array(["AP", "AP", "PA", "PA"], dtype=object)
+    # Shares of label a: AP 1, PA 0, overall 2/3: LL is between them.
+    table = decide(
+        [[1.0, 0], [1, 0], [0, 1]], np.full((3, 2), 0.5), labels=LABELS, task="multilabel", thresholds_L=[0.5] * 2
+    )
+    found = shortcut(truth, category, table, np.array(["AP", "LL", "PA"], dtype=object))
+    assert found["auroc"]["a"] == 1.0
+    found = shortcut(truth, category, table, np.array(["LL", "PA", "AP"], dtype=object))
+    assert found["auroc"]["a"] == 0.0
+
+
+def test_the_accuracy_of_a_shortcut_is_that_of_the_most_frequent_class_of_each_category() -> None:
+    train = np.eye(2)[[0, 0, 0, 1, 1]]
+    category = np.array(["AP", "AP", "PA", "PA", "PA"], dtype=object)
+    table = decide(
+        np.eye(2)[[0, 1, 1, 1]], np.full((4, 2), 0.5), labels=LABELS, task="multiclass", thresholds_L=[0.5] * 2
+    )
+    found = shortcut(train, category, table, np.array(["AP", "AP", "PA", "PA"], dtype=object))
+    assert found["accuracy"] == 0.75 and found["majority"] == 0.25
+    known = np.array([[True], [True], [False], [True]]) & np.ones((1, 2), bool)
+    found = shortcut(train, category, replace(table, known_NL=known), np.array(["AP", "AP", "PA", "PA"], dtype=object))
+    assert found["accuracy"] == pytest.approx(2 / 3) and found["majority"] == pytest.approx(1 / 3)

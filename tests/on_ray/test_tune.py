@@ -140,10 +140,14 @@ def test_the_winner_is_a_run_folder_and_evaluated_once_on_test(policies):
 def test_a_finished_sweep_is_not_repeated_and_more_trials_keep_the_first_ones(store, tmp_path):
     made = config(store, tmp_path)
     sweep = quiet(made)
-    before = {t.name: (t.hyperparameters, (sweep.run(t).path / "metrics.csv").stat().st_mtime_ns) for t in sweep.trial_records}
+    before = {
+        t.name: (t.hyperparameters, (sweep.run(t).path / "metrics.csv").stat().st_mtime_ns) for t in sweep.trial_records
+    }
     quiet(made)
     more = quiet(made.model_copy(update={"tune": made.tune.model_copy(update={"trials": 3})}))
-    after = {t.name: (t.hyperparameters, (more.run(t).path / "metrics.csv").stat().st_mtime_ns) for t in more.trial_records}
+    after = {
+        t.name: (t.hyperparameters, (more.run(t).path / "metrics.csv").stat().st_mtime_ns) for t in more.trial_records
+    }
     assert len(after) == 4 and {name: after[name] for name in before} == before
 
 
@@ -318,7 +322,9 @@ def test_optuna_suggests_trials_and_a_resumed_sweep_suggests_the_rest(store, tmp
     tune = {"search": "optuna", "trials": 2, "constraint": "val/recall/mean >= 0.1", "max_concurrent": 1}
     made = config(store, tmp_path, train={"epochs": 1}, tune=tune)
     sweep = quiet(made)
-    assert [t.number for t in sweep.trial_records] == [0, 1, 2] and {t.status for t in sweep.trial_records} == {FINISHED}
+    assert [t.number for t in sweep.trial_records] == [0, 1, 2] and {t.status for t in sweep.trial_records} == {
+        FINISHED
+    }
     more = quiet(made.model_copy(update={"tune": made.tune.model_copy(update={"trials": 3})}))
     assert [t.hyperparameters for t in more.trial_records[:3]] == [t.hyperparameters for t in sweep.trial_records[:3]]
     assert len({t.hyperparameters.get("optim.lr") for t in more.trial_records}) == 4

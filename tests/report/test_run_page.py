@@ -227,7 +227,7 @@ def test_the_label_table_has_the_computed_metrics(written: Callable[[str], runs.
 def test_the_report_states_how_each_part_was_used(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a-run", ["Covid"], "binary", part="val", rows=60)
     assert (
-        "Val selected the epoch, so these figures are optimistic" in Page(run_page.write(run, "val").read_text()).text
+        "Val selected the epoch, so these metrics are optimistic" in Page(run_page.write(run, "val").read_text()).text
     )
     out = run.evaluation("val")
     assert "val selected nothing in this run" in run_page.standing("val", out, run.info, "last")
@@ -495,3 +495,16 @@ def test_the_worst_errors_are_those_of_the_decision(task: str) -> None:
         assert [one["prob"] for one in entry["alarms"]] == pytest.approx(alarms.tolist())
         assert all(one["src"].startswith("data:image/jpeg;base64,") for one in entry["missed"] + entry["alarms"])
     assert shown
+
+
+def test_a_comparison_shows_undefined_metrics_as_dashes(tmp_path: Path) -> None:
+    """A rare label leaves recall, ROC AUC and precision undefined in a run: the normal case of a short one."""
+    values = [{"metric": "precision", "label": "mean", "value": 0.5, "positives": 1, "rows": 9}]
+    found = {
+        "runs": [{"name": "a", "values": values}, {"name": "b", "values": []}], "labels": ["Edema", "Mass"], "task": "multilabel",
+        "rows": 9, "part": "test", "interval": {"resamples": 0, "by": "patient"}, "notes": [], "config": [], "data": [],
+        "pairs": [], "shown": [], "seeds": [],
+    }  # fmt: skip
+    run_page.write_comparison(found, tmp_path / "compare.html")
+    page = Page((tmp_path / "compare.html").read_text(encoding="utf-8"))
+    assert page.text.count("–") == 3 * 2 * 5 - 1 and "0.500" in page.text

@@ -117,11 +117,7 @@ def test_thresholds_are_chosen_out_of_fold_and_an_ensemble_works_like_a_run(
     assert evaluation.results["rows"] == len(test)
     assert evaluation.results["calibration"]["shift"] == {}  # each member has weights from its own rows
     page = evaluation.report.read_text()
-    assert (
-        "ensemble of 3 lenet" in page
-        and "trained on by some members" in page
-        and "Share of positives in each part" in page
-    )
+    assert "ensemble of 3 lenet" in page and "trained on by some members" in page and "Prevalence by part" in page
     assert rescore.rescore(run, "val", thresholds=0.3).values and len(rescore.progress(run)) == 0
     comparison = compare.compare([folds[0], run], split="val", thresholds=0.5, resamples=20)
     assert comparison["seeds"] is None

@@ -1,4 +1,4 @@
-"""Progress outside the command line: few lines in a log, and the last one always. A terminal's bar: tests/cli/test_progress.py."""
+"""Progress outside the command line: few lines in a log, and the last one always. A terminal's bar: test_progress_terminal.py."""
 
 import io
 
@@ -16,7 +16,7 @@ def test_lines_are_few_and_the_last_is_always_there() -> None:
             progress(done, 1000, refused=done // 500)
     lines = out.getvalue().splitlines()
     assert len(lines) == 11 and lines[0] == "ingest: 0 of 1,000 images (0%)"
-    assert lines[-1] == "ingest: 1,000 of 1,000 images (100%) at 10 images/s, 2 refused"
+    assert lines[-1] == "ingest: 1,000 of 1,000 images (100%) at 10 images/s, 2 rejected"
 
 
 def test_a_notebook_shows_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,5 +25,5 @@ def test_a_notebook_shows_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         progress(0, 1000)
         now[0] = 10.0
         progress(500, 1000, refused=1)
-    assert len(shown) == 1 and "ingest: 500 of 1,000 images, 10 s, 50 images/s, 1 refused" in shown[0][-1]
+    assert len(shown) == 1 and "ingest: 500 of 1,000 images, 10 s, 50 images/s, 1 rejected" in shown[0][-1]
     assert capsys.readouterr().out == ""

@@ -1,5 +1,7 @@
 """Checkpoints on disk: complete or absent, no pickle, pointers that move by rename."""
 
+import errno
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -114,8 +116,9 @@ def test_prune_keeps_the_targets_of_the_pointers(tmp_path: Path) -> None:
 
 def test_an_unreadable_pointer_has_no_target(tmp_path: Path) -> None:
     assert checkpoints.pointer_target(tmp_path, "last") is None
-    (tmp_path / "last.json").write_text("{")
-    assert checkpoints.pointer_target(tmp_path, "last") is None
+    for text in ("{", "{}", "[]"):
+        (tmp_path / "last.json").write_text(text)
+        assert checkpoints.pointer_target(tmp_path, "last") is None
 
 
 def test_prune_keeps_a_target_that_cannot_be_read(tmp_path: Path) -> None:
@@ -134,6 +137,8 @@ def test_the_latest_is_the_newest_valid_one(tmp_path: Path) -> None:
     paths = [saved(tmp_path, n) for n in (1, 2, 3)]
     assert checkpoints.latest(tmp_path) == (paths[2], "")
     (paths[2] / "state.json").write_text("{")
+    path, warning = checkpoints.latest(tmp_path)
+    assert path == paths[1] and "resuming from step-00000002, the newest valid one" in warning
     flipped = bytearray((paths[1] / "model.safetensors").read_bytes())
     flipped[-1] ^= 1
     (paths[1] / "model.safetensors").write_bytes(flipped)  # the right size, with another checksum
@@ -161,3 +166,89 @@ def test_an_added_evaluation_counts_once_the_manifest_lists_it(tmp_path: Path, m
     checkpoints.add_evaluation(path, {"judged": True})
     assert checkpoints.load(path).state == {"epoch": 1, "judged": True}
     assert checkpoints.read_state(path) == {"epoch": 1}  # as training wrote it
+
+
+def test_the_manifest_lists_every_other_file_with_its_size_and_checksum(tmp_path: Path) -> None:
+    model, optimizer = trained(OPTIMIZERS["adam"])
+    checkpoints.CheckpointWriter(
+        tmp_path,
+        7,
+        model=model.state_dict(),
+        optimizer=optimizer.state_dict(),
+        state={"epoch": 1},
+        within={"logits": torch.arange(3.0)},
+    ).wait()
+    path = tmp_path / "step-00000007"
+    manifest = json.loads((path / "manifest.json").read_text())
+    names = {"model.safetensors", "optimizer.safetensors", "within.safetensors", "state.json"}
+    assert manifest == checkpoints.verify(path) and set(manifest) == {"step", "files"} and manifest["step"] == 7
+    assert set(manifest["files"]) == names == {p.name for p in path.iterdir()} - {"manifest.json"}
+    for name, entry in manifest["files"].items():
+        body = (path / name).read_bytes()
+        assert entry == {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+    assert checkpoints.load(path).within["logits"].tolist() == [0.0, 1.0, 2.0]
+    checkpoints.add_evaluation(path, {"judged": True})
+    after = json.loads((path / "manifest.json").read_text())
+    assert {name: after["files"][name] for name in names} == manifest["files"]
+    assert set(after["files"]) == {*names, "judged.json"} and after["step"] == 7
+
+
+@pytest.mark.parametrize("name", ["optimizer.safetensors", "state.json", "manifest.json"])
+def test_a_write_that_fails_leaves_no_folder_and_the_pointer_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    first = saved(tmp_path, 1)
+    write_atomic = checkpoints.write_atomic
+
+    def full(file: Path, body: Any, **options: Any) -> Any:
+        if file.name == name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_atomic(file, body, **options)
+
+    monkeypatch.setattr(checkpoints, "write_atomic", full)
+    with pytest.raises(UserError, match="space"):
+        saved(tmp_path, 2)
+    assert [p.name for p in tmp_path.glob("step-*")] == [first.name]
+    assert checkpoints.latest(tmp_path) == (first, "")
+
+
+def test_an_existing_folder_is_replaced(tmp_path: Path) -> None:
+    path = saved(tmp_path, 1)
+    (path / "judged.json").write_text("{}")
+    assert saved(tmp_path, 1) == path and not (path / "judged.json").exists()
+
+
+def test_a_checkpoint_without_any_pointer_is_used_without_a_warning(tmp_path: Path) -> None:
+    """As after a kill between the first manifest and the first pointer. A pointer that is damaged is a warning."""
+    path = saved(tmp_path, 1)
+    (tmp_path / "last.json").unlink()
+    assert checkpoints.latest(tmp_path) == (path, "")
+    checkpoints.set_pointer(tmp_path, "best", path)
+    _, warning = checkpoints.latest(tmp_path)
+    assert warning.startswith("warning: the pointer to the last checkpoint is damaged: resuming from step-00000001")
+
+
+@pytest.mark.parametrize("manifest", ["{}", "{", '{"files": {"gone": {"bytes": 0}}}', '{"files": {"state.json": {}}}'])
+def test_a_damaged_manifest_makes_a_checkpoint_incomplete(tmp_path: Path, manifest: str) -> None:
+    path = saved(tmp_path, 1)
+    (path / "manifest.json").write_text(manifest)
+    assert not checkpoints.is_complete(path) and not checkpoints.is_valid(path)
+
+
+def test_optimizer_state_that_is_not_a_tensor_is_restored(tmp_path: Path) -> None:
+    state = {
+        "state": {0: {"step": 3, "moment": torch.ones(2)}, 2: {"step": 4, "a.b": torch.zeros(1)}},
+        "param_groups": [{"lr": 0.1, "betas": (0.9, 0.999), "params": [0, 2]}],
+    }
+    path = checkpoints.CheckpointWriter(tmp_path, 1, model={}, optimizer=state, state={}).wait()
+    loaded = checkpoints.load(path).optimizer
+    assert loaded["param_groups"] == state["param_groups"] and loaded["state"].keys() == {0, 2}
+    assert loaded["state"][0]["step"] == 3 and loaded["state"][0]["moment"].tolist() == [1.0, 1.0]
+    assert loaded["state"][2]["step"] == 4 and loaded["state"][2]["a.b"].tolist() == [0.0]
+
+
+def test_prune_leaves_what_it_cannot_delete(tmp_path: Path) -> None:
+    path = saved(tmp_path, 1)
+    (tmp_path / "step-of-somebody-else").write_text("a file, not a folder")
+    checkpoints.prune(tmp_path)
+    assert {p.name for p in tmp_path.glob("step-*")} == {path.name, "step-of-somebody-else"}

@@ -7,13 +7,16 @@ import torch
 
 from cxr_ray import config as cfg
 from cxr_ray import models, runs
+from cxr_ray.data import loader
+from cxr_ray.data import plan as plans
 from cxr_ray.errors import UserError
 from cxr_ray.models import serialization
 from cxr_ray.runtime.context import LocalContext
 from cxr_ray.training import checkpoint as checkpoints
 from cxr_ray.training import optim
+from cxr_ray.training.learner import Learner
 from tests.fakes.ranks import on_ranks
-from tests.fakes.store import fake_store
+from tests.fakes.store import FakeStore, fake_store
 from tests.fakes.trainings import (
     StopAfter,
     StopAfterPolls,
@@ -223,7 +226,7 @@ def test_a_step_that_cannot_be_compiled_names_the_fix(tmp_path: Path, monkeypatc
     small = fake_store(45, size=(20, 20))  # of a size that no other test compiles
     with (
         inductor.patch({"cpp.cxx": (None, "no-such-compiler")}),
-        pytest.raises(UserError, match=r"set train\.compile to false"),
+        pytest.raises(UserError, match=r"here \(.*[Cc]ompiler.*\): set train\.compile to false"),
     ):
         fit(config(tmp_path, train={"compile": True}), small)
 
@@ -231,3 +234,80 @@ def test_a_step_that_cannot_be_compiled_names_the_fix(tmp_path: Path, monkeypatc
 def test_synchronized_batch_norm_needs_a_gpu(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="works on GPUs only"):
         fit(config(tmp_path, train={"sync_batch_norm": True}), fake_store(45))
+
+
+def a_learner(folder: Path, store: FakeStore, **sections: dict) -> tuple[Learner, plans.Plan]:
+    settings = config(folder, **sections)
+    plan = plans.build(store, settings.data, seed=0)
+    return Learner(settings.for_task(plan.task), plan, store, LocalContext(quiet=True)), plan
+
+
+def test_predictions_are_in_the_order_of_the_rows_and_none_without_rows(tmp_path: Path) -> None:
+    store = fake_store(40)
+    made, plan = a_learner(tmp_path, store, train={"batch_size": 16, "micro_batch": 5})
+    rows = plan.rows["train"][::-1]
+    stops: list[bool] = []
+    logits = made.predict(rows, stop=lambda: bool(stops.append(False)))
+    assert logits is not None and len(stops) == -(-len(rows) // 5) and made.eval_batch_size == 5
+    made.model.eval()
+    with torch.inference_mode():
+        expected = made.model(torch.from_numpy(store.images(rows)))
+    assert torch.allclose(logits, expected, atol=1e-5)
+    nothing = made.predict(rows[:0], stop=lambda: True)  # a rank may have no rows
+    assert nothing is not None and nothing.shape == (0, 3) and nothing.dtype == torch.float32
+    assert made.predict(rows, stop=lambda: True) is None
+
+
+def test_steps_of_an_epoch_include_the_last_smaller_batch(tmp_path: Path) -> None:
+    for rows, size in ((32, 8), (33, 8), (31, 8)):
+        store = fake_store(rows, images_a_patient=1)
+        split = {"split": {"by": "image", "val": 0, "test": 0}}
+        made, _ = a_learner(tmp_path, store, data=split, train={"batch_size": size, "monitor": "train/loss"})
+        assert made.steps_per_epoch == -(-rows // size) and made.eval_batch_size == size and made.steps == 0
+
+
+@pytest.mark.parametrize("spoil", ["weight", "moment", "statistic"])
+def test_a_model_is_finite_until_a_weight_a_moment_or_a_statistic_is_not(tmp_path: Path, spoil: str) -> None:
+    store = fake_store(40)
+    made, plan = a_learner(tmp_path, store, model={"name": "shufflenet_v2_x0_5"})  # with batch norm
+    order = loader.epoch_order(plan.repeats, seed=0, epoch=1)
+    samples = loader.EpochSamples(plan.rows["train"], plan.truth["train"], order, None)
+    made.begin(1)
+    for batch in loader.train_batches(store, samples, batch_size=16, rank=0, world=1):
+        logits, loss = made.step(batch, epoch=1, drops=0)
+        assert logits.shape == (len(batch.rows), 3) and torch.isfinite(loss)
+    assert made.is_finite() and made.steps == made.steps_per_epoch
+    parameters = list(made.model.parameters())
+    moments = made.optimizer_state()["state"][len(parameters) - 1]
+    statistics = [value for name, value in made.model.named_buffers() if name.endswith("running_var")]
+    tensors = {"weight": parameters[-1].detach(), "moment": moments["exp_avg"], "statistic": statistics[-1]}
+    tensors[spoil].view(-1)[-1] = float("nan")
+    assert not made.is_finite()
+
+
+@pytest.mark.parametrize("unknown", [0.0, 0.4])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_step_follows_the_gradient_of_the_loss_of_the_whole_batch(
+    tmp_path: Path, reduction: str, unknown: float
+) -> None:
+    """Against torch's own loss: its mean over the known cells of the batch, or its sum; also in micro-batches."""
+    store = fake_store(40, unknown=unknown)
+    made, plan = a_learner(
+        tmp_path, store, data={"blank": "ignore"}, model={"name": "lenet", "dropout": 0.0},
+        optim={"name": "sgd", "lr": 0.1, "weight_decay": 0.0, "schedule": "constant"}, augment={"probability": 0.0},
+        loss={"reduction": reduction, "pos_weight_power": 0.0}, train={"batch_size": 16, "micro_batch": 7},
+    )  # fmt: skip
+    samples = loader.EpochSamples(
+        plan.rows["train"], plan.truth["train"], loader.epoch_order(plan.repeats, seed=0, epoch=1), None
+    )
+    before = [p.detach().clone() for p in made.model.parameters()]
+    made.begin(1)
+    batch = next(iter(loader.train_batches(store, samples, batch_size=16, rank=0, world=1)))
+    truth = torch.as_tensor(batch.global_truth)
+    known = ~torch.isnan(truth)
+    logits = made.model(torch.from_numpy(store.images(batch.rows)))[known]
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth[known], reduction=reduction)
+    gradients = torch.autograd.grad(loss, list(made.model.parameters()))
+    made.step(batch, epoch=1, drops=0)
+    for was, gradient, now in zip(before, gradients, made.model.parameters(), strict=True):
+        assert torch.allclose(now, was - 0.1 * 1.9 * gradient, rtol=1e-4, atol=1e-6)  # Nesterov's first step

@@ -230,3 +230,34 @@ def test_the_average_is_restored_and_changes_no_weight_of_the_model() -> None:
         average.update(model, 7)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in ema.state_dict().items())
     assert not any(p.requires_grad for p in ema.model.parameters())
+
+
+def test_a_fraction_of_a_warm_up_step_is_a_whole_step() -> None:
+    """Steps below the warm-up's end are part of it: 2.5 steps are three, which rise to the rate."""
+    got = rates(10, 2, lr=0.3, schedule="constant", warmup_epochs=0.25)
+    assert got[:4] == pytest.approx([0.1, 0.2, 0.3, 0.3])
+
+
+def test_cosine_falls_from_the_end_of_the_warm_up_to_the_last_step() -> None:
+    got = rates(4, 3, lr=0.2, schedule="cosine", warmup_epochs=1)
+    expected = [0.2 * (1 + math.cos(math.pi * k / 8)) / 2 for k in range(8)]
+    assert got == pytest.approx([0.05, 0.1, 0.15, 0.2, *expected])
+
+
+def test_only_a_plateau_counts_its_drops_and_a_step_schedule_its_own() -> None:
+    config = Optim(lr=0.8, schedule="step", drop_epochs=2, drop_factor=0.5)
+    got = [optim.learning_rate(config, step, steps_per_epoch=3, epochs=5, drops=7) for step in (0, 5, 6, 11, 12)]
+    assert got == pytest.approx([0.8, 0.8, 0.4, 0.4, 0.2])
+
+
+def test_adam_has_its_hyperparameters_in_every_group() -> None:
+    model = network()
+    head = list(model[4].parameters())
+    optimizer = optim.build(model, Optim(name="adamw", lr=0.1, weight_decay=0.2, head_lr_factor=3.0), head)
+    assert isinstance(optimizer, torch.optim.AdamW) and len(optimizer.param_groups) == 4
+    assert {(g["factor"], g["weight_decay"], g["fused"]) for g in optimizer.param_groups} == {
+        (1.0, 0.2, True),
+        (3.0, 0.2, True),
+    }
+    sgd = optim.build(model, Optim(name="sgd", lr=0.1))
+    assert all((g["momentum"], g["nesterov"], g["fused"]) == (0.9, True, None) for g in sgd.param_groups)

@@ -5,6 +5,7 @@ import multiprocessing
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -191,6 +192,7 @@ def test_mlflow_holds_parameters_and_metrics_by_epoch(out: Path, monkeypatch: py
     assert logged.data.metrics["val/auroc/mean"] == 0.8 and logged.data.metrics["kept/val/auroc/mean"] == 0.8
     history = client(out).get_metric_history(logged.info.run_id, "val/auroc/Mass_ left")
     assert [(m.step, m.value) for m in history] == [(0, 0.6), (1, pytest.approx(0.9))]
+    assert all(abs(m.timestamp / 1000 - time.time()) < 600 for m in history)
     assert not list(here.iterdir())  # nothing in the working directory
 
 
@@ -343,6 +345,29 @@ def test_failed_requests_are_sent_when_the_server_responds_again(
     assert "secret" not in (run.path / "run.json").read_text()
 
 
+def test_requests_stay_below_mlflows_limits(tmp_path: Path, server: type[Server]) -> None:
+    run = tracked(tmp_path / "a", "mlflow")
+    tracker = trackers.open(run, run.config, log=pytest.fail)
+    names = [f"metric {i}" for i in range(2001)]
+    tracker.log(0, dict.fromkeys(names, 0.5))
+    batches = [body for path, body in server.calls if path == "log-batch"]
+    metrics = [[m["key"] for m in body["metrics"]] for body in batches if body.get("metrics")]
+    params = [[p["key"] for p in body["params"]] for body in batches if body.get("params")]
+    assert [len(batch) for batch in metrics[:2]] == [1000, 1000] and max(map(len, metrics)) == 1000
+    assert [name for batch in metrics for name in batch][:2001] == names
+    assert sorted(name for batch in params for name in batch) == sorted(trackers.parameters(run.config.model_dump()))
+    assert all(len(batch) <= 100 for batch in params)
+
+
+def test_a_single_run_is_in_the_experiment_of_the_environment(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    run = tracked(out / "a", "mlflow")
+    trackers.open(run, run.config, log=pytest.fail).close("finished")
+    logged = the_run(out, "mine")
+    assert logged.info.run_name == "a" and "cxr_ray.sweep" not in logged.data.tags
+    assert client(out).get_experiment_by_name("mine").artifact_location == (out / "mlflow-artifacts").as_uri()
+
+
 def test_a_server_that_never_responds_is_two_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as silent:  # bound, but not listening
         silent.bind(("127.0.0.1", 0))
@@ -385,6 +410,7 @@ def test_commands_to_view_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_parameters_respect_mlflows_limits() -> None:
     parameters = trackers.parameters({"a": {"b": "x" * 7000, "c (d)": [1, 2]}, "tune": {"trials": 3}, "e": {}})
     assert parameters == {"a.b": "x" * 6000, "a.c _d_": "[1, 2]", "e": "{}"}
+    assert trackers.parameters({"n" * 300: "m"}) == {"n" * 250: "m"}
 
 
 # -- the trainer ----------------------------------------------------------------------------------------------

@@ -235,6 +235,22 @@ def test_two_ranks_stop_together_during_evaluation(tmp_path: Path) -> None:
 # -- divergence --------------------------------------------------------------------------------------------------
 
 
+def test_a_loss_that_is_noticed_at_the_end_of_the_epoch_names_its_own_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polling, "POLL_S", 1e9)  # only after the first and the last step of an epoch
+    monkeypatch.setattr(learner.Learner, "step", corrupt_loss())
+    settings = config(tmp_path, train={"epochs": 3, "batch_size": 8, "log_rows": True})
+    with pytest.raises(UserError, match=r"the loss of step \d+ \(epoch 2\) is not a number"):
+        fit(settings, fake_store(90))
+    run = runs.load(tmp_path / "run")
+    logged = rows_in_order(run)
+    steps = sum(epoch == 1 for epoch, _, _ in logged)
+    assert len(logged) == 2 * steps > 8
+    rows = next(rows for epoch, number, rows in logged if (epoch, number) == (2, 1))
+    assert run.info["diverged"] == {"epoch": 2, "step": steps + 2, "rows": rows}
+
+
 @pytest.mark.parametrize("when", ["within", "end"])
 def test_weights_that_are_not_finite_replace_no_checkpoint(
     tmp_path: Path, poll_every_step: None, monkeypatch: pytest.MonkeyPatch, when: str
@@ -316,3 +332,107 @@ def test_a_loss_that_is_not_a_number_on_one_rank_ends_both(tmp_path: Path) -> No
 def test_a_training_that_diverges_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"diverged: lower optim\.lr"):
         fit(config(tmp_path, optim={"name": "sgd", "lr": 1e30}, train={"epochs": 3}), fake_store(60))
+
+
+# -- speed -------------------------------------------------------------------------------------------------------
+
+
+def test_the_speed_counts_the_images_that_this_start_trained(
+    tmp_path: Path, poll_every_step: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a clock that does not move, an epoch takes the shortest time that is measured, 1 ns."""
+    images: list[int] = []
+
+    def recorded(_config: Any, _plan: Any, _epoch: int, _values: Any, speed: float, _seconds: float) -> list[str]:
+        images.append(round(speed * 1e-9))
+        return []
+
+    monkeypatch.setattr(trainer.epoch_metrics, "epoch_lines", recorded)
+    monkeypatch.setattr(trainer.time, "perf_counter", lambda: 5.0)
+    store = fake_store(90)
+    whole = fit(config(tmp_path, name="whole"), store)
+    count = len(whole.plan.query("part == 'train'"))
+    assert count % 16 and images == [0, count, count]
+    stopped = fit(config(tmp_path, name="resumed"), store, StopAfterPolls(5))
+    batches = checkpoints.load(checkpoints.pointer_target(stopped.path / "checkpoints", "last")).state["batches"]
+    assert batches > 0
+    del images[:]
+    fit(config(tmp_path, name="resumed"), store)
+    assert images == [count - 16 * batches, count]
+    del images[:]
+    TimeLimit(monkeypatch, 2)
+    fit(config(tmp_path, name="limited", train={"max_time": 60}), store)
+    assert images == [0, 2 * 16]
+
+
+def test_progress_within_an_epoch_shows_its_share_rate_and_time_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every step takes two seconds; a line is due once more than three seconds have passed."""
+    done, step = [0], learner.Learner.step
+
+    def counted(self: learner.Learner, batch: Any, **options: Any) -> Any:
+        done[0] += 1
+        return step(self, batch, **options)
+
+    monkeypatch.setattr(learner.Learner, "step", counted)
+    monkeypatch.setattr(trainer.time, "perf_counter", lambda: 2.0 * done[0])
+    monkeypatch.setattr(trainer, "LOG_EVERY_S", 3.0)
+    settings = config(tmp_path, train={"epochs": 1, "batch_size": 8})
+
+    def lines() -> list[str]:
+        return [line for line in capsys.readouterr().out.splitlines() if line.endswith(" left")]
+
+    def expected(first: int) -> list[str]:
+        return [
+            f"epoch 1/1  {k / steps:4.0%}  {count / steps / 2:,.0f} images/s  {2 * (steps - k)} s left"
+            for k in range(first + 2, steps + 1, 2)
+        ]
+
+    run = fit(settings, fake_store(90), LocalContext())
+    count = len(run.plan.query("part == 'train'"))
+    steps = -(-count // 8)
+    assert steps > 6 and lines() == expected(0)
+    resumed = settings.model_copy(update={"name": "resumed"})
+    with monkeypatch.context() as patch:
+        patch.setattr(polling, "POLL_S", 0.0)
+        stopped = fit(resumed, fake_store(90), StopAfterPolls(7))
+    first = checkpoints.load(checkpoints.pointer_target(stopped.path / "checkpoints", "last")).state["batches"]
+    assert first > 1 and lines() == []
+    fit(resumed, fake_store(90), LocalContext())
+    assert lines() == expected(first)
+
+
+def test_the_time_limit_is_for_all_starts_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[float | None] = []
+
+    class Recorded(polling.Poller):
+        def __init__(self, context: LocalContext, *, save_minutes: float | None, left_s: float | None = None) -> None:
+            left.append(left_s)
+            super().__init__(context, save_minutes=save_minutes, left_s=left_s)
+
+    clock = iter(range(10**6))
+    monkeypatch.setattr(trainer, "Poller", Recorded)
+    monkeypatch.setattr(trainer.time, "perf_counter", lambda: float(next(clock)))
+    store, train = fake_store(60), {"epochs": 2, "max_time": 60}
+    stopped = fit(config(tmp_path, train=train), store, StopAfter(1))
+    last = checkpoints.load(checkpoints.pointer_target(stopped.path / "checkpoints", "last"))
+    assert last.state["seconds"] > 1
+    fit(config(tmp_path, train=train), store)
+    assert left == [3600.0, 3600.0 - last.state["seconds"]]
+    fit(config(tmp_path, name="unlimited"), store)
+    assert left[2:] == [None]
+    monkeypatch.setattr(trainer.time, "perf_counter", lambda: 10_000.0 * next(clock))
+    stopped = fit(config(tmp_path, name="late", train=train), store, StopAfter(0))
+    assert stopped.info["status"] == "stopped" and stopped.info["seconds"] > 3600
+    context = LocalContext(quiet=True)
+    ended = fit(config(tmp_path, name="late", train=train), store, context)
+    assert left[3:] == [3600.0, 0.0] and ended.info["ended"] == "max_time" and not context.history
+    assert ended.info["epochs"] == 0 and ended.info["status"] == "finished"
+
+
+def test_without_val_there_are_no_predictions_of_val(tmp_path: Path) -> None:
+    data, train = {"split": {"val": 0, "test": 0}}, {"epochs": 1, "monitor": "train/loss"}
+    run = fit(config(tmp_path, data=data, train=train, report={"keep_predictions": True}), fake_store(40))
+    written = sorted(p.relative_to(run.path).as_posix() for p in run.path.rglob("predictions/**/*.parquet"))
+    assert written == ["predictions/epochs/0001-train.parquet"]

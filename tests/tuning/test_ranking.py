@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cxr_ray import config as cfg
 from cxr_ray.errors import UserError
 from cxr_ray.tuning import ranking
-from cxr_ray.tuning.ranking import Constraint
+from cxr_ray.tuning.ranking import Constraint, compared_to
 from cxr_ray.tuning.trial import FAILED, FINISHED, RUNNING, STOPPED, WAITING, Trial
 
 
@@ -165,3 +165,11 @@ def test_a_constraint_is_met_at_its_limit_and_not_by_an_undefined_value() -> Non
     assert least.met({"val/recall/mean": 0.8}) and not least.met({"val/recall/mean": 0.7999}) and not least.met({})
     assert most.met({"val/loss": 0.5}) and not most.met({"val/loss": 0.6}) and not most.met({"val/loss": math.nan})
     assert (str(least), str(most)) == ("val/recall/mean >= 0.8", "val/loss <= 0.5")
+
+
+def test_older_words_of_a_comparison_are_replaced() -> None:
+    assert (
+        compared_to("the second") == "the second-best trial"
+        and compared_to("the config as written") == "the base configuration"
+    )
+    assert compared_to("the second-best trial") == "the second-best trial"

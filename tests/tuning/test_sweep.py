@@ -199,10 +199,10 @@ def test_a_folder_that_is_not_a_sweep_is_refused(tmp_path: Path) -> None:
 def test_loading_what_is_not_a_sweep_offers_the_closest_name(tmp_path: Path) -> None:
     create(config(tmp_path, name="learning-rate"))
     with pytest.raises(
-        UserError, match=r"is not a sweep folder.*did you mean 'learning-rate'\? Sweeps there: learning-rate"
+        UserError, match=r"is not a sweep folder.*did you mean 'learning-rate'\? Sweeps in .*: learning-rate"
     ):
         sweeps.load(tmp_path / "learning-rat")
-    with pytest.raises(UserError, match=r"is not a sweep folder \(it has no sweep.json\)$"):
+    with pytest.raises(UserError, match=r"is not a sweep folder \(it has no sweep.json\)\.$"):
         sweeps.load(tmp_path / "no" / "such")
 
 

@@ -81,7 +81,7 @@ def show_tables(store: Any, top: int) -> None:
         else f"{size.patients:,}, at most {size.most_images_of_a_patient} images of one patient"
     )
     print(f"{store.manifest.source}: {size.rows:,} images of {store.size[0]} x {store.size[1]} px, {store.task}")
-    print(f"patients: {patients}; images refused: {store.manifest.rejected:,}")
+    print(f"patients: {patients}; images rejected: {store.manifest.rejected:,}")
     if store.info.filters:
         dropped = dropping_filter(index, store.info.filters)
         print(
@@ -93,7 +93,9 @@ def show_tables(store: Any, top: int) -> None:
         print(f"warning: {message}")
 
     frequency = summary.label_frequency(index, labels)
-    table(["label", "positive", "uncertain", "negative", "blank", "% positive"], _rows(frequency), title="labels")
+    table(
+        ["label", "positive", "uncertain", "negative", "not mentioned", "% positive"], _rows(frequency), title="labels"
+    )
     vectors = summary.label_vectors(index, labels)
     if store.task == "multilabel":
         shown = [(" + ".join(names) or "none", rows, percent) for names, rows, percent in _rows(vectors.head(top))]
@@ -102,7 +104,11 @@ def show_tables(store: Any, top: int) -> None:
             shown,
             title=f"the {len(shown)} most frequent of {len(vectors):,} label vectors",
         )
-        table(["findings in an image", "rows", "%"], _rows(summary.findings_per_image(index, labels)), title="findings")
+        table(
+            ["positive labels per image", "rows", "%"],
+            _rows(summary.findings_per_image(index, labels)),
+            title="positive labels per image",
+        )
         if 1 < len(labels) <= 20:
             pairs = summary.co_occurrence(index, labels)
             numbered = [f"{number} {name}" for number, name in enumerate(labels, start=1)]

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter, validators
 
 from cxr_ray.cli import flags
-from cxr_ray.cli.progress import Progress
 from cxr_ray.errors import UserError
 from cxr_ray.labels import Filter
+from cxr_ray.runtime.progress import Progress
 from cxr_ray.storage.remote import AnyPath, to_path
 
 USAGE = "cxr-ray ingest SOURCE ROOT OUT [--size 224] [--dry-run] [--SOURCE-OPTION VALUE ...]"
@@ -42,7 +42,7 @@ class Ingest:
     where: str | None = None
     """pandas query over the records, such as "view == 'PA'": ingest only the rows that match."""
     max_rejected: Annotated[float, Parameter(validator=validators.Number(gte=0, lte=1))] = 0.01
-    """The ingest fails if more than this fraction of the images is refused."""
+    """The ingest fails if more than this fraction of the images is rejected."""
     shard_mib: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 32
     """Maximum size of a shard in MiB."""
     hash_patients: Annotated[bool, Parameter(negative="")] = False
@@ -212,11 +212,11 @@ def run(source: str, root: AnyPath, out: AnyPath, options: dict[str, Any], how: 
         per_s = (result.rows + result.rejected - result.resumed) / result.seconds if result.seconds > 0 else 0.0
         before = f", {result.resumed:,} of them by an earlier ingest" if result.resumed else ""
         print(
-            f"ingested {result.rows:,} images, refused {result.rejected:,}{before}, "
+            f"ingested {result.rows:,} images, rejected {result.rejected:,}{before}, "
             f"in {result.seconds:.1f} s ({per_s:,.0f} images/s)"
         )
     if result.rejected:
-        print(f"refused: {(result.path / 'rejected.parquet').resolve()}")
+        print(f"rejected: {(result.path / 'rejected.parquet').resolve()}")
     _warn_of_burned_in_text(result)
     print(f"shards: {result.path.resolve()}")
     print(f"next: cxr-ray describe {shlex.quote(str(out))}; cxr-ray train --store {shlex.quote(str(out))}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cyclopts import App
 
-from cxr_ray.cli.progress import Progress
+from cxr_ray.runtime.progress import Progress
 
 app = App(name="phantom", help_format="markdown")
 

@@ -23,9 +23,6 @@ app = App(
     help_epilogue=config_flags.epilogue(config_flags.COMMON_TUNE, "tune"),
 )
 
-COMPARED_TO = {"the second": "the second-best trial", "the config as written": "the base configuration"}
-"""Values of `what` in the sweep's JSON, and how they are printed."""
-
 
 @app.default
 def tune(
@@ -225,7 +222,7 @@ def print_comparison(sweep: Any, comparison: dict[str, Any]) -> None:
         if test:
             print(f"  {what}: {_on_test(test, order)}")
     for row in comparison["against"]:
-        other = COMPARED_TO.get(row["what"], row["what"])
+        other = ranking.compared_to(row["what"])
         print(f"  difference to {other} ({row['trial']}) on {row['part']}: {format_difference(row)}")
     if comparison.get("note"):
         print(f"  note: {comparison['note']}")

@@ -2,7 +2,7 @@
 
 import io
 
-from cxr_ray.cli.progress import Progress
+from cxr_ray.runtime.progress import Progress
 
 
 class Terminal(io.StringIO):
@@ -41,7 +41,7 @@ def test_refused_images_are_counted() -> None:
     out = io.StringIO()
     with Progress("ingest", stream=out) as progress:
         progress(10, 10, 3)
-    assert out.getvalue().endswith("3 refused\n")
+    assert out.getvalue().endswith("3 rejected\n")
 
 
 def test_a_terminal_gets_a_bar() -> None:
