@@ -297,6 +297,10 @@ def test_files_without_a_single_gray_or_rgb_frame_are_rejected() -> None:
     assert reason(dicom(RAW, Rows=0)) == "no pixels"
     assert reason(dicom(np.tile(RAW, (2, 1)), Rows=H, NumberOfFrames=2)) == "several frames"
     assert reason(dicom(RAW.astype(np.uint16), PhotometricInterpretation="PALETTE COLOR")) == "unsupported pixel kind"
+    gray, rgb = (RAW // 16).astype(np.uint8), np.stack([RAW // 16] * 3, -1).astype(np.uint8)
+    for pixels, kind in ((gray, "PALETTE COLOR"), (gray, "RGB"), (rgb, "MONOCHROME2"), (rgb, "HSV"), (RAW, "YBR_FULL")):
+        assert reason(dicom(pixels, PhotometricInterpretation=kind)) == "unsupported pixel kind", kind
+    assert reason(dicom(rgb, BitsAllocated=16)) == "unsupported pixel kind"
     assert reason(dicom(RAW, BitsAllocated=32)) == "unsupported pixel kind"
     assert reason(b"\0" * 128 + b"DICM" + b"\xff" * 100) in ("no pixels", "damaged")
 
