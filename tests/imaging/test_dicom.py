@@ -345,7 +345,7 @@ def test_the_size_of_a_jpeg_is_in_its_start_of_frame(marker: int) -> None:
     def segment(kind: int, data: bytes) -> bytes:
         return bytes([0xFF, kind]) + struct.pack(">H", 2 + len(data)) + data
 
-    tables = segment(0xE0, b"JFIF\0" + bytes(9)) + b"\xff\xff" + segment(0xC4, bytes(30)) + segment(0xDB, bytes(65))
+    tables = segment(0xE0, b"JFIF\0" + bytes(9)) + b"\xff\xff" + segment(0xC4, bytes(30)) + segment(0xDB, bytes(301))
     frame = segment(marker, b"\x08" + struct.pack(">2H", 60_000, 59_999) + b"\x01\x01\x11\0")
     data = with_codestream(b"\xff\xd8" + tables + frame)
     no_start = marker in (0xC4, 0xC8, 0xCC)
