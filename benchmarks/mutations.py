@@ -44,6 +44,7 @@ EQUIVALENT = Path(__file__).with_name("mutations_equivalent.toml")
 PACKAGES = ("data", "imaging", "losses", "metrics", "training")
 MORE_TESTS: dict[str, tuple[str, ...]] = {
     "data/loader.py": ("data/test_mixup.py",),
+    "data/store.py": ("data/test_store_cache.py",),
     "data/store_format.py": ("data/test_store.py",),
     "metrics/overall.py": ("metrics/test_compute.py",),
     "metrics/per_label.py": ("metrics/test_compute.py",),

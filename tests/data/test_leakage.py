@@ -58,6 +58,7 @@ def test_what_is_in_two_parts_is_found_and_gone_without_the_leaking_rows(
 ) -> None:
     table, part = given_
     found = leakage.pairs_across_parts(table, part, by_patient=True)
+    assert found.index.tolist() == list(range(len(found)))
     position = {row: at for at, row in enumerate(table["row"])}
     for pair in found.itertuples():
         a, b = position[pair.row], position[pair.other]

@@ -128,8 +128,18 @@ def test_a_flipped_pixel_passes_the_manifest_check_but_not_the_full_one(copy: Pa
     body[len(body) // 2] ^= 1
     shard.write_bytes(body)
     stores.open(copy)
-    with pytest.raises(UserError, match=r"images-00000-of-00006.arrow: bytes changed"):
+    with pytest.raises(
+        UserError,
+        match=r"images-00000-of-00006.arrow: bytes changed.*; `cxr-ray verify .*ingest again into a new folder",
+    ):
         stores.open(copy, verify="full")
+
+
+def test_an_index_that_cannot_be_read_is_named(copy: Path) -> None:
+    for change in (lambda file: file.write_bytes(b"no Parquet"), lambda file: file.unlink()):
+        change(copy / "index.parquet")
+        with pytest.raises(UserError, match=r"cannot read .*index\.parquet \(.*\); `cxr-ray verify"):
+            stores.open(copy, verify="none")
 
 
 def test_folders_that_are_not_a_store_are_refused_with_the_cause(copy: Path, tmp_path: Path) -> None:

@@ -54,7 +54,9 @@ def test_cut_missing_longer_and_extra_files_are_found(copy: Path) -> None:
     original = shard.read_bytes()
     shard.write_bytes(original[:-5])
     assert only_problem(copy) == f"{shard.name}: cut, {len(original) - 5} bytes instead of {len(original)}"
-    with pytest.raises(UserError, match=rf"{shard.name}: cut.*ingest again"):
+    with pytest.raises(
+        UserError, match=rf"{shard.name}: cut, \d+ bytes instead of \d+; `cxr-ray verify .*ingest again"
+    ):
         stores.open(copy)
     shard.write_bytes(original + b"x")
     assert "longer" in only_problem(copy)

@@ -297,6 +297,10 @@ def test_files_without_a_single_gray_or_rgb_frame_are_rejected() -> None:
     assert reason(dicom(RAW, Rows=0)) == "no pixels"
     assert reason(dicom(np.tile(RAW, (2, 1)), Rows=H, NumberOfFrames=2)) == "several frames"
     assert reason(dicom(RAW.astype(np.uint16), PhotometricInterpretation="PALETTE COLOR")) == "unsupported pixel kind"
+    gray, rgb = (RAW // 16).astype(np.uint8), np.stack([RAW // 16] * 3, -1).astype(np.uint8)
+    for pixels, kind in ((gray, "PALETTE COLOR"), (gray, "RGB"), (rgb, "MONOCHROME2"), (rgb, "HSV"), (RAW, "YBR_FULL")):
+        assert reason(dicom(pixels, PhotometricInterpretation=kind)) == "unsupported pixel kind", kind
+    assert reason(dicom(rgb, BitsAllocated=16)) == "unsupported pixel kind"
     assert reason(dicom(RAW, BitsAllocated=32)) == "unsupported pixel kind"
     assert reason(b"\0" * 128 + b"DICM" + b"\xff" * 100) in ("no pixels", "damaged")
 
@@ -341,7 +345,7 @@ def test_the_size_of_a_jpeg_is_in_its_start_of_frame(marker: int) -> None:
     def segment(kind: int, data: bytes) -> bytes:
         return bytes([0xFF, kind]) + struct.pack(">H", 2 + len(data)) + data
 
-    tables = segment(0xE0, b"JFIF\0" + bytes(9)) + b"\xff\xff" + segment(0xC4, bytes(30)) + segment(0xDB, bytes(65))
+    tables = segment(0xE0, b"JFIF\0" + bytes(9)) + b"\xff\xff" + segment(0xC4, bytes(30)) + segment(0xDB, bytes(301))
     frame = segment(marker, b"\x08" + struct.pack(">2H", 60_000, 59_999) + b"\x01\x01\x11\0")
     data = with_codestream(b"\xff\xd8" + tables + frame)
     no_start = marker in (0xC4, 0xC8, 0xCC)

@@ -148,7 +148,7 @@ def test_subgroups_and_the_shift_of_weights_are_in_the_results(run: runs.Run) ->
     assert methods["weights taken out"]["ece"]["Mass"] != methods["as trained"]["ece"]["Mass"]
     page = (run.path / "report.html").read_text()
     assert "Weights and oversampling subtracted" in page and "with Tubes" in page
-    assert "Share of positives in each part" in page  # which the training saved
+    assert "Prevalence by part" in page  # which the training saved
     counts = run.info["prevalence"]["train"]
     assert counts["rows"] == (run.plan["part"] == "train").sum() and counts["patients"] == counts["rows"] // 4
     assert (run.path / "figures" / "roc-Edema.png").read_bytes().startswith(b"\x89PNG")
