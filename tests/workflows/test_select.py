@@ -25,6 +25,7 @@ from cxr_ray.tuning import sweep as sweeps
 from cxr_ray.tuning.sweep import Sweep
 from cxr_ray.tuning.trial import FAILED, FINISHED, Trial
 from cxr_ray.workflows import select
+from cxr_ray.workflows import tune as workflow
 from tests.fakes.sweep import STORE
 
 LABELS = ["Edema", "Mass"]
@@ -337,7 +338,7 @@ def training(monkeypatch: pytest.MonkeyPatch) -> list[cfg.Config]:
 
     monkeypatch.setattr(on_ray, "train", train)
     monkeypatch.setattr(on_tune, "tune", lambda config, **kw: Sweep(Path(config.output) / config.name))
-    monkeypatch.setattr(command, "try_write_page", lambda sweep: None)
+    monkeypatch.setattr(workflow, "try_write_page", lambda sweep: None)
     return configs
 
 
