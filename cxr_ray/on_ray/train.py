@@ -19,7 +19,7 @@ from cxr_ray.runtime import signals
 from cxr_ray.runtime.threads import background
 from cxr_ray.storage.lease import Lease
 from cxr_ray.training.epoch_bar import epoch_bar
-from cxr_ray.training.local import train_in_process
+from cxr_ray.training.local import in_process
 from cxr_ray.training.setup import open_run, prepare
 
 
@@ -37,13 +37,16 @@ def train(config: cfg.Config, *, address: str | None = None, log: Callable[[str]
     log(f"plan: {plan.summary()}; labels: {', '.join(plan.labels)}")
     for warning in plan.warnings:
         log(f"warning: {warning}")
-    in_process = config.train.workers == 1 and address is None and "RAY_ADDRESS" not in os.environ
+    without_ray = config.train.workers == 1 and address is None and "RAY_ADDRESS" not in os.environ
     with Lease(run.path), epoch_bar(run):
         (run.path / "stop").unlink(missing_ok=True)
         run.update(status="started", error=None)
         try:
-            if in_process:
-                train_in_process(config, plan, store, run, log)
+            if without_ray:
+                from cxr_ray.training import trainer
+
+                with in_process(config, run, log) as context:
+                    trainer.fit(config, plan, store, context, run)
             else:
                 _train_on_ray(config, run, address, log)
         except KeyboardInterrupt:

@@ -1,22 +1,25 @@
-"""Training in this process, on one device, without Ray."""
+"""Training in this process, on one device, without Ray: the context that the training loop needs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from cxr_ray import config as cfg
 from cxr_ray import runs
-from cxr_ray.data import plan as plans
-from cxr_ray.data import store as stores
 from cxr_ray.runtime import signals
 
+if TYPE_CHECKING:  # it loads torch
+    from cxr_ray.runtime.context import Context
 
-def train_in_process(
-    config: cfg.Config, plan: plans.Plan, store: stores.Store, run: runs.Run, log: Callable[[str], None]
-) -> None:
-    """Train `run`. Progress goes to its log and to `log`; SIGTERM, or a `stop` file, stops it after a checkpoint."""
+
+@contextmanager
+def in_process(config: cfg.Config, run: runs.Run, log: Callable[[str], None]) -> "Iterator[Context]":
+    """Within it, the context for `trainer.fit` in this process: `train.gpu` chooses the device, `train.threads` the CPU threads.
+
+    Progress goes to the run's log and to `log`; SIGTERM, or a `stop` file, stops the training after a checkpoint."""
     import torch
 
     from cxr_ray.runtime.context import LocalContext, pick_device
-    from cxr_ray.training import trainer
 
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
@@ -30,4 +33,4 @@ def train_in_process(
             return run.stop_requested
 
     with signals.on_sigterm(run.request_stop):
-        trainer.fit(config, plan, store, RunContext(device=pick_device(config.train.gpu)), run)
+        yield RunContext(device=pick_device(config.train.gpu))

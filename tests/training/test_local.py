@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from cxr_ray import runs
-from cxr_ray.training import setup
-from cxr_ray.training.local import train_in_process
+from cxr_ray.training import setup, trainer
+from cxr_ray.training.local import in_process
 from tests.fakes.store import fake_store
 from tests.fakes.trainings import config, write_store
 
@@ -24,7 +24,8 @@ def train(folder: Path, *, stop: bool = False, **sections: dict) -> tuple[runs.R
         if stop and line.startswith("epoch 1/"):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    train_in_process(resolved, plan, store, run, log)
+    with in_process(resolved, run, log) as context:
+        trainer.fit(resolved, plan, store, context, run)
     return run, lines
 
 

@@ -12,7 +12,6 @@ from cxr_ray import runs
 from cxr_ray.data import plan as plans
 from cxr_ray.errors import UserError
 from cxr_ray.models import serialization
-from cxr_ray.on_ray import train as on_ray
 from cxr_ray.runtime import polling
 from cxr_ray.runtime.context import LocalContext
 from cxr_ray.training import checkpoint as checkpoints
@@ -74,7 +73,7 @@ def test_the_backward_pass_is_near_the_surface(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(torch.Tensor, "backward", recorded)
     settings = config(tmp_path, data={"shards": str(shards)}, train={"epochs": 1})
-    assert on_ray.train(settings, log=lambda line: None).info["status"] == "finished"
+    assert cxr_ray.train(settings, log=lambda line: None).info["status"] == "finished"
     assert stacks and all(stack[0] == "train" and len(stack) <= 6 for stack in stacks), stacks[:1]
 
 
