@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _PUBLIC is what Python reads
     from cxr_ray.data.store import Store, open_store
     from cxr_ray.data.store_format import verify
     from cxr_ray.datasets import Records, list_datasets, read_dataset
+    from cxr_ray.datasets.phantom.generate import make_phantom
     from cxr_ray.errors import UserError
     from cxr_ray.inference.loading import load_model, load_predictor
     from cxr_ray.inference.predictor import Predictor
@@ -33,6 +34,7 @@ _PUBLIC = {
     "list_datasets": "cxr_ray.datasets:list_datasets",
     "read_dataset": "cxr_ray.datasets:read_dataset",
     "Records": "cxr_ray.datasets:Records",
+    "make_phantom": "cxr_ray.datasets.phantom.generate:make_phantom",
     "ingest": "cxr_ray.workflows.ingest:ingest",
     "open_store": "cxr_ray.data.store:open_store",
     "Store": "cxr_ray.data.store:Store",
@@ -85,6 +87,7 @@ __all__ = [
     "load_run",
     "load_sweep",
     "make_ensemble",
+    "make_phantom",
     "open_store",
     "read_dataset",
     "resume",

@@ -184,6 +184,8 @@ def test_a_wrong_guess_is_answered_in_one_line(
 
 
 USER = """
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
@@ -192,7 +194,8 @@ import cxr_ray
 
 config: cxr_ray.Config = cxr_ray.load_config("preset:demo", **{"optim.lr": 1e-4}, train={"epochs": 1})
 names: list[str] = cxr_ray.list_datasets() + cxr_ray.list_models()
-records: cxr_ray.Records = cxr_ray.read_dataset("phantom", "raw")
+raw: Path = cxr_ray.make_phantom("raw", patients=4, size=64, seed=1)
+records: cxr_ray.Records = cxr_ray.read_dataset("phantom", raw)
 store: cxr_ray.Store = cxr_ray.ingest(records, "raw", "shards", size=(64, 64))
 store = cxr_ray.ingest("image_folder", "raw", "shards", size=64, aspect="pad", options={"patient_regex": "x"})
 store = cxr_ray.open_store("shards")

@@ -93,6 +93,14 @@ def write(
     return out
 
 
+def make_phantom(out: str | Path, *, patients: int = 500, size: int = 256, seed: int = 0) -> Path:
+    """Write about three synthetic chest X-rays per patient, square with sides of `size` pixels, to the new folder `out`, and return its
+    path: a small data set to try things on, which `read_dataset("phantom", out)` and `ingest` read.
+
+    Not medically accurate; no person is in it. Equal numbers give equal bytes. Raises `UserError` as `write` does."""
+    return write(out, patients=patients, size=size, seed=seed)
+
+
 def draw_patient(
     number: int, *, size: int, rng: np.random.Generator
 ) -> Iterator[tuple[dict[str, Any], npt.NDArray[np.uint8], list[Box]]]:

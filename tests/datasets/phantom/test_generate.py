@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import cxr_ray
 from cxr_ray import datasets
 from cxr_ray.datasets.phantom import drawing, generate
 from cxr_ray.errors import UserError
@@ -37,6 +38,14 @@ def test_equal_settings_give_equal_bytes(tmp_path: Path) -> None:
     generate.write(tmp_path / "b", patients=3, size=40, seed=1)
     generate.write(tmp_path / "c", patients=3, size=40, seed=2)
     assert digest(tmp_path / "a") == digest(tmp_path / "b") != digest(tmp_path / "c")
+
+
+def test_make_phantom_is_its_public_name(tmp_path: Path) -> None:
+    generate.write(tmp_path / "a", patients=2, size=40, seed=1)
+    made = cxr_ray.make_phantom(tmp_path / "b", patients=2, size=40, seed=1)
+    assert made == tmp_path / "b" and digest(made) == digest(tmp_path / "a")
+    with pytest.raises(UserError, match="is not empty"):
+        cxr_ray.make_phantom(str(made))
 
 
 def test_a_patient_does_not_depend_on_the_number_of_patients_or_the_size(tmp_path: Path) -> None:
