@@ -31,6 +31,13 @@ def test_an_image_stored_with_16_bits_has_the_statistics_of_its_8_bits() -> None
     assert set(one["pixels_sha256"]).isdisjoint(two["pixels_sha256"])
 
 
+def test_the_hash_of_16_bits_is_that_of_the_nearest_8_bits() -> None:
+    """Values between two steps of 8 bits, whose low bytes alone say nothing."""
+    images = np.minimum(IMAGES, 254)
+    between = images.astype(np.uint16) * 257 + 100
+    assert image_statistics(between)["phash"].tolist() == perceptual_hash(images).tolist()
+
+
 def test_sums_of_16_bit_squares_are_exact() -> None:
     """Squares above 2^53 in sum, which float64 would round: one bright pixel more in a bright image changes the variance."""
     image = np.full((2048, 1025), 65535, np.uint16)
