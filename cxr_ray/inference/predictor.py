@@ -47,6 +47,8 @@ class Predictor:
         `images`: an array or tensor [H, W], [N, H, W] or [N, 1, H, W] of gray values 0 to 255 (float ones in `value_range`), a
         Pillow image, the path of a file (PNG, JPEG, DICOM and more), or a list of such. Files and Pillow images become gray and
         are resized as in `image_format`. Raises `UserError` for what cannot be an image in this range, or cannot be read."""
+        if batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, got {batch_size}")
         batches = gray_batches(images, lambda: self.image_format, value_range=self.value_range, batch_size=batch_size)
         found = [self.probabilities(batch) for batch in batches]
         return np.concatenate(found) if found else np.zeros((0, len(self.labels)), np.float32)

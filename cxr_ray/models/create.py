@@ -1,5 +1,6 @@
 """Models by name for people's own training loops. Models of a config are built by factory.py, which this calls."""
 
+import math
 import os
 from typing import Any
 
@@ -52,6 +53,10 @@ def create_model(
         raise UserError(
             f"create_model needs the number of labels or classes, as in create_model({name!r}, num_outputs=len(store.labels))"
         )
+    if not isinstance(num_outputs, int):
+        raise UserError(f"create_model: num_outputs must be a whole number, got {num_outputs!r}")
+    mean, deviation = _pair("normalize", normalize, "(mean, deviation)")
+    black, white = _pair("value_range", value_range, "(black, white)")
     try:
         model = config.Model(name=name, options={**own, **options}, **shared)
     except ValidationError as error:
@@ -61,8 +66,27 @@ def create_model(
     return build(
         model,
         outputs=num_outputs,
-        image_size=(size, size) if isinstance(size, int) else (size[0], size[1]),
-        mean=normalize[0],
-        deviation=normalize[1],
-        value_range=value_range,
+        image_size=_size(size),
+        mean=mean,
+        deviation=deviation,
+        value_range=(black, white),
     )
+
+
+def _pair(name: str, value: Any, meaning: str) -> tuple[float, float]:
+    """Two finite numbers. Raises `UserError`."""
+    try:
+        first, second = (float(number) for number in value)
+    except (TypeError, ValueError):
+        raise UserError(f"create_model: {name} must be two numbers {meaning}, got {value!r}") from None
+    if isinstance(value, str) or not (math.isfinite(first) and math.isfinite(second)):
+        raise UserError(f"create_model: {name} must be two finite numbers {meaning}, got {value!r}")
+    return first, second
+
+
+def _size(value: Any) -> tuple[int, int]:
+    """Height and width of an image size, which may be one number. Raises `UserError`."""
+    size = (value, value) if isinstance(value, int) else value
+    if not isinstance(size, list | tuple) or len(size) != 2 or not all(isinstance(pixels, int) for pixels in size):
+        raise UserError(f"create_model: image_size must be pixels, one whole number or (height, width), got {value!r}")
+    return size[0], size[1]

@@ -63,7 +63,14 @@ def save_model(
         )
     if task not in get_args(Task):
         raise unknown("task", task, get_args(Task))
-    write(Path(path), model, model.state_dict(), labels=labels, task=task, precision="fp32")
+    if not all(isinstance(label, str) for label in labels):
+        raise UserError(f"labels must be names, got {labels!r}")
+    file = Path(path)
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        raise UserError(
+            f"save_model writes a file in an existing folder; give a name such as model.safetensors, got {file}"
+        )
+    write(file, model, model.state_dict(), labels=labels, task=task, precision="fp32")
 
 
 def read(path: Path) -> SavedModel:

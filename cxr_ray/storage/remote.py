@@ -253,6 +253,8 @@ def to_path(name: str | os.PathLike[str] | AnyPath) -> AnyPath:
     that its file system does not have."""
     if isinstance(name, RemotePath):
         return name
+    if not isinstance(name, str | os.PathLike):
+        raise UserError(f"expected a path or a URL, got {name!r}")
     text = os.fspath(name)
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", text, re.DOTALL)  # a Path reduces two slashes to one
     if match is None or not (text.startswith(f"{match[1]}://") or match[1].lower() in SCHEMES):

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from cxr_ray.data import plan as plans
 from cxr_ray.data import store as stores
 from cxr_ray.data import store_format
 from cxr_ray.data.plan import Plan
-from cxr_ray.errors import UserError
+from cxr_ray.errors import UserError, unknown
 from cxr_ray.evaluation import analysis, baselines
 from cxr_ray.evaluation.prediction_table import EvaluationSettings, PredictionTable, rule_of
 from cxr_ray.evaluation.results import evaluate_table
@@ -106,7 +106,13 @@ def evaluate(
     The parts are read from the run's own `plan.parquet`. Predictions of the model and the baselines are computed once and saved, so
     that other `thresholds` need no model; a rule chooses thresholds on val. `by="study"` combines the images of a study by `combine`.
     `report` has settings of `config.Report` that replace the run's own, such as `interval_by`. Each evaluation of test is counted in
-    run.json. Raises `UserError` if the part has no rows, or if the store is not the one of the training."""
+    run.json. Raises `UserError` for an unknown name, if the part has no rows, and if the store is not the one of the training."""
+    if split is not None and split not in plans.PARTS:
+        raise unknown("split", split, plans.PARTS)
+    if by not in get_args(By):
+        raise unknown("value of by", by, get_args(By))
+    if combine not in get_args(studies.Method):
+        raise unknown("value of combine", combine, get_args(studies.Method))
     run = load_trained(path)
     config = with_report_settings(run, report)
     store = stores.open(run.info["store"]["path"], verify="manifest", cache=config.data.cache)

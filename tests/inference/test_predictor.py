@@ -48,6 +48,11 @@ def test_non_contiguous_images_are_taken(trained: tuple[runs.Run, FakeStore]) ->
     assert np.array_equal(model(images[:, :, ::-1]), model(np.ascontiguousarray(images[:, :, ::-1])))
 
 
+def test_a_batch_holds_at_least_one_image(trained: tuple[runs.Run, FakeStore]) -> None:
+    with pytest.raises(UserError, match="batch_size must be at least 1"):
+        predictor.load(trained[0])(np.zeros((2, 64, 64), np.uint8), batch_size=0)
+
+
 def test_a_run_without_a_model_is_refused(trained: tuple[runs.Run, FakeStore], tmp_path: Path) -> None:
     run, _ = trained
     (tmp_path / "run.json").write_text((run.path / "run.json").read_text())

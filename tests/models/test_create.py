@@ -46,6 +46,13 @@ def test_the_models_own_options_are_keywords() -> None:
         ("lenet", {"num_outputs": 2, "dropout": 3}, "create_model: dropout: .*got 3"),
         ("googlenet", {"num_outputs": 2, "auxiliary": -1}, "auxiliary of googlenet: .*got -1"),
         ("lenet", {"num_outputs": 2, "value_range": (1, 0)}, "black below white"),
+        ("lenet", {"num_outputs": 2, "value_range": (0, 1, 2)}, r"value_range must be two numbers \(black, white\)"),
+        ("lenet", {"num_outputs": 2, "value_range": (0, float("inf"))}, "value_range must be two finite numbers"),
+        ("lenet", {"num_outputs": 2, "value_range": None}, "value_range must be two numbers"),
+        ("lenet", {"num_outputs": 2, "normalize": (1,)}, r"normalize must be two numbers \(mean, deviation\)"),
+        ("lenet", {"num_outputs": 2, "image_size": (32,)}, "image_size must be pixels"),
+        ("lenet", {"num_outputs": 2, "image_size": 32.5}, "image_size must be pixels"),
+        ("lenet", {"num_outputs": 2.5}, "num_outputs must be a whole number"),
         ("lenet", {"num_outputs": 0}, "0 outputs"),
     ],
 )

@@ -83,6 +83,7 @@ def test_a_saved_model_keeps_its_value_range(tmp_path: Path) -> None:
         (["a"], "multilabel", "2 different names"),
         (["a", "a"], "multilabel", "2 different names"),
         ("ab", "multilabel", "2 different names"),
+        ([1, 2], "multilabel", "must be names"),
         (["a", "b"], "multilable", "did you mean 'multilabel'"),
     ],
 )
@@ -92,4 +93,7 @@ def test_labels_must_match_the_outputs(tmp_path: Path, labels: list[str], task: 
         serialization.save_model(tmp_path / "m.safetensors", model, labels=labels, task=task)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="got Linear"):
         serialization.save_model(tmp_path / "m.safetensors", torch.nn.Linear(1, 2), labels=["a", "b"])
+    for place in (tmp_path, tmp_path / "none_such" / "m.safetensors"):
+        with pytest.raises(UserError, match="a file in an existing folder"):
+            serialization.save_model(place, model, labels=["a", "b"])
     assert not (tmp_path / "m.safetensors").exists()

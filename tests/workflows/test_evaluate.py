@@ -257,3 +257,16 @@ def test_a_run_without_val_accepts_only_numbers(run: runs.Run) -> None:
     with pytest.raises(UserError, match="this run has no val rows"):
         evaluate_table(PredictionTable(table, ["Edema", "Mass"], "multilabel"), EvaluationSettings("f1", bootstrap=0))
     assert operating_points.describe("youden").startswith("the largest recall")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"split": "validation"}, "unknown split 'validation'"),
+        ({"by": "x"}, "unknown value of by 'x'"),
+        ({"by": "study", "combine": "x"}, "unknown value of combine 'x'"),
+    ],
+)
+def test_unknown_names_are_refused(run: runs.Run, given: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        evaluate.evaluate(run.path, **given, log=quiet)  # type: ignore[arg-type]

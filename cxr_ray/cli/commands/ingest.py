@@ -138,6 +138,10 @@ def split_words(words: tuple[str, ...], *, dry_run: bool) -> tuple[str, AnyPath,
         raise UserError(f"ingest needs a source: {USAGE}; `cxr-ray sources` lists the sources")
     # Flags may precede the source, but only the source's options determine which words are values of flags.
     name = next((word for word in words if word in SOURCES), "") if words[0].startswith("-") else words[0]
+    if not name:
+        raise UserError(
+            f"ingest needs a source, got only flags: {shlex.join(words)}; {USAGE}; `cxr-ray sources` lists the sources"
+        )
     entry = SOURCES[name]
     rest, options = flags.parse(words, entry.options, also=own_flags(), greedy=False, kind=f"flag of ingest {name}")
     wanted = (2, 3) if dry_run else (3,)

@@ -67,7 +67,10 @@ def show(
         saved_run.update(test_looks=int(saved_run.info.get("test_looks", 0)) + 1)
         print(f"test-set evaluations so far: {saved_run.info['test_looks']}")
     print(f"run: {saved_run.path}")
-    print(f"next: cxr-ray evaluate {shlex.quote(str(run))}  # writes its report")
+    if (page := saved_run.path / "report.html").is_file():
+        print(f"report: {page}")
+    else:
+        print(f"next: cxr-ray evaluate {shlex.quote(str(run))}  # writes its report")
 
 
 def _print_settings(run: Any) -> None:
