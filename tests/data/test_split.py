@@ -208,3 +208,15 @@ def test_every_part_gets_its_share_of_every_label_with_several_images_per_patien
         part = split.stratify(group, positive, shares, rng=np.random.default_rng(seed))
         assert all(abs((part == p).mean() - share) < 0.01 for p, share in enumerate(shares))
         assert worst(part) < random_worst / 2, seed
+
+
+def test_the_positives_of_rare_labels_are_what_is_spread():
+    """Every row has a vector of labels of its own, so that only the order of the labels, rare positives first, spreads them."""
+    rng = np.random.default_rng(0)
+    labels = [f"label {k}" for k in range(12)]
+    positive = rng.random((120, 12)) < np.linspace(0.02, 0.5, 12)
+    positive = np.unique(positive, axis=0)
+    table = pd.DataFrame(positive.astype(np.float32), columns=labels)
+    part = split.split(table, np.arange(len(table)), data(split={"test": 0.0, "val": 0.5}).split, labels=labels)
+    in_val, everywhere = positive[part == "val"].sum(axis=0), positive.sum(axis=0)
+    assert (np.abs(in_val - everywhere / 2) <= 1).all(), (in_val, everywhere)

@@ -110,6 +110,8 @@ def test_an_example_row_is_positive_for_its_label_and_few_others(index: pd.DataF
     for label, row in found.items():
         others = (by_row.loc[by_row[label] == 1, LABELS] == 1).sum(axis=1)
         assert by_row.loc[row, label] == 1 and (by_row.loc[row, LABELS] == 1).sum() == others.min()
+    pair = pd.DataFrame({"row": [4, 6], "A": [1.0, 1.0], "B": [1.0, 1.0]})
+    assert summary.example_rows(pair, ["A", "B"]) == {"A": 4, "B": 6}  # a row that is not yet an example
     both = pd.DataFrame({"row": [4], "A": [1.0], "B": [1.0]})
     assert summary.example_rows(both, ["A", "B"]) == {"A": 4, "B": 4}  # one image may be the example of two labels
 
