@@ -2,7 +2,7 @@
 # N images, H height, W width, L labels
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,10 +68,20 @@ class Predictor:
         return losses.probabilities(logits, task=self.task).cpu().numpy()
 
     def rows(
-        self, store: TrainingStore, rows: npt.NDArray[np.int64], *, batch_size: int = 64
+        self,
+        store: TrainingStore,
+        rows: npt.NDArray[np.int64],
+        *,
+        batch_size: int = 64,
+        progress: Callable[[int, int], None] | None = None,
     ) -> npt.NDArray[np.float32]:
-        """Probabilities [N, L] of store rows [N], in their order."""
-        batches = [self.probabilities(pixels) for _, pixels in loader.eval_batches(store, rows, batch_size=batch_size)]
+        """Probabilities [N, L] of store rows [N], in their order. `progress` is called with the numbers of rows (done, total)."""
+        batches, done = [], 0
+        for _, pixels in loader.eval_batches(store, rows, batch_size=batch_size):
+            batches.append(self.probabilities(pixels))
+            done += len(pixels)
+            if progress is not None:
+                progress(done, len(rows))
         return np.concatenate(batches) if batches else np.zeros((0, len(self.labels)), np.float32)
 
 

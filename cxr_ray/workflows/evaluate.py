@@ -25,6 +25,7 @@ from cxr_ray.inference import predictor
 from cxr_ray.metrics import COUNTS, TABLE_METRICS, calibration, operating_points, studies
 from cxr_ray.report import run_page
 from cxr_ray.runs import ensemble
+from cxr_ray.runtime.progress import Progress
 from cxr_ray.storage.atomic import write_atomic
 from cxr_ray.workflows.results import Evaluation
 
@@ -254,10 +255,16 @@ def predictions_of(run: runs.Run, store: stores.Store, plan: Plan, part: str) ->
         table = ensemble.out_of_fold(members)
         run.write_predictions(part, table)
         return table
-    prob_NL = predictor.load(run).rows(store, plan.rows[part], batch_size=run.config.train.batch_size)
+    prob_NL = predict_rows(run, store, plan.rows[part])
     table = runs.predictions_table(store.index, plan.rows[part], plan.labels, plan.truth[part], prob_NL)
     run.write_predictions(part, table)
     return table
+
+
+def predict_rows(run: runs.Run, store: stores.Store, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Probabilities [N, L] of the model of `run` for store rows [N]. Progress is printed."""
+    with Progress("predict") as progress:
+        return predictor.load(run).rows(store, rows, batch_size=run.config.train.batch_size, progress=progress)
 
 
 def _baselines(run: runs.Run, store: stores.Store, plan: Plan, part: str) -> dict[str, npt.NDArray[np.float64]]:

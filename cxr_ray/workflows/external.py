@@ -18,7 +18,6 @@ from cxr_ray.data import plan as plans
 from cxr_ray.data import store as stores
 from cxr_ray.errors import UserError, unknown
 from cxr_ray.evaluation.prediction_table import EvaluationSettings, rule_of
-from cxr_ray.inference import predictor
 from cxr_ray.labels import apply_policy
 from cxr_ray.metrics import operating_points, studies
 from cxr_ray.report import run_page
@@ -233,7 +232,7 @@ def _predictions(
     if (saved := evaluating.saved_predictions(run, file, rows)) is not None:
         prob_NL = saved[[f"prob/{k}" for k in labels]].to_numpy()
     else:
-        prob_NL = predictor.load(run).rows(store, rows, batch_size=run.config.train.batch_size)
+        prob_NL = evaluating.predict_rows(run, store, rows)
     table = runs.predictions_table(store.index, rows, labels, truth_NL, prob_NL)
     run.write_predictions(file, table)
     return table

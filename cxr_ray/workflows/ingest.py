@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cxr_ray import datasets, registry
 from cxr_ray.data import store as stores
@@ -12,9 +12,11 @@ from cxr_ray.datasets import Records, pseudonyms
 from cxr_ray.errors import UserError
 from cxr_ray.imaging import burned_in
 from cxr_ray.imaging.pixels import Aspect, Depth
-from cxr_ray.runtime.notebook import NotebookBar, in_notebook
 from cxr_ray.runtime.progress import Progress
 from cxr_ray.storage.remote import AnyPath, to_path
+
+if TYPE_CHECKING:
+    from cxr_ray.on_ray.ingest import IngestResult, IngestSettings
 
 LARGEST = 4096
 """Pixels of a side of the stored images."""
@@ -52,9 +54,7 @@ def ingest(  # noqa: PLR0913 - the options of the command, all of them by keywor
     `address`. `plugins` are modules that register sources. `log` gets the lines of the result; progress is printed.
 
     Raises `UserError` for an unknown name or option, a layout that the source does not know, and as `on_ray.ingest` does."""
-    from cxr_ray.on_ray import cluster
     from cxr_ray.on_ray.ingest import IngestSettings
-    from cxr_ray.on_ray.ingest import ingest as on_ray
 
     registry.load_plugins(plugins)
     folder = to_path(root)
@@ -73,24 +73,44 @@ def ingest(  # noqa: PLR0913 - the options of the command, all of them by keywor
         shard_mib=shard_mib,
         where=where,
     )
-    with cluster.session(address, num_cpus=cpus), Progress("ingest") as lines:
-        result = on_ray(records, folder, to_path(out), settings, progress=_bar() if in_notebook() else lines)
+    result = write_store(records, folder, to_path(out), settings, address=address, cpus=cpus, log=log)
+    return stores.open(result.path)
+
+
+def write_store(
+    records: Records,
+    root: AnyPath,
+    out: AnyPath,
+    settings: "IngestSettings",
+    *,
+    address: str | None = None,
+    cpus: int | None = None,
+    log: Callable[[str], None] = print,
+) -> "IngestResult":
+    """Write the store, show progress, and log what was written and rejected. Ray is started here, or used at `address`.
+
+    The images that were just written are scanned for burned-in letters. A remote store is scanned by `describe`, which downloads it
+    anyway. Raises as `on_ray.ingest` does."""
+    from cxr_ray.on_ray import cluster
+    from cxr_ray.on_ray.ingest import ingest as on_ray
+
+    with cluster.session(address, num_cpus=cpus), Progress("ingest") as progress:
+        result = on_ray(records, root, out, settings, progress=progress)
     if result.already:
         log(f"nothing to do: these {result.rows:,} images were already ingested with the same settings")
     else:
-        log(f"ingested {result.rows:,} images, refused {result.rejected:,}, in {result.seconds:.1f} s")
+        per_s = (result.rows + result.rejected - result.resumed) / result.seconds if result.seconds > 0 else 0.0
+        before = f", {result.resumed:,} of them by an earlier ingest" if result.resumed else ""
+        log(
+            f"ingested {result.rows:,} images, rejected {result.rejected:,}{before}, "
+            f"in {result.seconds:.1f} s ({per_s:,.0f} images/s)"
+        )
     if result.rejected:
-        log(f"refused: {result.path / 'rejected.parquet'}")
-    store = stores.open(result.path)
-    if not result.already and isinstance(result.path, Path) and (message := burned_in.scan(store).warning()):
+        log(f"rejected: {(result.path / 'rejected.parquet').resolve()}")
+    written_here = not result.already and isinstance(result.path, Path)
+    if written_here and (message := burned_in.scan(stores.open(result.path)).warning()):
         log(f"warning: {message}")
-    return store
-
-
-def _bar() -> Callable[[int, int, int], None]:
-    """A notebook's progress bar, called with the numbers of images (done, total, refused)."""
-    bar = NotebookBar("ingest", "images")
-    return lambda done, total, refused: bar(done, total, f"{refused:,} refused" if refused else "")
+    return result
 
 
 def _records(dataset: str | Records, root: AnyPath, options: Mapping[str, Any] | None) -> Records:

@@ -73,9 +73,12 @@ def quiet(line: str) -> None:
     pass
 
 
-def test_a_rule_is_applied_on_val_used_on_test_and_saved(run: runs.Run) -> None:
+def test_a_rule_is_applied_on_val_used_on_test_and_saved(run: runs.Run, capsys: pytest.CaptureFixture[str]) -> None:
     evaluation = evaluate.evaluate(run.path, thresholds={"recall": 0.8}, log=quiet)
     val, test = run.predictions("val"), run.predictions("test")
+    assert (
+        f"predict: {len(test)} of {len(test)} images (100%)" in capsys.readouterr().out
+    )  # long on a large part: progress
     saved = json.loads((run.path / "thresholds.json").read_text())
     assert saved["given"] == {"recall": 0.8} and saved["assurance"] == 0.95
     assert saved["chosen_on"]["part"] == "val" and saved["chosen_on"]["rows"] == len(val)

@@ -13,8 +13,7 @@ from cxr_ray.datasets.phantom import generate
 from cxr_ray.errors import UserError
 from cxr_ray.on_ray.ingest import IngestSettings
 from cxr_ray.on_ray.ingest import ingest as on_ray
-from cxr_ray.workflows.ingest import _bar, ingest
-from tests.fakes import notebook
+from cxr_ray.workflows.ingest import ingest
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,7 @@ def test_by_name_and_by_records_the_store_is_the_same(
     lines: list[str] = []
     store = ingest("phantom", root, tmp_path / "a", size=32, log=lines.append)
     assert isinstance(store, stores.Store) and store.size == (32, 32) and store.manifest.source == "phantom"
-    assert lines[0].startswith(f"ingested {len(store)} images, refused 0, in ")
+    assert lines[0].startswith(f"ingested {len(store)} images, rejected 0, in ")
     assert f"ingest: 0 of {len(store)} images (0%)" in capsys.readouterr().out
     records = datasets.read_dataset("phantom", root)
     again = ingest(records, str(root), str(tmp_path / "b"), size=(32, 32), log=lines.append)
@@ -70,11 +69,3 @@ def test_a_mistake_is_one_line_and_starts_no_ray(
 def test_the_folder_of_records_must_exist(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no folder at .*gone"):
         ingest(datasets.read_dataset("phantom", root), tmp_path / "gone", tmp_path / "out")
-
-
-def test_a_notebook_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = notebook.install(monkeypatch)
-    bar = _bar()
-    bar(0, 10, 0)
-    bar(3, 10, 1)
-    assert len(shown) == 1 and "ingest: 3 of 10 images" in shown[0][1] and "1 refused" in shown[0][1]

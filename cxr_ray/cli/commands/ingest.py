@@ -12,7 +12,6 @@ from cyclopts import App, Parameter, validators
 from cxr_ray.cli import flags
 from cxr_ray.errors import UserError
 from cxr_ray.labels import Filter
-from cxr_ray.runtime.progress import Progress
 from cxr_ray.storage.remote import AnyPath, to_path
 
 USAGE = "cxr-ray ingest SOURCE ROOT OUT [--size 224] [--dry-run] [--SOURCE-OPTION VALUE ...]"
@@ -119,17 +118,6 @@ def _records(source: str, root: AnyPath, options: dict[str, Any], how: Ingest) -
     return records
 
 
-def _warn_of_burned_in_text(result: Any) -> None:
-    """Scan the images that were just written. A remote store is scanned by `describe`, which downloads it anyway."""
-    if result.already or not isinstance(result.path, Path):
-        return
-    from cxr_ray.data import store as stores
-    from cxr_ray.imaging import burned_in
-
-    if message := burned_in.scan(stores.open(result.path)).warning():
-        print(f"warning: {message}")
-
-
 def split_words(words: tuple[str, ...], *, dry_run: bool) -> tuple[str, AnyPath, AnyPath | None, dict[str, Any]]:
     """SOURCE, ROOT, OUT and the source's options; flags may be anywhere. Raises `UserError`."""
     from cxr_ray.registry import SOURCES
@@ -194,9 +182,8 @@ def run(source: str, root: AnyPath, out: AnyPath, options: dict[str, Any], how: 
     """Ingest, print the path of the store, and return the result."""
     size = how.size_HW
     records = _records(source, root, options, how)  # before Ray starts, so that a wrong path is reported at once
-    from cxr_ray.on_ray import cluster
     from cxr_ray.on_ray.ingest import IngestSettings
-    from cxr_ray.on_ray.ingest import ingest as on_ray
+    from cxr_ray.workflows.ingest import write_store
 
     settings = IngestSettings(
         source=source,
@@ -207,21 +194,7 @@ def run(source: str, root: AnyPath, out: AnyPath, options: dict[str, Any], how: 
         shard_mib=how.shard_mib,
         where=how.where,
     )
-
-    with cluster.session(how.address, num_cpus=how.cpus), Progress("ingest") as progress:
-        result = on_ray(records, root, out, settings, progress=progress)
-    if result.already:
-        print(f"nothing to do: these {result.rows:,} images were already ingested with the same settings")
-    else:
-        per_s = (result.rows + result.rejected - result.resumed) / result.seconds if result.seconds > 0 else 0.0
-        before = f", {result.resumed:,} of them by an earlier ingest" if result.resumed else ""
-        print(
-            f"ingested {result.rows:,} images, rejected {result.rejected:,}{before}, "
-            f"in {result.seconds:.1f} s ({per_s:,.0f} images/s)"
-        )
-    if result.rejected:
-        print(f"rejected: {(result.path / 'rejected.parquet').resolve()}")
-    _warn_of_burned_in_text(result)
+    result = write_store(records, root, out, settings, address=how.address, cpus=how.cpus)
     print(f"shards: {result.path.resolve()}")
     print(f"next: cxr-ray describe {shlex.quote(str(out))}; cxr-ray train --store {shlex.quote(str(out))}")
     return result
