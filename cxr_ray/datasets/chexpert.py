@@ -18,6 +18,8 @@ LABELS = (
     "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation",
     "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
 )  # fmt: skip
+NO_FINDINGS = ("No Finding", "Support Devices")
+"""Labels that are no findings: not among the default labels."""
 COMPETITION5 = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 FILTERS = (
     Filter(name="frontal", query="view != 'lateral'", about="frontal images only"),
@@ -58,7 +60,7 @@ def chexpert(root: AnyPath, options: Options) -> Records:
             task="multilabel",
             groups={"competition5": COMPETITION5},
             filters=FILTERS,
-            default_labels=tuple(label for label in LABELS if label not in ("No Finding", "Support Devices")),
+            default_labels=tuple(label for label in LABELS if label not in NO_FINDINGS),
             features=("view", "sex"),
         ),
     )

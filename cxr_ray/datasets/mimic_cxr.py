@@ -8,7 +8,7 @@ import pandas as pd
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.datasets.base import Records, records_table
 from cxr_ray.datasets.cells import clean_text, parse_labels, parse_parts
-from cxr_ray.datasets.chexpert import COMPETITION5
+from cxr_ray.datasets.chexpert import COMPETITION5, NO_FINDINGS
 from cxr_ray.datasets.chexpert import LABELS as CHEXPERT
 from cxr_ray.datasets.folders import find_file, join_folder
 from cxr_ray.datasets.tables import find_rows, read_text_table, require_columns
@@ -68,7 +68,7 @@ def mimic_cxr(root: AnyPath, options: MimicOptions) -> Records:
             task="multilabel",
             groups={"competition5": COMPETITION5},
             filters=FILTERS,
-            default_labels=tuple(k for k in LABELS if k not in ("No Finding", "Support Devices")),
+            default_labels=tuple(k for k in LABELS if k not in NO_FINDINGS),
             features=("view",),
             notes=(f"{unlabelled} images are of studies that {options.labeler} did not label",) if unlabelled else (),
         ),
