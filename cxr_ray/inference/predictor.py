@@ -4,7 +4,6 @@
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,7 +105,7 @@ def load(run: runs.Run | str | os.PathLike[str], *, gpu: bool | str = "auto") ->
     """The predictor of a run or its folder; for an ensemble, of all its members.
 
     Raises `UserError` if the run or a member has no model, and if a member's labels or task differ from the ensemble's."""
-    run = run if isinstance(run, runs.Run) else runs.load(Path(run))
+    run = runs.load(run)
     device = pick_device(gpu)
     members = run.members
     if not members:

@@ -18,7 +18,7 @@ from cxr_ray.runs import run as runs
 LINKS = ["row", "source_row", "patient", "study"]
 
 
-def make(folder: str | Path, members: Sequence[runs.Run | str | Path]) -> runs.Run:
+def make(folder: str | Path, members: Sequence[runs.Run | str | os.PathLike[str]]) -> runs.Run:
     """Create the run folder of an ensemble of two or more trained runs. `evaluate`, `show` and `compare` accept it like any run.
 
     The members must have the same store, labels, task, label policy of evaluation and test rows. Train is every row that any member
@@ -26,7 +26,7 @@ def make(folder: str | Path, members: Sequence[runs.Run | str | Path]) -> runs.R
     that thresholds and calibration are never chosen on training rows. With folds, such a row is also in train. The config is the
     first member's, with another name and output. Members under the ensemble's parent folder are stored as relative paths. Raises
     `UserError` if a member has no model, is an ensemble or is given twice, or if the members differ."""
-    each = [member if isinstance(member, runs.Run) else runs.load(member) for member in members]
+    each = [runs.load(member) for member in members]
     path = Path(folder).resolve()
     _check(each)
     table = out_of_fold(each)

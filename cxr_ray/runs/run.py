@@ -3,6 +3,7 @@
 
 import io
 import json
+import os
 import platform
 import re
 import subprocess
@@ -230,12 +231,12 @@ def _write_table(path: Path, table: pd.DataFrame) -> None:
     write_atomic(path, body.getvalue())
 
 
-def load(path: str | Path) -> Run:
-    """Open the run in the folder `path`. Raises `UserError` if it is not a run, with the closest name nearby."""
-    return Run(folder_of(path, "run"))
+def load(run: Run | str | os.PathLike[str]) -> Run:
+    """Open the run in a folder; an open run is returned. Raises `UserError` if it is not a run, with the closest name nearby."""
+    return run if isinstance(run, Run) else Run(folder_of(run, "run"))
 
 
-def folder_of(path: str | Path, kind: str) -> Path:
+def folder_of(path: str | os.PathLike[str], kind: str) -> Path:
     """The folder `path` if it has a file KIND.json (kind is run or sweep). Raises `UserError` with the closest name nearby."""
     folder, file = Path(path).resolve(), f"{kind}.json"
     if not (folder / file).is_file():

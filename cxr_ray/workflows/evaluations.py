@@ -38,8 +38,7 @@ def evaluate(  # noqa: PLR0913 - the options of the command, all of them by keyw
     as {"bootstrap": 0}. Each evaluation of test is counted in the run. `plugins` are modules that register models or losses. Raises
     `UserError` if the run has no model or the part no rows."""
     registry.load_plugins(plugins)
-    path = run.path if isinstance(run, Run) else Path(run)
-    load(path)  # report a wrong path before torch is imported, which takes seconds
+    path = load(run).path  # reports a wrong path before torch is imported, which takes seconds
     if data is None:
         if mapping:
             raise UserError("mapping relates labels to those of other data: give data too")
@@ -76,7 +75,7 @@ def compare(
     registry.load_plugins(plugins)
     if isinstance(runs, Run | str | os.PathLike):
         raise UserError("give two runs or more in a list: compare([first, second])")
-    opened = [run if isinstance(run, Run) else load(Path(run)) for run in runs]
+    opened = [load(run) for run in runs]
     results = comparisons.compare(opened, split=split, thresholds=thresholds)
     if out is None:
         return Comparison(results)

@@ -52,7 +52,7 @@ def load_run(path: Run | str | os.PathLike[str], *, plugins: Sequence[str] = ())
 
     `plugins` are loaded. Raises `UserError` if it is not a run, with the closest name nearby."""
     registry.load_plugins(plugins)
-    return path if isinstance(path, Run) else load(Path(path))
+    return load(path)
 
 
 def make_ensemble(out: str | os.PathLike[str], runs: Sequence[Run | str | os.PathLike[str]]) -> Run:
@@ -60,4 +60,4 @@ def make_ensemble(out: str | os.PathLike[str], runs: Sequence[Run | str | os.Pat
 
     The runs must have the same store, labels, test rows and label policy of evaluation, such as folds or seeds of one config.
     Raises `UserError` as `ensemble.make` does."""
-    return ensemble.make(Path(out), [run if isinstance(run, Run) else Path(run) for run in runs])
+    return ensemble.make(Path(out), runs)
