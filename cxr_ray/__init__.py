@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _PUBLIC is what Python reads
     from cxr_ray.data.store_format import verify
     from cxr_ray.datasets import Records, list_datasets, read_dataset
     from cxr_ray.datasets.phantom.generate import make_phantom
-    from cxr_ray.errors import UserError
+    from cxr_ray.errors import Finished, Stopped, UserError
     from cxr_ray.inference.loading import load_model, load_predictor
     from cxr_ray.inference.predictor import Predictor
     from cxr_ray.models.create import create_model, list_models
@@ -62,6 +62,8 @@ _PUBLIC = {
     "Sweep": "cxr_ray.tuning.sweep:Sweep",
     # Errors
     "UserError": "cxr_ray.errors:UserError",
+    "Finished": "cxr_ray.errors:Finished",
+    "Stopped": "cxr_ray.errors:Stopped",
 }
 """Every public name, and the module and attribute that it is. No subpackage may have one of these names: it would replace it."""
 
@@ -69,9 +71,11 @@ __all__ = [
     "Comparison",
     "Config",
     "Evaluation",
+    "Finished",
     "Predictor",
     "Records",
     "Run",
+    "Stopped",
     "Store",
     "Sweep",
     "UserError",

@@ -1,5 +1,6 @@
 """Exceptions that end a command with a message for the user, and the text that suggests the nearest known name."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -18,6 +19,24 @@ class Finished(UserError):
 
 class Stopped(Exception):
     """The training was asked to stop and has written a checkpoint. Exit code 143."""
+
+
+def requirement(message: str) -> str:
+    """A validation message of pydantic in the words of our other errors, such as "must be a whole number"."""
+    text = re.split(", unable to (?:parse|interpret)|, got a number with", message.removeprefix("Value error, "))[0]
+    text = re.sub(r"^(Input|String|Value|Tuple|List) should (be|have)", r"must \2", text)
+    for theirs, ours in (
+        ("a valid integer", "a whole number"),
+        ("a valid number", "a number"),
+        ("a valid boolean", "true or false"),
+    ):
+        text = text.replace(theirs, ours)
+    text = re.sub(r"a valid (string|dictionary|list|tuple)", lambda found: PLAIN[found[1]], text)
+    return text.replace("Field required", "must be given")
+
+
+PLAIN = {"string": "text", "dictionary": "a mapping", "list": "a list", "tuple": "a list of values"}
+"""Python's types in the words of a config file."""
 
 
 def closest(name: str, known: Iterable[str]) -> str:

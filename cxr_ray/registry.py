@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cxr_ray.errors import UserError, closest, unknown
+from cxr_ray.errors import UserError, closest, requirement, unknown
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -41,8 +41,9 @@ class Entry(Generic[T]):
         except ValidationError as error:
             first = error.errors()[0]
             path = ".".join(str(p) for p in first["loc"])
-            message = first["msg"].removeprefix("Value error, ")
-            raise UserError(f"{where}.{path} of {self.name}: {message}, got {first['input']!r}") from None
+            raise UserError(
+                f"{where}.{path} of {self.name}: {requirement(first['msg'])}, got {first['input']!r}"
+            ) from None
 
 
 class Registry(Generic[T]):

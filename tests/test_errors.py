@@ -1,8 +1,11 @@
 """Messages for unknown names: the nearest known name, and a list that stays short."""
 
-import pytest
+from typing import Any, Literal
 
-from cxr_ray.errors import UserError, closest, unknown
+import pytest
+from pydantic import BaseModel, Field, ValidationError
+
+from cxr_ray.errors import UserError, closest, requirement, unknown
 
 
 @pytest.mark.parametrize(
@@ -33,3 +36,32 @@ def test_a_long_list_is_cut_at_forty_names() -> None:
     message = str(unknown("label", "?", [f"label {n:02}" for n in range(45)]))
     assert message.endswith("label 39, ... (45 in all)")
     assert str(unknown("label", "?", [f"label {n:02}" for n in range(40)])).endswith("label 39")
+
+
+class Section(BaseModel):
+    count: int = Field(1, ge=1)
+    rate: float = 0.5
+    flag: bool = True
+    words: list[str] = []
+    kind: Literal["a", "b"] = "a"
+    pair: tuple[int, int] = (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"count": "x"}, "must be a whole number"),
+        ({"count": 1.5}, "must be a whole number"),
+        ({"count": 0}, "must be greater than or equal to 1"),
+        ({"rate": "fast"}, "must be a number"),
+        ({"flag": "perhaps"}, "must be true or false"),
+        ({"words": 3}, "must be a list"),
+        ({"kind": "c"}, "must be 'a' or 'b'"),
+        ({"pair": (1, 2, 3)}, "must have at most 2 items after validation, not 3"),
+        ({"pair": 3}, "must be a list of values"),
+    ],
+)
+def test_validation_messages_use_plain_words(values: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Section(**values)
+    assert requirement(caught.value.errors()[0]["msg"]) == text

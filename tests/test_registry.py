@@ -61,7 +61,7 @@ def test_an_unknown_name_suggests_the_closest(registry: Registry) -> None:
     [
         ({"widht": 4}, "unknown option 'widht' at model.options of narrow; did you mean 'width'? known: width"),
         ({"zzz": 4}, "unknown option 'zzz' at model.options of narrow; known: width"),
-        ({"width": "x"}, "model.options.width of narrow: Input should be a valid integer"),
+        ({"width": "x"}, "model.options.width of narrow: must be a whole number"),
     ],
 )
 def test_options_are_validated(registry: Registry, options: dict[str, object], message: str) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from cyclopts import App
-from cyclopts.exceptions import CycloptsError
+from cyclopts.exceptions import CycloptsError, MissingArgumentError
 
 from cxr_ray import __version__
 from cxr_ray.cli.command_list import COMMANDS
@@ -57,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return complete(words[1:])
     debug = "--debug" in words or os.environ.get("CXR_RAY_DEBUG", "") not in ("", "0", "false")
     words = [word for word in words if word != "--debug"]
+    if words[:1] == ["help"]:
+        words = [*words[1:2], "--help"]
     try:
         if words and words[0] not in (*COMMANDS, *ROOT_FLAGS):  # cyclopts would import all commands to report this
             is_flag = words[0].startswith("-")
@@ -82,6 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         message = user_message(error)
+        if message is not None and isinstance(error, CycloptsError):
+            message += f" `cxr-ray {words[0]} --help` shows its arguments and flags."
         if message is not None:
             _print_error(f"error: {message}")
             return 2
@@ -101,6 +105,9 @@ def user_message(error: BaseException) -> str | None:
         if type(inner) is UserError or (isinstance(inner, UserError) and not hasattr(inner, "cause")):
             return one_line(str(inner))
     for inner in _causes(error):
+        if isinstance(inner, MissingArgumentError) and inner.argument is not None and not inner.keyword:
+            command = " ".join(inner.command_chain or ())
+            return f"{command} needs {inner.argument.name}, as in: cxr-ray {command} {inner.argument.name}."
         if isinstance(inner, CycloptsError):
             return one_line(str(inner))
         if isinstance(inner, OSError) and inner.errno in USER_ERRNOS:

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from cxr_ray.config.schema import Config
-from cxr_ray.errors import UserError, closest, unknown
+from cxr_ray.config.synonyms import meant_setting
+from cxr_ray.errors import UserError, closest, requirement, unknown
 
 
 def value_at(values: Mapping[str, Any], setting: str) -> Any:
@@ -93,6 +94,8 @@ def load_config(source: str | os.PathLike[str] | None = None, /, **settings: Any
     Settings are named as in the file, with dots or in sections: `load_config("preset:demo", **{"optim.lr": 1e-4})` equals
     `load_config("preset:demo", optim={"lr": 1e-4})`. A path may be a `Path`, and `data.shards` also a store. Raises `UserError`
     that names the setting, and the closest known one if it is misspelt."""
+    if source is not None and not isinstance(source, str | os.PathLike):
+        raise UserError(f"load_config takes a YAML file or preset:NAME, then settings by keyword; got {source!r}")
     file = None if source is None else os.fspath(source)
     return validate(merge(read_file(file) if file else {}, nest(settings)), where=file or "the settings")
 
@@ -188,15 +191,14 @@ def _message(error: ValidationError) -> str:
         setting = ".".join(names)
         if item["type"] == "extra_forbidden":
             prefix = ".".join(names[:-1])
-            hint = closest(names[-1], model.model_fields)
+            meant = meant_setting(setting)
+            hint = f"; did you mean {meant}?" if meant and meant != setting else closest(names[-1], model.model_fields)
             problems.setdefault(setting, []).append(
                 f"is not a setting{hint}"
                 + ("" if hint else f"; known{' in ' + prefix if prefix else ''}: {', '.join(model.model_fields)}")
             )
         else:
-            problems.setdefault(setting, []).append(
-                f"{item['msg'].removeprefix('Value error, ')}, got {item['input']!r}"
-            )
+            problems.setdefault(setting, []).append(f"{requirement(item['msg'])}, got {item['input']!r}")
     return "; ".join(
         f"{setting}{'' if texts[0].startswith('is not') else ':'} {' or '.join(dict.fromkeys(texts))}"
         for setting, texts in problems.items()

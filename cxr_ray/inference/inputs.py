@@ -22,6 +22,10 @@ from cxr_ray.storage.remote import to_path
 File: TypeAlias = str | os.PathLike[str] | Image.Image
 Images: TypeAlias = npt.NDArray[Any] | torch.Tensor | File | Sequence[File | npt.NDArray[Any]]
 
+OVERSHOOT = 0.25
+"""Values outside the range that resizing may cause, relative to the largest contrast: bicubic and Lanczos filters stay below it."""
+DARK = 0.1
+"""An image whose contrast is smaller than this share of the range has no overshoot worth mentioning: values below black are a mistake."""
 SHAPES = "[H, W], [N, H, W] or [N, 1, H, W]"
 
 
@@ -108,9 +112,15 @@ def _decode(image: File, wanted: ImageFormat) -> npt.NDArray[Any]:
     return (decoded.pixels / SCALE_8_TO_16).astype(np.float32)
 
 
+def _to_numpy(images: torch.Tensor) -> npt.NDArray[Any]:
+    """The values of a tensor; numpy has no bfloat16."""
+    plain = images.detach().cpu()
+    return np.asarray((plain.float() if plain.dtype == torch.bfloat16 else plain).numpy())
+
+
 def _from_array(images: npt.NDArray[Any] | torch.Tensor, value_range: tuple[float, float]) -> npt.NDArray[Any]:
     """Gray values 0 to 255 [N, H, W] of an array. Raises `UserError` for another shape, and values that cannot be in range."""
-    array: npt.NDArray[Any] = images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else images
+    array: npt.NDArray[Any] = _to_numpy(images) if isinstance(images, torch.Tensor) else images
     given = list(array.shape)
     if array.ndim == 4 and array.shape[1] == 1:
         array = array[:, 0]
@@ -132,16 +142,18 @@ def _from_array(images: npt.NDArray[Any] | torch.Tensor, value_range: tuple[floa
             )
         return array.astype(np.uint8)
     black, white = value_range
-    # Only clear mistakes are refused: resizing may overshoot a little, and an image may be dark.
+    # Only clear mistakes are refused: resizing overshoots by up to OVERSHOOT of the contrast, and an image may be dark.
     if white > 1.0 and high <= 1.0 and (low < 0.0 or high > 0.0):
         raise UserError(
             f"float images of this model are {black:g} to {white:g} (value_range), and the largest value is {high:g}: multiply them by "
             f"{white:g}, give uint8, or use a model of create_model(..., value_range=(0, 1))"
         )
-    if high > white + (white - black):
+    margin = OVERSHOOT * (high - low)
+    dark = high < black + DARK * (white - black)
+    if low < black - (0.0 if dark else margin) or high > white + margin:
         raise UserError(
-            f"float images of this model are {black:g} to {white:g} (value_range=), and the largest value is {high:g}: scale them, give "
-            "uint8, or give the file's path"
+            f"float images of this model are {black:g} to {white:g} (value_range), and these are {low:g} to {high:g}: undo their "
+            "normalisation or scale them, give uint8, or give the file's path"
         )
     if (black, white) != (0.0, 255.0):
         array = (array - black) / (white - black) * 255.0

@@ -10,6 +10,7 @@ from cxr_ray.inference import predictor
 from cxr_ray.inference.predictor import Predictor
 from cxr_ray.models import Classifier, serialization
 from cxr_ray.runtime.context import pick_device
+from cxr_ray.storage.remote import to_local_path
 
 
 def load_model(run_or_path: runs.Run | str | os.PathLike[str], *, plugins: Sequence[str] = ()) -> Classifier:
@@ -24,6 +25,7 @@ def load_model(run_or_path: runs.Run | str | os.PathLike[str], *, plugins: Seque
         raise UserError(
             f"{found.path.name} is an ensemble and has no model of its own: use load_predictor, or load a member"
         )
+    found.check_trained()
     return serialization.read(found.weights).model
 
 
@@ -43,7 +45,7 @@ def _open(run_or_path: runs.Run | str | os.PathLike[str], plugins: Sequence[str]
     """A run, or the path of a file of weights."""
     registry.load_plugins(plugins)
     if not isinstance(run_or_path, runs.Run):
-        path = Path(run_or_path)
+        path = to_local_path(run_or_path, "run")
         if path.is_file() or path.suffix == ".safetensors":
             return path
         run_or_path = runs.load(path)

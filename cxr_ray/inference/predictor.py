@@ -106,6 +106,7 @@ def load(run: runs.Run | str | os.PathLike[str], *, gpu: bool | str = "auto") ->
 
     Raises `UserError` if the run or a member has no model, and if a member's labels or task differ from the ensemble's."""
     run = runs.load(run)
+    run.check_trained()
     device = pick_device(gpu)
     members = run.members
     if not members:

@@ -231,7 +231,7 @@ def check_size(wanted: tuple[int, int], stored: tuple[int, int]) -> None:
     if wanted[0] > stored[0] or wanted[1] > stored[1]:
         raise UserError(
             f"the model needs {wanted[0]} x {wanted[1]} pixels and the images have {stored[0]} x {stored[1]}, and enlarging adds "
-            f"nothing: set data.image_size to at most [{stored[0]}, {stored[1]}], or ingest again with a larger --size"
+            f"nothing: set data.image_size to at most [{stored[0]}, {stored[1]}], or ingest again with a larger size"
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cxr_ray import config
-from cxr_ray.errors import UserError, closest
+from cxr_ray.errors import UserError, closest, requirement
 from cxr_ray.models.classifier import GRAY_RANGE, Classifier
 from cxr_ray.models.factory import build, family_of
 from cxr_ray.registry import MODELS
@@ -61,7 +61,9 @@ def create_model(
         model = config.Model(name=name, options={**own, **options}, **shared)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"create_model: {first['loc'][0]}: {first['msg']}, got {first['input']!r}") from None
+        raise UserError(
+            f"create_model: {first['loc'][0]}: {requirement(first['msg'])}, got {first['input']!r}"
+        ) from None
     size = image_size if image_size is not None else family_of(entry).natural_size
     return build(
         model,

@@ -80,7 +80,7 @@ def read(path: Path) -> SavedModel:
             meta: dict[str, Any] = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except FileNotFoundError:
-        raise UserError(f"no model at {path}; the run has not finished its first epoch") from None
+        raise UserError(f"no model at {path}; give a file that `save_model` or a training wrote") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a complete safetensors file ({error}); copy it again or train again") from None
     if meta.get("format") != FORMAT:

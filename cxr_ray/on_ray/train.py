@@ -50,7 +50,10 @@ def train(config: cfg.Config, *, address: str | None = None, log: Callable[[str]
             else:
                 _train_on_ray(config, run, address, log)
         except KeyboardInterrupt:
-            log(f"interrupted: the same command with --name {run.path.name} resumes from the last checkpoint")
+            where = shlex.quote(str(run.path))
+            log(
+                f"interrupted: `cxr-ray train --resume {where}`, or cxr_ray.resume in Python, continues from the last checkpoint"
+            )
             raise
         except UserError as error:
             run.update(status="failed", error=str(error))

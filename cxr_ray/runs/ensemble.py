@@ -5,7 +5,6 @@ An ensemble has no model of its own: `predictor.load` averages the probabilities
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,12 @@ import pandas as pd
 from cxr_ray.data import store as stores
 from cxr_ray.errors import UserError
 from cxr_ray.runs import run as runs
+from cxr_ray.storage.remote import to_local_path
 
 LINKS = ["row", "source_row", "patient", "study"]
 
 
-def make(folder: str | Path, members: Sequence[runs.Run | str | os.PathLike[str]]) -> runs.Run:
+def make(folder: str | os.PathLike[str], members: Sequence[runs.Run | str | os.PathLike[str]]) -> runs.Run:
     """Create the run folder of an ensemble of two or more trained runs. `evaluate`, `show` and `compare` accept it like any run.
 
     The members must have the same store, labels, task, label policy of evaluation and test rows. Train is every row that any member
@@ -26,8 +26,10 @@ def make(folder: str | Path, members: Sequence[runs.Run | str | os.PathLike[str]
     that thresholds and calibration are never chosen on training rows. With folds, such a row is also in train. The config is the
     first member's, with another name and output. Members under the ensemble's parent folder are stored as relative paths. Raises
     `UserError` if a member has no model, is an ensemble or is given twice, or if the members differ."""
+    if not isinstance(members, Sequence) or isinstance(members, str):
+        raise UserError(f"an ensemble is made of two runs or more, given in a list, not of {members!r}")
     each = [runs.load(member) for member in members]
-    path = Path(folder).resolve()
+    path = to_local_path(folder, "run").resolve()
     _check(each)
     table = out_of_fold(each)
     plan = combined_plan(each, table)
@@ -101,10 +103,7 @@ def _check(members: Sequence[runs.Run]) -> None:
     for member in members:
         if member.info.get("members"):
             raise UserError(f"{member.path.name} is an ensemble itself; give its members instead")
-        if not member.weights.exists():
-            raise UserError(
-                f"{member.path} has no model yet (status: {member.info['status']}); train it to the end first"
-            )
+        member.check_trained()
         own, common = _shared(member), _shared(first)
         for what, mine in own.items():
             if mine != common[what]:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ from cxr_ray.metrics import MAIN_METRICS, label_table
 from cxr_ray.metrics import prevalence as part_prevalence
 from cxr_ray.runs import selection
 from cxr_ray.storage.atomic import folder_lock, write_atomic
+from cxr_ray.storage.remote import to_local_path
 
 if TYPE_CHECKING:  # matplotlib is loaded when a figure is drawn
     from cxr_ray.plotting.plots import Figure
@@ -83,6 +85,15 @@ class Run:
             return [load(self.path / folder) for folder in self.info.get("members", [])]
         except UserError as error:
             raise UserError(f"a member of the ensemble {self.path.name} is missing: {error}") from None
+
+    def check_trained(self) -> None:
+        """Raises `UserError` if the run, or a member of the ensemble, has no model yet."""
+        for run in self.members or [self]:
+            if not run.weights.exists():
+                raise UserError(
+                    f"the run {run.path} has no model yet (status: {run.info['status']}); continue it with "
+                    f"`cxr-ray train --resume {shlex.quote(str(run.path))}`, or cxr_ray.resume in Python"
+                )
 
     @property
     def architecture(self) -> str:
@@ -231,6 +242,13 @@ def _write_table(path: Path, table: pd.DataFrame) -> None:
     write_atomic(path, body.getvalue())
 
 
+USES = {
+    "run": "`cxr-ray show`, `evaluate` and `train --resume` take it",
+    "sweep": "`cxr-ray tune --resume` continues it, its runs are in trials/, and the winner is best/ (cxr_ray.load_sweep(...).best)",
+}
+"""What to do with a folder of another kind than the one that was asked for."""
+
+
 def load(run: Run | str | os.PathLike[str]) -> Run:
     """Open the run in a folder; an open run is returned. Raises `UserError` if it is not a run, with the closest name nearby."""
     return run if isinstance(run, Run) else Run(folder_of(run, "run"))
@@ -238,8 +256,11 @@ def load(run: Run | str | os.PathLike[str]) -> Run:
 
 def folder_of(path: str | os.PathLike[str], kind: str) -> Path:
     """The folder `path` if it has a file KIND.json (kind is run or sweep). Raises `UserError` with the closest name nearby."""
-    folder, file = Path(path).resolve(), f"{kind}.json"
+    folder, file = to_local_path(path, kind).resolve(), f"{kind}.json"
     if not (folder / file).is_file():
+        other = next((name for name in USES if name != kind and (folder / f"{name}.json").is_file()), None)
+        if other is not None:
+            raise UserError(f"{folder} is a {other}, not a {kind}; {USES[other]}")
         nearby = [p.parent.name for p in folder.parent.glob(f"*/{file}")] if folder.parent.is_dir() else []
         hint = closest(folder.name, nearby) or "."
         listed = f" {kind.capitalize()}s in {folder.parent}: {', '.join(sorted(nearby)[:10])}" if nearby else ""
@@ -279,7 +300,7 @@ def create(config: cfg.Config, *, store: Mapping[str, Any], plan: pd.DataFrame, 
         _check_same(run, resolved, store)
         return run
     if path.exists() and any(path.iterdir()):
-        raise UserError(f"{path} exists and is not a run folder; give another --name")
+        raise UserError(f"{path} exists and is not a run folder; give another name")
     path.mkdir(parents=True, exist_ok=True)
     write_atomic(path / "config.yaml", resolved.to_yaml())
     write_atomic(path / "environment.json", json.dumps(environment(store), indent=1))
@@ -319,12 +340,12 @@ def _check_same(run: Run, config: cfg.Config, store: Mapping[str, Any]) -> None:
         run.config.model_dump(mode="json", exclude=place), config.model_dump(mode="json", exclude=place)
     )
     if changed:
-        fix = "give a new --name" if finished else "give a new --name, or the same config to resume it"
+        fix = "give a new name" if finished else "give a new name, or the same config to resume it"
         raise UserError(f"the run {name} was started with another config ({'; '.join(changed)}); {fix}")
     if run.info["store"]["fingerprint"] != store["fingerprint"]:
-        raise UserError(f"the store {store['path']} has changed since the run {name} was started; give a new --name")
+        raise UserError(f"the store {store['path']} has changed since the run {name} was started; give a new name")
     if finished:
-        raise Finished(f"the run {name} in {run.path.parent} is finished; give a new --name to train again")
+        raise Finished(f"the run {name} in {run.path.parent} is finished; give a new name to train again")
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -69,6 +69,8 @@ class LocalContext:
 
 def pick_device(gpu: bool | str) -> torch.device:
     """The device of this process for `train.gpu`: auto, true or false. Raises `UserError` if a GPU is required and missing."""
+    if gpu not in (True, False, "auto"):
+        raise UserError(f"gpu must be auto, true or false, got {gpu!r}")
     available = torch.cuda.is_available()
     if gpu is True and not available:
         raise UserError(

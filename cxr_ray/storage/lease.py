@@ -39,7 +39,7 @@ class Lease:
     to one folder: a block in the main thread is interrupted and raises `UserError`; in another thread, or if interrupts are
     ignored, the process prints the error and exits."""
 
-    def __init__(self, folder: AnyPath, *, busy: str | None = None, alternative: str = "give another --name") -> None:
+    def __init__(self, folder: AnyPath, *, busy: str | None = None, alternative: str = "give another name") -> None:
         self._file = folder / NAME
         self._busy, self._alternative = busy or f"the run {folder} is being trained now", alternative
         self._holder = uuid.uuid4().hex

@@ -264,6 +264,16 @@ def to_path(name: str | os.PathLike[str] | AnyPath) -> AnyPath:
     return RemotePath(f"{match[1].lower()}://{match[2]}")
 
 
+def to_local_path(name: str | os.PathLike[str], kind: str) -> Path:
+    """The local path of a `kind` of thing that is only read and written locally, such as a run. Raises `UserError` for a URL and for what
+    is no path."""
+    if not isinstance(name, str | os.PathLike):
+        raise UserError(f"a {kind} is given by its path, got {name!r}")
+    if "://" in os.fspath(name):
+        raise UserError(f"a {kind} must be in a local folder, not at {os.fspath(name)}; copy it to this machine first")
+    return Path(name)
+
+
 @contextmanager
 def local_copy(file: AnyPath) -> Iterator[Path]:
     """A local path of `file`, for readers that need one: itself, or a copy that is removed afterwards."""

@@ -58,7 +58,9 @@ def prepare(
             "{choice: [0, 1, 2]}), and leave seeds at 1"
         )
     if config.data.shards is None:
-        raise UserError("data.shards is not set: give the folder that `cxr-ray ingest` wrote, as --data.shards FOLDER")
+        raise UserError(
+            "no store is given: set data.shards to the folder that ingest wrote, with --store FOLDER or in the config"
+        )
     store = stores.open(config.data.shards, verify=config.data.verify, cache=config.data.cache, log=log)
     plan = plans.build(store, config.data, seed=config.seed, pos_weight_power=config.loss.pos_weight_power)
     warnings = _near_duplicate_warnings(store, plan, config.data.split.near_duplicates)

@@ -1,6 +1,7 @@
 """The sweep folder: configuration, status, trials and the results in their run folders (`trials/`). It knows no Ray."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -261,7 +262,7 @@ def with_fold(data: cfg.Data, folds: int, fold: int) -> cfg.Data:
     return data.model_copy(update={"split": split})
 
 
-def load(path: str | Path) -> Sweep:
+def load(path: str | os.PathLike[str]) -> Sweep:
     """The sweep in the folder `path`. Raises `UserError` with the closest name if it is not a sweep."""
     return Sweep(runs.folder_of(path, "sweep"))
 
@@ -280,7 +281,7 @@ def create(config: cfg.Config, *, store: Mapping[str, Any], about: Mapping[str, 
         _check_same(sweep, named, store)
         return sweep
     if path.exists() and any(path.iterdir()):
-        raise UserError(f"{path} exists and is not a sweep folder; give another --name")
+        raise UserError(f"{path} exists and is not a sweep folder; give another name")
     path.mkdir(parents=True, exist_ok=True)
     write_atomic(path / "config.yaml", named.to_yaml())
     sweep.update(status="started", name=name, store=dict(store), seconds=0.0, best=None, worth=None, **about)
@@ -306,8 +307,8 @@ def _check_same(sweep: Sweep, config: cfg.Config, store: Mapping[str, Any]) -> N
     changed = runs.differences(before, now)
     if changed:
         raise UserError(
-            f"the folder of {name} contains a different sweep ({'; '.join(changed)}); give a new --name, or the same config to "
+            f"the folder of {name} contains a different sweep ({'; '.join(changed)}); give a new name, or the same config to "
             "resume it"
         )
     if sweep.info["store"]["fingerprint"] != store["fingerprint"]:
-        raise UserError(f"the store {store['path']} has changed since the sweep {name} was started; give a new --name")
+        raise UserError(f"the store {store['path']} has changed since the sweep {name} was started; give a new name")

@@ -2,6 +2,7 @@
 # N rows, L labels
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -79,7 +80,7 @@ class EvaluationData:
         """The same with one row per study. Raises `UserError` if the images have no studies."""
         labels, task = self.plan.labels, self.plan.task
         if self.predictions["study"].isna().all():
-            raise UserError("the images have no studies, so they cannot be evaluated by study; omit --by")
+            raise UserError("the images have no studies, so they cannot be evaluated by study; leave `by` out")
         columns = {
             f"{name}:prob/{k}": prob[:, j] for name, prob in self.baselines.items() for j, k in enumerate(labels)
         }
@@ -196,14 +197,10 @@ def unused_labels(store: stores.Store, plan: Plan) -> list[str]:
     return [k for k in store.labels if k not in store.info.default_labels and k not in plan.labels]
 
 
-def load_trained(path: str | Path) -> runs.Run:
+def load_trained(path: str | os.PathLike[str]) -> runs.Run:
     """Load a run. Raises `UserError` if it, or a member of the ensemble, has no model yet."""
     run = runs.load(path)
-    for member in run.members or [run]:
-        if not member.weights.exists():
-            raise UserError(
-                f"the run {member.path} has no model yet (status: {member.info['status']}); train it to the end first"
-            )
+    run.check_trained()
     return run
 
 

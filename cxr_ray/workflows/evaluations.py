@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from cxr_ray import registry
@@ -11,6 +10,7 @@ from cxr_ray.errors import UserError
 from cxr_ray.metrics import operating_points, studies
 from cxr_ray.runs import Run, load
 from cxr_ray.storage.atomic import write_atomic
+from cxr_ray.storage.remote import to_local_path
 from cxr_ray.workflows.results import Comparison, Evaluation
 
 AnyRun = Run | str | os.PathLike[str]
@@ -73,13 +73,13 @@ def compare(
     from cxr_ray.report import run_page
 
     registry.load_plugins(plugins)
-    if isinstance(runs, Run | str | os.PathLike):
+    if not isinstance(runs, Sequence) or isinstance(runs, str):
         raise UserError("give two runs or more in a list: compare([first, second])")
     opened = [load(run) for run in runs]
     results = comparisons.compare(opened, split=split, thresholds=thresholds)
     if out is None:
         return Comparison(results)
-    page = Path(out).resolve()
+    page = to_local_path(out, "page").resolve()
     write_atomic(page.with_suffix(".json"), json.dumps(results, indent=1))
     run_page.write_comparison(results, page)
     return Comparison(results, page)

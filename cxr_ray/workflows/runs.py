@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from cxr_ray import config as configs
@@ -60,4 +59,4 @@ def make_ensemble(out: str | os.PathLike[str], runs: Sequence[Run | str | os.Pat
 
     The runs must have the same store, labels, test rows and label policy of evaluation, such as folds or seeds of one config.
     Raises `UserError` as `ensemble.make` does."""
-    return ensemble.make(Path(out), runs)
+    return ensemble.make(out, runs)

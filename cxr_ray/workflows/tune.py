@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_ray import config as configs
@@ -55,7 +54,7 @@ def load_sweep(path: "Sweep | str | os.PathLike[str]") -> "Sweep":
     nearby."""
     from cxr_ray.tuning import sweep as sweeps
 
-    return path if isinstance(path, sweeps.Sweep) else sweeps.load(Path(path))
+    return path if isinstance(path, sweeps.Sweep) else sweeps.load(path)
 
 
 def trial_bar() -> "Callable[[Sweep], None]":

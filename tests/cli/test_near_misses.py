@@ -1,28 +1,45 @@
 """Suggestions for names that other frameworks use, and for misspelt flags, labels, metrics and rules."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cxr_ray import cli
 from cxr_ray import config as configs
 from cxr_ray.cli import config_flags, flags, near_misses
+from cxr_ray.config import synonyms
+from cxr_ray.errors import UserError
 from cxr_ray.metrics import operating_points
 from cxr_ray.metrics.names import LABEL_METRICS, OVERALL_METRICS
 
 
 def test_the_tables_name_existing_settings_metrics_and_rules() -> None:
     known = [name for name, _ in flags.settings(configs.Config)]
-    assert set(near_misses.SETTINGS) <= set(known)
-    assert sum(len(names.split()) for names in near_misses.SETTINGS.values()) == len(
-        near_misses.BY_NAME
-    )  # no name twice
+    assert set(synonyms.SETTINGS) <= set(known)
+    assert sum(len(names.split()) for names in synonyms.SETTINGS.values()) == len(synonyms.BY_NAME)  # no name twice
     metrics = {*LABEL_METRICS, *(name for names in OVERALL_METRICS.values() for name in names)}
     assert set(near_misses.METRICS.values()) <= metrics
     assert not set(near_misses.METRICS) & metrics
     assert near_misses.RULES == operating_points.MINIMUM_OF
     assert near_misses.NAMED_RULES == operating_points.NAMED_RULES
-    assert not {f"--{name.replace('_', '-')}" for name in near_misses.BY_NAME} & set(config_flags.SHORT) - {"--store"}
+    assert not {f"--{name.replace('_', '-')}" for name in synonyms.BY_NAME} & set(config_flags.SHORT) - {"--store"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"learning_rate": 1}, "learning_rate is not a setting; did you mean optim.lr?"),
+        ({"train": {"num_epochs": 3}}, "train.num_epochs is not a setting; did you mean train.epochs?"),
+        ({"data": {"store": "x"}}, "did you mean data.shards?"),
+        ({"train": {"epoch": 3}}, "did you mean train.epochs?"),
+        ({"train": {"epochz": 3}}, "did you mean 'epochs'?"),
+    ],
+)
+def test_a_key_of_a_file_gets_the_same_suggestions(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        configs.load_config(**settings)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(

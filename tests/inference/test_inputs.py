@@ -32,6 +32,20 @@ def test_arrays_of_every_shape_and_dtype(convert: Any) -> None:
     assert np.array_equal(grays([convert(image) for image in GRAY]), GRAY)
 
 
+def test_a_tensor_of_a_dtype_that_numpy_lacks() -> None:
+    assert np.allclose(grays(torch.from_numpy(GRAY).to(torch.bfloat16)), GRAY, atol=0.5)
+
+
+@pytest.mark.parametrize("resample", [Image.Resampling.BICUBIC, Image.Resampling.LANCZOS])
+@pytest.mark.parametrize("size", [(31, 29), (33, 47)])
+def test_the_overshoot_of_resizing_is_taken(resample: Image.Resampling, size: tuple[int, int]) -> None:
+    edges = np.zeros((24, 24), np.float32)
+    edges[::5] = edges[:, 7:14] = 255.0
+    resized = np.asarray(Image.fromarray(edges).resize(size, resample))
+    assert resized.min() < 0.0 and resized.max() > 255.0
+    assert np.array_equal(grays(resized), resized[None])
+
+
 @pytest.mark.parametrize(("black", "white"), [(0.0, 1.0), (-1.0, 1.0), (0.0, 4095.0)])
 def test_floats_are_in_the_value_range(black: float, white: float) -> None:
     scaled = GRAY / 255 * (white - black) + black
@@ -62,7 +76,10 @@ def test_a_black_float_image_is_taken() -> None:
     [
         (GRAY / 255, r"largest value is 1\b.*value_range=\(0, 1\)"),
         (np.full((H, W), -0.5), "value_range="),
-        (np.full((H, W), 4000.0), "value_range=.*largest value is 4000"),
+        (np.full((H, W), 4000.0), r"\(value_range\), and these are 4000 to 4000"),
+        (np.full((H, W), 300.0), "these are 300 to 300"),
+        ((GRAY - GRAY.mean()) / GRAY.std(), r"0 to 255 \(value_range\), and these are -1"),
+        ((GRAY - 20.0) / 40.0, "undo their normalisation"),
         (np.full((H, W), 4000), "these are 4000 to 4000"),
         (np.full((H, W), np.nan), "not finite"),
         (np.zeros((H, W, 3), np.uint8), "colour"),
@@ -85,5 +102,5 @@ def test_what_cannot_be_an_image_is_refused_in_one_line(images: Any, message: st
 
 
 def test_floats_beyond_one_are_refused_for_a_model_of_zero_to_one() -> None:
-    with pytest.raises(UserError, match=r"0 to 1.*largest value is 2"):
+    with pytest.raises(UserError, match=r"0 to 1.*these are"):
         grays(GRAY.astype(np.float32), value_range=(0.0, 1.0))

@@ -153,7 +153,7 @@ GUESSES: dict[str, tuple[Callable[[cxr_ray.Store, cxr_ray.Run], Any], str]] = {
     "create_model without outputs": (lambda store, run: cxr_ray.create_model("resnet18"), "num_outputs="),
     "num_classes": (lambda store, run: cxr_ray.create_model("resnet18", num_classes=2), "num_outputs"),
     "train of a preset": (lambda store, run: cxr_ray.train("preset:demo"), "load_config"),  # type: ignore[arg-type]
-    "train without a store": (lambda store, run: cxr_ray.train({}), "data.shards is not set"),
+    "train without a store": (lambda store, run: cxr_ray.train({}), "no store is given: set data.shards"),
     "a float image in 0..1": (
         lambda store, run: cxr_ray.load_predictor(run, gpu=False)(store[0].image / 255), "value_range="
     ),
@@ -164,8 +164,25 @@ GUESSES: dict[str, tuple[Callable[[cxr_ray.Store, cxr_ray.Run], Any], str]] = {
     "a table for ingest": (lambda store, run: cxr_ray.ingest(store.index, ".", "out"), "read_dataset"),  # type: ignore[arg-type]
     "a store that is none": (lambda store, run: cxr_ray.open_store(run.path), "is not a store"),
     "a run that is none": (lambda store, run: cxr_ray.load_run(store.path), "is not a run folder"),
+    "no path of a run": (lambda store, run: cxr_ray.load_run(None), "a run is given by its path, got None"),  # type: ignore[arg-type]
+    "a number to resume": (lambda store, run: cxr_ray.resume(3), "a run is given by its path"),  # type: ignore[arg-type]
+    "no path of a model": (lambda store, run: cxr_ray.load_model(None), "given by its path"),  # type: ignore[arg-type]
+    "no path of a predictor": (lambda store, run: cxr_ray.load_predictor(0), "given by its path"),  # type: ignore[arg-type]
+    "no path of a sweep": (lambda store, run: cxr_ray.load_sweep(None), "a sweep is given by its path"),  # type: ignore[arg-type]
+    "no path of a store": (lambda store, run: cxr_ray.open_store(None), "expected a path"),  # type: ignore[arg-type]
+    "no path of a phantom": (lambda store, run: cxr_ray.make_phantom(None), "given by its path"),  # type: ignore[arg-type]
+    "a config of a number": (lambda store, run: cxr_ray.load_config(3), "a YAML file or preset:NAME"),  # type: ignore[arg-type]
+    "a run at a URL": (lambda store, run: cxr_ray.load_run("s3://bucket/run"), "copy it to this machine"),
+    "a comparison of one run": (lambda store, run: cxr_ray.compare(run), "in a list"),  # type: ignore[arg-type]
+    "a comparison of nothing": (lambda store, run: cxr_ray.compare(None), "in a list"),  # type: ignore[arg-type]
+    "an ensemble of nothing": (lambda store, run: cxr_ray.make_ensemble("x", None), "in a list"),  # type: ignore[arg-type]
+    "an ensemble without a path": (lambda store, run: cxr_ray.make_ensemble(None, [run]), "given by its path"),  # type: ignore[arg-type]
+    "a GPU called foo": (lambda store, run: cxr_ray.load_predictor(run, gpu="foo"), "auto, true or false"),
+    "a z-scored image": (
+        lambda store, run: cxr_ray.load_predictor(run, gpu=False)((store[0].image - 100.0) / 50.0), "undo their normalisation"
+    ),
     "a misspelt part": (lambda store, run: store.dataset("training"), "did you mean 'train'"),  # type: ignore[arg-type]
-    "a misspelt setting": (lambda store, run: cxr_ray.load_config(**{"optim.learning_rate": 1}), "known in optim: name, lr"),
+    "a misspelt setting": (lambda store, run: cxr_ray.load_config(**{"optim.learning_rate": 1}), "did you mean optim.lr?"),
 }  # fmt: skip
 
 

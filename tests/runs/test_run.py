@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -162,3 +163,12 @@ def test_a_run_with_undefined_metrics_shows_itself(tmp_path):
     assert "0.800" in page and "–" in page and "nan" not in page.lower() and page.count("<img") == 1
     assert len(run.figure("epochs-auroc").axes[0].lines) == 3  # train, val, the selected epoch
     assert run._figures().keys() == {"epochs-auroc"}
+
+
+def test_a_folder_of_another_kind_is_named(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is a sweep, not a run; `cxr-ray tune --resume` continues it, .*best"):
+        runs.load(tmp_path)
+    (tmp_path / "sweep.json").rename(tmp_path / "run.json")
+    with pytest.raises(UserError, match="is a run, not a sweep; `cxr-ray show`"):
+        runs.folder_of(tmp_path, "sweep")

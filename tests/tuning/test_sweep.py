@@ -175,7 +175,7 @@ def test_a_different_sweep_in_the_folder_is_refused(tmp_path: Path, changes: dic
     before = create(config(tmp_path)).config
     with pytest.raises(UserError, match="the folder of s contains a different sweep") as error:
         create(config(tmp_path, **changes))
-    assert expected in str(error.value) and "give a new --name" in str(error.value)
+    assert expected in str(error.value) and "give a new name" in str(error.value)
     assert Sweep(tmp_path / "s").config == before
 
 
@@ -190,7 +190,7 @@ def test_a_folder_that_is_not_a_sweep_is_refused(tmp_path: Path) -> None:
     create(config(tmp_path))  # an empty folder is accepted
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "run.json").write_text("{}")
-    with pytest.raises(UserError, match="exists and is not a sweep folder; give another --name"):
+    with pytest.raises(UserError, match="exists and is not a sweep folder; give another name"):
         create(config(tmp_path, name="t"))
     with pytest.raises(UserError, match="is not a valid folder name"):
         create(config(tmp_path, name="a/b"))

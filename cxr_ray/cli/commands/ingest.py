@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter, validators
 
 from cxr_ray.cli import flags
-from cxr_ray.errors import UserError
+from cxr_ray.errors import UserError, unknown
 from cxr_ray.labels import Filter
 from cxr_ray.storage.remote import AnyPath, to_path
 
@@ -126,6 +126,9 @@ def split_words(words: tuple[str, ...], *, dry_run: bool) -> tuple[str, AnyPath,
         raise UserError(f"ingest needs a source: {USAGE}; `cxr-ray sources` lists the sources")
     # Flags may precede the source, but only the source's options determine which words are values of flags.
     name = next((word for word in words if word in SOURCES), "") if words[0].startswith("-") else words[0]
+    known = own_flags()
+    if not name and words[0].split("=")[0] not in known:
+        raise unknown("flag", words[0], known, where=" of ingest")
     if not name:
         raise UserError(
             f"ingest needs a source, got only flags: {shlex.join(words)}; {USAGE}; `cxr-ray sources` lists the sources"

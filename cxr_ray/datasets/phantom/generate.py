@@ -17,6 +17,7 @@ from PIL import Image
 from cxr_ray.datasets.phantom.drawing import Box, canvas_of, draw_anatomy, place_finding, render
 from cxr_ray.errors import UserError
 from cxr_ray.storage.atomic import write_atomic
+from cxr_ray.storage.remote import to_local_path
 
 FINDINGS = ("Cardiomegaly", "Edema", "Lung Opacity", "Pneumothorax", "Pleural Effusion", "Support Devices")
 """The labels, in the order of CheXpert's table."""
@@ -66,7 +67,7 @@ def write(
 
     The README.txt that it writes describes the layout. Deterministic in (patients, size, seed). `progress` is called with
     (patients done, patients). Raises `UserError` if `out` is not empty, or a number is out of range."""
-    out = Path(out)
+    out = to_local_path(out, "phantom")
     if patients < 1:
         raise UserError(f"patients={patients}: a phantom needs at least 1")
     if not 32 <= size <= 2048:

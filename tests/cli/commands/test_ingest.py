@@ -25,8 +25,10 @@ def test_sizes() -> None:
 
 def test_own_flags_are_suggested_for_a_misspelt_one() -> None:
     assert {"--size", "--hash-patients", "--shard-mib", "--dry-run", "--report", "--help"} <= set(ingest.own_flags())
-    with pytest.raises(UserError, match="needs a source, got only flags: --bogus"):
-        ingest.split_words(("--bogus",), dry_run=False)
+    with pytest.raises(UserError, match="needs a source, got only flags: --size 32"):
+        ingest.split_words(("--size", "32"), dry_run=False)
+    with pytest.raises(UserError, match="unknown flag '--sise' of ingest; did you mean '--size'"):
+        ingest.split_words(("--sise", "32"), dry_run=False)
     with pytest.raises(UserError, match="did you mean '--max-rejected'"):
         ingest.split_words(("image_folder", "a", "b", "--max-rejectd", "1"), dry_run=False)
 

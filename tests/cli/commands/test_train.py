@@ -28,6 +28,4 @@ def test_each_seed_is_a_run_and_the_same_command_continues(tmp_path: Path, capsy
     assert runs.load(tmp_path / "run-seed-6").info["status"] == "finished"
     capsys.readouterr()
     assert cli.main([*words, "--seeds", "3", "--optim.lr", "0.5"]) == 2  # finished runs had another config
-    assert (
-        "was started with another config (optim.lr: was 0.0001, is 0.5); give a new --name" in capsys.readouterr().err
-    )
+    assert "was started with another config (optim.lr: was 0.0001, is 0.5); give a new name" in capsys.readouterr().err
