@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -254,6 +255,20 @@ def load_plugins(modules: Iterable[str]) -> None:
             if isinstance(error, ModuleNotFoundError):
                 raise UserError(f"plugins: cannot import {module!r} ({error}); is its folder on PYTHONPATH?") from None
             raise
+
+
+def load_named_plugins(named: Iterable[str], recorded: Iterable[str], *, owner: str) -> None:
+    """Import the plugins `named` for `owner`, a run or sweep that was made with the plugins `recorded`.
+
+    A file never decides which code runs: raises `UserError` if a recorded plugin is neither named nor imported already."""
+    chosen = list(named)
+    load_plugins(chosen)
+    missing = [name for name in dict.fromkeys(recorded) if name not in chosen and name not in sys.modules]
+    if missing:
+        raise UserError(
+            f"{owner} was made with the plugins {', '.join(missing)}, and a saved file may not choose the code that runs: if you trust "
+            f"{'them' if len(missing) > 1 else 'it'}, add --plugins {' '.join(missing)}, or plugins={missing!r} in Python"
+        )
 
 
 def _wanted(error: ImportError | AttributeError) -> list[str]:

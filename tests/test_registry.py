@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cxr_ray.errors import UserError
-from cxr_ray.registry import LOSSES, MODELS, MOVED, SOURCES, Options, Registry, load_plugins
+from cxr_ray.registry import LOSSES, MODELS, MOVED, SOURCES, Options, Registry, load_named_plugins, load_plugins
 
 
 class Width(Options):
@@ -176,3 +176,15 @@ def is_attribute(name: str) -> bool:
 def test_moved_modules_are_gone_and_their_new_names_exist() -> None:
     assert [old for old in MOVED if is_module(old)] == []
     assert [new for new in MOVED.values() if not is_module(new) and not is_attribute(new)] == []
+
+
+def test_a_recorded_plugin_is_imported_only_when_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "recorded_plugin.py").write_text("raise SystemExit('it ran')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        UserError, match=r"the run r was made with the plugins recorded_plugin, .*--plugins recorded_plugin"
+    ):
+        load_named_plugins([], ["recorded_plugin", "json", "recorded_plugin"], owner="the run r")
+    with pytest.raises(SystemExit, match="it ran"):
+        load_named_plugins(["recorded_plugin"], ["recorded_plugin"], owner="the run r")
+    load_named_plugins([], ["json"], owner="the run r")  # this process has imported it already

@@ -100,6 +100,8 @@ def load(file: str | None, words: Sequence[str], *, also: Iterable[str], usage: 
     rest, values = parse(words, also=also)
     if rest:
         raise UserError(f"unexpected {shlex.join(rest)}; {usage}")
+    if file is not None:
+        configs.check_plugins(file, values)
     config = configs.load(file, values)
     near_misses.check_metrics(config)
     near_misses.check_rule(config.report.thresholds)

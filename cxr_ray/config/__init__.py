@@ -1,6 +1,7 @@
 """The config: every setting with its default and meaning, and loading from files, presets and flags."""
 
 from cxr_ray.config.loading import (
+    check_plugins,
     is_section,
     load,
     load_config,
@@ -48,6 +49,7 @@ __all__ = [
     "Tune",
     "Uncertain",
     "best_of",
+    "check_plugins",
     "is_section",
     "join_name",
     "load",

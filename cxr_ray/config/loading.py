@@ -88,6 +88,19 @@ def load(file: str | None = None, flags: Mapping[str, Any] | None = None) -> Con
     return validate(values, where=file or "the flags")
 
 
+def check_plugins(file: str, over: Mapping[str, Any]) -> None:
+    """Raises `UserError` if `file` is the config of a run or sweep with plugins that the settings `over` do not name: a saved file may
+    not choose the code that runs."""
+    recorded = read_file(file).get("plugins") or []
+    of_run = any((Path(file).parent / name).is_file() for name in ("run.json", "sweep.json"))
+    if of_run and set(recorded) - set(over.get("plugins") or []):
+        listed = " ".join(map(str, recorded))
+        raise UserError(
+            f"{file} belongs to a run with plugins, and a saved file may not choose the code that runs: if you trust them, add "
+            f"--plugins {listed}, or plugins={recorded!r} in Python"
+        )
+
+
 def load_config(source: str | os.PathLike[str] | None = None, /, **settings: Any) -> Config:
     """The config of a YAML file or of a preset (`preset:demo`), or the defaults, with `settings` in place of its own.
 
@@ -97,6 +110,8 @@ def load_config(source: str | os.PathLike[str] | None = None, /, **settings: Any
     if source is not None and not isinstance(source, str | os.PathLike):
         raise UserError(f"load_config takes a YAML file or preset:NAME, then settings by keyword; got {source!r}")
     file = None if source is None else os.fspath(source)
+    if file is not None:
+        check_plugins(file, settings)
     return validate(merge(read_file(file) if file else {}, nest(settings)), where=file or "the settings")
 
 

@@ -17,7 +17,7 @@ def load_model(run_or_path: runs.Run | str | os.PathLike[str], *, plugins: Seque
     """The trained model of a run, or of a .safetensors file, on the CPU in eval mode: images [N, H, W] to logits [N, L].
 
     The outputs are in the order of the run's `labels` in `run.json`, or of `load_predictor(...).labels`. `plugins`: modules that
-    register its architecture, in addition to those of the run's config. Raises `UserError` if there is no model."""
+    register its architecture; those that the run was trained with must be named again. Raises `UserError` if there is no model."""
     found = _open(run_or_path, plugins)
     if isinstance(found, Path):
         return serialization.read(found).model
@@ -43,13 +43,11 @@ def load_predictor(
 
 def _open(run_or_path: runs.Run | str | os.PathLike[str], plugins: Sequence[str]) -> runs.Run | Path:
     """A run, or the path of a file of weights."""
-    registry.load_plugins(plugins)
     if not isinstance(run_or_path, runs.Run):
         path = to_local_path(run_or_path, "run")
         if path.is_file() or path.suffix == ".safetensors":
+            registry.load_plugins(plugins)
             return path
         run_or_path = runs.load(path)
-    registry.load_plugins(run_or_path.config.plugins)
-    for member in run_or_path.members:
-        registry.load_plugins(member.config.plugins)
+    run_or_path.load_plugins(plugins)
     return run_or_path

@@ -27,6 +27,7 @@ from cxr_ray.errors import Finished, UserError, closest
 from cxr_ray.labels import hard_targets
 from cxr_ray.metrics import MAIN_METRICS, label_table
 from cxr_ray.metrics import prevalence as part_prevalence
+from cxr_ray.registry import load_named_plugins
 from cxr_ray.runs import selection
 from cxr_ray.storage.atomic import folder_lock, write_atomic
 from cxr_ray.storage.remote import to_local_path
@@ -85,6 +86,11 @@ class Run:
             return [load(self.path / folder) for folder in self.info.get("members", [])]
         except UserError as error:
             raise UserError(f"a member of the ensemble {self.path.name} is missing: {error}") from None
+
+    def load_plugins(self, named: Sequence[str]) -> None:
+        """Import the plugins `named`. Raises `UserError` if this run, or a member of the ensemble, was trained with others."""
+        recorded = [name for run in (self, *self.members) for name in run.config.plugins]
+        load_named_plugins(named, recorded, owner=f"the run {self.path.name}")
 
     def check_trained(self) -> None:
         """Raises `UserError` if the run, or a member of the ensemble, has no model yet."""

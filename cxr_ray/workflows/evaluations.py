@@ -35,10 +35,11 @@ def evaluate(  # noqa: PLR0913 - the options of the command, all of them by keyw
     or a rule that is applied on val: "youden", "f1", {"recall": 0.9}, {"specificity": 0.9}; by default the run's own. `by`: each
     image, or each study, whose images `combine` combines (max or mean). `data`: folder or URL of another store, evaluated instead
     (external validation), with `mapping` from labels of the model to labels of the data. `report`: settings of `config.Report`, such
-    as {"bootstrap": 0}. Each evaluation of test is counted in the run. `plugins` are modules that register models or losses. Raises
-    `UserError` if the run has no model or the part no rows."""
-    registry.load_plugins(plugins)
-    path = load(run).path  # reports a wrong path before torch is imported, which takes seconds
+    as {"bootstrap": 0}. Each evaluation of test is counted in the run. `plugins` are modules that register models or losses; those
+    that the run was trained with must be named. Raises `UserError` if the run has no model or the part no rows."""
+    opened = load(run)  # reports a wrong path before torch is imported, which takes seconds
+    opened.load_plugins(plugins)
+    path = opened.path
     if data is None:
         if mapping:
             raise UserError("mapping relates labels to those of other data: give data too")

@@ -38,10 +38,11 @@ def resume(
 ) -> Run:
     """Continue a run that was stopped or killed from its last checkpoint, by its own config, and return it finished.
 
-    `plugins` are loaded in this process, in addition to the config's. Other parameters and errors as for `train`."""
+    `plugins` are modules that register its model or loss; those that the run was trained with must be named again. Other parameters and errors as for `train`."""
     from cxr_ray.on_ray import train as on_ray
 
-    found = load_run(run, plugins=plugins)
+    found = load(run)
+    found.load_plugins(plugins)
     own = found.config.model_copy(update={"name": found.path.name, "output": str(found.path.parent)})
     return on_ray.train(own, address=address, log=log)
 

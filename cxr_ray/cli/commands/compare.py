@@ -18,6 +18,7 @@ def compare(
     split: Literal["train", "val", "test"] | None = None,
     thresholds: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     out: Path | None = None,
+    plugins: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
 ) -> None:
     """Compare runs on the rows they share: differences with confidence intervals, on one page.
 
@@ -34,6 +35,8 @@ def compare(
         One number, LABEL=NUMBER ..., or a rule: youden, f1, recall=0.9, specificity=0.9. Default: each run's own.
     out
         HTML file to write, with a JSON file of the same name next to it. Default: compare-RUN-RUN.html next to the first run.
+    plugins
+        Modules to import first. Comparing runs needs none.
     """
     if len(runs) < 2:
         raise UserError("give two or more runs: cxr-ray compare RUN RUN ...")
@@ -45,7 +48,7 @@ def compare(
     check_thresholds(rule, opened[0])
     names = "-".join(run.path.name for run in opened)[:100]
     page = out or opened[0].path.parent / f"compare-{names}.html"
-    found = evaluations.compare(opened, split=split, thresholds=rule, out=page)
+    found = evaluations.compare(opened, split=split, thresholds=rule, out=page, plugins=plugins or ())
     print_comparison(found.results)
     print(f"comparison: {found.report}")
     print("next: open the comparison in a browser; it is one file and needs no network")

@@ -33,6 +33,7 @@ def evaluate(
     bootstrap: Annotated[int | None, Parameter(validator=validators.Number(gte=0))] = None,
     interval: Literal["percentile", "bca"] | None = None,
     interval_by: Literal["patient", "image"] | None = None,
+    plugins: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
 ) -> None:
     """Evaluate a run on its test part, label by label, and write its report.
 
@@ -61,6 +62,8 @@ def evaluate(
         Kind of bootstrap interval: percentile, or bias-corrected and accelerated (bca).
     interval_by
         Unit of the bootstrap: resample patients, or images as if they were independent.
+    plugins
+        Modules that register the run's model or loss. A run that was trained with plugins needs them named here.
     """
     pairs = read_mapping(mapping)
     if data is None and pairs:
@@ -78,6 +81,7 @@ def evaluate(
         data=data,
         mapping=pairs,
         report=report,
+        plugins=plugins or (),
     )
 
 
@@ -128,6 +132,7 @@ def run_evaluation(
     data: str | None = None,
     mapping: dict[str, str] | None = None,
     report: dict[str, Any] | None = None,
+    plugins: Sequence[str] = (),
 ) -> Any:
     """Evaluate, print the metrics and the report's path, and return the evaluation."""
     from cxr_ray import runs
@@ -137,7 +142,15 @@ def run_evaluation(
     from cxr_ray.workflows import evaluations
 
     evaluation = evaluations.evaluate(
-        loaded, split=split, thresholds=thresholds, by=by, combine=combine, data=data, mapping=mapping, report=report
+        loaded,
+        split=split,
+        thresholds=thresholds,
+        by=by,
+        combine=combine,
+        data=data,
+        mapping=mapping,
+        report=report,
+        plugins=plugins,
     )
     from cxr_ray.workflows.evaluate import metric_table
 

@@ -21,6 +21,7 @@ def show(
     labels: Words = None,
     split: Literal["train", "val", "test", "both"] | None = None,
     thresholds: Words = None,
+    plugins: Words = None,
 ) -> None:
     """Show a run's settings and metrics, also for other labels, parts and thresholds.
 
@@ -37,10 +38,13 @@ def show(
         Part to show; both: train and val. Default: every part with saved predictions.
     thresholds
         One number, LABEL=NUMBER ..., or a rule that is applied on val: youden, f1, recall=0.9, specificity=0.9.
+    plugins
+        Modules to import first. Showing a run needs none.
     """
-    from cxr_ray import runs
+    from cxr_ray import registry, runs
     from cxr_ray.evaluation import rescore
 
+    registry.load_plugins(plugins or ())
     saved_run = runs.load(run)
     rule = read_thresholds(thresholds)
     check_thresholds(rule, saved_run)

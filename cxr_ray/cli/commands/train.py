@@ -31,16 +31,28 @@ def read_config(file: str | None, words: tuple[str, ...]) -> configs.Config:
 
 
 def read_run(run: str, file: str | None, words: tuple[str, ...]) -> configs.Config:
-    """The config of the run in the folder `run`, to resume it. Raises `UserError` if a file or settings are given too."""
+    """The config of the run in the folder `run`, to resume it, with its plugins named in `words` by --plugins.
+
+    Raises `UserError` if a file or other settings are given too."""
     from cxr_ray import runs
 
-    if file is not None or words:
-        given = "-c" if file is not None else words[0]
+    rest, values = config_flags.parse(words, also=["--address"])
+    plugins = values.pop("plugins", [])
+    if file is not None or rest or values:
+        given = "-c" if file is not None else [*rest, *_names(values)][0]
         raise UserError(
             f"--resume uses the run's own config, which {given} cannot change; for another config give a new --name"
         )
     found = runs.load(run)
+    found.load_plugins(plugins)
     return found.config.model_copy(update={"name": found.path.name, "output": str(found.path.parent)})
+
+
+def _names(values: Any, name: str = "") -> list[str]:
+    """The dotted names of nested values."""
+    if not isinstance(values, dict):
+        return [name.removeprefix(".")]
+    return [found for key, value in values.items() for found in _names(value, f"{name}.{key}")]
 
 
 @app.default
@@ -65,7 +77,8 @@ def train(
     address
         Address of the Ray cluster, such as auto. Default: RAY_ADDRESS (set in every Ray job), else this machine.
     resume
-        Folder of a run that was stopped or killed: continue from its last checkpoint, with its own config.
+        Folder of a run that was stopped or killed: continue from its last checkpoint, with its own config. Plugins that it was trained
+        with are named again: --plugins MODULE.
     help_all
         Show every setting, by section.
     """

@@ -15,6 +15,7 @@ from cxr_ray.cli import config_flags
 from cxr_ray.cli.commands.train import FileFlag, HelpAll, Words
 from cxr_ray.cli.terminal import console
 from cxr_ray.errors import UserError
+from cxr_ray.registry import load_named_plugins
 
 app = App(
     name="tune",
@@ -89,6 +90,7 @@ def read_sweep(folder: str, file: str | None, words: tuple[str, ...]) -> configs
         raise UserError(
             f"unexpected {shlex.join(rest)} after --resume SWEEP; only settings of the tune section can be added"
         )
+    load_named_plugins(values.pop("plugins", []), found.config.plugins, owner=f"the sweep {found.path.name}")
     config = configs.validate(configs.merge(found.config.model_dump(), values), where="the flags")
     return config.model_copy(update={"name": found.path.name, "output": str(found.path.parent)})
 
