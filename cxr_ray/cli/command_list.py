@@ -14,6 +14,7 @@ COMMANDS = {
     "tune": "Search hyperparameters: many trials on one store, evaluated label by label on the same rows.",
     "evaluate": "Evaluate a run on its test part, label by label, and write its report.",
     "show": "Show a run's settings and metrics, also for other labels, parts and thresholds.",
+    "errors": "List the worst wrong decisions of a run: row, truth, decision, probability, loss and file.",
     "runs": "List the runs in a folder.",
     "compare": "Compare runs on the rows they share: differences with confidence intervals, on one page.",
     "phantom": "Write synthetic chest X-rays to disk, in a documented layout.",

@@ -13,6 +13,7 @@ from PIL import Image
 
 from cxr_ray.evaluation import analysis
 from cxr_ray.evaluation.prediction_table import PredictionTable
+from cxr_ray.evaluation.worst_errors import ALARM, MISSED, worst_errors
 from cxr_ray.metrics import MAIN_METRICS, MEAN
 from cxr_ray.metrics.ranking import at_each_score
 
@@ -128,22 +129,26 @@ def group_sections(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
 def worst(predictions: pd.DataFrame, evaluation: Mapping[str, Any], images: Any) -> list[dict[str, Any]]:
     """For each label the false negatives with the lowest and the false positives with the highest probabilities, as images.
 
-    `images` maps store rows [N] to uint8 [N, H, W]. Only the image and its probability are shown: no row, no patient."""
-    out = []
+    `images` maps store rows [N] to uint8 [N, H, W]. Rows are numbers in the store; no path and no patient is shown."""
     labels = evaluation["labels"]
     limits_L = np.array([evaluation["thresholds"][k] for k in labels])
     table = PredictionTable(predictions, labels, evaluation["task"]).decide(limits_L)
-    for i, label in enumerate(labels):
-        prob_N, predicted_N = table.prob_NL[:, i], table.positive_NL[:, i]
-        known_N, true_N = table.known_NL[:, i], table.true_NL[:, i]
+    errors = worst_errors(table, predictions["row"].to_numpy(np.int64))
+    out = []
+    for label in labels:
         kinds = {}
-        for kind, here_N, sign in (
-            ("missed", true_N & ~predicted_N, 1),
-            ("alarms", known_N & ~true_N & predicted_N, -1),
-        ):
-            chosen = np.flatnonzero(here_N)[np.argsort(sign * prob_N[here_N], kind="stable")[:WORST]]
-            pictures = images(predictions["row"].to_numpy(np.int64)[chosen]) if len(chosen) else []
-            kinds[kind] = [{"src": _jpeg(p), "prob": float(q)} for p, q in zip(pictures, prob_N[chosen], strict=True)]
+        for name, kind in (("missed", MISSED), ("alarms", ALARM)):
+            chosen = errors[(errors["label"] == label) & (errors["kind"] == kind)].head(WORST)
+            pictures = images(chosen["row"].to_numpy(np.int64)) if len(chosen) else []
+            kinds[name] = [
+                {
+                    "src": _jpeg(picture),
+                    "prob": float(error.probability),
+                    "loss": float(error.loss),
+                    "row": int(error.row),
+                }
+                for picture, error in zip(pictures, chosen.itertuples(), strict=True)
+            ]
         if kinds["missed"] or kinds["alarms"]:
             out.append({"label": label, **kinds})
     return out

@@ -8,6 +8,8 @@ from typing import Any
 import pandas as pd
 
 from cxr_ray.evaluation import analysis
+from cxr_ray.evaluation.prediction_table import PredictionTable
+from cxr_ray.evaluation.worst_errors import worst_errors
 from cxr_ray.metrics import MAIN_METRICS, MEAN, label_table
 from cxr_ray.metrics.titles import NAMES
 from cxr_ray.plotting import comparison_plots, run_figures
@@ -36,6 +38,15 @@ class Evaluation:
     def table(self) -> pd.DataFrame:
         """Recall, ROC AUC, precision, F1 and average precision by label, with intervals (`metrics.label_table`)."""
         return label_table.label_table(self.results["values"], self.results["labels"])
+
+    @property
+    def errors(self) -> pd.DataFrame:
+        """Every wrong decision, the largest loss first (`evaluation.worst_errors`): `row, label, kind, truth, decision, probability,
+        threshold, loss`. For classes a wrong row is an error of two of them."""
+        labels = self.results["labels"]
+        limits_L = [self.results["thresholds"][label] for label in labels]
+        table = PredictionTable(self.predictions, labels, self.results["task"]).decide(limits_L)
+        return worst_errors(table, self.predictions["row"].to_numpy(), limits_L)
 
     def figure(self, name: str) -> Figure:
         """A matplotlib figure: roc-LABEL, pr-LABEL, reliability-LABEL or confusion. Raises `UserError` with the names that there are."""

@@ -36,6 +36,9 @@ def test_an_evaluation_shows_itself(tmp_path: Path) -> None:
     assert list(evaluation.table)[:3] == ["recall", "auroc", "precision"]
     assert pd.isna(evaluation.table.loc["Nodule", "auroc"]) and evaluation.table.loc["Edema", "auroc"] >= 0
     assert evaluation.figure("roc-Edema").axes
+    wrong, at = evaluation.predictions, evaluation.results["thresholds"]["Edema"]
+    wrong = wrong[wrong["true/Edema"].notna() & ((wrong["prob/Edema"] >= at) != (wrong["true/Edema"] == 1))]
+    assert sorted(evaluation.errors.query("label == 'Edema'")["row"]) == sorted(wrong["row"])
     with pytest.raises(UserError, match=r"unknown figure 'roc-Nodule' of the evaluation of test.*pr-Edema"):
         evaluation.figure("roc-Nodule")
     page = evaluation._repr_html_()

@@ -77,7 +77,7 @@ def of_flag(command: str, flag: str, annotation: Any, current: str, *, run: str 
         return matching(rules, current)
     if flag == "--mapping":
         return matching((f"{label}=" for label in run_labels(run)), current)
-    if command == "show" and flag == "--labels":
+    if (command, flag) in (("show", "--labels"), ("errors", "--label")):
         return matching(run_labels(run), current)
     if flag == "--address":
         return matching(["auto", "local"], current)
@@ -95,6 +95,7 @@ def positional(command: str, before: Sequence[str], current: str) -> list[Candid
     kinds: dict[str, list[Callable[[str], list[Candidate]]]] = {
         "evaluate": [_runs],
         "show": [_runs],
+        "errors": [_runs],
         "runs": [paths],
         "describe": [_stores],
         "verify": [_stores],
