@@ -1,22 +1,71 @@
 """Tables and lists that commands print, on a terminal or as plain text in a log."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+LOG_WIDTH = 160
+"""Columns of a log, which has no width of its own."""
+LONGEST_LINE, LONGEST_WORD = 24, 32
+"""A longer cell may have several lines, and a longer word, such as a path, may be broken: no terminal has room for them."""
+NAMED = 5
+"""Labels that a merged note names."""
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
-    """Print a table. Numeric columns are right-aligned. Cells are plain text, never markup."""
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None, first_out: Sequence[str] = ()
+) -> None:
+    """Print a table as wide as the terminal, then one line that names the columns without room.
+
+    Numeric columns are right-aligned. Cells are plain text, never markup. See `fit` for `first_out`."""
+    shown, printed = fit(columns, rows, title=title, first_out=first_out)
+    console().print(printed)
+    if missing := [" ".join(name.split()) for name in columns if name not in shown]:
+        print(f"no room at {console().width} columns for: {', '.join(missing)}")
+
+
+def fit(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None, first_out: Sequence[str] = ()
+) -> "tuple[list[str], Table]":
+    """(columns, table): the columns that have room, and the table of these. No number and no word is broken, and short cells have one line.
+
+    Without room, columns are left out: those in `first_out` in this order, then from the right, but never the first column."""
+    from rich.measure import Measurement
+
+    names, cells = list(columns), [[_text(cell) for cell in row] for row in rows]
+    order = [name for name in first_out if name in names]
+    order += [name for name in reversed(names[1:]) if name not in order]
+    width, unlimited = console().width, console().options.update(max_width=10_000)
+    while True:
+        keep = [index for index, name in enumerate(columns) if name in names]
+        built = _build(names, [[row[index] for index in keep] for row in cells], title)
+        if not order or Measurement.get(console(), unlimited, built).minimum <= width:
+            return names, built
+        names.remove(order.pop(0))
+
+
+def _build(columns: Sequence[str], cells: Sequence[Sequence[str]], title: str | None) -> "Table":
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    cells = [[_text(cell) for cell in row] for row in rows]
-    printed = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    built = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(columns):
-        numeric = bool(cells) and all(_is_number(row[index]) for row in cells)
-        printed.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        column = [row[index] for row in cells]
+        numeric = bool(cells) and all(_is_number(cell) for cell in column)
+        lines = [line for text in column for line in text.split("\n")]
+        whole = [line for line in lines if len(line) <= LONGEST_LINE]
+        words = [word for text in (name, *lines) for word in text.split()]
+        least = max((min(len(text), LONGEST_WORD) for text in (*whole, *words)), default=1)
+        built.add_column(Text(name), justify="right" if numeric else "left", overflow="fold", min_width=least)
     for row in cells:
-        printed.add_row(*(Text(cell) for cell in row))
-    console().print(printed)
+        built.add_row(*(Text(cell) for cell in row))
+    return built
 
 
 def bullets(title: str, lines: Sequence[str]) -> None:
@@ -26,14 +75,33 @@ def bullets(title: str, lines: Sequence[str]) -> None:
         print("  " + line.removeprefix("- ").replace("`", ""))
 
 
-def console() -> "rich.console.Console":  # type: ignore[name-defined]  # noqa: F821
+def merge_notes(notes: Mapping[str, str]) -> list[str]:
+    """One line per text of `notes`, label -> text: texts that differ only in their numbers become one, with ranges of these numbers.
+
+    `{"a": "too few (3)", "b": "too few (5)"}` is `["a, b: too few (3 to 5)"]`. More than `NAMED` labels are counted."""
+    grouped: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    for label, text in notes.items():
+        words, numbers = NUMBER.split(text), NUMBER.findall(text)
+        grouped.setdefault(tuple(words), {})[label] = numbers
+    lines = []
+    for between, by_label in grouped.items():
+        columns = [sorted(set(column), key=float) for column in zip(*by_label.values(), strict=True)]
+        ranges = [column[0] if len(column) == 1 else f"{column[0]} to {column[-1]}" for column in columns]
+        names, rest = list(by_label)[:NAMED], len(by_label) - NAMED
+        text = "".join(word + number for word, number in zip(between, [*ranges, ""], strict=True))
+        lines.append(f"{', '.join(names)}{f' and {rest} more' if rest > 0 else ''}: {text}")
+    return lines
+
+
+def console() -> "Console":
     """A console as wide as the terminal; 160 columns in a log."""
     import os
     import sys
 
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160, highlight=False)
+    options: dict[str, Any] = {} if sys.stdout.isatty() or "COLUMNS" in os.environ else {"width": LOG_WIDTH}
+    return Console(highlight=False, **options)
 
 
 def _text(cell: object) -> str:

@@ -34,10 +34,13 @@ BASELINES = ("thumbnail", "border")
 By = Literal["image", "study"]
 
 
-def metric_table(values: Sequence[dict[str, Any]], labels: Sequence[str], task: str) -> list[list[str]]:
-    """`values` of an evaluation as a table of text: a head, one row per label, the mean, and the overall metrics.
+def metric_table(
+    values: Sequence[dict[str, Any]], labels: Sequence[str], *, intervals: bool = False
+) -> list[list[str]]:
+    """`values` of an evaluation as a table of text: a head, one row per label, and the mean.
 
-    Columns are counts and `TABLE_METRICS`: recall first, then ROC AUC, then precision. "-" if a value is undefined."""
+    Columns are counts and `TABLE_METRICS`: recall first, then ROC AUC, then precision. "-" if a value is undefined. With `intervals`
+    each value has its interval on a second line."""
     shown = (*COUNTS, *TABLE_METRICS)
     by_name = {(v["metric"], v["label"]): v for v in values}
 
@@ -47,15 +50,23 @@ def metric_table(values: Sequence[dict[str, Any]], labels: Sequence[str], task: 
             return "-"
         if metric in COUNTS:
             return f"{row['value']:,.0f}"
-        return f"{row['value']:.3f}" + (f"\n{row['low']:.3f}-{row['high']:.3f}" if "low" in row else "")
+        return f"{row['value']:.3f}" + (f"\n{row['low']:.3f}-{row['high']:.3f}" if intervals and "low" in row else "")
 
     rows = [["label", *(name.replace("_", " ") for name in shown)]]
-    rows += [[label, *(cell(metric, label) for metric in shown)] for label in labels]
-    if len(labels) > 1:
-        rows.append(["mean", *(cell(metric, "mean") for metric in shown)])
-    # With one label, the other overall metrics repeat the accuracy or the metrics of the label.
-    overall = [metric for metric, label in by_name if not label and (metric == "accuracy" or task != "binary")]
-    return rows + [[metric.replace("_", " "), cell(metric, ""), *[""] * (len(shown) - 1)] for metric in overall]
+    return rows + [
+        [label, *(cell(metric, label) for metric in shown)]
+        for label in (*labels, *(["mean"] if len(labels) > 1 else []))
+    ]
+
+
+def overall_line(values: Sequence[dict[str, Any]], task: str) -> str:
+    """The metrics over all labels in one line, with their intervals. With one label, they repeat the accuracy or its metrics."""
+    overall = [v for v in values if not v["label"] and (v["metric"] == "accuracy" or task != "binary")]
+    return ", ".join(
+        f"{v['metric'].replace('_', ' ')} {v['value']:.3f}"
+        + (f" ({v['low']:.3f} to {v['high']:.3f})" if "low" in v else "")
+        for v in overall
+    )
 
 
 @dataclass(frozen=True)

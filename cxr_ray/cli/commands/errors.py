@@ -71,7 +71,7 @@ def errors(
     of_label = ["label"] if with_threshold else []
     columns = ["row", *of_label, "truth", "decision", "probability", *(["threshold"] if with_threshold else []), "loss"]
     title = f"{len(shown):,} of {len(found):,} wrong decisions on {part} of {saved.path.name}, largest loss first"
-    table([*columns, *(["file"] if files else [])], rows, title=title)
+    table([*columns, *(["file"] if files else [])], rows, title=title, first_out=["threshold", "decision"])
     print(
         f"probability: of {'the label' if with_threshold else 'the true class'}; loss: minus the logarithm of what the truth got"
     )

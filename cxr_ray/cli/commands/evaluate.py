@@ -11,6 +11,9 @@ from cxr_ray.cli import near_misses
 from cxr_ray.cli.terminal import table
 from cxr_ray.errors import UserError
 
+LESS_IMPORTANT = ("true positives", "predicted positives", "brier", "ap", "f1", "specificity")
+"""Columns of a table of metrics that a narrow terminal leaves out first."""
+
 app = App(name="evaluate", help_format="markdown")
 
 THRESHOLDS = (
@@ -33,6 +36,7 @@ def evaluate(
     bootstrap: Annotated[int | None, Parameter(validator=validators.Number(gte=0))] = None,
     interval: Literal["percentile", "bca"] | None = None,
     interval_by: Literal["patient", "image"] | None = None,
+    intervals: Annotated[bool, Parameter(negative="")] = False,
     plugins: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
 ) -> None:
     """Evaluate a run on its test part, label by label, and write its report.
@@ -62,6 +66,8 @@ def evaluate(
         Kind of bootstrap interval: percentile, or bias-corrected and accelerated (bca).
     interval_by
         Unit of the bootstrap: resample patients, or images as if they were independent.
+    intervals
+        Print the confidence interval of each value below it. The report always has them.
     plugins
         Modules that register the run's model or loss. A run that was trained with plugins needs them named here.
     """
@@ -82,6 +88,7 @@ def evaluate(
         mapping=pairs,
         report=report,
         plugins=plugins or (),
+        intervals=intervals,
     )
 
 
@@ -133,6 +140,7 @@ def run_evaluation(
     mapping: dict[str, str] | None = None,
     report: dict[str, Any] | None = None,
     plugins: Sequence[str] = (),
+    intervals: bool = False,
 ) -> Any:
     """Evaluate, print the metrics and the report's path, and return the evaluation."""
     from cxr_ray import runs
@@ -152,14 +160,16 @@ def run_evaluation(
         report=report,
         plugins=plugins,
     )
-    from cxr_ray.workflows.evaluate import metric_table
+    from cxr_ray.workflows.evaluate import metric_table, overall_line
 
     results = evaluation.results
-    head, *rows = metric_table(results["values"], results["labels"], results["task"])
+    head, *rows = metric_table(results["values"], results["labels"], intervals=intervals)
     title = f"{evaluation.part} of {Path(evaluation.run.path).name}" + (
         f", by {evaluation.results['by']}" if by == "study" else ""
     )
-    table(head, rows, title=title)
+    table(head, rows, title=title, first_out=LESS_IMPORTANT)
+    if overall := overall_line(results["values"], results["task"]):
+        print(overall)
     print_operating(evaluation.results)
     print(f"report: {Path(evaluation.report).resolve()}")
     print(f"next: open the report in a browser, or: cxr-ray show {shlex.quote(str(run))} --thresholds recall=0.9")

@@ -40,8 +40,9 @@ def runs(folder: Path = Path("runs"), /) -> None:
                 *(value.get(k, "") for k in MAIN_METRICS), info.get("test_looks", 0),
             ]
         )  # fmt: skip
-    columns = ["run", "status", "model", "data", "labels", "epochs", "selected by", "value", "evaluated on"]
-    table([*columns, *MAIN_METRICS, "test evaluations"], rows)
+    columns = ["run", "status", "model", "data", "labels", "epochs", "selected by", "value", "part"]
+    last = ["selected by", "value", "test evaluations", "labels", "data", "epochs"]
+    table([*columns, *MAIN_METRICS, "test evaluations"], rows, first_out=last)
     print(f"runs: {folder.resolve()}")
     newest = " ".join(shlex.quote(str(run.path)) for run in found[-2:])
     print(f"next: cxr-ray {'compare' if len(found) > 1 else 'show'} {newest}")

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from cxr_ray.cli.commands.evaluate import check_thresholds, read_thresholds
-from cxr_ray.cli.terminal import table
+from cxr_ray.cli.commands.evaluate import LESS_IMPORTANT, check_thresholds, read_thresholds
+from cxr_ray.cli.terminal import merge_notes, table
 
 app = App(name="show", help_format="markdown")
 Words = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
@@ -105,20 +105,23 @@ def _print_settings(run: Any) -> None:
 
 def _print_metrics(rescored: Any, task: str, name: str) -> None:
     """Print the metrics of one part by label, with thresholds and notes."""
-    from cxr_ray.workflows.evaluate import metric_table
+    from cxr_ray.workflows.evaluate import metric_table, overall_line
 
-    head, *rows = metric_table([v._asdict() for v in rescored.values], rescored.labels, task)
+    values = [v._asdict() for v in rescored.values]
+    head, *rows = metric_table(values, rescored.labels)
     if task != "multiclass":
         head.insert(1, "threshold")
         for row in rows:
             point = rescored.points.get(row[0])
             row.insert(1, f"{point.threshold:.3f}" if point else "")
-    table(head, rows, title=f"{rescored.part} of {name}")
+    table(head, rows, title=f"{rescored.part} of {name}", first_out=LESS_IMPORTANT)
+    if overall := overall_line(values, task):
+        print(overall)
     for line in rescored.notes:
         print(f"  note: {line}")
-    for label, point in rescored.points.items():
-        if not point.met and label in rescored.labels:
-            print(f"  {label}: {point.chosen}")
+    unmet = {k: p.chosen for k, p in rescored.points.items() if not p.met and k in rescored.labels}
+    for line in merge_notes(unmet):
+        print(f"  {line}")
 
 
 def _print_epochs(metrics: Any) -> None:

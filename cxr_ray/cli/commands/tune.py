@@ -13,7 +13,7 @@ from cyclopts import App, Parameter
 from cxr_ray import config as configs
 from cxr_ray.cli import config_flags
 from cxr_ray.cli.commands.train import FileFlag, HelpAll, Words
-from cxr_ray.cli.terminal import console
+from cxr_ray.cli.terminal import console, fit
 from cxr_ray.errors import UserError
 from cxr_ray.registry import load_named_plugins
 
@@ -156,10 +156,6 @@ def trial_table(sweep: Any) -> Any:
     """A table of up to 30 trials, the best first: status, epochs, hyperparameters, objectives, seconds.
 
     With several objectives, a * marks the Pareto front (`ranking.pareto_front`)."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     from cxr_ray.tuning import ranking
 
     info, config = sweep.info, sweep.config
@@ -169,11 +165,17 @@ def trial_table(sweep: Any) -> Any:
     times = [t.seconds for t in ended if t.seconds]
     running = max(1, sum(t.status == "running" for t in trials))
     eta = f", about {remaining * sum(times) / len(times) / running:,.0f} s left" if times and remaining else ""
-    table = Table(title=f"{sweep.path.name}: {len(ended)} of {info.get('planned', '?')} trials ended{eta}", box=box.SIMPLE_HEAD,
-                  title_justify="left", title_style="bold")  # fmt: skip
     several = len(info["metrics"]) > 1
     front = ranking.pareto_front(sweep.ranked(), config.tune.modes) if several else set()
-    for name in (
+    sign, rows = configs.sign_of(config.tune.modes[0]), []
+    for t in sorted(trials, key=lambda t: -sign * t.values.get(config.tune.metrics[0], -sign * 1e9))[:30]:
+        epochs = t.hyperparameters.get("train.epochs", config.train.epochs)
+        cells = [t.name + (" (base)" if t.base else ""), t.status, f"{t.epochs}/{epochs}",
+                 *(_short(t.hyperparameters.get(k, "")) for k in info["knobs"]),
+                 *(_short(t.values.get(m, "-")) for m in info["metrics"]), *(["*" if t.number in front else ""] if several else []),
+                 f"{t.seconds:.0f}"]  # fmt: skip
+        rows.append(cells)
+    columns = [
         "trial",
         "status",
         "epoch",
@@ -181,17 +183,9 @@ def trial_table(sweep: Any) -> Any:
         *info["metrics"],
         *(["pareto"] if several else []),
         "seconds",
-    ):
-        table.add_column(Text(name), overflow="fold")
-    sign = configs.sign_of(config.tune.modes[0])
-    for t in sorted(trials, key=lambda t: -sign * t.values.get(config.tune.metrics[0], -sign * 1e9))[:30]:
-        epochs = t.hyperparameters.get("train.epochs", config.train.epochs)
-        cells = [t.name + (" (base)" if t.base else ""), t.status, f"{t.epochs}/{epochs}",
-                 *(_short(t.hyperparameters.get(k, "")) for k in info["knobs"]),
-                 *(_short(t.values.get(m, "-")) for m in info["metrics"]), *(["*" if t.number in front else ""] if several else []),
-                 f"{t.seconds:.0f}"]  # fmt: skip
-        table.add_row(*(Text(c) for c in cells))
-    return table
+    ]
+    title = f"{sweep.path.name}: {len(ended)} of {info.get('planned', '?')} trials ended{eta}"
+    return fit(columns, rows, title=title, first_out=["seconds", "status"])[1]
 
 
 def _short(value: Any) -> str:
