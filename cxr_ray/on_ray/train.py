@@ -30,6 +30,8 @@ def train(config: cfg.Config, *, address: str | None = None, log: Callable[[str]
     in RAY_ADDRESS (inside a Ray job: its own), else a local Ray instance. Raises `UserError` for what the user can fix, if
     possible before any worker starts, and `Stopped` if a stop was requested."""
     registry.load_plugins(config.plugins)
+    if config.tune != cfg.Tune():
+        log("note: the tune section is ignored: train uses the values of the other sections; `cxr-ray tune` searches")
     store, plan, config = prepare(config.model_copy(update={"tune": cfg.Tune()}), log=log)
     run = open_run(config, store, plan)
     config = run.config

@@ -23,7 +23,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("hyperparameters", "message"),
     [
-        ({"data": {"shards": None}}, "data.shards is not set"),
+        ({"data": {"shards": None}}, "no store is given: set data.shards"),
         ({"model": {"name": "resnet19"}}, "unknown model 'resnet19'; did you mean 'resnet18'"),
         ({"data": {"labels": ["Effusionn"]}}, "unknown label 'Effusionn'; did you mean 'Effusion'"),
         ({"train": {"monitor": "val/aurc/mean"}}, "unknown metric 'aurc'.*did you mean 'auroc'"),
@@ -32,6 +32,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"report": {"thresholds": {"Edma": 0.2}}}, "unknown label 'Edma'"),
         ({"report": {"labels": ["Edma"]}}, "unknown label 'Edma'"),
         ({"model": {"weights": "nowhere.pth"}}, "nowhere.pth"),
+        ({"data": {"split": {"fold": 2}}}, "data.split.fold is 2, but there are no folds; set data.split.folds"),
         ({"seeds": 3}, "seeds is for `cxr-ray train`"),
         ({"seeds": 2}, "seeds is for `cxr-ray train`"),
         ({"loss": {"name": "auc_margin"}, "augment": {"mixup": 0.2}}, "set augment.mixup to 0"),

@@ -34,7 +34,8 @@ def settings(store: stores.Store, output: Path, name: str, seed: int = 0) -> dic
 def test_a_config_and_a_mapping_train_the_same_run(store: stores.Store, tmp_path: Path) -> None:
     lines: list[str] = []
     given = settings(store, tmp_path, "a")
-    run = train(given, log=lines.append)
+    run = train({**given, "tune.trials": 3}, log=lines.append)
+    assert lines.pop(0).startswith("note: the tune section is ignored") and run.config.tune == cfg.Tune()
     assert run.info["status"] == "finished" and lines[0] == f"run: {tmp_path / 'a'}"
     with pytest.raises(Finished):
         train(cfg.load_config(None, **given), log=lines.append)  # type: ignore[arg-type]
