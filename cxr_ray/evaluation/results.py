@@ -142,7 +142,7 @@ def _at_recall(
     predictions: PredictionTable, val: PredictionTable | None, settings: EvaluationSettings
 ) -> list[dict[str, Any]]:
     """For each label and recall of `AT_RECALL`: the operating point chosen on val, and the metrics at it here."""
-    if predictions.task == "multiclass" or val is None or not len(val):
+    if val is None or not len(val):
         return []
     table = predictions.decide()
     out: list[dict[str, Any]] = []

@@ -52,10 +52,14 @@ class Point(NamedTuple):
 def parse(
     rule: Rule, labels: Sequence[str], *, task: str = "multilabel"
 ) -> str | tuple[str, float] | npt.NDArray[np.float64]:
-    """A rule as thresholds [L], one of `NAMED_RULES`, or ("recall" | "specificity", minimum). Raises `UserError`."""
-    if task == "multiclass" and not isinstance(rule, (int, float)):
+    """A rule as thresholds [L], one of `NAMED_RULES`, or ("recall" | "specificity", minimum). Raises `UserError`.
+
+    The decision of classes is the largest probability; a rule then gives operating points of each class against the rest."""
+    chosen = isinstance(rule, str) or (isinstance(rule, Mapping) and len(rule) == 1 and next(iter(rule)) in MINIMUM_OF)
+    if task == "multiclass" and not chosen and rule != DEFAULT:
         raise UserError(
-            "thresholds: classes are decided by the largest probability, so there is no threshold to choose"
+            "thresholds: classes are decided by the largest probability, so a given threshold has no meaning; a rule gives operating "
+            "points of each class against the rest: recall=0.9, specificity=0.9, youden or f1 (0.5 chooses none)"
         )
     if isinstance(rule, str):
         if rule not in NAMED_RULES:

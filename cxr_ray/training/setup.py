@@ -63,7 +63,9 @@ def prepare(
         )
     split = config.data.split
     if split.fold and split.folds is None:
-        raise UserError(f"data.split.fold is {split.fold}, but there are no folds; set data.split.folds to their number too")
+        raise UserError(
+            f"data.split.fold is {split.fold}, but there are no folds; set data.split.folds to their number too"
+        )
     store = stores.open(config.data.shards, verify=config.data.verify, cache=config.data.cache, log=log)
     plan = plans.build(store, config.data, seed=config.seed, pos_weight_power=config.loss.pos_weight_power)
     warnings = _near_duplicate_warnings(store, plan, config.data.split.near_duplicates)

@@ -190,6 +190,8 @@ def test_an_evaluation_of_predictions_on_disk_is_the_same_file(
 ) -> None:
     file = home / "runs" / name / "evaluation-test.json"
     before = read(file)
+    if before["task"] == "multiclass":
+        assert before.pop("at_recall") == []  # classes had no operating points in 0.1.0
     run("evaluate", file.parent, "--split", "test")
     assert_same(before, read(file), name)
     for also in ("thresholds.json", "calibration.json"):

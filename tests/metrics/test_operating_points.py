@@ -220,11 +220,13 @@ def test_a_rule_needs_rows_and_numbers_do_not() -> None:
     assert not needs_rows(0.4, ["a"]) and not needs_rows({"a": 0.4}, ["a"])
 
 
-def test_classes_have_no_threshold_to_choose() -> None:
-    for rule in ("f1", {"recall": 0.9}, {"a": 0.2}):
-        with pytest.raises(UserError, match="no threshold to choose"):
+def test_a_given_threshold_of_classes_has_no_meaning_and_a_rule_is_one_against_the_rest() -> None:
+    for rule in (0.3, {"a": 0.2}, {"a": 0.2, "b": 0.5}):
+        with pytest.raises(UserError, match=r"decided by the largest probability.*recall=0\.9"):
             parse(rule, ["a", "b"], task="multiclass")
     assert np.asarray(parse(0.5, ["a", "b"], task="multiclass")).tolist() == [0.5, 0.5]
+    assert parse("f1", ["a", "b"], task="multiclass") == "f1"
+    assert parse({"recall": 0.9}, ["a", "b"], task="multiclass") == ("recall", 0.9)
 
 
 def test_thresholds_of_groups_become_those_of_labels_and_rules_stay() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter, validators
 
 from cxr_ray.cli import near_misses
-from cxr_ray.cli.terminal import table
+from cxr_ray.cli.terminal import merge_notes, table
 from cxr_ray.errors import UserError
 
 LESS_IMPORTANT = ("true positives", "predicted positives", "brier", "ap", "f1", "specificity")
@@ -172,39 +172,50 @@ def run_evaluation(
         print(overall)
     print_operating(evaluation.results)
     print(f"report: {Path(evaluation.report).resolve()}")
-    print(f"next: open the report in a browser, or: cxr-ray show {shlex.quote(str(run))} --thresholds recall=0.9")
+    where = shlex.quote(str(run))
+    again = f"errors {where}" if results["task"] == "multiclass" else f"show {where} --thresholds recall=0.9"
+    print(f"next: open the report in a browser, or: cxr-ray {again}")
     return evaluation
 
 
 def print_operating(found: dict[str, Any]) -> None:
     """Print the thresholds that a rule selected with their cost in precision, and the operating points of fixed recalls."""
     operating = found["operating"]
+    against = ", each class against the rest" if found["task"] == "multiclass" else ""
     if operating["chosen_on_rows"]:
         rows = [
-            [
-                label,
-                p["threshold"],
-                p.get("recall"),
-                operating["here"][label].get("recall"),
-                p.get("margin_precision"),
-                p["chosen"],
-            ]
+            [label, p["threshold"], p.get("recall"), here.get("recall"), here.get("precision"), here.get("alarms_per_100"), p.get("margin_precision")]
             for label, p in operating["points"].items()
-        ]
+            for here in [operating["here"][label]]
+        ]  # fmt: skip
         columns = [
             "label",
             "threshold",
             "recall on val",
             f"on {found['part']}",
+            "precision",
+            "alarms per 100",
             "precision change by margin",
-            "selected",
         ]
-        table(columns, rows, title=f"thresholds: {operating['rule']}, selected on val")
+        table(columns, rows, title=f"thresholds: {operating['rule']}, selected on val{against}")
+        if against:
+            print("the decision of classes stays the largest probability")
+        unmet = {label: p["chosen"] for label, p in operating["points"].items() if not p["met"]}
+        for line in merge_notes(unmet):
+            print(f"note: {line}")
     if found["at_recall"]:
         rows = [
             [f"{r['recall']:g}", r["label"], r["val"]["threshold"], r["here"].get("recall"), r["here"].get("precision"),
-             r["here"].get("alarms_per_100"), "" if r["val"]["met"] else r["val"]["chosen"].partition("; ")[2] or r["val"]["chosen"]]
+             r["here"].get("alarms_per_100"), "" if r["val"]["met"] else "*"]
             for r in found["at_recall"]
         ]  # fmt: skip
-        columns = ["target recall", "label", "threshold from val", "recall", "precision", "alarms per 100", "note"]
-        table(columns, rows, title=f"at a recall on val of at least the target, on {found['part']}")
+        columns = ["target recall", "label", "threshold from val", "recall", "precision", "alarms per 100", ""]
+        table(columns, rows, title=f"at a recall on val of at least the target, on {found['part']}{against}")
+        for recall in dict.fromkeys(r["recall"] for r in found["at_recall"]):
+            unmet = {
+                r["label"]: r["val"]["chosen"].partition("; ")[2] or r["val"]["chosen"]
+                for r in found["at_recall"]
+                if r["recall"] == recall and not r["val"]["met"]
+            }
+            for line in merge_notes(unmet):
+                print(f"* at {recall:g}: {line}")
