@@ -81,18 +81,38 @@ def read_file(spec: str) -> dict[str, Any]:
 
 
 def load(file: str | None = None, flags: Mapping[str, Any] | None = None) -> Config:
-    """The config of a YAML file (or `preset:NAME`), overridden by `flags` and validated once.
+    """The config of a YAML file, of `preset:NAME` or of a run's folder (`read_run`), overridden by `flags` and validated once.
 
     Raises `UserError` that names the setting, and the closest known one if it is misspelt."""
-    values = merge(read_file(file) if file else {}, flags or {})
+    values = merge(read_base(file) if file else {}, flags or {})
     return validate(values, where=file or "the flags")
+
+
+def read_run(folder: str) -> dict[str, Any]:
+    """The config of the run, trial or sweep in `folder`, as the base of a new run: without its name, and with the output next to it.
+
+    A run inside a sweep (trials/0003, best) is the base of a run next to the sweep. Raises `UserError` if there is no config.yaml."""
+    path = Path(folder).resolve()
+    if not (path / "config.yaml").is_file():
+        raise UserError(
+            f"{path} is not a run folder (it has no config.yaml); give the folder of a run or of a sweep's trial"
+        )
+    values = read_file(str(path / "config.yaml"))
+    outermost = next((one for one in reversed(path.parents) if (one / "sweep.json").is_file()), path)
+    return {**values, "name": None, "output": str(outermost.parent)}
+
+
+def read_base(source: str) -> dict[str, Any]:
+    """The values of a YAML file, of a preset (`preset:NAME`), or of the run in a folder. Raises `UserError`."""
+    return read_run(source) if Path(source).is_dir() else read_file(source)
 
 
 def check_plugins(file: str, over: Mapping[str, Any]) -> None:
     """Raises `UserError` if `file` is the config of a run or sweep with plugins that the settings `over` do not name: a saved file may
     not choose the code that runs."""
-    recorded = read_file(file).get("plugins") or []
-    of_run = any((Path(file).parent / name).is_file() for name in ("run.json", "sweep.json"))
+    recorded = read_base(file).get("plugins") or []
+    folder = Path(file) if Path(file).is_dir() else Path(file).parent
+    of_run = any((folder / name).is_file() for name in ("run.json", "sweep.json"))
     if of_run and set(recorded) - set(over.get("plugins") or []):
         listed = " ".join(map(str, recorded))
         raise UserError(
@@ -102,17 +122,18 @@ def check_plugins(file: str, over: Mapping[str, Any]) -> None:
 
 
 def load_config(source: str | os.PathLike[str] | None = None, /, **settings: Any) -> Config:
-    """The config of a YAML file or of a preset (`preset:demo`), or the defaults, with `settings` in place of its own.
+    """The config of a YAML file, of a preset (`preset:demo`) or of a run's folder, or the defaults, with `settings` in place of its own.
 
     Settings are named as in the file, with dots or in sections: `load_config("preset:demo", **{"optim.lr": 1e-4})` equals
-    `load_config("preset:demo", optim={"lr": 1e-4})`. A path may be a `Path`, and `data.shards` also a store. Raises `UserError`
+    `load_config("preset:demo", optim={"lr": 1e-4})`. A path may be a `Path`, and `data.shards` also a store. A run's folder
+    gives the base of a new run: its settings without its name, such as a sweep's winner to train longer. Raises `UserError`
     that names the setting, and the closest known one if it is misspelt."""
     if source is not None and not isinstance(source, str | os.PathLike):
         raise UserError(f"load_config takes a YAML file or preset:NAME, then settings by keyword; got {source!r}")
     file = None if source is None else os.fspath(source)
     if file is not None:
         check_plugins(file, settings)
-    return validate(merge(read_file(file) if file else {}, nest(settings)), where=file or "the settings")
+    return validate(merge(read_base(file) if file else {}, nest(settings)), where=file or "the settings")
 
 
 def nest(settings: Mapping[str, Any]) -> dict[str, Any]:

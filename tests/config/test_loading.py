@@ -126,3 +126,25 @@ def test_load_config_names_a_wrong_setting(settings: dict[str, Any], message: st
     with pytest.raises(UserError, match=message) as caught:
         cfg.load_config(**settings)
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_is_the_base_of_a_new_one_next_to_it_or_to_its_sweep(tmp_path: Path) -> None:
+    trial = tmp_path / "runs" / "sweep" / "trials" / "0003"
+    trial.mkdir(parents=True)
+    (tmp_path / "runs" / "sweep" / "sweep.json").write_text("{}")
+    body = yaml.safe_dump({"name": "0003", "output": str(trial.parent), "optim": {"lr": 0.5}, "train": {"epochs": 2}})
+    alone = tmp_path / "runs" / "first"
+    alone.mkdir()
+    for folder in (trial, alone):
+        (folder / "config.yaml").write_text(body)
+        found = cfg.load_config(folder, **{"train.epochs": 20})
+        assert (found.name, found.output) == (None, str(tmp_path / "runs"))
+        assert (found.optim.lr, found.train.epochs) == (0.5, 20)
+        assert cfg.load_config(folder, name="longer").name == "longer"
+    with pytest.raises(UserError, match=r"is not a run folder \(it has no config\.yaml\)"):
+        cfg.load_config(tmp_path)
+    (alone / "run.json").write_text("{}")
+    (alone / "config.yaml").write_text(body + "plugins: [mine]\n")
+    with pytest.raises(UserError, match="--plugins mine"):
+        cfg.load_config(alone)
+    assert cfg.load_config(alone, plugins=["mine"]).plugins == ["mine"]

@@ -16,15 +16,22 @@ HelpAll = Annotated[bool, Parameter(negative="", show_default=False)]
 
 app = App(
     name="train",
-    usage="Usage: cxr-ray train [-c FILE|preset:NAME] [--store STORE] [--SETTING VALUE ...] [--address ADDRESS] | --resume RUN",
+    usage="Usage: cxr-ray train [-c FILE|preset:NAME] [--store STORE] [--SETTING VALUE ...] [--address ADDRESS] | --from RUN [...] | --resume RUN",
     help_format="markdown",
     help_epilogue=config_flags.epilogue(config_flags.COMMON, "train"),
 )
 
 
-def read_config(file: str | None, words: tuple[str, ...]) -> configs.Config:
-    """The config of a file, overridden by the flags in `words`. Raises `UserError` that names the closest setting."""
-    also = ["--config", "--address", "--resume", "--help", "--help-all"]
+def read_config(file: str | None, words: tuple[str, ...], *, base: str | None = None) -> configs.Config:
+    """The config of a file, or of the run in the folder `base`, overridden by the flags in `words`.
+
+    Raises `UserError` that names the closest setting."""
+    also = ["--config", "--address", "--from", "--resume", "--help", "--help-all"]
+    if base is not None:
+        if file is not None:
+            raise UserError("-c and --from both give the settings to start from; give one of them")
+        configs.read_run(base)  # an error here names --from's folder
+        file = base
     return config_flags.load(
         file, words, also=also, usage="write a setting as --store FOLDER, a config file as -c FILE"
     )
@@ -60,6 +67,7 @@ def train(
     *words: Words,
     config: FileFlag = None,
     address: str | None = None,
+    base: Annotated[str | None, Parameter(name="--from")] = None,
     resume: str | None = None,
     help_all: HelpAll = False,
 ) -> None:
@@ -76,6 +84,9 @@ def train(
         YAML file of settings, or preset:NAME for one that comes with cxr-ray.
     address
         Address of the Ray cluster, such as auto. Default: RAY_ADDRESS (set in every Ray job), else this machine.
+    base
+        Folder of a run, or of a sweep's trial or winner: a new run with its settings, which other flags override, next to it or to
+        the sweep: --from runs/SWEEP/best --epochs 20 --name longer.
     resume
         Folder of a run that was stopped or killed: continue from its last checkpoint, with its own config. Plugins that it was trained
         with are named again: --plugins MODULE.
@@ -85,7 +96,10 @@ def train(
     if help_all:
         config_flags.print_all()
         return
-    run(read_config(config, words) if resume is None else read_run(resume, config, words), address=address)
+    if resume is not None and base is not None:
+        raise UserError("--resume continues a run, --from starts a new one; give one of them")
+    settings = read_config(config, words, base=base) if resume is None else read_run(resume, config, words)
+    run(settings, address=address)
 
 
 def run(config: configs.Config, *, address: str | None = None) -> Any:

@@ -68,7 +68,7 @@ def of_flag(command: str, flag: str, annotation: Any, current: str, *, run: str 
         if ":" not in current:
             presets = [Candidate("preset:", "a config that comes with cxr-ray")]
         return [*matching(presets, current), *paths(current, suffixes=(".yaml", ".yml"))]
-    if flag == "--resume":
+    if flag in ("--resume", "--from"):
         return paths(current, marker=SWEEP if command == "tune" else RUN)
     if command == "evaluate" and flag == "--data":
         return paths(current, marker=STORE)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from cxr_ray import cli, runs
+from cxr_ray.cli.commands import train
 from tests.workflows.test_evaluate import write_store
 
 SMALL = ["--model.name", "lenet", "--train.epochs", "1", "--report.trackers", "[]", "--seed", "4", "--name", "run"]
@@ -29,3 +30,18 @@ def test_each_seed_is_a_run_and_the_same_command_continues(tmp_path: Path, capsy
     capsys.readouterr()
     assert cli.main([*words, "--seeds", "3", "--optim.lr", "0.5"]) == 2  # finished runs had another config
     assert "was started with another config (optim.lr: was 0.0001, is 0.5); give a new name" in capsys.readouterr().err
+
+
+def test_a_new_run_starts_from_the_settings_of_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = tmp_path / "runs" / "first"
+    base.mkdir(parents=True)
+    (base / "config.yaml").write_text("name: first\noutput: elsewhere\noptim: {lr: 0.5}\ntrain: {epochs: 2}\n")
+    found = train.read_config(None, ("--epochs", "20", "--name", "longer"), base=str(base))
+    assert (found.name, found.output, found.optim.lr, found.train.epochs) == ("longer", str(base.parent), 0.5, 20)
+    for words, message in (
+        (["--from", str(tmp_path)], "it has no config.yaml"),
+        (["--from", str(base / "config.yaml")], "is not a run folder"),
+        (["--from", str(base), "-c", "x.yaml"], "-c and --from"),
+        (["--from", str(base), "--resume", str(base)], "--resume continues a run"),
+    ):
+        assert cli.main(["train", *words]) == 2 and message in capsys.readouterr().err
