@@ -21,6 +21,7 @@ def show(
     labels: Words = None,
     split: Literal["train", "val", "test", "both"] | None = None,
     thresholds: Words = None,
+    settings: Annotated[bool, Parameter(negative="")] = False,
     plugins: Words = None,
 ) -> None:
     """Show a run's settings and metrics, also for other labels, parts and thresholds.
@@ -38,6 +39,8 @@ def show(
         Part to show; both: train and val. Default: every part with saved predictions.
     thresholds
         One number, LABEL=NUMBER ..., or a rule that is applied on val: youden, f1, recall=0.9, specificity=0.9.
+    settings
+        List every setting of the run. Default: those that differ from the defaults.
     plugins
         Modules to import first. Showing a run needs none.
     """
@@ -49,7 +52,7 @@ def show(
     rule = read_thresholds(thresholds)
     check_thresholds(rule, saved_run)
     chosen = rescore.chosen_labels(saved_run, labels) if labels else None
-    _print_settings(saved_run)
+    _print_settings(saved_run, every=settings)
     predicted = rescore.predicted_parts(saved_run)
     parts = predicted if split is None else ["train", "val"] if split == "both" else [split]
     if split == "both":  # a training does not predict train: only `evaluate --split train` does
@@ -77,8 +80,8 @@ def show(
         print(f"next: cxr-ray evaluate {shlex.quote(str(run))}  # writes its report")
 
 
-def _print_settings(run: Any) -> None:
-    """Print the settings that differ from their defaults, and the state of the run."""
+def _print_settings(run: Any, *, every: bool) -> None:
+    """Print the settings that differ from their defaults, or all of them, and the state of the run."""
     from cxr_ray import config as configs
     from cxr_ray.cli import flags
 
@@ -88,9 +91,10 @@ def _print_settings(run: Any) -> None:
         value, usual = given, default
         for part in name.split("."):
             value, usual = value[part], usual[part]
-        if value != usual and name not in ("name", "output"):
+        if every or (value != usual and name not in ("name", "output")):
             rows.append([name, flags.plain(value), flags.plain(usual)])
-    table(["setting", "value", "default"], rows, title=f"{run.path.name}: settings that differ from the defaults")
+    which = "settings" if every else "settings that differ from the defaults"
+    table(["setting", "value", "default"], rows, title=f"{run.path.name}: {which}")
     info = run.info
     if run.members:
         print(

@@ -4,9 +4,19 @@ from pathlib import Path
 
 import pytest
 
+from cxr_ray import config as configs
 from cxr_ray.cli.commands.show import show
 from tests.evaluation.example_runs import LABELS, example_run
 from tests.report.test_run_page import predictions
+
+
+def test_every_setting_of_a_run_can_be_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = example_run(tmp_path, "one")
+    show(run.path)
+    assert "augment.erase" not in capsys.readouterr().out
+    show(run.path, settings=True)
+    output = capsys.readouterr().out
+    assert all(name in output for name, _ in configs.settings(configs.Config)) and str(run.path) in output
 
 
 def test_both_is_train_and_val_and_a_part_without_predictions_is_reported(
