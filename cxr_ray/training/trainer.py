@@ -28,7 +28,7 @@ from cxr_ray.runtime.context import Context
 from cxr_ray.runtime.polling import Decision, Poller
 from cxr_ray.training import epoch_metrics, export, optim, trackers
 from cxr_ray.training.checkpoint import CheckpointWriter
-from cxr_ray.training.gathered import EpochOutputs, PartOutputs
+from cxr_ray.training.gathered import PartOutputs
 from cxr_ray.training.history import History
 from cxr_ray.training.learner import Learner
 from cxr_ray.training.saver import Saver
@@ -273,7 +273,7 @@ class _Trainer:
     def _train_outputs(self, epoch: int) -> PartOutputs:
         """The outputs of the epoch's own training steps on all ranks."""
         samples = self._samples(epoch)
-        positions, logits = self.progress.outputs.gather(self.device)
+        positions, logits = self.progress.outputs.gather()
         in_order = np.argsort(positions)
         count = len(positions) if self.progress.shortened else len(samples.order)
         assert np.array_equal(positions[in_order], np.arange(count)), "an epoch uses every sample exactly once"
@@ -328,7 +328,8 @@ class _Trainer:
                 self.context.log(line)
 
         distributed.run_on_rank0(record)
-        self.progress.last_epoch, self.progress.outputs, self.progress.unevaluated = epoch, EpochOutputs(), None
+        self.progress.last_epoch, self.progress.unevaluated = epoch, None
+        self.progress.outputs.clear()
         return epoch_metrics.by_name(values)
 
     def _compute_metrics(self, parts: dict[str, PartOutputs]) -> dict[str, list[Value]]:
