@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from cxr_ray import config as cfg
-from cxr_ray import losses, metrics, models
+from cxr_ray import losses, metrics, models, runs
 from cxr_ray.data import loader, mixup
 from cxr_ray.data.plan import Plan
 from cxr_ray.errors import UserError
@@ -370,8 +370,13 @@ class _Trainer:
             return
         if decision.stop or decision.time_over:
             self.end_reason = "stop" if decision.stop else "max_time"
-        elif patience is not None and best is not None and best["value"] is not None:
-            self.end_reason = "patience" if epoch - best["epoch"] >= patience else None
+        elif patience is not None and best is not None:
+            waited = epoch - best["epoch"] if best["value"] is not None else 0
+            self.end_reason = "patience" if waited >= patience else None
+            if best["value"] is None and epoch == patience and self.is_rank0:
+                self.context.log(
+                    f"train.patience: {self.train.monitor} is undefined in every epoch so far, so it cannot end the training"
+                )
         if self.end_reason and self.is_rank0:
             reason = {
                 "stop": "a stop was requested",
@@ -398,6 +403,8 @@ class _Trainer:
                 "warning: the training ended before its first step: the saved model is untrained; give it more time "
                 "(train.max_time)"
             )
+        if selected is not None:
+            self.context.log(f"model of {runs.selected_text({'best': progress.best, 'kept': selected}, self.train)}")
         self.run.update(
             status=status,
             ended=self.end_reason,
