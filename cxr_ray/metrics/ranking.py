@@ -85,12 +85,13 @@ class Resampled:
 
     def __call__(self, counts_RG: Counts) -> tuple[Counts, Counts]:
         """(auroc [R], ap [R]) if group g counts `counts_RG[r, g]` times (whole numbers); NaN if undefined."""
-        if not self.scores:
-            undefined = np.full(len(counts_RG), np.nan)
-            return undefined, undefined.copy()
-        at_once = max(1, CHUNK_CELLS // len(self._group))
-        pieces = [self._chunk(counts_RG[at : at + at_once]) for at in range(0, len(counts_RG), at_once)]
-        return np.concatenate([p[0] for p in pieces]), np.concatenate([p[1] for p in pieces])
+        auroc_R, ap_R = np.full((2, len(counts_RG)), np.nan)
+        if self.scores:
+            at_once = max(1, CHUNK_CELLS // len(self._group))
+            for at in range(0, len(counts_RG), at_once):
+                here = slice(at, at + at_once)
+                auroc_R[here], ap_R[here] = self._chunk(counts_RG[here])
+        return auroc_R, ap_R
 
     def _most(self, counts_RG: Counts) -> float:
         """The most rows, each as often as it is sampled, that a resample has."""
