@@ -218,7 +218,7 @@ class Train(Section):
     threads: int | None = Field(default=None, ge=1)
     """Torch threads per worker; null: all cores when training in this process, else the worker's CPUs."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 and channels_last if the CPU has AMX or the GPU has bf16, else fp32. fp16 uses gradient scaling."""
+    """auto: bf16 and channels_last if the CPU (AMX, AVX512-BF16) or the GPU multiplies bf16, else fp32. fp16 uses gradient scaling."""
     compile: bool = False
     """Compile the training step with torch.compile: the first steps take about a minute, later ones are faster."""
     sync_batch_norm: bool = False

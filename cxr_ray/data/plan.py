@@ -123,10 +123,11 @@ def build(store: StoreLike, data: cfg.Data, *, seed: int, pos_weight_power: floa
         raise UserError(
             f"no label has a positive in train ({len(rows['train'])} rows; labels {', '.join(labels)}): nothing can be learnt"
         )
+    negatives_L = (hard_targets(truth["train"]) == 0).sum(axis=0)
     warnings += [
-        f"{label} has no positive in train: its weight is 1, and the model's output for it is meaningless"
-        for label, n in zip(labels, counts_L, strict=True)
-        if n == 0
+        f"{label} has no {'negative' if positives else 'positive'} in train: its weight is 1, and the model's output for it is meaningless"
+        for label, positives, negatives in zip(labels, counts_L, negatives_L, strict=True)
+        if not positives or not negatives
     ]
     warnings += balance_warnings(table, part_N, info, labels, limit=data.balance_warning)
     repeats = oversample(truth["train"], min_count=data.oversample_min_count, rng=np.random.default_rng([seed, 2]))

@@ -87,8 +87,11 @@ def fit_baselines(store: Images, plan: Parts, part: str, *, seed: int, max_rows:
 
 
 def _thumbnails(store: Images, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    chunks = [thumbnails(store.images(rows[i : i + CHUNK])) for i in range(0, len(rows), CHUNK)]
-    return np.concatenate(chunks) if chunks else np.zeros((0, SIDE, SIDE), np.float32)
+    thumbnails_NSS = np.empty((len(rows), SIDE, SIDE), np.float32)
+    for start in range(0, len(rows), CHUNK):
+        here = slice(start, start + CHUNK)
+        thumbnails_NSS[here] = thumbnails(store.images(rows[here]))
+    return thumbnails_NSS
 
 
 def _regression(

@@ -52,27 +52,29 @@ def format_of_files(run: runs.Run | None, image_size: tuple[int, int]) -> ImageF
 
 def gray_batches(
     images: Images, format_of: Callable[[], ImageFormat], *, value_range: tuple[float, float], batch_size: int
-) -> Iterator[npt.NDArray[Any]]:
-    """Batches [n, H, W] of gray values 0 to 255, uint8 or float32, in order.
+) -> tuple[int, Iterator[npt.NDArray[Any]]]:
+    """The number of images, and batches [n, H, W] of gray values 0 to 255, uint8 or float32, in order.
 
     Files and Pillow images are decoded to `format_of()`, a batch at a time. Arrays are uint8, other integers from 0 to 255, or
-    float in `value_range` (black, white). Raises `UserError`."""
+    float in `value_range` (black, white). Raises `UserError`, also while batches are taken."""
     if isinstance(images, str | os.PathLike | Image.Image):
         images = [images]
     if isinstance(images, np.ndarray | torch.Tensor):
         grays_NHW = _from_array(images, value_range)
-        for start in range(0, len(grays_NHW), batch_size):
-            yield grays_NHW[start : start + batch_size]
-        return
+        return len(grays_NHW), (grays_NHW[at : at + batch_size] for at in range(0, len(grays_NHW), batch_size))
     if not isinstance(images, Sequence):
         raise UserError(
             f"a predictor takes arrays {SHAPES}, Pillow images, and paths of image files, not {type(images).__name__}"
         )
-    for start in range(0, len(images), batch_size):
-        each = [_one(image, format_of, value_range) for image in images[start : start + batch_size]]
-        if len(shapes := {image.shape for image in each}) > 1:
-            raise UserError(f"the images of a list must have one size, got {' and '.join(map(str, sorted(shapes)))}")
-        yield np.stack(each)
+    parts = (images[at : at + batch_size] for at in range(0, len(images), batch_size))
+    return len(images), (_stacked([_one(image, format_of, value_range) for image in part]) for part in parts)
+
+
+def _stacked(images: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Images of a list [n, H, W]. Raises `UserError` if their sizes differ."""
+    if len(shapes := {image.shape for image in images}) > 1:
+        raise UserError(f"the images of a list must have one size, got {' and '.join(map(str, sorted(shapes)))}")
+    return np.stack(images)
 
 
 def _one(image: Any, format_of: Callable[[], ImageFormat], value_range: tuple[float, float]) -> npt.NDArray[Any]:

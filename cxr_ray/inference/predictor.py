@@ -2,7 +2,7 @@
 # N images, H height, W width, L labels
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -48,9 +48,13 @@ class Predictor:
         are resized as in `image_format`. Raises `UserError` for what cannot be an image in this range, or cannot be read."""
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
-        batches = gray_batches(images, lambda: self.image_format, value_range=self.value_range, batch_size=batch_size)
-        found = [self.probabilities(batch) for batch in batches]
-        return np.concatenate(found) if found else np.zeros((0, len(self.labels)), np.float32)
+        count, batches = gray_batches(
+            images, lambda: self.image_format, value_range=self.value_range, batch_size=batch_size
+        )
+        starts = range(0, count, batch_size)
+        return self._collect(
+            count, ((slice(at, at + batch_size), batch) for at, batch in zip(starts, batches, strict=True))
+        )
 
     @cached_property
     def image_format(self) -> ImageFormat:
@@ -75,13 +79,23 @@ class Predictor:
         progress: Callable[[int, int], None] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Probabilities [N, L] of store rows [N], in their order. `progress` is called with the numbers of rows (done, total)."""
-        batches, done = [], 0
-        for _, pixels in loader.eval_batches(store, rows, batch_size=batch_size):
-            batches.append(self.probabilities(pixels))
-            done += len(pixels)
+        return self._collect(len(rows), loader.eval_batches(store, rows, batch_size=batch_size), progress)
+
+    def _collect(
+        self,
+        count: int,
+        batches: Iterable[tuple[slice, npt.NDArray[Any]]],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Probabilities [N, L] of `count` N images, in batches with their places.
+
+        One array is filled: a list of small ones would lie between the blocks of the activations, and memory would grow."""
+        prob_NL = np.empty((count, len(self.labels)), np.float32)
+        for here, grays_NHW in batches:
+            prob_NL[here] = self.probabilities(grays_NHW)
             if progress is not None:
-                progress(done, len(rows))
-        return np.concatenate(batches) if batches else np.zeros((0, len(self.labels)), np.float32)
+                progress(min(here.stop, count), count)
+        return prob_NL
 
 
 class Ensemble(Predictor):

@@ -221,7 +221,8 @@ def bca(sample_R: Array, value: float, left_out_J: Array, level: float = 0.95) -
 
 def p_value(difference_R: Array) -> float | None:
     """Two-sided p-value of no difference from paired bootstrap differences: the level at which the percentile interval reaches 0,
-    2 (1 + samples on the smaller side of 0) / (R + 1) (Davison and Hinkley 1997, section 4.4.1). None if `percentile` gives None."""
+    2 (1 + samples on the smaller side of 0) / (R + 1) (Davison and Hinkley 1997, section 4.4.1), so never below 2 / (R + 1), whatever
+    the difference: R resamples show no more. None if `percentile` gives None."""
     defined_R = difference_R[~np.isnan(difference_R)]
     if percentile(difference_R) is None:
         return None

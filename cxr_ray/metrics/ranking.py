@@ -10,6 +10,7 @@ from cxr_ray.metrics.table import Bools, Floats
 
 Counts = npt.NDArray[np.float64]
 CHUNK_CELLS = 200_000  # rows x resamples at once: matrices that stay in the cache
+EXACT_FLOAT32 = 2**23  # below it float32 has every multiple of one half
 
 
 def ranked(true_N: Bools, score_N: Floats) -> tuple[float, float]:
@@ -63,6 +64,7 @@ class Resampled:
         order = np.argsort(-score_N, kind="stable")
         true, score = true_N[order], score_N[order]
         self._group = group_N[order]
+        self._rows_G = np.bincount(group_N)
         changes = score[1:] != score[:-1]
         tie_N = np.cumsum(np.r_[False, changes][: len(score)])  # index of the distinct score of each row
         ends = np.flatnonzero(np.r_[changes, True][: len(score)])
@@ -83,27 +85,34 @@ class Resampled:
 
     def __call__(self, counts_RG: Counts) -> tuple[Counts, Counts]:
         """(auroc [R], ap [R]) if group g counts `counts_RG[r, g]` times (whole numbers); NaN if undefined."""
-        if not self.scores:
-            undefined = np.full(len(counts_RG), np.nan)
-            return undefined, undefined.copy()
-        at_once = max(1, CHUNK_CELLS // len(self._group))
-        pieces = [self._chunk(counts_RG[at : at + at_once]) for at in range(0, len(counts_RG), at_once)]
-        return np.concatenate([p[0] for p in pieces]), np.concatenate([p[1] for p in pieces])
+        auroc_R, ap_R = np.full((2, len(counts_RG)), np.nan)
+        if self.scores:
+            at_once = max(1, CHUNK_CELLS // len(self._group))
+            for at in range(0, len(counts_RG), at_once):
+                here = slice(at, at + at_once)
+                auroc_R[here], ap_R[here] = self._chunk(counts_RG[here])
+        return auroc_R, ap_R
+
+    def _most(self, counts_RG: Counts) -> float:
+        """The most rows, each as often as it is sampled, that a resample has."""
+        width = len(self._rows_G)
+        return float((counts_RG[:, :width] @ self._rows_G).max(initial=0.0))
 
     def _chunk(self, counts_RG: Counts) -> tuple[Counts, Counts]:
-        # float32 is exact for whole numbers below 2^24. The time is mostly memory traffic, and this halves it.
-        weight_RN = np.take(counts_RG.astype(np.float32), self._group, axis=1, mode="clip")
+        # float32 is exact for whole numbers, and their halves, below 2^23. The time is mostly memory traffic, and this halves it.
+        kind = np.float32 if self._most(counts_RG) < EXACT_FLOAT32 else np.float64
+        weight_RN = np.take(counts_RG.astype(kind), self._group, axis=1, mode="clip")
         tp_RK = np.cumsum(np.take(weight_RN, self._positive, axis=1, mode="clip"), axis=1)
         if self.scores < len(self._positive):
             tp_RK = tp_RK[:, self._last]
         tied_RN = np.take(weight_RN, self._tied, axis=1, mode="clip")
-        negatives_R = weight_RN.sum(axis=1) - tp_RK[:, -1].astype(np.float64)
+        negatives_R = weight_RN.sum(axis=1, dtype=np.float64) - tp_RK[:, -1]
         # Long runs are summed first, which is twice as fast. Many short runs cost more than a cumulative sum of all rows.
         if len(self._group) > 16 * self.scores:
             all_RK = np.cumsum(np.add.reduceat(weight_RN[:, : self._end], self._starts, axis=1), axis=1)
         else:
             all_RK = np.take(np.cumsum(weight_RN, axis=1, out=weight_RN), self._ends, axis=1, mode="clip")
-        positive_RK = np.diff(tp_RK, axis=1, prepend=np.float32(0.0))
+        positive_RK = np.diff(tp_RK, axis=1, prepend=kind(0.0))
         positives_R = tp_RK[:, -1].astype(np.float64)
         above_RK = all_RK - tp_RK  # negatives above; those of equal score count one half
         if len(self._tied):

@@ -18,7 +18,7 @@ from cxr_ray.plotting import plots, run_figures
 from cxr_ray.plotting.plots import Figure
 from cxr_ray.report import sections
 from cxr_ray.report.render import interval, jinja, number, thousands, write_figures
-from cxr_ray.runs import Run
+from cxr_ray.runs import Run, is_selected_on_val, selected_text
 from cxr_ray.storage.atomic import write_atomic
 
 Images = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.uint8]]
@@ -91,7 +91,8 @@ def write(
         prob_NL = predictions[[f"prob/{k}" for k in evaluation["labels"]]].to_numpy()
         calibrated = analysis.recalibrated(evaluation["calibration"], prob_NL, evaluation["labels"])
     curves = _curves(predictions, evaluation, calibrated and calibrated[1], figures)
-    epochs = _epochs(run.metrics, info, config.train.select, evaluation["task"], figures)
+    select = "best" if is_selected_on_val(info, config.train) else "last"
+    epochs = _epochs(run.metrics, info, select, evaluation["task"], figures)
     path = path or run.path / "report.html"
     recalls, at_recall = sections.at_recall_rows(evaluation)
     page = (
@@ -109,7 +110,8 @@ def write(
             headline=[
                 _cell(values, metric, label, evaluation["task"]) for metric, label in HEADLINE[evaluation["task"]]
             ],
-            standing=standing(part, evaluation, info, config.train.select),
+            standing=standing(part, evaluation, info, select),
+            selected=selected_text(info, config.train),
             table=label_table(evaluation, values),
             overall=[
                 _cell(values, m, "", evaluation["task"]) for m in OVERALL[evaluation["task"]] if (m, "") in values

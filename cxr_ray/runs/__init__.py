@@ -15,7 +15,15 @@ from cxr_ray.runs.run import (
     prevalence,
     update_json,
 )
-from cxr_ray.runs.selection import best_epoch, selected_epoch, selected_values, val_metrics, values_by_name
+from cxr_ray.runs.selection import (
+    best_epoch,
+    is_selected_on_val,
+    selected_epoch,
+    selected_text,
+    selected_values,
+    val_metrics,
+    values_by_name,
+)
 
 __all__ = [
     "METRIC_COLUMNS",
@@ -26,12 +34,14 @@ __all__ = [
     "default_name",
     "differences",
     "folder_of",
+    "is_selected_on_val",
     "list_runs",
     "load",
     "plan_of",
     "predictions_table",
     "prevalence",
     "selected_epoch",
+    "selected_text",
     "selected_values",
     "update_json",
     "val_metrics",

@@ -1,7 +1,7 @@
 """The selected epoch, whose model a run saves, and its metrics. The rule is defined only here."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import pandas as pd
 
@@ -64,3 +64,22 @@ def selected_epoch(table: pd.DataFrame, train: cfg.Train) -> int | None:
     by_epoch: dict[int, float | None] = dict.fromkeys(epochs)
     by_epoch |= {int(epoch): float(value) for epoch, value in zip(monitored["epoch"], monitored["value"], strict=True)}
     return best_epoch(by_epoch, train.mode)
+
+
+def is_selected_on_val(info: Mapping[str, Any], train: cfg.Train) -> bool:
+    """Whether val selected the epoch of a run with this run.json: not with `select: last`, and not if the monitored metric was
+    undefined in every epoch, when the last one is kept."""
+    best = info.get("best")
+    return train.select == "best" and (best is None or best["value"] is not None)
+
+
+def selected_text(info: Mapping[str, Any], train: cfg.Train) -> str:
+    """The selected epoch of a run with this run.json, in the words of logs, commands and pages."""
+    best = info.get("best")
+    if train.select == "best" and best is None:
+        return f"the best epoch by {train.monitor}"
+    if best is not None and is_selected_on_val(info, train):
+        return f"epoch {best['epoch']}, by {best['metric']} = {best['value']:.3f}"
+    epoch = (info.get("kept") or {}).get("epoch", None if best is None or train.select == "last" else best["epoch"])
+    last = "the last" if epoch is None else f"the last ({epoch})"
+    return last if train.select == "last" else f"{last}, because {train.monitor} is undefined in every epoch"

@@ -43,15 +43,18 @@ class Poller:
         self._saved = self._polled = now
         self._steps_since = 0
         self._poll_after = 1  # steps until the next poll, the same on every rank
-        self._losses: list[tuple[int, torch.Tensor]] = []
+        # A buffer made once, not a list of tensors, which would lie between the blocks of the steps' activations.
+        self._losses = torch.zeros(MAX_STEPS, device=context.device)
+        self._steps: list[int] = []
 
     def restart(self) -> None:
         """Call when steps of another duration begin (training, evaluation): polls after the first of them."""
         self._polled, self._steps_since, self._poll_after = time.monotonic(), 0, 1
 
     def record_loss(self, step: int, loss: torch.Tensor) -> None:
-        """Record the loss of `step` and count the step. Does not wait for the value."""
-        self._losses.append((step, loss.detach()))
+        """Record the loss of `step` and count the step; at most `MAX_STEPS` between two polls. Does not wait for the value."""
+        self._losses[len(self._steps)] = loss.detach()
+        self._steps.append(step)
         self.tick()
 
     def tick(self) -> None:
@@ -66,10 +69,10 @@ class Poller:
         """The decision of all ranks. Every rank calls it after the same step."""
         context, now = self._context, time.monotonic()
         bad = math.inf
-        if self._losses:
-            finite = torch.stack([loss for _, loss in self._losses]).isfinite().tolist()
-            bad = min((step for (step, _), good in zip(self._losses, finite, strict=True) if not good), default=bad)
-            self._losses.clear()
+        if self._steps:
+            finite = self._losses[: len(self._steps)].isfinite().tolist()
+            bad = min((step for step, good in zip(self._steps, finite, strict=True) if not good), default=bad)
+            self._steps.clear()
         steps = 0.0
         time_over = save = False
         if context.rank == 0:  # one clock

@@ -2,9 +2,10 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+
+from cxr_ray.runtime import cpu
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,7 @@ def pick(wanted: str, device: torch.device) -> Precision:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the CPU has AMX tiles for bf16, or the GPU has bf16 tensor cores (Ampere and later)."""
+    """Whether the CPU has instructions for bf16 (`cpu.bf16_instructions`), or the GPU bf16 tensor cores (Ampere and later)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
+    return bool(cpu.bf16_instructions())

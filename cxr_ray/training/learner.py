@@ -55,7 +55,10 @@ class Learner:
         self.eval_batch_size = self._micro_batch_rows if train.micro_batch else train.batch_size
         """Batch size of predictions."""
         self._net = self._wrap()
-        self.steps_per_epoch = -(-int(plan.repeats.sum()) // train.batch_size)
+        self.labels = len(plan.labels)
+        """L, the model's outputs."""
+        self.samples_per_epoch = int(plan.repeats.sum())
+        self.steps_per_epoch = -(-self.samples_per_epoch // train.batch_size)
         self.steps = 0
         """Optimiser steps since the training began."""
 
@@ -99,18 +102,17 @@ class Learner:
         device, store = self._device, self._store
         model = self.model if self._ema is None else self._ema.model
         model.eval()
-        outputs = []
+        # Made once, not a list of tensors: see `gathered.EpochOutputs`.
+        logits_NL = torch.empty((len(rows), self.labels), device=device)
         with torch.inference_mode():
-            for _, pixels in loader.eval_batches(
+            for here, pixels in loader.eval_batches(
                 store, rows, batch_size=self.eval_batch_size, to_memory=memory.pin_for(device)
             ):
                 with self.precision.autocast(device):
-                    outputs.append(model(torch.from_numpy(pixels).to(device, non_blocking=True)).float())
+                    logits_NL[here] = model(torch.from_numpy(pixels).to(device, non_blocking=True))
                 if stop():
                     return None
-            if not outputs:
-                outputs.append(model(torch.zeros((0, *store.size), dtype=torch.uint8, device=device)).float())
-        return torch.cat(outputs)
+        return logits_NL
 
     def is_finite(self) -> bool:
         """Whether all weights, moments and running statistics are finite, on every rank.

@@ -88,7 +88,7 @@ def learning_rate(optim: cfg.Optim, step: int, *, steps_per_epoch: int, epochs: 
         top = RISE * total - 1.0
         if step <= top:
             return _between(optim.lr * START, optim.lr, step / top if top > 0 else 1.0)
-        return _between(optim.lr, optim.lr * END, (step - top) / max(1.0, total - 1.0 - top))
+        return _between(optim.lr, optim.lr * END, (step - top) / (total - 1.0 - top))
     if optim.schedule == "step":
         drops = step // (steps_per_epoch * optim.drop_epochs)
     return optim.lr * optim.drop_factor**drops

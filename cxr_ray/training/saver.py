@@ -1,6 +1,6 @@
 """When a training writes checkpoints, and how it resumes from them. Files: checkpoint.py. The epoch loop: trainer.py."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ from cxr_ray.training.learner import Learner
 class Progress:
     """How far a training is."""
 
+    outputs: EpochOutputs
+    """Of the epoch after `last_epoch`."""
     last_epoch: int = -1
     """The last epoch that is trained and evaluated; -1 before the evaluation of the untrained model."""
     unevaluated: Path | None = None
     """The checkpoint of the epoch after `last_epoch`, if it is trained and only its evaluation is missing."""
-    outputs: EpochOutputs = field(default_factory=EpochOutputs)
-    """Of the epoch after `last_epoch`."""
     shortened: bool = False
     """Whether `train.max_time` ended the last epoch early."""
     seconds: float = 0.0
@@ -82,7 +82,7 @@ class Saver:
 
     def write_within_epoch(self, progress: Progress, epoch: int, seconds: float) -> None:
         """Write a checkpoint in the middle of an epoch, with its outputs so far and every rank's running statistics."""
-        positions, logits = progress.outputs.gather(self._context.device)
+        positions, logits = progress.outputs.gather()
         running = self._learner.running_statistics()
         within = {"positions": torch.from_numpy(positions), "logits": logits, "running": running}
 
@@ -125,7 +125,8 @@ class Saver:
         Returns the progress, and whether the last thing the run did was to complete and evaluate an epoch."""
         transferred = self._context.restore()
         path = transferred or self._latest_valid()
-        progress = Progress()
+        samples, labels = self._learner.samples_per_epoch, self._learner.labels
+        progress = Progress(EpochOutputs(samples, labels, device=self._context.device))
         if path is None:
             return progress, False
         checkpoint = checkpoints.load(path)
@@ -184,10 +185,9 @@ class Saver:
         the mean."""
         within = checkpoint.within
         if checkpoint.state["epoch"]:
-            logits = within["logits"].to(self._context.device)
+            logits = within["logits"]
             positions = within["positions"].numpy() if "positions" in within else np.arange(len(logits))
             own = slice(None) if self._is_rank0 else slice(0)
-            progress.outputs = EpochOutputs(positions[own], logits[own])
-        progress.outputs.batches = checkpoint.state["batches"]
+            progress.outputs.restore(positions[own], logits[own], batches=checkpoint.state["batches"])
         if "running" in within:  # otherwise they are averaged already
             self._learner.set_running_statistics(within["running"])

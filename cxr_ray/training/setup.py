@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cxr_ray import config as cfg
 from cxr_ray import labels as label_space
 from cxr_ray import runs
@@ -68,10 +70,10 @@ def prepare(
         )
     store = stores.open(config.data.shards, verify=config.data.verify, cache=config.data.cache, log=log)
     plan = plans.build(store, config.data, seed=config.seed, pos_weight_power=config.loss.pos_weight_power)
-    warnings = _near_duplicate_warnings(store, plan, config.data.split.near_duplicates)
-    plan = replace(plan, warnings=(*plan.warnings, *warnings))
+    near_duplicates = _near_duplicate_warnings(store, plan, config.data.split.near_duplicates)
     config = _with_absolute_paths(config.for_task(plan.task), store)
     check(config, plan, store)
+    plan = replace(plan, warnings=(*plan.warnings, *monitor_warnings(config, plan), *near_duplicates))
     return store, plan, config
 
 
@@ -96,6 +98,45 @@ def check(config: cfg.Config, plan: plans.Plan, store: stores.Store) -> None:
     size = config.data.image_size or store.size
     models.check_size(size, store.size)  # before the model: the image size is what the user chose
     models.build(config.model, outputs=len(plan.labels), image_size=size, mean=0.0, deviation=1.0)
+
+
+def monitor_warnings(config: cfg.Config, plan: plans.Plan) -> list[str]:
+    """A warning if `train.monitor` is undefined whatever the model predicts, and something depends on it."""
+    train = config.train
+    depends = [
+        *(["the last epoch is kept"] if train.select == "best" else []),
+        *(["train.patience cannot end the training"] if train.patience is not None else []),
+        *(["optim.schedule: plateau never lowers the learning rate"] if config.optim.schedule == "plateau" else []),
+    ]
+    part, metric, label = cfg.split_name(train.monitor)
+    if not depends or _is_ever_defined(metric, label, plan.truth[part], plan):
+        return []
+    why = "lacks positives, negatives or both" if len(plan.rows[part]) else "has no rows"
+    return [
+        f"train.monitor: {train.monitor} is undefined in every epoch, because {part} {why}: {', and '.join(depends)}"
+    ]
+
+
+def _is_ever_defined(metric: str, label: str, truth_NL: plans.Targets, plan: plans.Plan) -> bool:
+    """Whether a metric is defined for some predictions: those that call every cell positive, or none; for classes, every row one of
+    them."""
+    from cxr_ray import metrics
+
+    one_of_each = np.unique(plans.label_vectors(truth_NL), return_index=True)[1]
+    truth_VL = label_space.hard_targets(truth_NL[one_of_each])
+    if metric == "loss":
+        column = [plan.labels.index(label)] if label else slice(None)
+        return not np.isnan(truth_VL[:, column]).all()
+    width = len(plan.labels)
+    extremes = np.eye(width) if plan.task == "multiclass" else np.outer([0.0, 1.0], np.ones(width))
+    threshold_L = metrics.thresholds(0.5, plan.labels)
+    return any(
+        (value.metric, value.label) == (metric, label)
+        for prob_L in extremes
+        for value in metrics.compute_metrics(
+            truth_VL, np.tile(prob_L, (len(truth_VL), 1)), labels=plan.labels, task=plan.task, thresholds_L=threshold_L
+        )
+    )
 
 
 def _near_duplicate_warnings(store: stores.Store, plan: plans.Plan, distance: int | None) -> list[str]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from cxr_ray import config as cfg
-from cxr_ray import losses, metrics, models
+from cxr_ray import losses, metrics, models, runs
 from cxr_ray.data import loader, mixup
 from cxr_ray.data.plan import Plan
 from cxr_ray.errors import UserError
@@ -28,7 +28,7 @@ from cxr_ray.runtime.context import Context
 from cxr_ray.runtime.polling import Decision, Poller
 from cxr_ray.training import epoch_metrics, export, optim, trackers
 from cxr_ray.training.checkpoint import CheckpointWriter
-from cxr_ray.training.gathered import EpochOutputs, PartOutputs
+from cxr_ray.training.gathered import PartOutputs
 from cxr_ray.training.history import History
 from cxr_ray.training.learner import Learner
 from cxr_ray.training.saver import Saver
@@ -273,7 +273,7 @@ class _Trainer:
     def _train_outputs(self, epoch: int) -> PartOutputs:
         """The outputs of the epoch's own training steps on all ranks."""
         samples = self._samples(epoch)
-        positions, logits = self.progress.outputs.gather(self.device)
+        positions, logits = self.progress.outputs.gather()
         in_order = np.argsort(positions)
         count = len(positions) if self.progress.shortened else len(samples.order)
         assert np.array_equal(positions[in_order], np.arange(count)), "an epoch uses every sample exactly once"
@@ -328,7 +328,8 @@ class _Trainer:
                 self.context.log(line)
 
         distributed.run_on_rank0(record)
-        self.progress.last_epoch, self.progress.outputs, self.progress.unevaluated = epoch, EpochOutputs(), None
+        self.progress.last_epoch, self.progress.unevaluated = epoch, None
+        self.progress.outputs.clear()
         return epoch_metrics.by_name(values)
 
     def _compute_metrics(self, parts: dict[str, PartOutputs]) -> dict[str, list[Value]]:
@@ -369,8 +370,13 @@ class _Trainer:
             return
         if decision.stop or decision.time_over:
             self.end_reason = "stop" if decision.stop else "max_time"
-        elif patience is not None and best is not None and best["value"] is not None:
-            self.end_reason = "patience" if epoch - best["epoch"] >= patience else None
+        elif patience is not None and best is not None:
+            waited = epoch - best["epoch"] if best["value"] is not None else 0
+            self.end_reason = "patience" if waited >= patience else None
+            if best["value"] is None and epoch == patience and self.is_rank0:
+                self.context.log(
+                    f"train.patience: {self.train.monitor} is undefined in every epoch so far, so it cannot end the training"
+                )
         if self.end_reason and self.is_rank0:
             reason = {
                 "stop": "a stop was requested",
@@ -397,6 +403,8 @@ class _Trainer:
                 "warning: the training ended before its first step: the saved model is untrained; give it more time "
                 "(train.max_time)"
             )
+        if selected is not None:
+            self.context.log(f"model of {runs.selected_text({'best': progress.best, 'kept': selected}, self.train)}")
         self.run.update(
             status=status,
             ended=self.end_reason,

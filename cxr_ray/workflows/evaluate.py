@@ -141,7 +141,7 @@ def evaluate(
         raise UserError(f"the run {run.path.name} has no rows in {part}; it has rows in {parts}")
     rule = rule_of(run, thresholds, plan.labels)
     operating_points.parse(rule, plan.labels, task=plan.task)
-    selected_epoch = part == "val" and config.train.select == "best"
+    selected_epoch = part == "val" and runs.is_selected_on_val(run.info, config.train)
     log(
         f"evaluating {part} ({len(plan.rows[part]):,} rows)"
         + (", which also selected the epoch" if selected_epoch else "")

@@ -171,3 +171,11 @@ def test_parquet_keeps_strings_missing_values_and_types(tmp_path: Path) -> None:
     assert back["a"].to_pylist() == ["x", None, "None"] and back["b"].to_pylist() == ["NA", None, ""]
     assert back.schema.field("c").type == pa.float32() and np.isnan(back["c"].to_pylist()[1])
     assert back.schema.field("d").type == pa.int64() and back.schema.metadata is None
+
+
+@pytest.mark.parametrize("kind", ["string", "str", object])
+def test_missing_text_is_null_whatever_its_type(tmp_path: Path, kind: str | type) -> None:
+    frame = pd.DataFrame({"view": pd.Series(["PA", None, "nan", ""]).astype(kind)})
+    store_writer.write_parquet(tmp_path / "t.parquet", frame)
+    column = pq.read_table(tmp_path / "t.parquet").column("view")
+    assert column.type == pa.string() and column.to_pylist() == ["PA", None, "nan", ""]

@@ -19,7 +19,10 @@ GRAY = np.random.default_rng(0).integers(0, 256, (5, H, W), dtype=np.uint8)
 
 def grays(images: Any, *, value_range: tuple[float, float] = (0.0, 255.0), **image_format: Any) -> np.ndarray:
     format_of = lambda: ImageFormat(**{"size": (H, W), **image_format})  # noqa: E731
-    return np.concatenate(list(gray_batches(images, format_of, value_range=value_range, batch_size=2)))
+    count, batches = gray_batches(images, format_of, value_range=value_range, batch_size=2)
+    grays = np.concatenate(list(batches))
+    assert count == len(grays)
+    return grays
 
 
 @pytest.mark.parametrize(
@@ -68,7 +71,8 @@ def test_files_and_pillow_images_are_decoded_as_for_the_store(tmp_path: Path, as
 
 def test_a_black_float_image_is_taken() -> None:
     assert not grays(np.zeros((H, W), np.float32)).any()
-    assert list(gray_batches([], lambda: ImageFormat(), value_range=(0.0, 255.0), batch_size=2)) == []
+    count, batches = gray_batches([], lambda: ImageFormat(), value_range=(0.0, 255.0), batch_size=2)
+    assert count == 0 and list(batches) == []
 
 
 @pytest.mark.parametrize(

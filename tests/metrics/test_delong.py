@@ -1,11 +1,12 @@
 """DeLong by midranks against placement values computed pair by pair, and against the bootstrap."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
@@ -115,5 +116,47 @@ def test_an_interval_is_clipped_to_shares_and_none_without_a_variance() -> None:
     assert high == 1.0 and low is not None and 0.0 < low < 0.75
     assert interval(~true, score) == pytest.approx((0.0, 1.0 - low))
     assert interval(true, true) is None and interval(true, ~true) is None
-    apart = compare(true, np.c_[true, ~true])  # two areas without a variance, as different as possible
-    assert apart == (1.0, 1.0, 1.0, 0.0)
+
+
+def exact(true: npt.NDArray[np.bool_], scores: Array) -> tuple[Fraction, Fraction]:
+    """The difference of two areas and its variance, pair by pair, without rounding."""
+    half = Fraction(1, 2)
+    more = [
+        [
+            sum(sign * (p[s] > n[s]) + sign * half * (p[s] == n[s]) for s, sign in ((0, 1), (1, -1)))
+            for n in scores[~true]
+        ]
+        for p in scores[true]
+    ]
+    by_positive = [sum(row, Fraction(0)) / len(row) for row in more]
+    by_negative = [sum(column, Fraction(0)) / len(column) for column in zip(*more, strict=True)]
+    mean = sum(by_positive, Fraction(0)) / len(by_positive)
+    variance = sum(
+        sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values) for values in (by_positive, by_negative)
+    )
+    return Fraction(mean), Fraction(variance)
+
+
+FEW_SCORES = st.lists(st.tuples(st.booleans(), st.integers(0, 3), st.integers(0, 3)), min_size=4, max_size=12)
+CONSTANT = [(False, 0, 0), (True, 1, -1), (False, 2, 2), (True, 3, 1), (False, 4, 4), (True, 5, 3)]
+"""By the first score each positive wins against one more of the three negatives: in every row 1/3, which floats round."""
+
+
+@settings(max_examples=200, deadline=None)
+@given(FEW_SCORES)
+@example([(True, 3, 0), (True, 2, 1), (False, 1, 2), (False, 0, 3)])
+@example(CONSTANT)
+def test_a_difference_without_a_variance_is_undefined(rows: list[tuple[bool, int, int]]) -> None:
+    """A test would be certain of it, from four rows. Without any difference there is no evidence of one."""
+    true, scores = np.array([r[0] for r in rows]), np.array([r[1:] for r in rows], dtype=float)
+    found = compare(true, scores)
+    if min(true.sum(), (~true).sum()) < 2:
+        assert found is None
+        return
+    difference, variance = exact(true, scores)
+    if variance == 0:
+        assert found == (None if difference else (0.0, 0.0, 0.0, 1.0))
+        return
+    assert found is not None and 0.0 < found.p <= 1.0 and found.low < found.high
+    assert found.difference == pytest.approx(float(difference), abs=1e-12)
+    assert found.p == pytest.approx(math.erfc(abs(float(difference)) / math.sqrt(2 * variance)), abs=1e-12)

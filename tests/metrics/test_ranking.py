@@ -1,6 +1,7 @@
 """Ranking metrics against slow definitions, once and on resamples, and recall at a precision."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -80,3 +81,17 @@ def test_many_resamples_rank_as_the_definitions_for_any_chunk_size(
         for actual, definition in ((auroc, slow.auroc), (ap, slow.average_precision)):
             expected = definition(*rows)
             assert actual[r] == pytest.approx(math.nan if expected is None else expected, abs=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize("times", [2**22, 2**24 + 1, 3 * 2**24 + 1])
+def test_resamples_of_many_cells_are_summed_exactly(times: int) -> None:
+    """float32 has no odd numbers above 2^24, and no halves, which ties give, above 2^23."""
+    true, score = np.array([False, True, True, False, False]), np.array([0.9, 0.8, 0.5, 0.5, 0.1])
+    counts = np.array([[times, 1, 3, 1, times], [1, 1, 1, 1, 1]], dtype=float)
+    auroc, ap = Resampled(true, score, np.arange(5))(counts)
+    for r, weight in enumerate(counts):
+        above, first, last, tied, below = (Fraction(int(w)) for w in weight)
+        won = first * (tied + below) + last * (tied / 2 + below)
+        at_first, at_last = first / (above + first), (first + last) / (above + first + last + tied)
+        assert auroc[r] == pytest.approx(float(won / ((first + last) * (above + tied + below))), rel=1e-15)
+        assert ap[r] == pytest.approx(float((first * at_first + last * at_last) / (first + last)), rel=1e-15)

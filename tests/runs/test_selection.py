@@ -1,7 +1,7 @@
 """The selected epoch against a slow definition of the rule, and its values in metrics.csv."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cxr_ray import config as cfg
 from cxr_ray import runs
-from cxr_ray.runs import best_epoch, selected_epoch, values_by_name
+from cxr_ray.runs import best_epoch, is_selected_on_val, selected_epoch, selected_text, values_by_name
 
 VALUES = st.one_of(st.none(), st.just(math.nan), st.integers(-3, 3).map(lambda k: k / 2))
 
@@ -86,3 +86,23 @@ def test_the_values_at_the_selected_epoch_have_names(tmp_path) -> None:
     assert values == values_by_name(table[table["epoch"] == 2])
     last = config.train.model_copy(update={"select": "last"})
     assert runs.selected_values(run, last)[2] == 3
+
+
+@pytest.mark.parametrize(
+    ("info", "select", "on_val", "text"),
+    [
+        ({}, "best", True, "the best epoch by val/auroc/mean"),
+        ({}, "last", False, "the last"),
+        ({"best": {"epoch": 3, "metric": "val/loss", "value": 0.0}}, "best", True, "epoch 3, by val/loss = 0.000"),
+        ({"best": {"epoch": 3, "metric": "val/loss", "value": 0.0}}, "last", False, "the last"),
+        ({"best": {"epoch": 3, "metric": "val/loss", "value": 0.2}, "kept": {"epoch": 4}}, "last", False, "the last (4)"),
+        ({"best": {"epoch": 4, "metric": "val/auroc/mean", "value": None}}, "best", False,
+         "the last (4), because val/auroc/mean is undefined in every epoch"),
+        ({"best": None}, "best", True, "the best epoch by val/auroc/mean"),
+    ],
+)  # fmt: skip
+def test_the_selected_epoch_in_words(
+    info: dict[str, Any], select: Literal["best", "last"], on_val: bool, text: str
+) -> None:
+    train = cfg.Train(select=select, monitor="val/auroc/mean")
+    assert is_selected_on_val(info, train) == on_val and selected_text(info, train) == text

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cxr_ray.config import Optim
-from cxr_ray.runtime import precision
+from cxr_ray.runtime import cpu, precision
 from cxr_ray.training import optim
 
 CPU = torch.device("cpu")
@@ -27,6 +27,13 @@ def test_auto_is_bf16_if_the_hardware_multiplies_in_it(monkeypatch: pytest.Monke
     for available in (True, False):
         monkeypatch.setattr(precision, "has_bf16", lambda _device, available=available: available)
         assert precision.pick("auto", CPU).name == ("bf16" if available else "fp32")
+
+
+@pytest.mark.parametrize("instructions", ["AMX", "AVX512-BF16", ""])
+def test_a_cpu_that_multiplies_bf16_has_it(monkeypatch: pytest.MonkeyPatch, instructions: str) -> None:
+    monkeypatch.setattr(cpu, "bf16_instructions", lambda: instructions)
+    assert precision.has_bf16(CPU) == bool(instructions)
+    assert precision.pick("auto", CPU).name == ("bf16" if instructions else "fp32")
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cxr_ray.runtime import distributed
 from cxr_ray.training import checkpoint as checkpoints
@@ -15,19 +17,48 @@ from tests.fakes.trainings import StopAfterPolls, config, fit
 
 
 def test_batches_are_collected_after_restored_ones() -> None:
-    outputs = EpochOutputs(np.array([4, 5]), torch.tensor([[4.0], [5.0]]))
+    outputs = EpochOutputs(3, 1, device=torch.device("cpu"))
+    outputs.add(np.array([1]), torch.tensor([[1.0]]))  # of another epoch: a restore replaces it
+    outputs.restore(np.array([4, 5]), torch.tensor([[4.0], [5.0]]), batches=2)
     outputs.add(np.array([7]), torch.tensor([[7.0]]))
-    positions, logits = outputs.gather(torch.device("cpu"))
+    positions, logits = outputs.gather()
     assert positions.tolist() == [4, 5, 7] and logits.flatten().tolist() == [4.0, 5.0, 7.0]
-    assert outputs.batches == 1
+    assert outputs.batches == 3
+
+
+def test_the_next_epoch_starts_empty() -> None:
+    outputs = EpochOutputs(2, 1, device=torch.device("cpu"))
+    outputs.add(np.array([0, 1]), torch.tensor([[0.0], [1.0]]))
+    outputs.clear()
+    assert outputs.batches == 0 and len(outputs.gather()[0]) == 0
+    outputs.add(np.array([3]), torch.tensor([[3.0]]))
+    positions, logits = outputs.gather()
+    assert positions.tolist() == [3] and logits.tolist() == [[3.0]]
+
+
+@given(st.lists(st.integers(0, 5), max_size=6), st.integers(0, 4))
+def test_nothing_is_kept_of_the_tensors_of_a_batch(sizes: list[int], spare: int) -> None:
+    """They may be in memory that the next step uses."""
+    outputs = EpochOutputs(sum(sizes) + spare, 2, device=torch.device("cpu"))
+    start = 0
+    for size in sizes:
+        positions, logits = np.arange(start, start + size), torch.arange(2.0 * start, 2.0 * (start + size)).view(-1, 2)
+        outputs.add(positions, logits)
+        positions[:] = -1
+        logits.fill_(-1.0)
+        start += size
+    positions, logits = outputs.gather()
+    assert positions.tolist() == list(range(start))
+    assert logits.flatten().tolist() == [float(i) for i in range(2 * start)]
+    assert outputs.batches == len(sizes)
 
 
 def _gather_unequal_shares(folder: str) -> None:
     rank = torch.distributed.get_rank()
-    outputs = EpochOutputs()
+    outputs = EpochOutputs(6, 2, device=torch.device("cpu"))
     outputs.add(np.arange(3 * rank, 3 * rank + 2 + rank), torch.full((2 + rank, 2), float(rank)))
     outputs.add(np.zeros(0, np.int64), torch.zeros(0, 2))  # a rank without rows in the last batch
-    positions, logits = outputs.gather(torch.device("cpu"))
+    positions, logits = outputs.gather()
     torch.save((positions.tolist(), logits), f"{folder}/{rank}.pt")
 
 

@@ -11,6 +11,7 @@ from cxr_ray.data import loader
 from cxr_ray.data import plan as plans
 from cxr_ray.errors import UserError
 from cxr_ray.models import serialization
+from cxr_ray.runtime import distributed
 from cxr_ray.runtime.context import LocalContext
 from cxr_ray.training import checkpoint as checkpoints
 from cxr_ray.training import optim
@@ -311,3 +312,30 @@ def test_a_step_follows_the_gradient_of_the_loss_of_the_whole_batch(
     made.step(batch, epoch=1, drops=0)
     for was, gradient, now in zip(before, gradients, made.model.parameters(), strict=True):
         assert torch.allclose(now, was - 0.1 * 1.9 * gradient, rtol=1e-4, atol=1e-6)  # Nesterov's first step
+
+
+def test_a_learner_refuses_a_loss_that_mixed_targets_do_not_suit(tmp_path: Path) -> None:
+    """Also in a worker, whose config nobody checked before."""
+    store = fake_store(30)
+    for mixup, message in ((0.2, "set augment.mixup to 0"), (0.0, None)):
+        settings = config(tmp_path, data=DATA, loss={"name": "auc_margin"}, augment={"mixup": mixup})
+        plan = plans.build(store, settings.data, seed=0)
+        if message is None:
+            Learner(settings, plan, store, LocalContext())
+            continue
+        with pytest.raises(UserError, match=message):
+            Learner(settings, plan, store, LocalContext())
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_statistics_of_the_model_and_of_its_average_are_averaged_over_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: float
+) -> None:
+    store = fake_store(30)
+    settings = config(tmp_path, data=DATA, optim={"ema": ema})
+    learner = Learner(settings, plans.build(store, settings.data, seed=0), store, LocalContext())
+    averaged: list[torch.nn.Module] = []
+    monkeypatch.setattr(distributed, "average_running_statistics", averaged.append)
+    learner.average_running_statistics()
+    assert averaged[0] is learner.model and len(averaged) == len({id(m) for m in averaged}) == 1 + (ema > 0.0)
+    assert all(type(model) is type(learner.model) for model in averaged)

@@ -42,7 +42,7 @@ def torch_rates(make: Any, steps: int, lr: float) -> list[float]:
     return out
 
 
-@pytest.mark.parametrize(("steps", "epochs"), [(7, 5), (1, 40), (10, 1)])
+@pytest.mark.parametrize(("steps", "epochs"), [(7, 5), (1, 40), (10, 1), *((1, few) for few in range(1, 8))])
 def test_onecycle_equals_torchs(steps: int, epochs: int) -> None:
     expected = torch_rates(
         lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.3, total_steps=steps * epochs, cycle_momentum=False),

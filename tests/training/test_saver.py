@@ -30,7 +30,7 @@ from tests.fakes.trainings import (
 )
 
 
-def test_a_stopped_run_resumes_and_ends_bit_equal(tmp_path: Path) -> None:
+def test_a_stopped_run_resumes_and_ends_bit_equal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = fake_store(90)
     hyperparameters = {
         "model": {"name": "covid_cnn"},
@@ -40,8 +40,10 @@ def test_a_stopped_run_resumes_and_ends_bit_equal(tmp_path: Path) -> None:
     whole = fit(config(tmp_path, name="whole", **hyperparameters), store)
     stopped = fit(config(tmp_path, name="resumed", **hyperparameters), store, StopAfter(2))
     assert stopped.info["status"] == "stopped" and stopped.info["epochs"] == 2
-    resumed = fit(config(tmp_path, name="resumed", **hyperparameters), store)
+    capsys.readouterr()
+    resumed = fit(config(tmp_path, name="resumed", **hyperparameters), store, LocalContext())
     assert_same_weights_and_metrics(whole, resumed)
+    assert capsys.readouterr().out.startswith("resuming after epoch 2 of 4 (step-")
 
 
 # -- damaged checkpoints -----------------------------------------------------------------------------------------

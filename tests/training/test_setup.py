@@ -3,11 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from cxr_ray import config as cfg
 from cxr_ray import models
+from cxr_ray.data import store_writer
+from cxr_ray.data.info import DatasetInfo
 from cxr_ray.errors import UserError
 from cxr_ray.models import serialization
 from cxr_ray.training import setup
@@ -86,3 +90,74 @@ def test_weights_and_the_cache_become_absolute_unless_they_are_names(
     for cache in ("auto", "none"):
         _, _, resolved = setup.prepare(config(tmp_path, data={**data, "cache": cache}))
         assert resolved.data.cache == cache and resolved.model.weights == "none"
+
+
+def official_store(path: Path, val: list[float], labels: tuple[str, ...] = ("Edema",)) -> Path:
+    """A store of 20 train images, half of them positive, and of val images with these targets of the first label."""
+    truth = np.zeros((20 + len(val), len(labels)), np.float32)
+    truth[:20:2, 0], truth[20:, 0] = 1.0, val
+    table = pd.DataFrame(truth, columns=list(labels)).assign(split=["train"] * 20 + ["val"] * len(val))
+    info = DatasetInfo(labels=labels, task="binary" if len(labels) == 1 else "multiclass", default_labels=labels)
+    if len(labels) > 1:  # the others are of the last class
+        table[labels[-1]] = 1.0 - table[labels[0]]
+    pixels = np.random.default_rng(0).integers(0, 256, (len(truth), 28, 28), dtype=np.uint8)
+    return store_writer.write(path, pixels, table, info).path
+
+
+@pytest.mark.parametrize(
+    ("val", "monitor", "undefined"),
+    [
+        ([1.0, 1.0], "val/auroc/Edema", True),
+        ([0.0, 0.0], "val/auroc/mean", True),
+        ([0.0, np.nan], "val/recall/mean", True),
+        ([1.0, np.nan], "val/specificity/mean", True),
+        ([np.nan], "val/loss", True),
+        ([np.nan], "val/accuracy", True),
+        ([0.0, 1.0], "val/auroc/mean", False),
+        ([1.0, 1.0], "val/recall/mean", False),
+        ([0.0, 0.0], "val/precision/mean", False),
+        ([0.0, 0.0], "val/f1/mean", False),
+        ([0.0, 0.0], "val/npv/mean", False),
+        ([1.0], "val/loss", False),
+        ([1.0, np.nan], "train/auroc/mean", False),
+    ],
+)
+def test_a_monitor_that_val_leaves_undefined_is_warned_of(
+    tmp_path: Path, val: list[float], monitor: str, undefined: bool
+) -> None:
+    """Whatever the model predicts: precision is undefined only if nothing is predicted to be positive."""
+    path = official_store(tmp_path / "store", val)
+    split = {"val": "official", "test": 0, "near_duplicates": None}
+    settings = config(
+        tmp_path,
+        data={"shards": str(path), "split": split, "balance_warning": 1.0, "blank": "ignore"},
+        train={"monitor": monitor, "patience": 2},
+    )
+    warnings = setup.prepare(settings)[1].warnings
+    assert len(warnings) == undefined, warnings
+    for line in warnings:
+        assert line.startswith(f"train.monitor: {monitor} is undefined in every epoch, because val lacks")
+        assert "the last epoch is kept" in line and "train.patience cannot end the training" in line
+
+
+@pytest.mark.parametrize(("label", "undefined"), [("A", False), ("B", True), ("C", False)])
+def test_a_class_that_val_lacks_has_no_recall(tmp_path: Path, label: str, undefined: bool) -> None:
+    path = official_store(tmp_path / "store", [0.0, 1.0], ("A", "B", "C"))
+    data = {"shards": str(path), "split": {"val": "official", "test": 0, "near_duplicates": None}}
+    for metric, expected in (("recall", undefined), ("precision", False)):
+        plan = setup.prepare(config(tmp_path, data=data, train={"monitor": f"val/{metric}/{label}"}))[1]
+        assert any("is undefined in every epoch" in line for line in plan.warnings) == expected
+
+
+def test_nothing_is_warned_of_that_nothing_depends_on(tmp_path: Path) -> None:
+    path = official_store(tmp_path / "store", [1.0])
+    data = {"shards": str(path), "split": {"val": "official", "test": 0}}
+    for changes in ({"train": {"select": "last"}}, {"train": {"select": "last"}, "optim": {"schedule": "plateau"}}):
+        settings = config(tmp_path, **cfg.merge({"data": data, "train": {"monitor": "val/auroc/mean"}}, changes))
+        found = [line for line in setup.prepare(settings)[1].warnings if "train.monitor" in line]
+        assert len(found) == ("optim" in changes) and all("plateau never lowers" in line for line in found)
+
+
+def test_val_without_rows_leaves_every_monitor_undefined(shards: Path, tmp_path: Path) -> None:
+    settings = config(tmp_path, data={"shards": str(shards), "split": {"val": 0, "test": 0}})
+    assert [line for line in setup.prepare(settings)[1].warnings if "because val has no rows" in line]

@@ -283,9 +283,10 @@ def test_trials_that_create_the_store_at_once_do_not_fail(tmp_path: Path) -> Non
 
 
 class Server(BaseHTTPRequestHandler):
-    """MLflow's REST interface as far as a training uses it; every request fails while `broken`."""
+    """MLflow's REST interface as far as a training uses it; every request fails while `broken`, or is `refused` as invalid."""
 
     broken = False
+    refused = False
     calls: ClassVar[list[tuple[str, dict[str, Any]]]] = []
 
     def do_GET(self) -> None:
@@ -299,8 +300,10 @@ class Server(BaseHTTPRequestHandler):
                       "run_info": {"run_id": "a" * 32, "status": "FINISHED"}})  # fmt: skip
 
     def _answer(self, body: dict[str, Any]) -> None:
+        if self.refused:
+            body = {"error_code": "INVALID_PARAMETER_VALUE", "message": "no such parameter"}
         text = json.dumps(body).encode()
-        self.send_response(500 if self.broken else 200)
+        self.send_response(500 if self.broken else 400 if self.refused else 200)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)
@@ -312,6 +315,7 @@ class Server(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
     monkeypatch.setattr(Server, "broken", False)
+    monkeypatch.setattr(Server, "refused", False)
     monkeypatch.setattr(Server, "calls", [])
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     http = HTTPServer(("127.0.0.1", 0), Server)
@@ -320,6 +324,20 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
     yield Server
     http.shutdown()
     http.server_close()
+
+
+def test_a_request_that_the_server_refuses_is_not_tried_again(tmp_path: Path, server: type[Server]) -> None:
+    """Sent again it would be refused again, and everything after it would wait."""
+    run = tracked(tmp_path / "a", "mlflow")
+    log: list[str] = []
+    tracker = trackers.open(run, run.config, log=log.append)
+    server.refused = True
+    tracker.log(0, values(0.5))
+    assert len(log) == 1 and "mlflow failed and gets no more metrics; the training continues" in log[0]
+    server.refused = False
+    calls = len(server.calls)
+    tracker.log(1, values(0.8))
+    assert len(server.calls) == calls and len(log) == 1
 
 
 def test_failed_requests_are_sent_when_the_server_responds_again(

@@ -4,6 +4,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -154,6 +155,23 @@ NO_PROGRESS = {"optim": {"lr": 1e-12}, "train": {"epochs": 50, "patience": 2, "m
 def test_patience_ends_a_training(tmp_path: Path) -> None:
     run = fit(config(tmp_path, **NO_PROGRESS), fake_store(90))
     assert run.info["ended"] == "patience" and run.info["epochs"] == run.info["best"]["epoch"] + 2
+
+
+def test_patience_says_that_it_cannot_act_on_an_undefined_metric(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = fake_store(60, labels=("Edema",), task="binary")
+    store.index["split"] = np.where(np.arange(60) < 40, "train", "val")
+    store.index.loc[store.index["split"] == "val", "Edema"] = 1.0
+    changes = {
+        "train": {"epochs": 3, "patience": 1, "monitor": "val/auroc/mean"},
+        "data": {"split": {"val": "official"}},
+    }
+    run = fit(config(tmp_path, **changes), store, LocalContext())
+    shown = capsys.readouterr().out
+    assert shown.count("train.patience: val/auroc/mean is undefined in every epoch so far") == 1
+    assert "model of the last (3), because val/auroc/mean is undefined in every epoch" in shown
+    assert run.info["ended"] is None and run.info["best"]["value"] is None and run.info["kept"]["epoch"] == 3
 
 
 def test_patience_is_checked_again_after_a_resume(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from cyclopts import App
 
 from cxr_ray import __version__
 from cxr_ray.cli.terminal import table
+from cxr_ray.runtime import cpu
 
 app = App(name="doctor", help_format="markdown")
 
@@ -121,14 +122,8 @@ def hardware() -> Iterator[Finding]:
         f"{free / GIB:.1f} GiB free of {total / GIB:.1f}",
         "free some memory: Ray and one worker need about 2 GiB" if too_little else "",
     )
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
-    except OSError:
-        flags = set()
-    amx = "amx_bf16" in flags
-    yield Finding(
-        "bf16 on the CPU", "AMX: train.precision auto is bf16" if amx else "no AMX: train.precision auto is fp32"
-    )
+    bf16 = cpu.bf16_instructions()
+    yield Finding("bf16 on the CPU", f"{bf16 or 'none'}: train.precision auto is {'bf16' if bf16 else 'fp32'}")
     yield gpus()
 
 

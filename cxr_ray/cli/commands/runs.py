@@ -33,10 +33,11 @@ def runs(folder: Path = Path("runs"), /) -> None:
         info = run.info
         part, value = run.headline()
         best = info.get("best") or {}
+        last = best and not saved_runs.is_selected_on_val(info, run.config.train)
         rows.append(
             [
                 run.path.name, info["status"], run.architecture, info["store"]["source"], len(info["labels"]), info.get("epochs", ""),
-                best.get("metric", ""), best.get("value") if best.get("value") is not None else "", part,
+                "last" if last else best.get("metric", ""), "" if last else best.get("value", ""), part,
                 *(value.get(k, "") for k in MAIN_METRICS), info.get("test_looks", 0),
             ]
         )  # fmt: skip

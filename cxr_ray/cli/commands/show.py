@@ -84,6 +84,7 @@ def _print_settings(run: Any, *, every: bool) -> None:
     """Print the settings that differ from their defaults, or all of them, and the state of the run."""
     from cxr_ray import config as configs
     from cxr_ray.cli import flags
+    from cxr_ray.runs import selected_text
 
     given, default = run.config.model_dump(mode="json"), configs.Config().model_dump(mode="json")
     rows = []
@@ -100,11 +101,8 @@ def _print_settings(run: Any, *, every: bool) -> None:
         print(
             f"{run.architecture}: {', '.join(member.path.name for member in run.members)}; the settings are those of the first"
         )
-    best = info.get("best") or {}
     state = f"{info['status']}, {info.get('epochs', 0)} epochs, {info['task']}, {len(info['labels'])} labels, store {info['store']['path']}"
-    print(
-        state + (f", best {best['metric']} {best['value']:.3f} at epoch {best['epoch']}" if best.get("value") else "")
-    )
+    print(state + (f"; model of {selected_text(info, run.config.train)}" if info.get("best") else ""))
 
 
 def _print_metrics(rescored: Any, task: str, name: str) -> None:
