@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "Train a model on a store, in this process or on Ray.",
     "tune": "Search hyperparameters: many trials on one store, evaluated label by label on the same rows.",
     "evaluate": "Evaluate a run on its test part, label by label, and write its report.",
+    "explain": "Show which pixels a model's output depends on: maps, certificates, figures, an audit for shortcuts.",
     "show": "Show a run's settings and metrics, also for other labels, parts and thresholds.",
     "runs": "List the runs in a folder.",
     "compare": "Compare runs on the rows they share: differences with confidence intervals, on one page.",
