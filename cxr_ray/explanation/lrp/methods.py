@@ -153,7 +153,7 @@ def _explain(
     if options.low is not None and options.high is not None and not options.low < options.high:
         raise UserError(f"{name}: low must be below high, got {options.low} and {options.high}")
     try:
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             return explain(network, inputs, targets, options.scheme(), identity=identity)
     except Unsupported as error:
         raise Unsupported(_refused(name, network, error)) from None

@@ -9,18 +9,12 @@ from cxr_ray.explanation.lrp.rules import LRP_RULES, Rule, Share, Step
 
 
 @LRP_RULES.register(
-    "relu", "threshold", "leaky_relu", "prelu", "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d",
+    "relu", "leaky_relu", "prelu", "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d",
     "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
     "mean", "sum", "neg", "abs", "amax", "interpolate", "max_pool2d_with_indices",
 )  # fmt: skip
 class Homogeneous(Rule):
     """f(t x) = t f(x) for t > 0: x f'(x) = f(x). A maximum gives all to its winner, a mean by contribution."""
-
-    def refuses(self, step: Step) -> str | None:
-        """A threshold other than 0 is not homogeneous."""
-        if step.kind == "threshold" and any(step.args[1:3]):
-            return "torch.threshold at a value other than 0"
-        return None
 
 
 @LRP_RULES.register(

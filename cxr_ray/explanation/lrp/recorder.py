@@ -51,12 +51,11 @@ def record(network: nn.Module, inputs: Tensor) -> Tape:
 
     The network is unchanged afterwards. Raises `Unsupported` with the operation that has no rule, and `BatchMoved` if a batch
     of several images does not keep them in the first dimension."""
-    if inputs.is_inference():
-        inputs = inputs.clone()
     recorder = Recorder(len(inputs))
-    image = recorder.follow(inputs.detach())
-    with torch.enable_grad(), _watched(network, recorder), recorder:
-        logits = network(image)
+    with torch.inference_mode(False), torch.enable_grad():
+        image = recorder.follow(inputs.clone() if inputs.is_inference() else inputs)
+        with _watched(network, recorder), recorder:
+            logits = network(image)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise Unsupported(f"gives {shape}, not logits [N, outputs]")
@@ -97,7 +96,7 @@ class Recorder(TorchFunctionMode):
         if not live and not gates:
             with torch.no_grad():  # of weights only
                 return func(*args, **kwargs)
-        if name in READ_OUT or name in ("setitem", "data", "detach") or "out" in kwargs:
+        if name in READ_OUT or name in ("setitem", "data", "detach") or kwargs.get("out") is not None:
             raise self._unsupported(f"torch.{name}, which takes values out of the graph or writes into it")
         rule = LRP_RULES.of_operation(name)
         if rule is not None and rule.has("expand"):
@@ -148,8 +147,14 @@ class Recorder(TorchFunctionMode):
         refusal = rule.refuses(step)
         if refusal is not None:
             raise self._unsupported(refusal)
+        seen: set[int] = set()
+        for x in inputs:
+            # A tensor that an autograd function returned has a history through other steps.
+            fresh = id(x) in seen or x.grad_fn is not None
+            step.leaves.append(x.detach().requires_grad_() if fresh else x)
+            seen.add(id(x))
         with torch.set_grad_enabled(rule.differentiates):
-            result = run(*inputs)
+            result = run(*step.leaves)
         values, shape = tree_flatten(result)
         if len(values) == 1 and any(values[0] is x for x in inputs):  # dropout in eval mode, contiguous
             return result

@@ -45,8 +45,10 @@ class Step:
     inputs: list[Tensor]
     """Those of its arguments that depend on the image."""
     outputs: list[Tensor] = field(default_factory=list)
+    leaves: list[Tensor] = field(default_factory=list)
+    """`inputs`, each a tensor of its own even if one is passed twice."""
     values: list[Tensor] = field(default_factory=list)
-    """`outputs`, differentiable by `inputs`."""
+    """`outputs`, differentiable by `leaves`."""
 
 
 class Share(NamedTuple):
@@ -124,7 +126,7 @@ class Rule:
             damped = c * stabilised(value, scheme.epsilon)
             epsilon = per_image(c - damped, value, images)
             coefficients = [damped]
-        found = torch.autograd.grad(step.values, step.inputs, coefficients, allow_unused=True)
+        found = torch.autograd.grad(step.values, step.leaves, coefficients, allow_unused=True)
         shares = [torch.zeros_like(x) if c is None else c for c, x in zip(found, step.inputs, strict=True)]
         if self.shared and len(shares) > 1:
             shares = [c / len(shares) for c in shares]
