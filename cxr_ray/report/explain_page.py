@@ -12,8 +12,10 @@ import numpy.typing as npt
 from matplotlib import colormaps
 from PIL import Image
 
+from cxr_ray.explanation.audit import FACTOR, MARGIN, Audit
 from cxr_ray.explanation.results import SHOWN, Explanation
 from cxr_ray.plotting.explanation_plots import OPACITY, SIGNED, UNSIGNED, Scale
+from cxr_ray.plotting.plots import Figure
 from cxr_ray.report.render import jinja
 from cxr_ray.storage.atomic import write_atomic
 
@@ -45,6 +47,18 @@ def write(explanation: Explanation, path: Path, *, scores: Mapping[str, Any] | N
             failed=len(explanation.failed),
             scores=scores,
         )
+    )
+    write_atomic(path, page)
+
+
+def write_audit(found: Audit, figures: Mapping[str, Figure], path: Path) -> None:
+    """Write the page of an audit: one file that loads nothing, and shows mean maps but no image of a patient."""
+    table = found.table
+    regions = table[~table["place"].str.startswith("line ") | (table["stands_out"] != "")]
+    page = (
+        jinja()
+        .get_template("audit.html")
+        .render(audit=found, figures=figures, rows=regions.to_dict("records"), margin=MARGIN, factor=FACTOR)
     )
     write_atomic(path, page)
 

@@ -162,9 +162,9 @@ def write(
     return replace(whole, maps=maps, page=folder / PAGE)
 
 
-def default_folder(run_or_model: AnyModel, predictor: Predictor, chosen: Selection) -> Path:
+def default_folder(run_or_model: AnyModel, predictor: Predictor, name: str) -> Path:
     """`explanations/NAME` in the folder of the run, or next to the file of weights."""
-    name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in chosen.name).lstrip(".")
+    name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name).lstrip(".")
     if predictor.run is not None:
         return predictor.run.path / "explanations" / name
     if isinstance(run_or_model, str | os.PathLike):

@@ -33,6 +33,12 @@ def explain(
     beta: float | None = None,
     scale: float | None = None,
     batch_size: int = 16,
+    figures: Words = None,
+    kernel: str | None = None,
+    pool: int = 2,
+    stride: int | None = None,
+    padding: int = 0,
+    audit: Annotated[bool, Parameter(negative="")] = False,
     out: Path | None = None,
 ) -> None:
     """Show which pixels a model's output depends on: maps, certificates, figures, an audit for shortcuts.
@@ -69,6 +75,20 @@ def explain(
         End of the colour scales, such as 0.1 for -0.1 to 0.1. Default: the 99.5th percentile of a method's absolute values.
     batch_size
         Images at once.
+    figures
+        Teaching figures of the first image, without maps: filters (learned ones beside Sobel edges), features (feature maps after
+        each stage), pooling (the picture after one, two and three poolings, max and mean).
+    kernel
+        With --figures filters: a kernel of your own, such as '0,1;-1,0', or diagonal.
+    pool
+        With --figures pooling: side of the window.
+    stride
+        With --figures pooling: step of the window. Default: its side.
+    padding
+        With --figures pooling: pixels added on every side.
+    audit
+        Instead of maps: where the relevance lies, by label, source, view and labels not trained on, compared with other images and
+        with random weights. Default: saliency for every label, 200 images of the part.
     out
         Folder to write to. Default: explanations/NAME in the run folder.
     """
@@ -78,14 +98,28 @@ def explain(
     from cxr_ray.workflows import explain as explaining
 
     predictor = explaining.open_predictor(run)
-    names = explaining.chosen_methods(predictor, split_words(methods) or None)
-    chosen = explaining.image_selection.select(
-        predictor, images, rows=chosen_rows, class_name=class_name, split=split, limit=limit
-    )
-    folder = out or explaining.default_folder(run, predictor, chosen)
+    if audit and (rows or class_name or figures):
+        other = "rows" if rows else "class" if class_name else "figures"
+        raise UserError(f"--audit compares groups of images of a part; remove --{other}")
+    if audit:
+        names = split_words(methods) or ["saliency"]
+        run_audit(
+            run, predictor, images, out, methods=names, target=label or "all", split=split, limit=limit,
+            options=read_options(given, names), batch_size=batch_size,
+        )  # fmt: skip
+        return
+    selection = explaining.image_selection.select
+    chosen = selection(predictor, images, rows=chosen_rows, class_name=class_name, split=split, limit=limit)
+    if figures:
+        folder = out or explaining.default_folder(run, predictor, "figures")
+        draw_figures(
+            predictor, chosen, split_words(figures), folder, kernel=kernel, pool=pool, stride=stride, padding=padding
+        )
+        return
+    names = list(explaining.chosen_methods(predictor, split_words(methods) or None))
     explainer = explaining.Explainer(predictor, names, target=label or "predicted", options=read_options(given, names))
     explanation = explaining.write(
-        folder,
+        out or explaining.default_folder(run, predictor, chosen.name),
         explaining.model_name(run, predictor),
         explainer,
         explaining.map_batches(explainer, chosen, batch_size),
@@ -93,7 +127,39 @@ def explain(
     )
     print_explanation(explanation)
     print(f"page: {explanation.page}")
-    print(f"next: open the page in a browser, or: cxr-ray explain {shlex.quote(str(run))} --label all --limit 4")
+    print(f"next: open the page in a browser, or: cxr-ray explain {shlex.quote(str(run))} --audit")
+
+
+def run_audit(run: Path, predictor: Any, images: str | None, out: Path | None, **settings: Any) -> None:
+    """Audit, print what stands out, and write the page."""
+    from cxr_ray.workflows import audit as auditing
+    from cxr_ray.workflows import explain as explaining
+
+    found = auditing.audit(predictor, images, **settings)
+    page = auditing.write(found, out or explaining.default_folder(run, predictor, "audit"))
+    table(
+        ["group", "place", "method", "share", "others", "difference", "95% interval", "random weights", "stands out"],
+        [
+            [r["group"], r["place"], r["method"], r["share"], r["others"], r["difference"],
+             f"{r['difference_low']:.3f} to {r['difference_high']:.3f}", r["random"], r["stands_out"]]
+            for r in found.table.to_dict("records")
+            if r["stands_out"] or r["place"] in ("border", "corners")
+        ],
+        title=f"{found.model}: shares of the relevance",
+    )  # fmt: skip
+    print(found.verdict)
+    print(f"page: {page}")
+    print(f"next: open the page in a browser, or: cxr-ray explain {shlex.quote(str(run))} --class LABEL to see images")
+
+
+def draw_figures(predictor: Any, chosen: Any, names: Sequence[str], folder: Path, **settings: Any) -> None:
+    """Draw the teaching figures of the first chosen image, and print their paths."""
+    from cxr_ray.workflows import teaching_figures
+
+    _, grays = next(iter(chosen.batches(1)))
+    for path in teaching_figures.write(teaching_figures.draw(predictor, grays[0], names, **settings), folder):
+        print(f"figure: {path}")
+    print("next: the same figures of another image: --rows N, or a picture as the second word")
 
 
 def split_words(words: Iterable[str] | None) -> list[str]:
