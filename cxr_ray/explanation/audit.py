@@ -5,7 +5,7 @@ are compared with those of all other images, and with those of the same network 
 what the architecture and the pictures alone attract."""
 # N images, P places, G patients, R resamples, H x W pixels of the network's input
 
-import copy
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
 from torch import nn
 
 from cxr_ray.errors import UserError
+from cxr_ray.explanation.randomisation import cascade
 from cxr_ray.metrics.intervals import resample_counts
 from cxr_ray.plotting import audit_plots
 from cxr_ray.plotting.plots import Figure
@@ -225,15 +225,9 @@ def compare(
     return out
 
 
-def randomised(network: nn.Module, *, seed: int = 0) -> nn.Module:
-    """A copy of the network with weights drawn as at the start of a training from scratch, and batch norms without statistics."""
-    out = copy.deepcopy(network)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for module in out.modules():
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset):
-                reset()
+def randomised(network: nn.Module) -> nn.Module:
+    """A copy of the network with the values of every weight tensor shuffled (`randomisation.cascade`, its last stage)."""
+    ((_, out),) = deque(cascade(network, stages=2), maxlen=1)
     return out.eval()
 
 

@@ -95,13 +95,18 @@ class Explainer:
             return list(self.methods)
         return [key for m in self.methods for key in (m, *(f"{m}/{member}" for member in self._members))]
 
-    def __call__(self, rows_M: npt.NDArray[np.int64], grays_MHW: Array) -> MapBatch:
-        """The maps of images with these row numbers and gray values 0 to 255. Raises `UserError` for a constant image, and where
-        a method cannot serve the network."""
+    def __call__(
+        self, rows_M: npt.NDArray[np.int64], grays_MHW: Array, labels: Sequence[str] | None = None
+    ) -> MapBatch:
+        """The maps of images with these row numbers and gray values 0 to 255. `labels`: one for each image, instead of the target.
+
+        Raises `UserError` for a constant image, and where a method cannot serve the network."""
         _refuse_constant(rows_M, grays_MHW)
         inputs = {name: self._preprocess(member, grays_MHW) for name, member in self._members.items()}
         logits_ML, probabilities_ML = self._predict(inputs)
         image_N, output_N = self._targets(logits_ML)
+        if labels is not None:
+            image_N, output_N = np.arange(len(rows_M)), np.asarray([self.labels.index(k) for k in labels], np.int64)
         at_N, target_N = torch.from_numpy(image_N), torch.from_numpy(output_N)
         rows_N, labels_N = rows_M[image_N], [self.labels[output] for output in output_N]
         maps: dict[str, npt.NDArray[np.float32]] = {}

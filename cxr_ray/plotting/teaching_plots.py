@@ -47,8 +47,7 @@ def filters(
         bar.outline.set_visible(False)
     more = f", the first {len(shown)} of {len(learned_FKL)}" if len(learned_FKL) > len(shown) else ""
     bottom.suptitle(
-        f"Learned filters of the first convolution, {learned_FKL.shape[1]} × {learned_FKL.shape[2]}{more}; "
-        "gray is 0, white the filter's own largest absolute weight",
+        f"Learned filters of the first convolution, {learned_FKL.shape[1]} × {learned_FKL.shape[2]}{more}; gray is 0",
         fontsize=8.5,
     )
     grid = bottom.subplots(lines, columns, squeeze=False)
@@ -102,7 +101,9 @@ def pooling(image_HW: Array, pooled: Mapping[str, Sequence[Array]], *, settings:
         for at in range(times):
             if at < len(each):
                 _gray(
-                    axes[line, at + 1], each[at], f"{kind}, {at + 1} times: {each[at].shape[0]} × {each[at].shape[1]}"
+                    axes[line, at + 1],
+                    each[at],
+                    f"{at + 1} × {kind} pooling: {each[at].shape[0]} × {each[at].shape[1]}",
                 )
             else:
                 axes[line, at + 1].axis("off")

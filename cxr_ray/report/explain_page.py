@@ -3,12 +3,13 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from matplotlib import colormaps
 from PIL import Image
 
@@ -23,8 +24,12 @@ LISTED = 200
 """Rows of the table of maps; certificates.csv and maps.npz have all."""
 
 
-def write(explanation: Explanation, path: Path, *, scores: Mapping[str, Any] | None = None) -> None:
-    """Write the page: one file that loads nothing and names no patient. `scores`: of the maps against annotations."""
+Scores = tuple[str, pd.DataFrame, Sequence[str]]
+
+
+def write(explanation: Explanation, path: Path, *, scores: Scores | None = None) -> None:
+    """Write the page: one file that loads nothing and names no patient. `scores` against annotations: a sentence whether to trust the
+    maps, a table of methods x scores, and notes."""
     shown = explanation.shown()
     methods = list(explanation.maps)
     page = (
@@ -45,10 +50,18 @@ def write(explanation: Explanation, path: Path, *, scores: Mapping[str, Any] | N
             listed=LISTED,
             certificates=_certificates(explanation),
             failed=len(explanation.failed),
-            scores=scores,
+            scores=None if scores is None else _scores(*scores),
         )
     )
     write_atomic(path, page)
+
+
+def _scores(verdict: str, wide: pd.DataFrame, notes: Sequence[str]) -> dict[str, Any]:
+    rows = [
+        [str(method), *("" if cell != cell else cell for cell in of)]
+        for method, of in zip(wide.index, wide.to_numpy().tolist(), strict=True)
+    ]
+    return {"verdict": verdict, "columns": ["Method", *map(str, wide.columns)], "rows": rows, "notes": notes}
 
 
 def write_audit(found: Audit, figures: Mapping[str, Figure], path: Path) -> None:

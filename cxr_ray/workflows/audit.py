@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from cxr_ray.data.store import Store
+from cxr_ray.datasets.annotations import marked_masks, read_annotations
 from cxr_ray.errors import UserError
 from cxr_ray.explanation import audit as audits
 from cxr_ray.explanation.audit import Audit, Places, Shares
@@ -27,13 +28,14 @@ from cxr_ray.storage.atomic import replace_folder
 
 LIMIT = 200
 """Images of the part that are audited, evenly spaced over its rows, unless another number is asked for."""
+LUNG_LABELS = ("Lungs",)
 FEATURES = ("source", "view")
 CATEGORIES = 8
 """A feature with more categories gives no groups."""
 PAGE, TABLE = "audit.html", "audit.csv"
 
 
-def audit(
+def audit(  # noqa: PLR0913 - the options of the command, all of them by keyword
     predictor: Predictor,
     images: str | os.PathLike[str] | Store | None = None,
     *,
@@ -42,13 +44,15 @@ def audit(
     split: str | None = None,
     limit: int | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    masks: str | os.PathLike[str] | None = None,
     batch_size: int = 16,
 ) -> Audit:
     """Mean maps and shares of relevance of the run's part (or another store) by group, with what stands out.
 
     Every image is explained for every label of `target`, by the trained network and by the same one with random weights. Groups: the
     images that are positive for the explained label; over all explained labels those of each source, each view, and those positive for
-    a label of the store that the model was not trained on. Raises `UserError` as `explain` does, and for an ensemble or pictures."""
+    a label of the store that the model was not trained on. `masks`: file or folder of lung masks (COVID-19 Radiography's folders,
+    CheXmask's CSV), for the share outside the lungs of the images that have one. Raises `UserError` as `explain` does, and for an ensemble or pictures."""
     if len(predictor.members) > 1:
         raise UserError("an ensemble has no weights of its own to audit: audit each of its members")
     explainer = Explainer(predictor, methods, target=target, options=options)
@@ -61,6 +65,7 @@ def audit(
     own = {label: {f"{label} positive": records[label].to_numpy() == 1.0} for label in labels if label in records}
     places = Places.of(*predictor.image_size)
     collected = {(method, label): Shares(places) for method in explainer.methods for label in labels}
+    lungs = None if masks is None else _lungs(masks, chosen, predictor.image_size)
     random = audits.randomised(predictor.model.backbone)
     done = 0
     with Progress("auditing") as progress:
@@ -77,7 +82,7 @@ def audit(
                         attribute(method, network, inputs, target_M, **given).maps.detach().float().cpu().numpy()
                         for network in (predictor.model.backbone, random)
                     ]
-                    collected[method, label].add(*pair, groups=inside)
+                    collected[method, label].add(*pair, groups=inside, lungs_NHW=None if lungs is None else lungs[here])
             done += len(rows_M)
             progress(done, len(chosen.rows))
     name = predictor.run.path.name if predictor.run is not None else predictor.model.spec.name
@@ -94,6 +99,23 @@ def write(found: Audit, folder: Path) -> Path:
             (temporary / file_name(name)).write_bytes(plots.png(figure))
         explain_page.write_audit(found, figures, temporary / PAGE)
     return folder / PAGE
+
+
+def _lungs(masks: str | os.PathLike[str], chosen: Selection, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """The lungs of each chosen image [N, H, W], empty where there is no mask."""
+    assert chosen.store is not None
+    found = marked_masks(
+        read_annotations(os.fspath(masks)), chosen.store, size=size, labels=LUNG_LABELS, rows=chosen.rows.tolist()
+    )
+    out = np.zeros((len(chosen.rows), *size), dtype=bool)
+    at = {row: n for n, row in enumerate(chosen.rows.tolist())}
+    for (row, _), mask in found.items():
+        out[at[row]] |= mask
+    if not out.any():
+        raise UserError(
+            f"{os.fspath(masks)} has no lung mask of the audited images; remove --masks, or give another part"
+        )
+    return out
 
 
 def _spread(chosen: Selection, limit: int) -> Selection:

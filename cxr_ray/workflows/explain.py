@@ -28,10 +28,12 @@ from cxr_ray.report.render import file_name
 from cxr_ray.runtime.context import pick_device
 from cxr_ray.runtime.progress import Progress
 from cxr_ray.storage.atomic import replace_folder
+from cxr_ray.workflows import map_scores
+from cxr_ray.workflows.map_scores import MapScores
 
 AnyModel: TypeAlias = runs.Run | Predictor | Classifier | str | os.PathLike[str]
 BATCH_SIZE = 16
-PAGE, MAPS, CERTIFICATES = "explain.html", "maps.npz", "certificates.csv"
+PAGE, MAPS, CERTIFICATES, SCORES = "explain.html", "maps.npz", "certificates.csv", "scores.csv"
 MANY = 64
 """Images from which on progress is shown."""
 
@@ -49,6 +51,7 @@ def explain(  # noqa: PLR0913 - the options of the command, all of them by keywo
     limit: int | None = None,
     out: str | os.PathLike[str] | None = None,
     scale: float | None = None,
+    boxes: str | os.PathLike[str] | None = None,
     batch_size: int = BATCH_SIZE,
     gpu: bool | str = "auto",
     plugins: Sequence[str] = (),
@@ -61,7 +64,8 @@ def explain(  # noqa: PLR0913 - the options of the command, all of them by keywo
     `rows` by number, or the first `limit` (default 32) of the part `split`, of those that are positive for `class_name` if it is
     given. `methods`: names (default: saliency, lrp_epsilon and lrp_alphabeta, where they are valid for the network), with `options`
     by method such as {"lrp_epsilon": {"epsilon": 0.01}}. `target`: the label to explain, several, "all", or "predicted": each image's
-    own highest output. `scale`: end of the colour scales, by default a quantile of a method's values.
+    own highest output. `scale`: end of the colour scales, by default a quantile of a method's values. `boxes`: annotations of the run's
+    store to score the methods against (a file, or "stored"), for the page.
 
     With `out` everything is written to that folder (docs/formats.md), `maps` are memory-mapped from it and only the first 32 maps have
     pictures. Raises `UserError` for unknown names, for images that cannot be explained, and for a method that cannot serve the network."""
@@ -72,8 +76,27 @@ def explain(  # noqa: PLR0913 - the options of the command, all of them by keywo
     batches = map_batches(explainer, chosen, batch_size)
     name = model_name(run_or_model, predictor)
     if out is None:
+        if boxes is not None:
+            raise UserError("scores are shown on the page: give out, or use cxr_ray.workflows.map_scores")
         return results.collect(name, list(batches), scale=scale)
-    return write(Path(out), name, explainer, batches, scale=scale)
+    scores = None if boxes is None else score_boxes(explainer, chosen, boxes, split, batch_size)
+    return write(Path(out), name, explainer, batches, scale=scale, scores=scores)
+
+
+def score_boxes(
+    explainer: Explainer,
+    chosen: Selection,
+    boxes: str | os.PathLike[str],
+    split: str | None,
+    batch_size: int = BATCH_SIZE,
+) -> MapScores:
+    """The methods' scores against annotations of the run's store. Raises `UserError` for pictures and another store."""
+    run = explainer.predictor.run
+    if chosen.store is None or run is None or chosen.store.fingerprint != run.info["store"]["fingerprint"]:
+        raise UserError(
+            "scores need the run's own store, whose parts are known: give a run, and no pictures or other store"
+        )
+    return map_scores.score(explainer, chosen.store, boxes, split=split, batch_size=batch_size)
 
 
 def open_predictor(run_or_model: AnyModel, *, gpu: bool | str = "auto", plugins: Sequence[str] = ()) -> Predictor:
@@ -134,9 +157,16 @@ def map_batches(explainer: Explainer, chosen: Selection, batch_size: int) -> Ite
 
 
 def write(
-    folder: Path, name: str, explainer: Explainer, batches: Iterator[MapBatch], *, scale: float | None = None
+    folder: Path,
+    name: str,
+    explainer: Explainer,
+    batches: Iterator[MapBatch],
+    *,
+    scale: float | None = None,
+    scores: MapScores | None = None,
 ) -> Explanation:
-    """Write maps.npz, certificates.csv, the figures and explain.html into `folder`, which appears complete or not at all."""
+    """Write maps.npz, certificates.csv, the figures, with `scores` also scores.csv, and explain.html into `folder`, which appears
+    complete or not at all."""
     folder = folder.absolute()
     shown: list[MapBatch] = []
     slim: list[MapBatch] = []
@@ -157,7 +187,9 @@ def write(
         whole.certificates.to_csv(temporary / CERTIFICATES, index=False)
         for figure, draw in whole.figures().items():
             (temporary / file_name(figure)).write_bytes(plots.png(draw()))
-        explain_page.write(whole, temporary / PAGE)
+        if scores is not None:
+            scores.table.to_csv(temporary / SCORES, index=False)
+        explain_page.write(whole, temporary / PAGE, scores=scores and (scores.verdict, scores.wide, scores.notes))
     maps = {key: array for key, array in open_maps(folder / MAPS).items() if key in explainer.keys}
     return replace(whole, maps=maps, page=folder / PAGE)
 

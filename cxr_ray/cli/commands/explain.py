@@ -39,6 +39,8 @@ def explain(
     stride: int | None = None,
     padding: int = 0,
     audit: Annotated[bool, Parameter(negative="")] = False,
+    masks: str | None = None,
+    boxes: str | None = None,
     out: Path | None = None,
 ) -> None:
     """Show which pixels a model's output depends on: maps, certificates, figures, an audit for shortcuts.
@@ -89,6 +91,11 @@ def explain(
     audit
         Instead of maps: where the relevance lies, by label, source, view and labels not trained on, compared with other images and
         with random weights. Default: saliency for every label, 200 images of the part.
+    masks
+        With --audit: lung masks, for the share outside the lungs: the folder of COVID-19 Radiography, or CheXmask's CSV.
+    boxes
+        Score the methods against annotations of the part: a file (NIH, VinDr, CheXlocalize, image,label,x,y,w,h), or `stored` for those
+        of the store. One table of methods and scores, next to the location prior, and a sentence whether to trust the maps.
     out
         Folder to write to. Default: explanations/NAME in the run folder.
     """
@@ -105,7 +112,7 @@ def explain(
         names = split_words(methods) or ["saliency"]
         run_audit(
             run, predictor, images, out, methods=names, target=label or "all", split=split, limit=limit,
-            options=read_options(given, names), batch_size=batch_size,
+            options=read_options(given, names), batch_size=batch_size, masks=masks,
         )  # fmt: skip
         return
     selection = explaining.image_selection.select
@@ -118,14 +125,20 @@ def explain(
         return
     names = list(explaining.chosen_methods(predictor, split_words(methods) or None))
     explainer = explaining.Explainer(predictor, names, target=label or "predicted", options=read_options(given, names))
+    scores = None if boxes is None else explaining.score_boxes(explainer, chosen, boxes, split, batch_size)
     explanation = explaining.write(
         out or explaining.default_folder(run, predictor, chosen.name),
         explaining.model_name(run, predictor),
         explainer,
         explaining.map_batches(explainer, chosen, batch_size),
         scale=explaining.check_scale(scale),
+        scores=scores,
     )
     print_explanation(explanation)
+    if scores is not None:
+        head = ["method", *scores.wide.columns]
+        table(head, [[name, *row] for name, *row in scores.wide.itertuples()], title="scores against annotations")
+        print(scores.verdict)
     print(f"page: {explanation.page}")
     print(f"next: open the page in a browser, or: cxr-ray explain {shlex.quote(str(run))} --audit")
 
