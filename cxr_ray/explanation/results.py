@@ -45,6 +45,10 @@ class Explanation:
     """method, row, label, logit, relevance, bias, clip, epsilon, adds_up: a row per map of a method that distributes the logit."""
     identities: Mapping[str, str] = field(default_factory=dict)
     """Method to the identity that its certificates state."""
+    scores: pd.DataFrame | None = field(default=None, compare=False)
+    """With annotations: a row per method and, first, the location prior; a column per score."""
+    verdict: str = ""
+    """With annotations: one sentence whether to trust the maps."""
     page: Path | None = field(default=None, compare=False)
     """explain.html, if it was written."""
     scale: float | None = None
@@ -174,7 +178,7 @@ class Explanation:
         from cxr_ray.metrics.label_table import card
 
         table = self.table.head(SHOWN).to_html(index=False, border=0, float_format="{:.3f}".format)
-        about = f"page: {self.page}" if self.page else ""
+        about = "; ".join([*([self.verdict] if self.verdict else []), *([f"page: {self.page}"] if self.page else [])])
         return card(repr(self), images(self.figures(), ["side_by_side"]), table, about=about)
 
 

@@ -189,6 +189,7 @@ def write(
             (temporary / file_name(figure)).write_bytes(plots.png(draw()))
         if scores is not None:
             scores.table.to_csv(temporary / SCORES, index=False)
+            whole = replace(whole, scores=scores.wide, verdict=scores.verdict)
         explain_page.write(whole, temporary / PAGE, scores=scores and (scores.verdict, scores.wide, scores.notes))
     maps = {key: array for key, array in open_maps(folder / MAPS).items() if key in explainer.keys}
     return replace(whole, maps=maps, page=folder / PAGE)

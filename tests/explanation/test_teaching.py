@@ -83,7 +83,7 @@ def test_kernels_are_read(text: str, expected: list[list[float]]) -> None:
 
 @pytest.mark.parametrize("text", ["1,2;3", "a,b", "[[1, 2], [3]]", "", "[1, 2]", "1,nan"])
 def test_a_kernel_that_cannot_be_read_is_one_line(text: str) -> None:
-    with pytest.raises(UserError, match="kernel.*write rows of numbers"):
+    with pytest.raises(UserError, match=r"kernel.*write rows of numbers"):
         teaching.read_kernel(text)
 
 
