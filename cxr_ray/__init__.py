@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _PUBLIC is what Python reads
     from cxr_ray.datasets import Records, list_datasets, read_dataset
     from cxr_ray.datasets.phantom.generate import make_phantom
     from cxr_ray.errors import Finished, Stopped, UserError
+    from cxr_ray.explanation.results import Explanation
     from cxr_ray.inference.loading import load_model, load_predictor
     from cxr_ray.inference.predictor import Predictor
     from cxr_ray.models.create import create_model, list_models
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _PUBLIC is what Python reads
     from cxr_ray.runs import Run
     from cxr_ray.tuning.sweep import Sweep
     from cxr_ray.workflows.evaluations import compare, evaluate
+    from cxr_ray.workflows.explain import explain
     from cxr_ray.workflows.ingest import ingest
     from cxr_ray.workflows.results import Comparison, Evaluation
     from cxr_ray.workflows.runs import load_run, make_ensemble, resume, train
@@ -57,6 +59,8 @@ _PUBLIC = {
     "Evaluation": "cxr_ray.workflows.results:Evaluation",
     "compare": "cxr_ray.workflows.evaluations:compare",
     "Comparison": "cxr_ray.workflows.results:Comparison",
+    "explain": "cxr_ray.workflows.explain:explain",
+    "Explanation": "cxr_ray.explanation.results:Explanation",
     "tune": "cxr_ray.workflows.tune:tune",
     "load_sweep": "cxr_ray.workflows.tune:load_sweep",
     "Sweep": "cxr_ray.tuning.sweep:Sweep",
@@ -71,6 +75,7 @@ __all__ = [
     "Comparison",
     "Config",
     "Evaluation",
+    "Explanation",
     "Finished",
     "Predictor",
     "Records",
@@ -82,6 +87,7 @@ __all__ = [
     "compare",
     "create_model",
     "evaluate",
+    "explain",
     "ingest",
     "list_datasets",
     "list_models",

@@ -19,7 +19,7 @@ LEVELS = (
     ("data", "plotting"),
     ("datasets", "runs"),
     ("training", "inference"),
-    ("evaluation", "tuning"),
+    ("evaluation", "explanation", "tuning"),
     ("report", "on_ray"),
     ("workflows",),
     ("cli",),

@@ -32,9 +32,10 @@ class Predictor:
         self.value_range = spec.value_range
         """Black and white of float images; those of uint8 images are 0 and 255."""
         self._run = run
-        self._device = device
+        self.device = device
         self._precision = precision.pick(saved.precision if precision.has_bf16(device) else "fp32", device)
-        self._model = saved.model.to(device, memory_format=self._precision.layout).eval()
+        self.model = saved.model.to(device, memory_format=self._precision.layout).eval()
+        """The classifier itself, with float32 weights."""
 
     def __repr__(self) -> str:
         name = "" if self._run is None else f" of {self._run.path.name}"
@@ -61,13 +62,27 @@ class Predictor:
         """Size, aspect and depth that files are decoded to; see `inputs.format_of_files`."""
         return format_of_files(self._run, self.image_size)
 
-    def probabilities(self, grays_NHW: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Probabilities [N, L] of one batch of gray values 0 to 255 [N, H, W], uint8 or float32, such as a store gives; no checks."""
+    @property
+    def run(self) -> runs.Run | None:
+        """The run that the model is of; None for a file of weights."""
+        return self._run
+
+    @property
+    def members(self) -> "Sequence[Predictor]":
+        """The predictors of an ensemble's members; of a single model, itself."""
+        return [self]
+
+    def model_images(self, grays_NHW: npt.NDArray[Any]) -> torch.Tensor:
+        """Gray values 0 to 255 [N, H, W] on the device, as `model` takes them: uint8, or float32 in `value_range`."""
         black, white = self.value_range
         if grays_NHW.dtype != np.uint8 and self.value_range != GRAY_RANGE:
             grays_NHW = (grays_NHW / np.float32(255.0) * (white - black) + black).astype(np.float32)
-        with torch.inference_mode(), self._precision.autocast(self._device):
-            logits = self._model(torch.from_numpy(np.ascontiguousarray(grays_NHW)).to(self._device)).float()
+        return torch.from_numpy(np.ascontiguousarray(grays_NHW)).to(self.device)
+
+    def probabilities(self, grays_NHW: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Probabilities [N, L] of one batch of gray values 0 to 255 [N, H, W], uint8 or float32, such as a store gives; no checks."""
+        with torch.inference_mode(), self._precision.autocast(self.device):
+            logits = self.model(self.model_images(grays_NHW)).float()
         return losses.probabilities(logits, task=self.task).cpu().numpy()
 
     def rows(
@@ -108,6 +123,10 @@ class Ensemble(Predictor):
         self.value_range = GRAY_RANGE
         self._run = run
         self._members = members
+
+    @property
+    def members(self) -> Sequence[Predictor]:
+        return self._members
 
     def probabilities(self, grays_NHW: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Mean probabilities [N, L] of gray values 0 to 255 [N, H, W]."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from cxr_ray.registry import Options
 
-GRADIENTS = ("saliency", "integrated_gradients")
+GRADIENTS = ("saliency", "gradient", "gradient_x_input", "smoothgrad", "integrated_gradients", "occlusion")
 """Valid for any differentiable network."""
 MAPS = (*GRADIENTS, "gradcam")
 """Valid for networks whose last maps (or tokens) keep the layout of the image."""

@@ -1,10 +1,11 @@
-"""Atomic file writes (temporary name, fsync, rename; remotely one upload), checksums, and a lock per folder. Knows no format."""
+"""Atomic file writes and folders (temporary name, fsync, rename; remotely one upload), checksums, and a lock per folder. Knows no format."""
 
 import errno
 import fcntl
 import hashlib
 import io
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -64,6 +65,38 @@ def make_folder(folder: AnyPath) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make {folder} ({error.strerror}); choose a folder that you may write to") from None
+
+
+@contextmanager
+def replace_folder(folder: Path, *, marker: str) -> Iterator[Path]:
+    """A new folder to fill, which becomes `folder` after the block. If the block raises, `folder` is unchanged and nothing is left.
+
+    An earlier `folder` is replaced as a whole if it is empty or has a file named `marker`. Raises `UserError` for any other, before
+    the block, and on a full disk or a folder that is not writable."""
+    folder = folder.absolute()
+    if folder.exists() and not (folder.is_dir() and ((folder / marker).is_file() or not any(folder.iterdir()))):
+        raise UserError(
+            f"{folder} exists and was not written by this command (it has no {marker}); choose another folder"
+        )
+    make_folder(folder.parent)
+    temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.tmp"
+    old = temporary.with_suffix(".old")
+    try:
+        temporary.mkdir()
+        yield temporary
+        if folder.exists():
+            folder.rename(old)
+        temporary.rename(folder)
+        fsync_folder(folder.parent)
+    except BaseException as error:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        if isinstance(error, OSError):
+            raise as_user_error(error, folder) from None
+        raise
+    finally:
+        for left in (temporary, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def as_user_error(error: OSError, path: Path) -> UserError | OSError:

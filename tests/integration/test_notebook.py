@@ -1,4 +1,4 @@
-"""The notebook `docs/notebooks/first_steps.py`: it runs from top to bottom as it is, with no import but cxr_ray, torch and numpy."""
+"""The notebooks in `docs/notebooks/`: they run from top to bottom as they are, with no import but cxr_ray, torch and numpy."""
 
 import ast
 import os
@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.py"))
 NOTEBOOK = ROOT / "docs" / "notebooks" / "first_steps.py"
+MAPS = ROOT / "docs" / "notebooks" / "can_i_trust_these_maps.py"
 TEXT = NOTEBOOK.read_text(encoding="utf-8")
 SHOWN = {"ingest", "create_model", "train", "evaluate", "tune", "compare", "make_ensemble", "load_predictor"}
 
@@ -34,9 +36,26 @@ def test_it_runs_as_written(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "runs", "shards"]
 
 
-def test_it_imports_only_cxr_ray_torch_and_numpy() -> None:
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_one_about_maps_runs_as_written(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    out = subprocess.run([sys.executable, MAPS], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert out.returncode == 0, f"{out.stdout[-2000:]}\n{out.stderr[-2000:]}"
+    last = dict(line.split(": ", 1) for line in out.stdout.splitlines()[-3:])
+    assert last["certificates that hold"] == "12 of 12"
+    assert -1 < float(last["largest similarity to an untrained model"]) < 1
+    marked, others, without = map(float, last["corner shares"].split())
+    assert marked > 2 * others and marked > 3 * without
+    files = ["maps/maps.npz", "maps/explain.html", "scored/scores.csv", "side_by_side.png"]
+    assert [name for name in files if not (tmp_path / name).is_file()] == []
+    assert re.search(r"^(Too few|Do not trust|Trust|The .* can be trusted)", out.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_imports_only_cxr_ray_torch_and_numpy(notebook: Path) -> None:
     names = set()
-    for node in ast.walk(ast.parse(TEXT)):
+    for node in ast.walk(ast.parse(notebook.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -53,8 +72,9 @@ def test_it_shows_the_whole_way() -> None:
     assert 'store.dataset("train")' in TEXT
 
 
-def test_its_cells_are_those_of_the_percent_format() -> None:
-    first, *cells = re.split(r"^# %%", TEXT, flags=re.MULTILINE)
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_its_cells_are_those_of_the_percent_format(notebook: Path) -> None:
+    first, *cells = re.split(r"^# %%", notebook.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert first == "" and len(cells) >= 10
     for cell in cells:
         heading, _, body = cell.partition("\n")

@@ -77,8 +77,12 @@ def of_flag(command: str, flag: str, annotation: Any, current: str, *, run: str 
         return matching(rules, current)
     if flag == "--mapping":
         return matching((f"{label}=" for label in run_labels(run)), current)
-    if (command, flag) in (("show", "--labels"), ("errors", "--label")):
+    if (command, flag) in (("show", "--labels"), ("errors", "--label"), ("explain", "--class")):
         return matching(run_labels(run), current)
+    if command == "explain" and flag == "--label":
+        return matching(["predicted", "all", *run_labels(run)], current)
+    if command == "explain" and flag == "--figures":
+        return matching(["filters", "features", "pooling"], current)
     if flag == "--address":
         return matching(["auto", "local"], current)
     if named:
@@ -94,6 +98,7 @@ def positional(command: str, before: Sequence[str], current: str) -> list[Candid
         return [one for one in paths(current, marker=RUN) if one.text not in before]
     kinds: dict[str, list[Callable[[str], list[Candidate]]]] = {
         "evaluate": [_runs],
+        "explain": [_runs, paths],
         "show": [_runs],
         "errors": [_runs],
         "runs": [paths],

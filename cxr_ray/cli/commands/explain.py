@@ -1,0 +1,240 @@
+"""`cxr-ray explain`: maps of a run's images, teaching figures, or an audit for shortcuts. Computing them is in workflows.explain."""
+
+import json
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from cxr_ray.cli.terminal import table
+from cxr_ray.errors import UserError
+
+app = App(name="explain", help_format="markdown")
+Words = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
+
+
+@app.default
+def explain(
+    run: Path,
+    images: str | None = None,
+    /,
+    *,
+    methods: Words = None,
+    label: Words = None,
+    rows: Words = None,
+    class_name: Annotated[str | None, Parameter(name="--class")] = None,
+    split: Literal["train", "val", "test"] | None = None,
+    limit: int | None = None,
+    option: Words = None,
+    epsilon: float | None = None,
+    alpha: float | None = None,
+    beta: float | None = None,
+    scale: float | None = None,
+    batch_size: int = 16,
+    figures: Words = None,
+    kernel: str | None = None,
+    pool: int = 2,
+    stride: int | None = None,
+    padding: int = 0,
+    audit: Annotated[bool, Parameter(negative="")] = False,
+    masks: str | None = None,
+    boxes: str | None = None,
+    out: Path | None = None,
+) -> None:
+    """Show which pixels a model's output depends on: maps, certificates, figures, an audit for shortcuts.
+
+    Writes maps.npz, certificates.csv, figures as PNG and explain.html, where method, label and opacity can be switched.
+
+    Parameters
+    ----------
+    run
+        Folder of a run or an ensemble (each member and the mean), or a .safetensors file.
+    images
+        What to explain instead of the run's store: another store, a picture (PNG, JPEG, DICOM) or a folder of pictures.
+    methods
+        Explanation methods, such as saliency,gradcam. Default: saliency, lrp_epsilon and lrp_alphabeta, where they are valid.
+    label
+        Label to explain, several, or all. Default: predicted, each image's own highest output.
+    rows
+        Row numbers of the store, such as 5,9.
+    class_name
+        Only images that are positive for this label or class.
+    split
+        Part of the run's store. Default: test if it has rows, else val.
+    limit
+        Number of images. Default: the first 32 of a store, and all given pictures.
+    option
+        Option of a method: METHOD.NAME=VALUE, such as lrp_epsilon.epsilon=0.01; NAME=VALUE for every method that has it.
+    epsilon
+        The same as --option epsilon=VALUE: share of the stabiliser in LRP's epsilon rule.
+    alpha
+        The same as --option alpha=VALUE: weight of positive contributions in LRP's alpha-beta rule.
+    beta
+        The same as --option beta=VALUE: weight of negative contributions in LRP's alpha-beta rule.
+    scale
+        End of the colour scales, such as 0.1 for -0.1 to 0.1. Default: the 99.5th percentile of a method's absolute values.
+    batch_size
+        Images at once.
+    figures
+        Teaching figures of the first image, without maps: filters (learned ones beside Sobel edges), features (feature maps after
+        each stage), pooling (the picture after one, two and three poolings, max and mean).
+    kernel
+        With --figures filters: a kernel of your own, such as '0,1;-1,0', or diagonal.
+    pool
+        With --figures pooling: side of the window.
+    stride
+        With --figures pooling: step of the window. Default: its side.
+    padding
+        With --figures pooling: pixels added on every side.
+    audit
+        Instead of maps: where the relevance lies, by label, source, view and labels not trained on, compared with other images and
+        with random weights. Default: saliency for every label, 200 images of the part.
+    masks
+        With --audit: lung masks, for the share outside the lungs: the folder of COVID-19 Radiography, or CheXmask's CSV.
+    boxes
+        Score the methods against annotations of the part: a file (NIH, VinDr, CheXlocalize, image,label,x,y,w,h), or `stored` for those
+        of the store. One table of methods and scores, next to the location prior, and a sentence whether to trust the maps.
+    out
+        Folder to write to. Default: explanations/NAME in the run folder.
+    """
+    short = {"epsilon": epsilon, "alpha": alpha, "beta": beta}
+    given = [*(option or ()), *(f"{name}={value}" for name, value in short.items() if value is not None)]
+    chosen_rows = read_rows(rows)
+    from cxr_ray.workflows import explain as explaining
+
+    predictor = explaining.open_predictor(run)
+    if audit and (rows or class_name or figures):
+        other = "rows" if rows else "class" if class_name else "figures"
+        raise UserError(f"--audit compares groups of images of a part; remove --{other}")
+    if audit:
+        names = split_words(methods) or ["saliency"]
+        run_audit(
+            run, predictor, images, out, methods=names, target=label or "all", split=split, limit=limit,
+            options=read_options(given, names), batch_size=batch_size, masks=masks,
+        )  # fmt: skip
+        return
+    selection = explaining.image_selection.select
+    chosen = selection(predictor, images, rows=chosen_rows, class_name=class_name, split=split, limit=limit)
+    if figures:
+        folder = out or explaining.default_folder(run, predictor, "figures")
+        draw_figures(
+            predictor, chosen, split_words(figures), folder, kernel=kernel, pool=pool, stride=stride, padding=padding
+        )
+        return
+    names = list(explaining.chosen_methods(predictor, split_words(methods) or None))
+    explainer = explaining.Explainer(predictor, names, target=label or "predicted", options=read_options(given, names))
+    scores = None if boxes is None else explaining.score_boxes(explainer, chosen, boxes, split, batch_size)
+    explanation = explaining.write(
+        out or explaining.default_folder(run, predictor, chosen.name),
+        explaining.model_name(run, predictor),
+        explainer,
+        explaining.map_batches(explainer, chosen, batch_size),
+        scale=explaining.check_scale(scale),
+        scores=scores,
+    )
+    print_explanation(explanation)
+    if scores is not None:
+        head = ["method", *scores.wide.columns]
+        table(head, [[name, *row] for name, *row in scores.wide.itertuples()], title="scores against annotations")
+        print(scores.verdict)
+    print(f"page: {explanation.page}")
+    print(f"next: open the page in a browser, or: cxr-ray explain {shlex.quote(str(run))} --audit")
+
+
+def run_audit(run: Path, predictor: Any, images: str | None, out: Path | None, **settings: Any) -> None:
+    """Audit, print what stands out, and write the page."""
+    from cxr_ray.workflows import audit as auditing
+    from cxr_ray.workflows import explain as explaining
+
+    found = auditing.audit(predictor, images, **settings)
+    page = auditing.write(found, out or explaining.default_folder(run, predictor, "audit"))
+    table(
+        ["group", "place", "method", "share", "others", "difference", "95% interval", "random weights", "stands out"],
+        [
+            [r["group"], r["place"], r["method"], r["share"], r["others"], r["difference"],
+             f"{r['difference_low']:.3f} to {r['difference_high']:.3f}", r["random"], r["stands_out"]]
+            for r in found.table.to_dict("records")
+            if r["stands_out"] or r["place"] in ("border", "corners")
+        ],
+        title=f"{found.model}: shares of the relevance",
+    )  # fmt: skip
+    print(found.verdict)
+    print(f"page: {page}")
+    print(f"next: open the page in a browser, or: cxr-ray explain {shlex.quote(str(run))} --class LABEL to see images")
+
+
+def draw_figures(predictor: Any, chosen: Any, names: Sequence[str], folder: Path, **settings: Any) -> None:
+    """Draw the teaching figures of the first chosen image, and print their paths."""
+    from cxr_ray.workflows import teaching_figures
+
+    _, grays = next(iter(chosen.batches(1)))
+    for path in teaching_figures.write(teaching_figures.draw(predictor, grays[0], names, **settings), folder):
+        print(f"figure: {path}")
+    print("next: the same figures of another image: --rows N, or a picture as the second word")
+
+
+def split_words(words: Iterable[str] | None) -> list[str]:
+    """`["a,b", "c"]` as `["a", "b", "c"]`."""
+    return [part.strip() for word in words or () for part in word.split(",") if part.strip()]
+
+
+def read_rows(words: Sequence[str] | None) -> list[int] | None:
+    """`["5,9"]` as [5, 9]. Raises `UserError`."""
+    if words is None:
+        return None
+    parts = split_words(words)
+    if not parts or not all(part.isdigit() for part in parts):
+        raise UserError(f"cannot read --rows {' '.join(words)}; give row numbers of the store, such as --rows 5,9")
+    return [int(part) for part in parts]
+
+
+def read_options(words: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """`["lrp_epsilon.epsilon=0.01"]` as options by method. Values are JSON, or text. Raises `UserError` for a name that no chosen
+    method has."""
+    from cxr_ray.errors import closest
+    from cxr_ray.explanation.methods import METHODS
+
+    out: dict[str, dict[str, Any]] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        method, dot, name = key.rpartition(".")
+        if not equals or not name:
+            raise UserError(f"cannot read --option {word}; write METHOD.NAME=VALUE, such as lrp_epsilon.epsilon=0.01")
+        if dot and method not in methods:
+            raise UserError(
+                f"--option {word}: {method} is not among the methods {', '.join(methods)}{closest(method, methods)}"
+            )
+        takers = [method] if dot else [m for m in methods if name in METHODS[m].options.model_fields]
+        if not takers:
+            known = sorted({field for m in methods for field in METHODS[m].options.model_fields})
+            raise UserError(
+                f"no method of {', '.join(methods)} has an option {name!r}{closest(name, known)} known: {', '.join(known) or 'none'}"
+            )
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        for taker in takers:
+            out.setdefault(taker, {})[name] = value
+    return out
+
+
+def print_explanation(explanation: Any) -> None:
+    """Print the first maps' logits and total relevance, and how many certificates hold."""
+    shown = explanation.table.head(12)
+    signed = [method for method in explanation.maps if explanation.scales[method].signed]
+    table(
+        ["row", "label", "probability", "logit", *(f"sum of {method}" for method in signed)],
+        [
+            [str(r["row"]), r["label"], r["probability"], r["logit"], *(r[m] for m in signed)]
+            for r in shown.to_dict("records")
+        ],
+        title=f"{explanation.model}: {len(explanation)} maps by {', '.join(explanation.maps)}"
+        + (f", the first {len(shown)}" if len(explanation) > len(shown) else ""),
+    )
+    for method, of in explanation.certificates.groupby("method", sort=False):
+        print(f"{method}: {int(of['adds_up'].sum())} of {len(of)} maps add up to the logit")
+    if len(explanation.failed):
+        print("warning: maps that do not add up are marked in the figures and on the page; do not read them")
