@@ -73,7 +73,9 @@ TABLES = {
     ),
     "table": Table(
         "images.csv", "image", "{}/a.png", "pictures/{}/a.png",
-        repeated("table", "pictures/a.png"), "pictures",
+        "{root}/images.csv, row {last} (counted from 0): the image 'a.png' is also in row 0; repeated rows: 1; keep one row per "
+        "image, or join them with --join-rows max (a label is positive if one of the rows is)",
+        "pictures",
     ),
 }  # fmt: skip
 

@@ -17,9 +17,9 @@ def test_the_published_table(tmp_path: Path, flat: bool, gzip: bool) -> None:
     records = datasets.load("padchest", padchest.write(tmp_path, flat=flat, gzip=gzip))
     table = records.table
     assert records.info.labels == (
-        "chronic changes", "exclude", "kyphosis", "normal", "pulmonary fibrosis", "rib fracture", "unchanged",
+        "chronic changes", "exclude", "fracture", "kyphosis", "normal", "pulmonary fibrosis", "rib fracture", "unchanged",
     )  # fmt: skip
-    assert records.info.default_labels == ("chronic changes", "kyphosis", "pulmonary fibrosis", "rib fracture")
+    assert records.info.default_labels == ("chronic changes", "fracture", "kyphosis", "pulmonary fibrosis", "rib fracture")
     assert all((tmp_path / image).is_file() for image in table["image"])
     assert [Path(image).name for image in table["image"]] == [row[0] for row in padchest.ROWS]
     assert table["kyphosis"].tolist()[:3] == [1, 1, 0]

@@ -105,12 +105,13 @@ def test_an_unknown_label_value_is_refused_with_the_option_that_maps_it(tmp_path
 def test_an_image_without_a_class_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "image,study,kind\na.png,s1,x\nb.png,s2,\nc.png,s3,y\n") / "images.csv"
     assert refusal(tmp_path, classes="kind") == (
-        f"{path}, row 1 (counted from 0): 'kind' is blank; every image needs a class: fill it in"
+        f"{path}, row 1 (counted from 0): 'kind' is blank; every image needs a class: fill it in, or leave such "
+        "images out with --blank drop"
     )
     labels = write(tmp_path, "study,class\ns1,x\ns2,y\n", "labels.csv") / "labels.csv"
     assert refusal(tmp_path, classes="class", table="images.csv", label_table="labels.csv") == (
         f"{labels} has no row for the image in row 2 (counted from 0) of the table of images; every image needs a class: "
-        "add the row"
+        "add the row, or leave such images out with --blank drop"
     )
 
 
@@ -120,12 +121,16 @@ def test_studies_without_labels_are_counted(tmp_path: Path) -> None:
     labels.write_text(labels.read_text().replace("s2", "s9"))
     options = fake.OPTIONS | {"table": "images.csv", "label_table": "labels.csv"}
     records = datasets.load("table", tmp_path, options)
-    assert records.info.notes == ("1 of 4 images have no row in labels.csv: their labels are not mentioned",)
+    assert records.info.notes == (
+        "1 of 4 images have no row in labels.csv: their labels are not mentioned",
+        "1 of 3 rows of labels.csv have no image",
+    )
     assert records.table["Edema"].isna().tolist() == [False, False, True, True]
     labels.write_text(labels.read_text().replace("s9", "s1"))
     assert (
         refusal(tmp_path, **options)
-        == f"{labels} lists the study s1 twice, in rows 1 and 2 (counted from 0); delete one row"
+        == f"{labels} lists the study s1 twice, in rows 1 and 2 (counted from 0); delete one row, or join them "
+        "with --join-rows max (a label is positive if one of the rows is)"
     )
     assert refusal(tmp_path, **options | {"on": "stdy"}).startswith(
         f"{tmp_path / 'images.csv'} has no column 'stdy'; did you mean 'study'?"
