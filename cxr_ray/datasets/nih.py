@@ -109,6 +109,7 @@ def _boxes(root: AnyPath, name: "pd.Series[str]", paths: dict[str, str]) -> tupl
         raise UserError(
             f"{path} has {len(raw.columns)} columns, not six (image, finding, and the box's x, y, w, h); download it again"
         )
+    raw = raw.assign(**{column: raw[column].str.strip() for column in ("Image Index", "Finding Label")})
     row = raw["Image Index"].map(pd.Series(name.index, index=name).groupby(level=0).first())
     listed = row.notna()
     sizes = {image: image_size(root, paths.get(image, "")) for image in raw["Image Index"][listed].unique()}

@@ -102,7 +102,9 @@ def _split_list(cell: str) -> list[str]:
 def _add_parents(labels: dict[str, Floats]) -> tuple[dict[str, Floats], list[str]]:
     """The labels, sorted, with what a finding says about those above it; and a note that counts the changes."""
     found = add_parents(labels, KINDS, RELATED)
-    raised = {k: int(((v == 1) & (labels[k] != 1)).sum()) if k in labels else int((v == 1).sum()) for k, v in found.items()}
+    raised = {
+        k: int(((v == 1) & (labels[k] != 1)).sum()) if k in labels else int((v == 1).sum()) for k, v in found.items()
+    }
     masked = {k: int((np.isnan(found[k]) & ~np.isnan(v)).sum()) for k, v in labels.items()}
     notes = []
     if any(raised.values()):

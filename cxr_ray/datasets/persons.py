@@ -2,7 +2,6 @@
 # N rows, D distinct cells
 
 import re
-from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -25,7 +24,9 @@ UNITS = {
     "months": "m", "w": "w", "wk": "w", "week": "w", "weeks": "w", "d": "d", "day": "d", "days": "d",
 }  # fmt: skip
 FIRST_YEAR, LAST_YEAR = 1850, 2100
-DATE = re.compile(r"(\d{4})(?:\.0)?|(\d{4})(\d{2})(\d{2})(?:\.0)?|(\d{4})([-/.])\d{1,2}\6\d{1,2}(?:[T ].*)?|\d{1,2}([-/.])\d{1,2}\7(\d{4})")
+DATE = re.compile(
+    r"(\d{4})(?:\.0)?|(\d{4})(\d{2})(\d{2})(?:\.0)?|(\d{4})([-/.])\d{1,2}\6\d{1,2}(?:[T ].*)?|\d{1,2}([-/.])\d{1,2}\7(\d{4})"
+)
 """A year, or a date as in DICOM, in ISO 8601, or with the year last."""
 SEX_WORDS = {"m": "m", "male": "m", "f": "f", "female": "f"}
 
@@ -42,7 +43,9 @@ def known_ages(years_N: Years) -> tuple[Years, list[str]]:
     wrong_N = (years_N < 0) | (years_N > MAX_AGE)
     if not wrong_N.any():
         return years_N, []
-    counted = f"{int(wrong_N.sum()):,} of {len(years_N):,} ages are not between 0 and {MAX_AGE} years and count as unknown"
+    counted = (
+        f"{int(wrong_N.sum()):,} of {len(years_N):,} ages are not between 0 and {MAX_AGE} years and count as unknown"
+    )
     note = f"{counted}: row {int(np.argmax(wrong_N))} (counted from 0) is the first"
     return np.where(wrong_N, np.nan, years_N), [note]
 
@@ -55,7 +58,7 @@ def parse_years(table: pd.DataFrame, column: str, path: AnyPath) -> Years:
 def parse_sex(column: "pd.Series[str]") -> "pd.Series[str]":
     """The sex as the table writes it; NaN if blank. Where a table mixes M, male and Male, all become the most frequent spelling."""
     cells_N = clean_codes(column)
-    counts = Counter(cells_N.dropna())
+    counts: dict[str, int] = {str(cell): int(n) for cell, n in cells_N.value_counts().items()}
     usual: dict[str, str] = {}  # meaning -> its most frequent spelling
     for cell, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])):
         usual.setdefault(_sex(cell), cell)

@@ -129,3 +129,25 @@ def test_the_published_table(shared_data: Path, tmp_path: Path) -> None:
         expected = [label in cell.split("|") for cell in raw["Finding Labels"]]
         assert (records.table[label] == 1).tolist() == expected
     assert records.table["patient"].tolist() == [str(p) for p in raw["Patient ID"]]
+
+
+def test_ages_of_both_releases_in_one_column(tmp_path: Path) -> None:
+    nih.write(tmp_path)
+    path = edit(tmp_path / "Data_Entry_2017_v2020.csv", ",1,58,M", ",1,058Y,M")
+    edit(path, ",2,81,M", ",2,003M,M")
+    assert datasets.read("nih", tmp_path)["age"].fillna(-1).tolist() == [58, 58, 0.25, -1, 75]
+    edit(path, ",3,75,F", ",3,unclear,F")
+    assert refusal(tmp_path) == (
+        f"{path}, row 4 (counted from 0): 'Patient Age' is 'unclear', not an age such as 58, 058Y or 3M; correct the cell, or "
+        "download the file again"
+    )
+
+
+@pytest.mark.parametrize("ends", [("", ""), (",,,", ",,,"), ("", ",,,")])
+def test_boxes_in_rows_that_are_shorter_than_the_header(tmp_path: Path, ends: tuple[str, str]) -> None:
+    expected = datasets.load("nih", nih.write(tmp_path, side=1024)).boxes
+    lines = [",".join(map(str, box)) + end for box, end in zip(nih.BOXES, ends, strict=True)]
+    (tmp_path / "BBox_List_2017.csv").write_text("\n".join(["Image Index,Finding Label,Bbox [x,y,w,h],,,", *lines]))
+    found = datasets.load("nih", tmp_path).boxes
+    assert found is not None and expected is not None
+    pd.testing.assert_frame_equal(found, expected)
