@@ -61,6 +61,16 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def published_tables() -> Path:
+    """Folder of published tables of the datasets (`$CXR_RAY_TABLES`), as the data files of torchxrayvision's wheel have them;
+    skips without it."""
+    folder = Path(os.environ.get("CXR_RAY_TABLES") or "no-folder")
+    if not folder.is_dir():
+        pytest.skip("no published tables: set CXR_RAY_TABLES to the folder of torchxrayvision's data files")
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def _no_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """User files, such as the key of pseudonyms, are not written to the home folder of whoever runs the tests."""

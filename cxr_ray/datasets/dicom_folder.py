@@ -11,10 +11,11 @@ from pydantic import Field
 
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.datasets.base import Records, records_table
-from cxr_ray.datasets.cells import clean_text, parse_numbers, parse_parts
+from cxr_ray.datasets.cells import clean_text, parse_parts
 from cxr_ray.datasets.classes import is_unremarkable
 from cxr_ray.datasets.folders import find_images, resolve_file
 from cxr_ray.datasets.label_columns import LabelOptions, label_columns, require_label_option
+from cxr_ray.datasets.persons import parse_ages, parse_sex
 from cxr_ray.datasets.pseudonyms import load_key, pseudonym
 from cxr_ray.datasets.tables import find_table, read_text_table, require_columns
 from cxr_ray.errors import UserError
@@ -74,7 +75,7 @@ def dicom_folder(root: AnyPath, options: DicomFolderOptions) -> Records:
     key that is in the table twice, and if no DICOM is left."""
     dicom.require_extra()
     path = resolve_file(options.table, root) if options.table else find_table(root, what="table of labels")
-    raw = read_text_table(path, what="a table of labels")
+    raw = read_text_table(path, what="a table of labels", form=options.form)
     require_label_option(options, raw, path)
     join, column = _join(raw, path, options)
     row_of = _row_of_key(raw, column, join, path)
@@ -225,9 +226,9 @@ def _table_columns(raw: pd.DataFrame, path: AnyPath, options: DicomFolderOptions
     columns = {name: column or name for name, column in given.items() if column or name in raw.columns}
     out: dict[str, Any] = {}
     if "sex" in columns:
-        out["sex"] = clean_text(raw[columns["sex"]]).iloc[row_N].reset_index(drop=True)
+        out["sex"] = parse_sex(raw[columns["sex"]]).iloc[row_N].reset_index(drop=True)
     if "age" in columns:
-        out["age"] = parse_numbers(raw, columns["age"], path)[row_N]
+        out["age"] = parse_ages(raw, columns["age"], path)[0][row_N]
     if "split" in columns:
         out["split"] = parse_parts(raw[columns["split"]], path).iloc[row_N].reset_index(drop=True)
     return out

@@ -98,7 +98,11 @@ def require_label_option(options: LabelOptions, raw: pd.DataFrame, path: AnyPath
 
 
 def without_class(
-    raw: pd.DataFrame, path: AnyPath, options: LabelOptions, row_N: npt.NDArray[np.int64], groups: RowGroups | None = None
+    raw: pd.DataFrame,
+    path: AnyPath,
+    options: LabelOptions,
+    row_N: npt.NDArray[np.int64],
+    groups: RowGroups | None = None,
 ) -> npt.NDArray[np.bool_]:
     """Which images [N] have no class; see `label_columns`."""
     require_columns(raw, [*filter(None, (options.classes,))], path)
@@ -108,7 +112,11 @@ def without_class(
 
 
 def label_columns(
-    raw: pd.DataFrame, path: AnyPath, options: LabelOptions, row_N: npt.NDArray[np.int64], groups: RowGroups | None = None
+    raw: pd.DataFrame,
+    path: AnyPath,
+    options: LabelOptions,
+    row_N: npt.NDArray[np.int64],
+    groups: RowGroups | None = None,
 ) -> tuple[Task, dict[str, Floats]]:
     """The task, and the label columns [N] of images. `row_N` is the row of each image in `raw`, the table at `path`; -1: it has
     none, and no label is mentioned. If `groups` of rows are joined, `row_N` is a group instead.

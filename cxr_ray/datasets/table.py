@@ -100,7 +100,9 @@ def table(root: AnyPath, options: TableOptions) -> Records:
     notes += _unmatched(found, row_N)
     columns = {field: values[keep_N].reset_index(drop=True) for field, values in columns.items()}
     columns |= {"source_row": source_row_N[keep_N]}
-    columns |= {"image": join_folder(options.folder.strip("/"), name.iloc[columns["source_row"]].reset_index(drop=True))}
+    columns |= {
+        "image": join_folder(options.folder.strip("/"), name.iloc[columns["source_row"]].reset_index(drop=True))
+    }
     return Records(
         table=records_table(columns, labels, rows=len(row_N)),
         info=DatasetInfo(
@@ -118,7 +120,9 @@ def _refuse_repeated(name: "pd.Series[str]", path: AnyPath) -> None:
     if repeated.any():
         second = int(np.argmax(repeated.to_numpy()))
         first = int(np.argmax((name == name.iloc[second]).to_numpy()))
-        problem = f"the image {quoted(name.iloc[second])} is also in row {first}; repeated rows: {int(repeated.sum()):,}"
+        problem = (
+            f"the image {quoted(name.iloc[second])} is also in row {first}; repeated rows: {int(repeated.sum()):,}"
+        )
         raise row_error(path, second, f"{problem}; keep one row per image, {JOIN}")
 
 
@@ -133,6 +137,7 @@ def _columns(
         column = _column(options, raw, field)
         if column is None:
             continue
+        values: pd.Series[Any]
         if field == "age":
             ages, notes = parse_ages(raw, column, path)
             values = pd.Series(ages, name=column)
@@ -191,7 +196,9 @@ def _unmatched(found: LabelRows, row_N: npt.NDArray[np.int64]) -> list[str]:
 def _dropped(row_D: npt.NDArray[np.int64], images: int, options: TableOptions) -> list[str]:
     """A note about the images without a class, in these rows of the table. Raises `UserError` if none is left."""
     if len(row_D) == images:
-        raise UserError(f"no image has a class in the column {quoted(options.classes)}; name another one with --classes")
+        raise UserError(
+            f"no image has a class in the column {quoted(options.classes)}; name another one with --classes"
+        )
     counted = f"{len(row_D):,} of {images:,} images have no class and were dropped (--blank drop)"
     return [f"{counted}: row {row_D[0]} (counted from 0) is the first"] if len(row_D) else []
 
@@ -201,7 +208,9 @@ def _patient_notes(columns: dict[str, Any], options: TableOptions) -> list[str]:
     patient = columns.get("patient")
     if patient is not None and len(patient) >= MANY_IMAGES and patient.notna().all() and patient.is_unique:
         named = f"each of the {len(patient):,} images has its own patient in the column {quoted(options.patient or 'patient')}"
-        return [f"{named}: if it names images, as patientId of RSNA's challenge does, images of one person may be in two parts"]
+        return [
+            f"{named}: if it names images, as patientId of RSNA's challenge does, images of one person may be in two parts"
+        ]
     if patient is None and options.image == "patientId":
         return [
             "the column patientId names images (RSNA's challenge): patients are in its mapping to NIH's images; without a column "
