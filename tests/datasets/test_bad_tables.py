@@ -185,7 +185,7 @@ def test_a_row_without_an_image_is_refused(bad: Bad) -> None:
     bad.rename_first_image("")
     if bad.name == "chexpert":
         assert bad.refusal() == (
-            f"{bad.file}, row 0 (counted from 0): 'Path' is nan, not like .../patient00001/study1/view1_frontal.jpg; "
+            f"{bad.file}, row 0 (counted from 0): 'Path' is '', not like .../patient00001/study1/view1_frontal.jpg; "
             "correct the cell, or download the file again"
         )
     else:
