@@ -78,6 +78,7 @@ def covid_chestxray(root: AnyPath, options: Options) -> Records:
         info=DatasetInfo(
             labels=tuple(labels),
             task="multilabel",
+            blank_is_unknown=True,
             filters=FILTERS,
             default_labels=tuple(label for label in labels if not is_unremarkable(label)),
             features=("view", "sex", "source"),

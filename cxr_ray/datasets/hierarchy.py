@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cxr_ray.datasets.cells import Floats
+from cxr_ray.datasets.padchest_findings import KINDS, RELATED
 from cxr_ray.labels import NEGATIVE, POSITIVE, UNCERTAIN
 
 Graph = Mapping[str, Sequence[str]]
 """Direct children by finding. No finding is below itself."""
+GRAPHS: dict[str, tuple[Graph, Graph]] = {"padchest": (KINDS, RELATED)}
+"""The kinds and the related findings of a source's labels."""
 
 
 def add_parents(labels: Mapping[str, Floats], kinds: Graph, related: Graph | None = None) -> dict[str, Floats]:

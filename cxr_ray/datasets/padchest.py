@@ -11,8 +11,7 @@ from cxr_ray.datasets.base import Records, records_table
 from cxr_ray.datasets.cells import FIX, Floats, clean_codes, clean_text, parse_findings
 from cxr_ray.datasets.classes import is_unremarkable
 from cxr_ray.datasets.folders import find_file, join_folder, locate, paths_by_name
-from cxr_ray.datasets.hierarchy import add_parents
-from cxr_ray.datasets.padchest_findings import KINDS, RELATED
+from cxr_ray.datasets.hierarchy import GRAPHS, add_parents
 from cxr_ray.datasets.persons import known_ages, parse_sex, parse_years
 from cxr_ray.datasets.tables import TEXT, read_text_table, require_columns
 from cxr_ray.labels import Filter, safe_name
@@ -70,6 +69,7 @@ def padchest(root: AnyPath, options: PadChestOptions) -> Records:
         info=DatasetInfo(
             labels=tuple(labels),
             task="multilabel",
+            blank_is_unknown=True,
             filters=FILTERS,
             default_labels=tuple(k for k in labels if k not in UNINFORMATIVE and not is_unremarkable(k)),
             features=("view", "sex", "labelled_by"),
@@ -101,7 +101,7 @@ def _split_list(cell: str) -> list[str]:
 
 def _add_parents(labels: dict[str, Floats]) -> tuple[dict[str, Floats], list[str]]:
     """The labels, sorted, with what a finding says about those above it; and a note that counts the changes."""
-    found = add_parents(labels, KINDS, RELATED)
+    found = add_parents(labels, *GRAPHS["padchest"])
     raised = {
         k: int(((v == 1) & (labels[k] != 1)).sum()) if k in labels else int((v == 1).sum()) for k, v in found.items()
     }
@@ -114,8 +114,8 @@ def _add_parents(labels: dict[str, Floats]) -> tuple[dict[str, Floats], list[str
         )
     if any(masked.values()):
         notes.append(
-            f"{sum(masked.values()):,} cells of {sum(map(bool, masked.values()))} labels are unknown because only a related "
-            "finding is named"
+            f"{sum(masked.values()):,} cells of {sum(map(bool, masked.values()))} labels are unknown, because only a related "
+            "finding is named, and are masked"
         )
     return dict(sorted(found.items())), notes
 

@@ -88,11 +88,14 @@ def test_a_kind_of_a_finding_counts_as_it_and_a_related_one_makes_it_unknown(tmp
     assert table["atelectasis"].tolist()[:3] == [0, 0, 1]
     assert table["laminar atelectasis"].tolist()[:3] == [0, 0, 1]
     assert table["thoracic cage deformation"].fillna(9).tolist()[:3] == [1, 1, 9]
-    assert table["fracture"].iloc[5] == 1 and np.isnan(table["fracture"].iloc[3])  # told is False there
+    assert table["fracture"].iloc[5] == 1 and np.isnan(table["fracture"].iloc[3])  # unchanged: no finding is mentioned
     assert records.info.notes[0] == (
         "the table names only the most special finding: 2 cells of 2 labels are positive because a kind of the finding is named"
     )
-    assert records.info.notes[1] == "1 cells of 1 labels are unknown because only a related finding is named"
+    assert (
+        records.info.notes[1]
+        == "1 cells of 1 labels are unknown, because only a related finding is named, and are masked"
+    )
 
 
 def test_dates_are_read_in_any_usual_form(tmp_path: Path) -> None:
