@@ -12,7 +12,7 @@ from cxr_ray.data.info import DatasetInfo
 from cxr_ray.datasets.base import Records, records_table
 from cxr_ray.datasets.cells import clean_codes, clean_text, parse_parts
 from cxr_ray.datasets.classes import is_unremarkable
-from cxr_ray.datasets.folders import join_folder, resolve_file
+from cxr_ray.datasets.folders import find_images, join_folder, locate, resolve_file
 from cxr_ray.datasets.joined_rows import RowGroups, group_rows, same_values
 from cxr_ray.datasets.label_columns import LabelOptions, label_columns, require_label_option, without_class
 from cxr_ray.datasets.persons import parse_ages, parse_sex
@@ -40,6 +40,8 @@ class TableOptions(LabelOptions):
     """Folder added before every path, such as images."""
     extension: str = ""
     """Extension added after every path, such as .png."""
+    search: bool = False
+    """Look for each file by its name, at any depth below the folder: the column has names and no paths."""
     label_table: str | None = None
     """Second table with the labels: one row per study (or patient), for all its images."""
     on: str = "study"
@@ -99,10 +101,9 @@ def table(root: AnyPath, options: TableOptions) -> Records:
     task, labels = label_columns(found.raw, found.path, options, row_N, found.groups)
     notes += _unmatched(found, row_N)
     columns = {field: values[keep_N].reset_index(drop=True) for field, values in columns.items()}
-    columns |= {"source_row": source_row_N[keep_N]}
-    columns |= {
-        "image": join_folder(options.folder.strip("/"), name.iloc[columns["source_row"]].reset_index(drop=True))
-    }
+    source_row_N = source_row_N[keep_N]
+    image = _paths(root, name.iloc[source_row_N].reset_index(drop=True), options)
+    columns |= {"source_row": source_row_N, "image": image}
     return Records(
         table=records_table(columns, labels, rows=len(row_N)),
         info=DatasetInfo(
@@ -113,6 +114,25 @@ def table(root: AnyPath, options: TableOptions) -> Records:
             notes=(*notes, *_patient_notes(columns, options)),
         ),
     )
+
+
+def _paths(root: AnyPath, name: "pd.Series[str]", options: TableOptions) -> "pd.Series[str]":
+    """The path below the root of each named file. Raises `UserError` if a search finds two files of one name."""
+    listed_paths = join_folder(options.folder.strip("/"), name)
+    if not options.search:
+        return listed_paths
+    folder = root / options.folder
+    if not folder.is_dir():
+        raise UserError(f"no folder at {folder.absolute()} to search; correct --folder")
+    found = pd.Series(find_images(folder, root)[0], dtype=name.dtype)
+    names = found.str.rpartition("/")[2]
+    twice = names.duplicated() & names.isin(name)
+    if twice.any():
+        two = found[names == names[twice].iloc[0]].iloc[:2]
+        raise UserError(
+            f"two files are called alike: {' and '.join(map(quoted, two))}; give paths in the column, not --search"
+        )
+    return locate(name, dict(zip(names, found, strict=True)), listed_paths)
 
 
 def _refuse_repeated(name: "pd.Series[str]", path: AnyPath) -> None:

@@ -322,6 +322,26 @@ def test_the_table_of_siims_challenge(tmp_path: Path) -> None:
     assert found["EncodedPixels"].tolist() == [0, 1, 0]
 
 
+def test_files_are_found_by_name_in_the_folders_of_siims_archive(tmp_path: Path) -> None:
+    write(tmp_path, SIIM, "train-rle.csv")
+    for path in ("st/se/1.2.3.dcm", "st/se2/1.2.4.dcm"):
+        file = tmp_path / "dicom-images-train" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
+    options = SIIM_OPTIONS | {"folder": "dicom-images-train", "search": True}
+    assert datasets.read("table", tmp_path, **options)["image"].tolist() == [
+        "dicom-images-train/st/se/1.2.3.dcm", "dicom-images-train/st/se2/1.2.4.dcm", "dicom-images-train/1.2.5.dcm",
+    ]  # fmt: skip
+    (tmp_path / "dicom-images-train" / "1.2.4.dcm").write_bytes(b"")
+    assert refusal(tmp_path, **options) == (
+        "two files are called alike: 'dicom-images-train/1.2.4.dcm' and 'dicom-images-train/st/se2/1.2.4.dcm'; give paths in "
+        "the column, not --search"
+    )
+    assert (
+        refusal(tmp_path, **options | {"folder": "x"}) == f"no folder at {tmp_path / 'x'} to search; correct --folder"
+    )
+
+
 def test_patients_that_cannot_be_patients_are_noted(tmp_path: Path) -> None:
     rows = "".join(f"{at}.png,p{at},{at % 2}\n" for at in range(120))
     write(tmp_path, "image,patientId,A\n" + rows)
