@@ -99,18 +99,20 @@ def dicom_folder(root: AnyPath, options: DicomFolderOptions) -> Records:
         pseudonym("image", h.get("SOPInstanceUID", f), secret) + ".dcm" for f, h in zip(files, headers, strict=True)
     ]
     view = pd.Series([header.get("ViewPosition", "").upper() or None for header in headers], dtype="str")
+    table_columns, age_notes = _table_columns(raw, path, options, row_N)
     columns: dict[str, Any] = {
         "image": names if options.names == "hashed" else files,
         "source_row": row_N,
         "patient": pseudonyms("PatientID", "patient", ANONYMOUS),
         "study": pseudonyms("StudyInstanceUID", "study"),
         "view": view.replace(VIEWS),
-        **_table_columns(raw, path, options, row_N),
+        **table_columns,
     }
     task, labels = label_columns(raw, path, options, row_N)
     unused = len(raw) - len(np.unique(row_N))
     notes = [f"{len(selected):,} of {total:,} DICOMs are kept; dropped: {_counts(dropped)}"] if dropped else []
     notes += [f"{unused:,} of {len(raw):,} rows of the table have no DICOM"] if unused else []
+    notes += age_notes
     return Records(
         table=records_table(columns, labels, rows=len(selected)),
         info=DatasetInfo(
@@ -219,19 +221,23 @@ def _row_of_key(raw: pd.DataFrame, column: str, join: str, path: AnyPath) -> dic
     return {name: row for row, name in enumerate(keys) if isinstance(name, str)}
 
 
-def _table_columns(raw: pd.DataFrame, path: AnyPath, options: DicomFolderOptions, row_N: np.ndarray) -> dict[str, Any]:
-    """Sex, age and official part of the images, from the table."""
+def _table_columns(
+    raw: pd.DataFrame, path: AnyPath, options: DicomFolderOptions, row_N: np.ndarray
+) -> tuple[dict[str, Any], list[str]]:
+    """Sex, age and official part of the images, from the table, and a note about unknown ages."""
     given = {name: getattr(options, name) for name in ("sex", "age", "split")}
     require_columns(raw, [column for column in given.values() if column is not None], path)
     columns = {name: column or name for name, column in given.items() if column or name in raw.columns}
     out: dict[str, Any] = {}
+    notes: list[str] = []
     if "sex" in columns:
         out["sex"] = parse_sex(raw[columns["sex"]]).iloc[row_N].reset_index(drop=True)
     if "age" in columns:
-        out["age"] = parse_ages(raw, columns["age"], path)[0][row_N]
+        ages, notes = parse_ages(raw, columns["age"], path)
+        out["age"] = ages[row_N]
     if "split" in columns:
         out["split"] = parse_parts(raw[columns["split"]], path).iloc[row_N].reset_index(drop=True)
-    return out
+    return out, notes
 
 
 def _counts(dropped: Counter[str]) -> str:

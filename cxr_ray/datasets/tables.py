@@ -46,14 +46,17 @@ def read_text_table(path: AnyPath, *, what: str, form: TextForm | None = None) -
     states about a text file; None: the caller has no such options.
 
     Types are not inferred: a patient may be called 007, a finding None or NA. A column without a name gets its position,
-    such as (3). Raises `UserError` if the file cannot be read, and for a duplicate column."""
+    such as (3). Blank rows at the end are no rows. Raises `UserError` if the file cannot be read, and for a duplicate column."""
     with reading(path, what=what) as file:
         table = _read_parquet(file) if file.suffix.lower() == ".parquet" else read_delimited(file, form)
     table.columns = pd.Index([str(column).strip() or f"({at})" for at, column in enumerate(table.columns)])
     if not table.columns.is_unique:
         duplicate = table.columns[table.columns.duplicated()][0]
         raise UserError(f"{path} has the column {quoted(duplicate)} twice; rename one of them")
-    return table
+    rows = len(table)
+    while rows and (table.iloc[rows - 1].str.strip() == "").all():
+        rows -= 1  # spreadsheets write delimiters for rows that were cleared
+    return table.iloc[:rows]
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:

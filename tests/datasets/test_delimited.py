@@ -57,13 +57,18 @@ plain = st.lists(st.lists(st.text("abcö 1.", max_size=6), min_size=3, max_size=
 
 
 @shared
-@given(plain, st.sampled_from(DELIMITERS), st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"]))
+@given(
+    plain,
+    st.sampled_from(DELIMITERS),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"]),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+)
 def test_delimiters_and_encodings_are_recognised(
-    tmp_path: Path, rows: list[list[str]], delimiter: str, encoding: str
+    tmp_path: Path, rows: list[list[str]], delimiter: str, encoding: str, end: str
 ) -> None:
     rows = [["a.png", *row[1:]] for row in rows]
     for name in ("a.csv", "a.tsv"):
-        body = text_of([HEADER, *rows], delimiter).encode(encoding)
+        body = text_of([HEADER, *rows], delimiter, end).encode(encoding)
         assert read(tmp_path / name, body) == [HEADER, *rows]
 
 
