@@ -17,7 +17,7 @@ from cxr_ray.data import leakage
 from cxr_ray.data.derive import add_derived
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.data.split import PARTS, Rows, groups_of, split
-from cxr_ray.errors import UserError, closest
+from cxr_ray.errors import UserError, closest, listed
 from cxr_ray.labels import POSITIVE, Filter, apply_policy, expand_by_label, hard_targets, merge_groups, resolve
 
 Targets = npt.NDArray[np.float32]
@@ -122,7 +122,7 @@ def build(store: StoreLike, data: cfg.Data, *, seed: int, pos_weight_power: floa
     counts_L = (hard_targets(truth["train"]) == 1).sum(axis=0)
     if not counts_L.any():
         raise UserError(
-            f"no label has a positive in train ({len(rows['train'])} rows; labels {', '.join(labels)}): nothing can be learnt"
+            f"no label has a positive in train ({len(rows['train'])} rows; labels {listed(labels)}): nothing can be learnt"
         )
     warnings += [
         f"{label} has no positive in train: its weight is 1, and the model's output for it is meaningless"
@@ -370,7 +370,7 @@ def _task(info: DatasetInfo, data: cfg.Data, labels: Sequence[str]) -> str:
         task = "binary" if len(labels) == 1 else info.task
     if task == "binary" and len(labels) != 1:
         raise UserError(
-            f"data.task: binary takes one label, and {len(labels)} are selected ({', '.join(labels)}); set data.labels"
+            f"data.task: binary takes one label, and {len(labels)} are selected ({listed(labels)}); set data.labels"
         )
     if task == "multiclass" and len(labels) < 2:
         raise UserError("data.task: multiclass takes two labels or more; set data.labels")

@@ -11,6 +11,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
@@ -95,8 +96,9 @@ def _columns(head: str, delimiter: str) -> int:
 
 
 def _read(body: bytes, delimiter: str) -> pd.DataFrame:
-    """The table in UTF-8 text. pyarrow's reader is the fastest by far, but refuses ragged rows, and an open quote hides rows from it."""
-    if body.count(b'"') % 2 == 0:
+    """The table in UTF-8 text. pyarrow's reader is the fastest by far, but refuses ragged rows, and a quote that is not closed
+    hides rows from it."""
+    if _is_well_quoted(body, delimiter):
         parse = arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
         try:
             with arrow_csv.open_csv(pa.BufferReader(body), parse_options=parse) as head:
@@ -108,6 +110,18 @@ def _read(body: bytes, delimiter: str) -> pd.DataFrame:
         except pa.ArrowInvalid:
             pass  # the reader below accepts the table, or names the row
     return _read_ragged(body.decode(), delimiter)
+
+
+def _is_well_quoted(body: bytes, delimiter: str) -> bool:
+    """Whether every other quote opens a cell and the ones between close it. A quote within a cell without quotes is not."""
+    if b'"' not in body:
+        return True
+    text = np.frombuffer(b"\n" + body.replace(b'""', b"") + b"\n", dtype=np.uint8)
+    quotes = np.flatnonzero(text == ord('"'))
+    ends = np.frombuffer(delimiter.encode() + b"\r\n", dtype=np.uint8)
+    opening, closing = quotes[::2], quotes[1::2]
+    matched = len(opening) == len(closing)
+    return matched and bool(np.isin(text[opening - 1], ends).all() and np.isin(text[closing + 1], ends).all())
 
 
 def _read_ragged(text: str, delimiter: str) -> pd.DataFrame:
@@ -151,8 +165,9 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _to_utf8(body: bytes, given: str | None, *, suggest: bool) -> bytes:
-    """UTF-8 text without a byte order mark, from the encoding `given`, or else the recognised one. Raises `ValueError` that names the row, and what its text is in Windows-1252, the usual encoding of old tables in Europe.
-    `suggest`: name the option for the encoding."""
+    """UTF-8 text without a byte order mark, from the encoding `given`, or else the recognised one. `suggest`: errors name the option.
+
+    Raises `ValueError` that names the row, and what its text is in Windows-1252, the usual encoding of old tables in Europe."""
     encoding = given or recognise_encoding(body)
     try:
         text = body.decode(encoding)

@@ -125,7 +125,9 @@ def test_rows_that_do_not_fit_are_named_without_their_cells(tmp_path: Path, text
     assert problem(tmp_path / "a.csv", text.encode()) == message
 
 
-@pytest.mark.parametrize("text", ['x,y\n1,"Edema\n2,Mass\n3,Mass\n', 'x,y\n1,"a"b\n2,"c\n'])
+@pytest.mark.parametrize(
+    "text", ['x,y\n1,"Edema\n2,Mass\n3,Mass\n', 'x,y\n1,"a"b\n2,"c\n', 'x,y\n1,"Edema\n2,"Mass\n3,z\n']
+)
 def test_an_open_quote_hides_no_rows(tmp_path: Path, text: str) -> None:
     message = problem(tmp_path / "a.csv", text.encode())
     assert message.endswith('; a cell that contains " or the delimiter must be in quotes')
