@@ -1,12 +1,24 @@
-"""Exceptions that end a command with a message for the user, and the text that suggests the nearest known name."""
+"""Exceptions that end a command with a message for the user, and the parts of messages: quoted cells, short lists of names, the
+nearest known name."""
 
 import re
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
+
+LONGEST_QUOTE = 80
+"""Characters of a cell, a name or a path's part in a message."""
+INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode categories that a message never contains: they could change the terminal, or cannot be printed."""
 
 
 class UserError(Exception):
-    """An error that the user can fix. Its message is one line: what is wrong, where, and how to fix it. Exit code 2."""
+    """An error that the user can fix. Its message is one line: what is wrong, where, and how to fix it. Exit code 2.
+
+    Control characters in it are escaped: it may quote a damaged file."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class OutOfMemory(UserError):
@@ -39,17 +51,43 @@ PLAIN = {"string": "text", "dictionary": "a mapping", "list": "a list", "tuple":
 """Python's types in the words of a config file."""
 
 
+def printable(text: str) -> str:
+    """`text` with control characters and line ends as escapes, such as \\x1b."""
+    if text.isprintable():
+        return text
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in INVISIBLE else c for c in text)
+
+
+def shortened(text: object) -> str:
+    """`text` on one line of at most `LONGEST_QUOTE` characters, its end replaced by `...` if it is longer."""
+    line = printable(str(text))
+    return line if len(line) <= LONGEST_QUOTE else line[: LONGEST_QUOTE - 3] + "..."
+
+
+def quoted(text: object) -> str:
+    """`text` in quotes as Python writes it, at most `LONGEST_QUOTE` characters; a longer one is cut, and its length given."""
+    line = repr(str(text))
+    if len(line) <= LONGEST_QUOTE:
+        return line
+    return f"{line[: LONGEST_QUOTE - 4]}...{line[-1]} ({len(str(text)):,} characters)"
+
+
+def listed(names: Collection[object], *, most: int = 5) -> str:
+    """The first `most` names, and the number of all if there are more: `a, b, c, d, e, ... (200 in all)`."""
+    shown = ", ".join(shortened(name) for name, _ in zip(names, range(most), strict=False))
+    return shown + (f", ... ({len(names):,} in all)" if len(names) > most else "")
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'resnet18'?"`, or an empty string if no known name is similar to `name`."""
     names = [str(k) for k in known]
     by_lower = {k.lower(): k for k in names}
     found = get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.6)
-    return f"; did you mean {by_lower[found[0]]!r}?" if found else ""
+    return f"; did you mean {quoted(by_lower[found[0]])}?" if found else ""
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, where: str = "") -> UserError:
     """The error for an unknown name. It suggests the closest known name and lists up to 40 of them."""
     names = sorted(str(k) for k in known)
-    listed = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
     hint = closest(name, names) or "."
-    return UserError(f"unknown {kind} {name!r}{where}{hint} Known: {listed}")
+    return UserError(f"unknown {kind} {quoted(name)}{where}{hint} Known: {listed(names, most=40)}")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from cxr_ray.errors import UserError, unknown
+from cxr_ray.errors import UserError, listed, unknown
 
 Task = Literal["multilabel", "multiclass", "binary"]
 
@@ -84,7 +84,7 @@ def resolve(wanted: str | Sequence[str], known: Sequence[str], groups: Mapping[s
             missing = [g for g in groups[name] if g not in known]
             if missing:
                 raise UserError(
-                    f"the label group {name!r} needs {missing}, which the store does not have; its labels: {', '.join(known)}"
+                    f"the label group {name!r} needs {missing}, which the store does not have; its labels: {listed(known, most=40)}"
                 )
             chosen += groups[name]
         else:

@@ -3,9 +3,11 @@
 from typing import Any, Literal
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel, Field, ValidationError
 
-from cxr_ray.errors import UserError, closest, requirement, unknown
+from cxr_ray.errors import LONGEST_QUOTE, UserError, closest, listed, quoted, requirement, shortened, unknown
 
 
 @pytest.mark.parametrize(
@@ -65,3 +67,29 @@ def test_validation_messages_use_plain_words(values: dict[str, Any], text: str) 
     with pytest.raises(ValidationError) as caught:
         Section(**values)
     assert requirement(caught.value.errors()[0]["msg"]) == text
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=300))
+def test_cells_in_messages_are_short_and_have_no_control_characters(text: str) -> None:
+    message = str(UserError(f"{quoted(text)} {shortened(text)}"))
+    assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in message)
+    message.encode("utf-8")  # can be printed
+    assert len(shortened(text)) <= LONGEST_QUOTE
+    suffix = f" ({len(text):,} characters)"
+    assert quoted(text) == repr(text) or len(quoted(text).removesuffix(suffix)) <= LONGEST_QUOTE
+
+
+def test_a_list_of_many_names_is_five_and_a_count() -> None:
+    assert listed(["a", "b"]) == "a, b"
+    assert listed([f"patient{n:05}" for n in range(1, 1201)]) == (
+        "patient00001, patient00002, patient00003, patient00004, patient00005, ... (1,200 in all)"
+    )
+    assert listed(["x" * 300]) == "x" * 77 + "..."
+
+
+def test_a_message_escapes_what_could_change_the_terminal() -> None:
+    assert (
+        str(UserError("row 1: \x1b[31m\x00 H\xf6he \udcff \u202e")) == "row 1: \\x1b[31m\\x00 H\xf6he \\udcff \\u202e"
+    )
+    assert str(UserError("two\nlines")) == r"two\nlines"

@@ -74,13 +74,17 @@ class Data(Section):
     """all, a group such as competition5, or a list of labels and groups."""
     groups: dict[str, list[str]] = {}
     """Your own label groups: name -> list of labels and groups. A group can be used wherever labels are named."""
+    derive: dict[str, dict[Literal["any", "all"], list[str]]] = {}
+    """New labels from several, such as {Any fracture: {any: [Rib fracture, Clavicle fracture]}}, or all. Unknown where the known
+    labels do not decide; uncertain where an uncertain one could. They can be used wherever labels are named."""
     task: Literal["auto", "multilabel", "multiclass", "binary"] = "auto"
     """auto: the task of the store."""
     uncertain: Uncertain | dict[str, Uncertain] = "zeros"
     """Training target for uncertain (-1): one policy, or one per label or group (others: zeros). ignore masks the value, smooth
     samples from 0.55 to 0.85, smooth_zeros from 0 to 0.3."""
     blank: Literal["zeros", "ignore"] = "zeros"
-    """Target for labels that the report does not mention, in training and evaluation: negative (zeros), or masked (ignore)."""
+    """Target for labels that the report does not mention, in training and evaluation: negative (zeros), or masked (ignore). Datasets
+    with complete lists (padchest, covid_chestxray) have unknown labels instead, which are always masked."""
     eval_uncertain: Literal["zeros", "ones", "ignore"] = "ignore"
     """Target for uncertain in val and test. Independent of `uncertain`, so that runs are comparable."""
     split: Split = Split()
@@ -99,6 +103,14 @@ class Data(Section):
     process downloads its own copy and deletes it at the end)."""
     verify: Literal["manifest", "full", "none"] = "manifest"
     """What is checked when the store is opened: manifest (the manifest and all file sizes), full (every byte), or none."""
+
+    @field_validator("derive")
+    @classmethod
+    def _one_rule(cls, derive: dict[str, dict[str, list[str]]]) -> dict[str, dict[str, list[str]]]:
+        for name, rule in derive.items():
+            if len(rule) != 1 or not all(rule.values()):
+                raise ValueError(f"{name}: give any or all with at least one label, such as {{any: [Rib fracture]}}")
+        return derive
 
 
 class Augment(Section):
@@ -387,7 +399,10 @@ class Config(Section):
     def digest(self) -> str:
         """Ten hex digits over all settings except `name` and `output`: equal digests mean the same experiment."""
         skip = {"name", "output"} | ({"tune"} if self.tune == Tune() else set())
-        body = json.dumps(self.model_dump(mode="json", exclude=skip), sort_keys=True)
+        settings = self.model_dump(mode="json", exclude=skip)
+        if not self.data.derive:
+            del settings["data"]["derive"]  # configs of earlier versions keep their digest
+        body = json.dumps(settings, sort_keys=True)
         return hashlib.sha256(body.encode()).hexdigest()[:10]
 
     def for_task(self, task: str) -> "Config":

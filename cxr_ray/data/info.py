@@ -1,6 +1,8 @@
 """What a dataset declares about itself. Records, the store's manifest and the plan share this one description."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from cxr_ray.labels import Filter, Task
 
@@ -23,3 +25,18 @@ class DatasetInfo(BaseModel):
     """Columns whose balance between the parts is checked, in addition to the labels."""
     notes: tuple[str, ...] = ()
     """Remarks that every report about this dataset must show."""
+    blank_is_unknown: bool = False
+    """Whether a label that a row does not mention is unknown, and `data.blank` does not apply: the dataset's lists are complete,
+    so a blank cell is no omission."""
+
+    @model_serializer(mode="wrap")
+    def _only_if_it_applies(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `blank_is_unknown` where it is false: manifests of stores that do not need it stay as they were."""
+        body: dict[str, Any] = handler(self)
+        if not body.get("blank_is_unknown", True):
+            del body["blank_is_unknown"]
+        return body
+
+    def blank_policy(self, blank: str) -> str:
+        """What applies to cells that are not mentioned: `ignore` if they are unknown, else the setting `blank`."""
+        return "ignore" if self.blank_is_unknown else blank

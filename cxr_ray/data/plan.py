@@ -14,9 +14,10 @@ import pandas as pd
 
 from cxr_ray import config as cfg
 from cxr_ray.data import leakage
+from cxr_ray.data.derive import add_derived
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.data.split import PARTS, Rows, groups_of, split
-from cxr_ray.errors import UserError, closest
+from cxr_ray.errors import UserError, closest, listed
 from cxr_ray.labels import POSITIVE, Filter, apply_policy, expand_by_label, hard_targets, merge_groups, resolve
 
 Targets = npt.NDArray[np.float32]
@@ -79,7 +80,7 @@ def build(store: StoreLike, data: cfg.Data, *, seed: int, pos_weight_power: floa
     Raises `UserError` if a requested part has no rows, a patient or an image is in two parts (and `data.split.leaks` is
     `refuse`), or no label has a positive in train."""
     warnings: list[str] = []
-    index, info = store.index, store.info
+    index, info = add_derived(store.index, store.info, data)
     groups = merge_groups(info.groups, data.groups, info.labels)
     labels = _labels(info, data, groups)
     task = _task(info, data, labels)
@@ -121,7 +122,7 @@ def build(store: StoreLike, data: cfg.Data, *, seed: int, pos_weight_power: floa
     counts_L = (hard_targets(truth["train"]) == 1).sum(axis=0)
     if not counts_L.any():
         raise UserError(
-            f"no label has a positive in train ({len(rows['train'])} rows; labels {', '.join(labels)}): nothing can be learnt"
+            f"no label has a positive in train ({len(rows['train'])} rows; labels {listed(labels)}): nothing can be learnt"
         )
     negatives_L = (hard_targets(truth["train"]) == 0).sum(axis=0)
     warnings += [
@@ -155,7 +156,7 @@ def targets(
         uncertain = expand_by_label(data.uncertain, info.labels, groups, where="data.uncertain")
         if isinstance(uncertain, dict):  # may also name labels that are not selected
             uncertain = {label: policy for label, policy in uncertain.items() if label in labels}
-    return apply_policy(raw_NL, labels, uncertain, data.blank, row_N=row_N, seed=seed)
+    return apply_policy(raw_NL, labels, uncertain, info.blank_policy(data.blank), row_N=row_N, seed=seed)
 
 
 def restore(
@@ -172,7 +173,8 @@ def restore(
 
     The parts are read from the table and not split again, so a later version of the split moves no row of an older run.
     Raises `UserError` if the store lacks a row or a label."""
-    index, info = store.index.set_index("row"), store.info
+    index, info = add_derived(store.index, store.info, data)
+    index = index.set_index("row")
     missing = [k for k in labels if k not in index] or table.loc[~table["row"].isin(index.index), "row"].tolist()
     if missing:
         raise UserError(f"the store has no {missing[0]!r}, which the run's labels or its plan.parquet name")
@@ -347,6 +349,8 @@ def _labels(info: DatasetInfo, data: cfg.Data, groups: Mapping[str, Sequence[str
     """The selected labels. With the default cleaning, `all` means the labels that this cleaning keeps."""
     if data.labels == "all" and data.filters == "default":
         return list(info.default_labels)
+    if data.labels == "all" and info.task != "multilabel":
+        return [label for label in info.labels if label not in data.derive]  # the classes
     return resolve(data.labels, info.labels, groups)
 
 
@@ -360,13 +364,14 @@ def _task(info: DatasetInfo, data: cfg.Data, labels: Sequence[str]) -> str:
     task: str
     if data.task != "auto":
         task = data.task
-    elif info.task == "multiclass" and len(labels) < len(info.labels):
-        task = "multilabel"  # rows of the classes that are not selected are negative for every label
+    elif info.task != "multilabel" and list(labels) != [label for label in info.labels if label not in data.derive]:
+        # Rows of the classes that are not selected are negative for every label, and a derived label excludes no class.
+        task = "binary" if len(labels) == 1 else "multilabel"
     else:
         task = "binary" if len(labels) == 1 else info.task
     if task == "binary" and len(labels) != 1:
         raise UserError(
-            f"data.task: binary takes one label, and {len(labels)} are selected ({', '.join(labels)}); set data.labels"
+            f"data.task: binary takes one label, and {len(labels)} are selected ({listed(labels)}); set data.labels"
         )
     if task == "multiclass" and len(labels) < 2:
         raise UserError("data.task: multiclass takes two labels or more; set data.labels")

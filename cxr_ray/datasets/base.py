@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cxr_ray.data.info import DatasetInfo
+from cxr_ray.datasets.recognise import likely_source
 from cxr_ray.datasets.tables import TEXT
-from cxr_ray.errors import UserError, unknown
+from cxr_ray.errors import UserError, quoted, shortened, unknown
 from cxr_ray.labels import NEGATIVE, PARTS, POSITIVE, UNCERTAIN, safe_name
 from cxr_ray.registry import SOURCES
 from cxr_ray.storage.remote import AnyPath, to_path
@@ -25,6 +26,8 @@ PART_NAMES = {
     "dev": "val", "test": "test", "testing": "test",
 }  # fmt: skip
 """Names of the parts in datasets, in lower case, to ours."""
+ANY_LAYOUT = ("table", "dicom_folder")
+"""Sources for folders of any layout: another source may know the dataset, and need not be meant."""
 BOX_COLUMNS = ("row", "label", "x", "y", "w", "h")
 
 
@@ -66,6 +69,11 @@ def load(name: str, root: str | os.PathLike[str] | AnyPath, options: Mapping[str
         raise UserError(f"{folder.absolute()} is a file; give the folder that holds the {name} dataset")
     try:
         records = entry.make(folder, settings)
+    except UserError as error:
+        likely = likely_source(folder)
+        if likely in (None, name) or name in ANY_LAYOUT:
+            raise
+        raise UserError(f"{error}; the folder looks like the dataset of the source {likely}: use that one") from None
     except TypeError as error:
         if "Records.__init__()" not in str(error):
             raise
@@ -141,8 +149,8 @@ def check_records(records: Records, root: AnyPath, name: str) -> Records:
         if not good.all():
             at = int(np.argmin(good))
             raise UserError(
-                f"{name}: the label {label!r} is {values[at]:g} in row {table['source_row'].iloc[at]} (counted from 0) of the "
-                f"table in {root.absolute()} ({table['image'].iloc[at]}); correct it to 1 (positive), 0 (negative), "
+                f"{name}: the label {quoted(label)} is {values[at]:g} in row {table['source_row'].iloc[at]} (counted from 0) of the "
+                f"table in {root.absolute()} ({shortened(table['image'].iloc[at])}); correct it to 1 (positive), 0 (negative), "
                 "-1 (uncertain) or blank"
             )
     parts = set(table["split"].dropna().unique()) - set(PARTS)
@@ -175,7 +183,7 @@ def _check_paths(table: pd.DataFrame, root: AnyPath, name: str) -> None:
         second = int(np.argmax(repeated))
         first = int(np.argmax(image == image.iloc[second]))
         raise UserError(
-            f"{name}: {image.iloc[second]} is in row {source_row.iloc[first]} and again in row {source_row.iloc[second]} "
+            f"{name}: {shortened(image.iloc[second])} is in row {source_row.iloc[first]} and again in row {source_row.iloc[second]} "
             f"{where}; repeated rows: {int(repeated.sum())}; keep one row per image"
         )
     paths = pa.array(image, from_pandas=True)
@@ -185,7 +193,7 @@ def _check_paths(table: pd.DataFrame, root: AnyPath, name: str) -> None:
     if outside.any():
         at = int(np.argmax(outside))
         raise UserError(
-            f"{name}: the path {image.iloc[at]!r} in row {source_row.iloc[at]} {where} leads out of that folder; "
+            f"{name}: the path {quoted(image.iloc[at])} in row {source_row.iloc[at]} {where} leads out of that folder; "
             "give paths below it"
         )
     top = pc.unique(pc.struct_field(pc.extract_regex(paths, r"^(?P<top>[^/]*)"), "top")).to_pylist()
@@ -195,6 +203,6 @@ def _check_paths(table: pd.DataFrame, root: AnyPath, name: str) -> None:
     for folder in top if len(top) < 1000 else ():  # 1000 or more: a flat folder of images, each checked when it is read
         if (root / folder).is_symlink() and not (root / folder).resolve().is_relative_to(resolved):
             raise UserError(
-                f"{name}: {PurePosixPath(folder)} is a link out of {root.absolute()}; "
+                f"{name}: {shortened(PurePosixPath(folder))} is a link out of {root.absolute()}; "
                 "replace it with a copy of its target, or give the folder that holds the target"
             )

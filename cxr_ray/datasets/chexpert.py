@@ -7,9 +7,11 @@ import pandas as pd
 
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.datasets.base import Records, records_table
-from cxr_ray.datasets.cells import FIX, extract_groups, parse_numbers
+from cxr_ray.datasets.cells import FIX, clean_codes, extract_groups, parse_numbers
 from cxr_ray.datasets.folders import find_file, subfolders
-from cxr_ray.datasets.tables import read_csv, require_columns, row_error
+from cxr_ray.datasets.persons import parse_ages, parse_sex
+from cxr_ray.datasets.tables import read_text_table, require_columns, row_error
+from cxr_ray.errors import quoted
 from cxr_ray.labels import Filter
 from cxr_ray.registry import SOURCES, Options
 from cxr_ray.storage.remote import AnyPath
@@ -43,11 +45,13 @@ def chexpert(root: AnyPath, options: Options) -> Records:
     are found too, with the tables next to them or in one of them. Raises `UserError` for a missing table or column."""
     batches = [name for name in subfolders(root) if BATCH.fullmatch(name)]
     folders = [root, *(root / name for name in batches)]
-    frames = []
+    frames, notes = [], []
     for name, part in TABLES.items():
         path = next((folder / name for folder in folders if (folder / name).is_file()), None)
         if path is not None:
-            frames.append(_table(path, part))
+            frame, found = _table(path, part)
+            frames.append(frame)
+            notes += found
         elif name == "train.csv":
             find_file(root, name)  # its error names a subfolder that has the file
     table = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
@@ -62,41 +66,43 @@ def chexpert(root: AnyPath, options: Options) -> Records:
             filters=FILTERS,
             default_labels=tuple(label for label in LABELS if label not in NO_FINDINGS),
             features=("view", "sex"),
+            notes=tuple(notes),
         ),
     )
 
 
-def _table(path: AnyPath, part: str) -> pd.DataFrame:
-    """The records of one table of the dataset, train.csv or valid.csv."""
-    raw = read_csv(path, what="CheXpert's table")
+def _table(path: AnyPath, part: str) -> tuple[pd.DataFrame, list[str]]:
+    """The records of one table of the dataset, train.csv or valid.csv, and notes about it."""
+    raw = read_text_table(path, what="CheXpert's table")
     require_columns(raw, ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *LABELS), path)
-    values = {column: parse_numbers(raw, column, path) for column in ("Age", *LABELS)}
-    image = raw["Path"].astype("str").str.replace(r"^CheXpert-v1\.0[^/]*/", "", regex=True)
+    values = {column: parse_numbers(raw, column, path) for column in LABELS}
+    age, notes = parse_ages(raw, "Age", path)
+    image = raw["Path"].str.strip().str.replace(r"^CheXpert-v1\.0[^/]*/", "", regex=True)
     parts = extract_groups(image, r"(?:^|/)(?P<patient>patient\d+)/study(?P<study>\d+)/[^/]+$")
     unmatched = parts["patient"].isna().to_numpy()
     if unmatched.any():
         at = int(np.argmax(unmatched))
         expected = ".../patient00001/study1/view1_frontal.jpg"
-        raise row_error(path, at, f"'Path' is {raw['Path'].iloc[at]!r}, not like {expected}; {FIX}")
-    side = raw["Frontal/Lateral"].astype("str")
+        raise row_error(path, at, f"'Path' is {quoted(raw['Path'].iloc[at])}, not like {expected}; {FIX}")
+    side = raw["Frontal/Lateral"].str.strip()
     wrong = ~side.isin(("Frontal", "Lateral")).to_numpy()
     if wrong.any():
         at = int(np.argmax(wrong))
         cell = raw["Frontal/Lateral"].iloc[at]
-        raise row_error(path, at, f"'Frontal/Lateral' is {cell!r}, not Frontal or Lateral; {FIX}")
-    age = values.pop("Age")
+        raise row_error(path, at, f"'Frontal/Lateral' is {quoted(cell)}, not Frontal or Lateral; {FIX}")
     columns = {
         "image": image,
         "source_row": np.arange(len(raw)),
         "patient": parts["patient"],
         "study": parts["patient"] + "/study" + parts["study"],
-        "view": raw["AP/PA"].astype("str").mask(side == "Lateral", "lateral"),
-        "sex": raw["Sex"],
+        "view": clean_codes(raw["AP/PA"]).mask(side == "Lateral", "lateral"),
+        "sex": parse_sex(raw["Sex"]),
         "age": np.where(age > 0, age, np.nan),  # a few zeros among adults: unknown
         "split": pd.Series(part, index=raw.index),
         "study_number": parts["study"].to_numpy(np.int64),
     }
-    return records_table(columns, values, rows=len(raw))
+    notes += [f"{int((age == 0).sum())} ages of 0 in {path.name} count as unknown"] if (age == 0).any() else []
+    return records_table(columns, values, rows=len(raw)), notes
 
 
 def _in_batches(image: pd.Series, root: AnyPath, batches: list[str]) -> pd.Series:

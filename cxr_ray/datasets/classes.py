@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cxr_ray.errors import UserError, unknown
+from cxr_ray.errors import UserError, listed, quoted, unknown
 from cxr_ray.labels import NEGATIVE, POSITIVE, Task, safe_name
 
 UNREMARKABLE = {"normal", "no finding", "no findings", "nofinding", "nofindings", "negative", "healthy"}
+MOST_CLASSES = 100
+"""More are no classes: folders of patients, or a column of sentences."""
 
 
 def is_unremarkable(name: str) -> bool:
@@ -24,18 +26,23 @@ def class_columns(
 
     More than two classes: multiclass, one column per class, sorted. Two classes: binary, ONE column, named after
     `positive`, by default after the class that is not called normal, no finding(s), negative or healthy. Raises
-    `UserError` if the names do not decide which."""
+    `UserError` if the names do not decide which, and for over `MOST_CLASSES`."""
+    if len(classes) > MOST_CLASSES:
+        raise UserError(
+            f"{len(classes):,} classes ({listed(sorted(classes))}) are too many, at most {MOST_CLASSES}: name the column or the folder "
+            "whose folders are the classes"
+        )
     by_label = {safe_name(c): c for c in classes}
     if len(by_label) < len(classes):
         raise UserError(
-            f"two classes have the same label name: {', '.join(sorted(classes))} "
+            f"two classes have the same label name: {listed(sorted(classes), most=MOST_CLASSES)} "
             "(slashes and dots become _); rename one of them"
         )
     if positive is not None and positive not in classes:
         raise unknown("class", positive, classes, where=" for --positive")
     if positive is not None and len(classes) > 2:
         raise UserError(
-            f"--positive is for two classes; there are {len(classes)}: {', '.join(sorted(classes))}; remove --positive"
+            f"--positive is for two classes; there are {len(classes)}: {listed(sorted(classes))}; remove --positive"
         )
     task: Task = "multiclass"
     columns = sorted(by_label)
@@ -46,7 +53,7 @@ def class_columns(
             if len(findings) != 1:
                 which = "neither" if findings else "each"
                 raise UserError(
-                    f"which class is the finding? {which} of {' and '.join(map(repr, sorted(classes)))} is called normal, "
+                    f"which class is the finding? {which} of {' and '.join(map(quoted, sorted(classes)))} is called normal, "
                     "no finding, negative or healthy; choose it with --positive NAME"
                 )
             positive = findings[0]

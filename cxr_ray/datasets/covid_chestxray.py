@@ -1,15 +1,18 @@
 """The covid-chestxray-dataset of ieee8023 (Cohen et al. 2020, arXiv:2006.11988): images from publications, one table."""
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.datasets.base import Records, records_table
-from cxr_ray.datasets.cells import clean_text, parse_findings, parse_numbers, url_host
+from cxr_ray.datasets.cells import clean_text, parse_findings, url_host
 from cxr_ray.datasets.classes import is_unremarkable
 from cxr_ray.datasets.folders import find_file, join_folder
+from cxr_ray.datasets.hierarchy import add_parents
+from cxr_ray.datasets.persons import parse_ages, parse_sex
 from cxr_ray.datasets.tables import read_text_table, require_columns
 from cxr_ray.labels import Filter, safe_name
 from cxr_ray.registry import SOURCES, Options
@@ -33,7 +36,8 @@ NOTE = (
 def covid_chestxray(root: AnyPath, options: Options) -> Records:
     """The covid-chestxray-dataset of ieee8023: metadata.csv next to images/ (early and late releases of the table).
 
-    A finding such as Pneumonia/Viral/COVID-19 makes its three labels positive and all other labels of the table negative.
+    A finding such as Pneumonia/Viral/COVID-19 makes its three labels positive and all other labels of the table negative; so does
+    COVID-19 alone, if another row of the table has the complete path.
     With `todo` and `Unknown` no label is mentioned. CT slices have `modality` CT, and the declared cleaning drops them. CT
     volumes (.nii) are not images: they are dropped here, with a note. `source` is the host of the image's URL. Raises
     `UserError` for a missing table or column."""
@@ -50,9 +54,12 @@ def covid_chestxray(root: AnyPath, options: Options) -> Records:
     finding = clean_text(rows["finding"])
     finding = finding.mask(finding.str.casefold().isin(UNKNOWN))
     labels = parse_findings(finding, path, split=lambda cell: re.split(r"[/,]", cell))
-    age = None
+    labels = add_parents(labels, _kinds(finding))
+    age: np.ndarray | None = None
+    notes: list[str] = []
     if "age" in raw:  # of the whole table, so that an error names its row there
-        age = parse_numbers(raw.assign(age=raw["age"].mask(volume, "")), "age", path)[~volume]
+        ages, notes = parse_ages(raw.assign(age=raw["age"].mask(volume, "")), "age", path)
+        age = ages[~volume]
     labels = {safe_name(label): values for label, values in labels.items()}
     name = rows["filename"].str.strip()
     columns = {
@@ -60,7 +67,7 @@ def covid_chestxray(root: AnyPath, options: Options) -> Records:
         "source_row": np.flatnonzero(~volume),
         "patient": clean_text(rows["patientid"]),
         "view": view.replace(VIEWS),
-        "sex": clean_text(rows.get("sex", blank)),
+        "sex": parse_sex(rows.get("sex", blank)),
         "age": age,
         "source": clean_text(rows.get("url", blank).map(url_host)),
         "modality": modality,
@@ -71,12 +78,25 @@ def covid_chestxray(root: AnyPath, options: Options) -> Records:
         info=DatasetInfo(
             labels=tuple(labels),
             task="multilabel",
+            blank_is_unknown=True,
             filters=FILTERS,
             default_labels=tuple(label for label in labels if not is_unremarkable(label)),
             features=("view", "sex", "source"),
             notes=(
                 NOTE,
+                *notes,
                 *([f"{volumes} CT volumes (.nii) of the table are not images and were dropped"] if volumes else []),
             ),
         ),
     )
+
+
+def _kinds(finding: "pd.Series[str]") -> dict[str, tuple[str, ...]]:
+    """The findings below each other one, by the paths of the table."""
+    kinds: dict[str, set[str]] = {}
+    for cell in finding.dropna().unique():
+        for path in cell.split(","):
+            names = [name.strip() for name in path.split("/")]
+            for parent, child in pairwise(names):
+                kinds.setdefault(parent, set()).add(child)
+    return {parent: tuple(sorted(children)) for parent, children in kinds.items()}

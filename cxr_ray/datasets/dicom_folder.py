@@ -11,10 +11,11 @@ from pydantic import Field
 
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.datasets.base import Records, records_table
-from cxr_ray.datasets.cells import clean_text, parse_numbers, parse_parts
+from cxr_ray.datasets.cells import clean_text, parse_parts
 from cxr_ray.datasets.classes import is_unremarkable
 from cxr_ray.datasets.folders import find_images, resolve_file
 from cxr_ray.datasets.label_columns import LabelOptions, label_columns, require_label_option
+from cxr_ray.datasets.persons import parse_ages, parse_sex
 from cxr_ray.datasets.pseudonyms import load_key, pseudonym
 from cxr_ray.datasets.tables import find_table, read_text_table, require_columns
 from cxr_ray.errors import UserError
@@ -74,7 +75,7 @@ def dicom_folder(root: AnyPath, options: DicomFolderOptions) -> Records:
     key that is in the table twice, and if no DICOM is left."""
     dicom.require_extra()
     path = resolve_file(options.table, root) if options.table else find_table(root, what="table of labels")
-    raw = read_text_table(path, what="a table of labels")
+    raw = read_text_table(path, what="a table of labels", form=options.form)
     require_label_option(options, raw, path)
     join, column = _join(raw, path, options)
     row_of = _row_of_key(raw, column, join, path)
@@ -98,18 +99,20 @@ def dicom_folder(root: AnyPath, options: DicomFolderOptions) -> Records:
         pseudonym("image", h.get("SOPInstanceUID", f), secret) + ".dcm" for f, h in zip(files, headers, strict=True)
     ]
     view = pd.Series([header.get("ViewPosition", "").upper() or None for header in headers], dtype="str")
+    table_columns, age_notes = _table_columns(raw, path, options, row_N)
     columns: dict[str, Any] = {
         "image": names if options.names == "hashed" else files,
         "source_row": row_N,
         "patient": pseudonyms("PatientID", "patient", ANONYMOUS),
         "study": pseudonyms("StudyInstanceUID", "study"),
         "view": view.replace(VIEWS),
-        **_table_columns(raw, path, options, row_N),
+        **table_columns,
     }
     task, labels = label_columns(raw, path, options, row_N)
     unused = len(raw) - len(np.unique(row_N))
     notes = [f"{len(selected):,} of {total:,} DICOMs are kept; dropped: {_counts(dropped)}"] if dropped else []
     notes += [f"{unused:,} of {len(raw):,} rows of the table have no DICOM"] if unused else []
+    notes += age_notes
     return Records(
         table=records_table(columns, labels, rows=len(selected)),
         info=DatasetInfo(
@@ -218,19 +221,23 @@ def _row_of_key(raw: pd.DataFrame, column: str, join: str, path: AnyPath) -> dic
     return {name: row for row, name in enumerate(keys) if isinstance(name, str)}
 
 
-def _table_columns(raw: pd.DataFrame, path: AnyPath, options: DicomFolderOptions, row_N: np.ndarray) -> dict[str, Any]:
-    """Sex, age and official part of the images, from the table."""
+def _table_columns(
+    raw: pd.DataFrame, path: AnyPath, options: DicomFolderOptions, row_N: np.ndarray
+) -> tuple[dict[str, Any], list[str]]:
+    """Sex, age and official part of the images, from the table, and a note about unknown ages."""
     given = {name: getattr(options, name) for name in ("sex", "age", "split")}
     require_columns(raw, [column for column in given.values() if column is not None], path)
     columns = {name: column or name for name, column in given.items() if column or name in raw.columns}
     out: dict[str, Any] = {}
+    notes: list[str] = []
     if "sex" in columns:
-        out["sex"] = clean_text(raw[columns["sex"]]).iloc[row_N].reset_index(drop=True)
+        out["sex"] = parse_sex(raw[columns["sex"]]).iloc[row_N].reset_index(drop=True)
     if "age" in columns:
-        out["age"] = parse_numbers(raw, columns["age"], path)[row_N]
+        ages, notes = parse_ages(raw, columns["age"], path)
+        out["age"] = ages[row_N]
     if "split" in columns:
         out["split"] = parse_parts(raw[columns["split"]], path).iloc[row_N].reset_index(drop=True)
-    return out
+    return out, notes
 
 
 def _counts(dropped: Counter[str]) -> str:

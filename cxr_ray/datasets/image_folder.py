@@ -9,10 +9,10 @@ from pydantic import field_validator
 
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.datasets.base import PART_NAMES, Records, records_table
-from cxr_ray.datasets.classes import class_columns
+from cxr_ray.datasets.classes import MOST_CLASSES, class_columns
 from cxr_ray.datasets.folders import EXTENSIONS, find_images, resolve_file, subfolders
 from cxr_ray.datasets.tables import read_text_table, require_columns
-from cxr_ray.errors import UserError
+from cxr_ray.errors import UserError, listed, quoted, shortened
 from cxr_ray.labels import PARTS
 from cxr_ray.registry import SOURCES, Options
 from cxr_ray.storage.remote import AnyPath
@@ -62,8 +62,13 @@ def image_folder(root: AnyPath, options: ImageFolderOptions) -> Records:
         if classes and names != classes:
             first, different = splits[0][1].name, sorted(set(names) ^ set(classes))
             raise UserError(
-                f"the classes of {folder.name} ({', '.join(names)}) differ from those of {first} ({', '.join(classes)}); "
-                f"add, rename or remove {', '.join(different)}"
+                f"the classes of {folder.name} ({listed(names)}) differ from those of {first} ({listed(classes)}); "
+                f"add, rename or remove {listed(different)}"
+            )
+        if len(names) > MOST_CLASSES:
+            raise UserError(
+                f"{folder.absolute()} has {len(names):,} folders ({listed(names)}), too many for classes, at most {MOST_CLASSES}; "
+                "give the folder with one folder for each class"
             )
         classes = names
         for name in names:
@@ -80,7 +85,7 @@ def image_folder(root: AnyPath, options: ImageFolderOptions) -> Records:
     task, columns = class_columns([row[1] for row in rows], classes, positive=options.positive)
     patient, notes = _patients(root, paths, options)
     if others:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
+        kinds = listed([f"{count} {kind}" for kind, count in sorted(others.items())])
         notes.append(f"files in the class folders that are not images were left out: {kinds}")
     table = records_table(
         {"image": paths, "patient": patient, "split": [row[2] for row in rows]}, columns, rows=len(rows)
@@ -106,7 +111,7 @@ def _splits(root: AnyPath) -> list[tuple[str | None, AnyPath]]:
     for name in names:
         if name not in parts and find_images(root / name, root)[0]:
             raise UserError(
-                f"{root.absolute()} mixes split folders ({', '.join(parts)}) with {name}, which has images; move it elsewhere"
+                f"{root.absolute()} mixes split folders ({listed(parts)}) with {shortened(name)}, which has images; move it elsewhere"
             )
     repeated = [part for part, count in Counter(parts.values()).items() if count > 1]
     if repeated:
@@ -132,7 +137,7 @@ def _patients(root: AnyPath, paths: list[str], options: ImageFolderOptions) -> t
         pattern = re.compile(options.patient_regex)
         matches = [pattern.search(PurePosixPath(path).name) for path in paths]
         patient = [match.group(1) if match else None for match in matches]
-        origin = f"--patient-regex {options.patient_regex!r}"
+        origin = f"--patient-regex {quoted(options.patient_regex)}"
     elif options.patients is not None or (root / "patients.csv").is_file():
         path = resolve_file(options.patients, root) if options.patients else root / "patients.csv"
         patient_of = _read_patients(path)
@@ -144,7 +149,7 @@ def _patients(root: AnyPath, paths: list[str], options: ImageFolderOptions) -> t
     missing = sum(p is None for p in patient)
     if missing == len(paths):
         raise UserError(
-            f"{origin} gives no patient for any of the {len(paths)} images; the first image is {paths[0]!r}"
+            f"{origin} gives no patient for any of the {len(paths)} images; the first image is {quoted(paths[0])}"
         )
     return patient, [
         f"the patient of {missing} of {len(paths)} images is unknown: {origin} does not name it"
@@ -166,6 +171,6 @@ def _read_patients(path: AnyPath) -> dict[str, str]:
     if len(repeated):
         first, second = file.index[file == repeated.iloc[0]][0], repeated.index[0]
         raise UserError(
-            f"{path} has two patients for {repeated.iloc[0]!r}, in rows {first} and {second} (counted from 0); delete one row"
+            f"{path} has two patients for {quoted(repeated.iloc[0])}, in rows {first} and {second} (counted from 0); delete one row"
         )
     return dict(zip(pairs["file"], pairs["patient"], strict=True))

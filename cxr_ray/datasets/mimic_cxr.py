@@ -7,7 +7,7 @@ import pandas as pd
 
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.datasets.base import Records, records_table
-from cxr_ray.datasets.cells import clean_text, parse_labels, parse_parts
+from cxr_ray.datasets.cells import clean_codes, parse_labels, parse_parts
 from cxr_ray.datasets.chexpert import COMPETITION5, NO_FINDINGS
 from cxr_ray.datasets.chexpert import LABELS as CHEXPERT
 from cxr_ray.datasets.folders import find_file, join_folder
@@ -56,7 +56,7 @@ def mimic_cxr(root: AnyPath, options: MimicOptions) -> Records:
         "image": join_folder(folder, (dicom + ".jpg").where(dicom != "", "")),
         "patient": patient,
         "study": study,
-        "view": clean_text(meta["ViewPosition"]).replace({"LATERAL": "lateral"}),
+        "view": clean_codes(meta["ViewPosition"]).replace({"LATERAL": "lateral"}),
         "split": pd.Series(parse_parts(split["split"], split_path).array.take(split_row_N, allow_fill=True)),
         "labelled": known_N,
     }

@@ -7,10 +7,11 @@ import pandas as pd
 
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.datasets.base import BOX_COLUMNS, Records, records_table
-from cxr_ray.datasets.cells import FIX, clean_text, extract_groups, parse_findings, parse_numbers
+from cxr_ray.datasets.cells import FIX, clean_codes, clean_text, parse_findings, parse_numbers
 from cxr_ray.datasets.folders import find_file, image_size, join_folder, locate, paths_by_name, subfolders
+from cxr_ray.datasets.persons import parse_ages, parse_sex
 from cxr_ray.datasets.tables import first_column, read_text_table, require_columns, row_error
-from cxr_ray.errors import UserError
+from cxr_ray.errors import UserError, quoted, shortened
 from cxr_ray.registry import SOURCES, Options
 from cxr_ray.storage.remote import AnyPath
 
@@ -23,8 +24,6 @@ LISTS = {"train_val_list.txt": "train", "test_list.txt": "test"}
 BOX_NAMES = {"Infiltrate": "Infiltration"}  # spelling in the box file
 BOX_FRAME = 1024
 """Width in pixels of the images that the boxes refer to: all published images are 1024 x 1024."""
-MAX_AGE = 120
-"""Years. The first release of the table has ages up to 414."""
 
 
 @SOURCES.register("nih")
@@ -43,13 +42,14 @@ def nih(root: AnyPath, options: Options) -> Records:
     name = raw["Image Index"].str.strip()
     paths = paths_by_name(root, [folder for folder in subfolders(root) if folder.startswith("images")])
     split, split_notes = _split(root, name)
+    ages, age_notes = parse_ages(raw, "Patient Age", path)  # the first release has 058Y, 013M and 002D
     columns = {
         "image": locate(name, paths, join_folder("images", name)),
         "patient": clean_text(raw["Patient ID"]),
         "study": clean_text(raw["Patient ID"]) + "/" + clean_text(raw["Follow-up #"]),
-        "view": clean_text(raw["View Position"]),
-        "sex": clean_text(raw[first_column(raw, ("Patient Gender", "Patient Sex"), path)]),
-        "age": _ages(raw, path),
+        "view": clean_codes(raw["View Position"]),
+        "sex": parse_sex(raw[first_column(raw, ("Patient Gender", "Patient Sex"), path)]),
+        "age": ages,
         "split": split,
     }
     labels = _findings(raw["Finding Labels"], path)
@@ -61,7 +61,7 @@ def nih(root: AnyPath, options: Options) -> Records:
             task="multilabel",
             default_labels=FINDINGS,
             features=("view", "sex"),
-            notes=(*split_notes, *box_notes),
+            notes=(*split_notes, *age_notes, *box_notes),
         ),
         boxes=boxes,
     )
@@ -76,20 +76,9 @@ def _findings(cells: "pd.Series[str]", path: AnyPath) -> dict[str, np.ndarray]:
     both = (labels[NO_FINDING] == 1) & (sum(labels[finding] for finding in FINDINGS) > 0)
     if both.any():
         at = int(np.argmax(both))
-        problem = f"{cells.name!r} is {cells.iloc[at]!r}: {NO_FINDING!r} together with a finding; {FIX}"
+        problem = f"{cells.name!r} is {quoted(cells.iloc[at])}: {NO_FINDING!r} together with a finding; {FIX}"
         raise row_error(path, at, problem)
     return labels
-
-
-def _ages(raw: pd.DataFrame, path: AnyPath) -> np.ndarray:
-    """Years. The first release has 058Y, 013M or 002D."""
-    parts = extract_groups(raw["Patient Age"].str.strip(), r"^(?P<number>\d+)(?P<unit>[YMWD])$")
-    if parts["unit"].isna().all():
-        years = parse_numbers(raw, "Patient Age", path)
-    else:
-        per_year = parts["unit"].map({"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25})
-        years = (pd.to_numeric(parts["number"]) / per_year).to_numpy(np.float64)
-    return np.where(years <= MAX_AGE, years, np.nan)
 
 
 def _split(root: AnyPath, name: "pd.Series[str]") -> tuple["pd.Series[str]", list[str]]:
@@ -102,7 +91,7 @@ def _split(root: AnyPath, name: "pd.Series[str]") -> tuple["pd.Series[str]", lis
     both = set(lists.get("train", ())) & set(lists.get("test", ()))
     if both:
         raise UserError(
-            f"{root.absolute()}: {sorted(both)[0]} is in both {' and '.join(LISTS)}; download the lists again"
+            f"{root.absolute()}: {shortened(sorted(both)[0])} is in both {' and '.join(LISTS)}; download the lists again"
         )
     split = name.map({image: part for part, images in lists.items() for image in images})
     absent = int(split.isna().sum()) if lists else 0
@@ -120,6 +109,7 @@ def _boxes(root: AnyPath, name: "pd.Series[str]", paths: dict[str, str]) -> tupl
         raise UserError(
             f"{path} has {len(raw.columns)} columns, not six (image, finding, and the box's x, y, w, h); download it again"
         )
+    raw = raw.assign(**{column: raw[column].str.strip() for column in ("Image Index", "Finding Label")})
     row = raw["Image Index"].map(pd.Series(name.index, index=name).groupby(level=0).first())
     listed = row.notna()
     sizes = {image: image_size(root, paths.get(image, "")) for image in raw["Image Index"][listed].unique()}

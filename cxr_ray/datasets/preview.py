@@ -14,6 +14,7 @@ from cxr_ray.data import summary
 from cxr_ray.data.plan import dropping_filter
 from cxr_ray.data.store_writer import write_parquet
 from cxr_ray.datasets.base import Records
+from cxr_ray.errors import printable, shortened
 from cxr_ray.imaging.decode import decode
 from cxr_ray.imaging.files import read
 from cxr_ray.imaging.pixels import Aspect, Depth, ImageError
@@ -73,11 +74,11 @@ class DryRun:
         patients = "" if self.patients is None else f" of {self.patients:,} patients"
         lines.append(f"rows kept: {self.kept:,}{patients}")
         lines.append(f"positives in the kept rows ({len(self.labels)} labels):")
-        width = max((len(name) for name in self.labels["label"]), default=0)
+        width = max((len(shortened(name)) for name in self.labels["label"]), default=0)
         for row in self.labels.to_dict("records"):
             others = [f"{key.replace('_', ' ')} {row[key]:,}" for key in ("uncertain", "not_mentioned") if row[key]]
             suffix = f"  ({', '.join(others)})" if others else ""
-            lines.append(f"  {row['label']:<{width}}  {row['positive']:>9,}  {row['percent']:6.2f}%{suffix}")
+            lines.append(f"  {shortened(row['label']):<{width}}  {row['positive']:>9,}  {row['percent']:6.2f}%{suffix}")
         lines.append(f"label vectors (values other than 1 count as 0): {len(self.vectors):,}")
         shown = self.vectors.head(VECTORS_SHOWN).to_dict("records")
         lines += [f"  {row['rows']:>9,}  {row['percent']:6.2f}%  {row['vector']}" for row in shown]
@@ -89,7 +90,7 @@ class DryRun:
         lines.append(
             f"images to ingest: {self.ingested:,} (filters other than --where are applied when training, not when ingesting)"
         )
-        example = f", such as {self.first_missing}" if self.first_missing is not None else ""
+        example = f", such as {shortened(self.first_missing)}" if self.first_missing is not None else ""
         lines.append(f"missing files: {self.missing:,}{example}")
         if self.unusable:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.unusable.items())
@@ -99,7 +100,7 @@ class DryRun:
             lines.append("estimated time: unknown, there is no image to try")
         else:
             lines.append(f"estimated time: {_time(self.seconds)} on {self.cores} cores")
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        return "\n".join(map(printable, [*lines, *(f"note: {note}" for note in self.notes)]))
 
     def summary(self) -> dict[str, Any]:
         """The counts as plain values."""

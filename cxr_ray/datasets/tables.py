@@ -1,4 +1,4 @@
-"""Reading the tables of a dataset, and errors about them. What the cells mean is in cells.py."""
+"""Reading the tables of a dataset, and errors about them. Text files are read in delimited.py; what the cells mean is in cells.py."""
 # N rows
 
 from collections.abc import Iterator, Sequence
@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-from pyarrow import csv
 
-from cxr_ray.errors import UserError, closest
+from cxr_ray.datasets.delimited import TEXT, TextForm, read_delimited
+from cxr_ray.errors import UserError, closest, listed, quoted, shortened
 from cxr_ray.storage.remote import AnyPath, local_copy
 
-TEXT = pd.StringDtype(na_value=np.nan)
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 
 
@@ -43,27 +41,22 @@ def read_csv(path: AnyPath, *, what: str) -> pd.DataFrame:
         return pd.read_csv(file)
 
 
-def read_text_table(path: AnyPath, *, what: str) -> pd.DataFrame:
-    """A CSV, TSV (either may be .gz) or Parquet file with every cell as text, an empty string if blank.
+def read_text_table(path: AnyPath, *, what: str, form: TextForm | None = None) -> pd.DataFrame:
+    """A CSV, TSV (either may be .gz) or Parquet file with every cell as text, an empty string if blank. `form` is what the user
+    states about a text file; None: the caller has no such options.
 
     Types are not inferred: a patient may be called 007, a finding None or NA. A column without a name gets its position,
-    such as (3). Raises `UserError` if the file cannot be read, and for a duplicate column."""
+    such as (3). Blank rows at the end are no rows. Raises `UserError` if the file cannot be read, and for a duplicate column."""
     with reading(path, what=what) as file:
-        table = _read_parquet(file) if file.suffix.lower() == ".parquet" else _read_delimited(file)
+        table = _read_parquet(file) if file.suffix.lower() == ".parquet" else read_delimited(file, form)
     table.columns = pd.Index([str(column).strip() or f"({at})" for at, column in enumerate(table.columns)])
     if not table.columns.is_unique:
         duplicate = table.columns[table.columns.duplicated()][0]
-        raise UserError(f"{path} has the column {duplicate!r} twice; rename one of them")
-    return table
-
-
-def _read_delimited(path: Path) -> pd.DataFrame:
-    """pyarrow's reader accepts a byte order mark and both line endings, refuses ragged rows, and is the fastest by far."""
-    parse = csv.ParseOptions(delimiter="\t" if ".tsv" in path.name.lower() else ",", newlines_in_values=True)
-    with csv.open_csv(path, parse_options=parse) as head:
-        names = head.schema.names
-    convert = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.large_string()), strings_can_be_null=False)
-    return csv.read_csv(path, parse_options=parse, convert_options=convert).to_pandas(types_mapper=lambda _: TEXT)
+        raise UserError(f"{path} has the column {quoted(duplicate)} twice; rename one of them")
+    rows = len(table)
+    while rows and (table.iloc[rows - 1].str.strip() == "").all():
+        rows -= 1  # spreadsheets write delimiters for rows that were cleared
+    return table.iloc[:rows]
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -75,7 +68,7 @@ def find_table(root: AnyPath, *, what: str = "table") -> AnyPath:
     """The only table in the folder `root`. Raises `UserError` if there is none, or several."""
     found = sorted(p for p in root.iterdir() if p.name.lower().endswith(TABLE_SUFFIXES) and not p.name.startswith("."))
     if len(found) != 1:
-        content = f"{len(found)} tables ({', '.join(path.name for path in found[:5])})" if found else f"no {what}"
+        content = f"{len(found)} tables ({listed([path.name for path in found])})" if found else f"no {what}"
         raise UserError(f"{root.absolute()} contains {content}; choose one with --table FILE")
     return found[0]
 
@@ -86,8 +79,8 @@ def require_columns(table: pd.DataFrame, wanted: Sequence[str], path: AnyPath) -
     for column in wanted:
         if column not in table.columns:
             present = [str(c) for c in table.columns]
-            shown = ", ".join(present[:30]) + (", ..." if len(present) > 30 else "")
-            raise UserError(f"{path} has no column {column!r}{closest(column, present) or '.'} Its columns: {shown}")
+            hint = closest(column, present) or "."
+            raise UserError(f"{path} has no column {quoted(column)}{hint} Its columns: {listed(present, most=30)}")
 
 
 def first_column(table: pd.DataFrame, names: Sequence[str], path: AnyPath) -> str:
@@ -98,9 +91,10 @@ def first_column(table: pd.DataFrame, names: Sequence[str], path: AnyPath) -> st
 
 
 def find_rows(
-    keys: "pd.Series[str]", table_keys: "pd.Series[str]", path: AnyPath, *, what: str
+    keys: "pd.Series[str]", table_keys: "pd.Series[str]", path: AnyPath, *, what: str, fix: str = "delete one row"
 ) -> npt.NDArray[np.int64]:
-    """Row of the table at `path` for each of `keys` [N]; -1 if the table does not have the key. `what` describes a key.
+    """Row of the table at `path` for each of `keys` [N]; -1 if the table does not have the key. `what` describes a key, `fix` how
+    to fix a repeated one.
 
     Raises `UserError` for a key that is in the table twice."""
     index = pd.Index(table_keys)
@@ -108,7 +102,7 @@ def find_rows(
         second = int(np.argmax(index.duplicated()))
         first = int(np.argmax(index == index[second]))
         raise UserError(
-            f"{path} lists the {what} {index[second]} twice, in rows {first} and {second} (counted from 0); delete one row"
+            f"{path} lists the {what} {shortened(index[second])} twice, in rows {first} and {second} (counted from 0); {fix}"
         )
     return index.get_indexer(pd.Index(keys)).astype(np.int64)
 

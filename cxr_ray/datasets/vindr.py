@@ -11,7 +11,7 @@ from cxr_ray.datasets.base import BOX_COLUMNS, Records, records_table
 from cxr_ray.datasets.cells import parse_labels, parse_numbers
 from cxr_ray.datasets.folders import find_file, image_size, join_folder, locate, paths_by_name
 from cxr_ray.datasets.tables import read_text_table, require_columns
-from cxr_ray.errors import UserError, unknown
+from cxr_ray.errors import UserError, shortened, unknown
 from cxr_ray.labels import POSITIVE, UNCERTAIN, safe_name
 from cxr_ray.registry import SOURCES, Options
 from cxr_ray.storage.remote import AnyPath
@@ -114,7 +114,7 @@ def _read_labels(path: AnyPath, part: str, how: str) -> pd.DataFrame:
         second = int(np.argmax(repeated))
         first = int(np.argmax((raw[key] == raw[key].iloc[second]).all(axis=1).to_numpy()))
         raise UserError(
-            f"{path} lists {' of reader '.join(raw[key].iloc[second])} twice, in rows {first} and {second} (counted from 0); "
+            f"{path} lists {' of reader '.join(map(shortened, raw[key].iloc[second]))} twice, in rows {first} and {second} (counted from 0); "
             "delete one row"
         )
     votes = pd.DataFrame({safe_name(name): parse_labels(raw, name, path, {"1": 1.0, "0": 0.0}) for name in NAMES})

@@ -58,7 +58,8 @@ def _expand_uncertain(base: cfg.Config, store: stores.Store, plan: plans.Plan) -
     policy = base.data.uncertain
     if isinstance(policy, str):
         return base
-    given: Any = expand_by_label(dict[str, Any](policy), store.labels, plan.groups, where="data.uncertain")
+    known = [*store.labels, *base.data.derive]
+    given: Any = expand_by_label(dict[str, Any](policy), known, plan.groups, where="data.uncertain")
     by_label = {**dict.fromkeys(plan.labels, "zeros"), **given}
     return base.model_copy(update={"data": base.data.model_copy(update={"uncertain": by_label})})
 

@@ -11,18 +11,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cxr_ray import config as cfg
 from cxr_ray import models, runs
 from cxr_ray.data import leakage
 from cxr_ray.data import plan as plans
 from cxr_ray.data import store as stores
-from cxr_ray.errors import UserError, unknown
+from cxr_ray.errors import UserError, listed
 from cxr_ray.evaluation.prediction_table import EvaluationSettings, rule_of
-from cxr_ray.labels import apply_policy
 from cxr_ray.metrics import operating_points, studies
 from cxr_ray.report import run_page
 from cxr_ray.storage.atomic import write_atomic
 from cxr_ray.workflows import evaluate as evaluating
+from cxr_ray.workflows.alignment import align, blank_of, derivations, stored_labels, truth_of, used_labels
 from cxr_ray.workflows.results import Evaluation
 
 SAME_IMAGE_BITS = 2
@@ -51,13 +50,15 @@ def evaluate(
     store = stores.open(data, verify="manifest", cache=config.data.cache)
     rule = rule_of(run, thresholds, info["labels"])
     operating_points.parse(rule, info["labels"], task=info["task"])
-    alignment = align(info["labels"], store.labels, mapping or {})
+    own = stores.open(info["store"]["path"], verify="manifest", cache=config.data.cache)
+    given, derived = mapping or {}, derivations(own.info, config.data)
+    columns = stored_labels(store.index, store)
+    alignment = align(info["labels"], list(columns), given, derived)
     if not any(a["data"] for a in alignment):
         raise UserError(
-            f"no label of the run ({', '.join(info['labels'])}) is in {store.origin} ({', '.join(store.labels)}); "
+            f"no label of the run ({listed(info['labels'], most=40)}) is in {store.origin} ({listed(store.labels, most=40)}); "
             "match them, for example with --mapping 'Edema=Pulmonary edema'"
         )
-    own = stores.open(info["store"]["path"], verify="manifest", cache=config.data.cache)
     models.check_size(config.data.image_size or own.size, store.size)
     dropped = plans.dropping_filter(store.index, store.info.filters if config.data.filters == "default" else ())
     filtered = store.index[(dropped == "").to_numpy()]
@@ -66,13 +67,18 @@ def evaluate(
     same_source = store.manifest.source == own.manifest.source
     used = used_in_training(filtered, train_or_val, same_source=same_source)
     fresh = filtered[~np.logical_or.reduce(list(used.values()))] if len(filtered) else filtered
-    notes = _notes(alignment, store, used, len(filtered), len(store))
+    matched = used_labels(alignment, list(columns), given, derived)
+    notes = _notes(alignment, [k for k in store.labels if k not in matched], used, len(filtered), len(store))
     for line in notes:
         log(line)
     if not len(fresh):
         raise UserError(f"no row of {store.origin} is left to evaluate {run.path.name} on: {'; '.join(notes)}")
 
-    truth_NL = _truth(fresh, alignment, config, info["task"])
+    truth_NL = truth_of(
+        {label: values_N[store.index["row"].isin(fresh["row"]).to_numpy()] for label, values_N in columns.items()},
+        alignment, given, derived, config.data,
+        task=info["task"], blank=blank_of(store, config.data),
+    )  # fmt: skip
     log(f"evaluating {len(fresh):,} rows of {store.name}")
     rows = fresh["row"].to_numpy(np.int64)
     name = re.sub(r"[^\w.+-]+", "_", store.name)
@@ -96,7 +102,7 @@ def evaluate(
         "source": store.manifest.source,
         "notes": [*store.info.notes, *notes],
         "alignment": alignment,
-        "unmatched": [k for k in store.labels if k not in {a["data"] for a in alignment}],
+        "unmatched": [k for k in store.labels if k not in matched],
     }
     folder = run.path / "external" / (name if by == "image" else f"{name}-by-study")
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,30 +111,6 @@ def evaluate(
     page = folder / "report.html"
     run_page.write(run, store.name, evaluation=results, predictions=table, path=page, images=images)
     return Evaluation(run, store.name, results, page, table)
-
-
-def align(ours: Sequence[str], theirs: Sequence[str], mapping: Mapping[str, str]) -> list[dict[str, str | None]]:
-    """The data's label for each label of the model: `{"label", "data" (None if the data lack it), "how"}`.
-
-    Matched by `mapping`, else by equal name, else by equal letters (ignoring case, spaces, `_` and `-`). Raises `UserError` if the
-    mapping has an unknown label."""
-    for label, other in mapping.items():
-        if label not in ours:
-            raise unknown("label", label, ours, where=" of the model in the mapping")
-        if other not in theirs:
-            raise unknown("label", other, theirs, where=" of the data in the mapping")
-    letters = {_letters(k): k for k in reversed(theirs)}
-    out: list[dict[str, str | None]] = []
-    for label in ours:
-        if label in mapping:
-            out.append({"label": label, "data": mapping[label], "how": "given"})
-        elif label in theirs:
-            out.append({"label": label, "data": label, "how": "same name"})
-        elif _letters(label) in letters:
-            out.append({"label": label, "data": letters[_letters(label)], "how": "same letters"})
-        else:
-            out.append({"label": label, "data": None, "how": "the data lack it"})
-    return out
 
 
 def used_in_training(
@@ -158,18 +140,15 @@ def _near(hash_N: npt.NDArray[np.uint64], known_M: npt.NDArray[np.uint64]) -> np
     return near_N
 
 
-def _letters(name: str) -> str:
-    return re.sub(r"[\s_-]+", "", name).casefold()
-
-
 def _notes(
     alignment: Sequence[Mapping[str, str | None]],
-    store: stores.Store,
+    spare: Sequence[str],
     used: Mapping[str, npt.NDArray[np.bool_]],
     filtered: int,
     rows: int,
 ) -> list[str]:
-    """Notes on filters (`filtered` of `rows` pass them), label matching and rows that the training used."""
+    """Notes on filters (`filtered` of `rows` pass them), label matching, labels of the data that the model lacks (`spare`) and rows
+    that the training used."""
     notes = []
     if filtered < rows:
         notes.append(f"the filters of the source drop {rows - filtered:,} of {rows:,} rows")
@@ -183,7 +162,6 @@ def _notes(
     missing = [str(a["label"]) for a in alignment if a["data"] is None]
     if missing:
         notes.append(f"the data lack {', '.join(missing)}: not evaluated")
-    spare = [k for k in store.labels if k not in {a["data"] for a in alignment}]
     if spare:
         notes.append(f"the model does not predict {', '.join(spare)} of the data")
     counted = [f"{int(rows_N.sum()):,} {reason}" for reason, rows_N in used.items() if rows_N.any()]
@@ -200,27 +178,6 @@ def _notes(
             "the data are of another source with its own patient numbers: other images of a patient of the training cannot be found"
         )
     return notes
-
-
-def _truth(
-    index: pd.DataFrame, alignment: Sequence[Mapping[str, str | None]], config: cfg.Config, task: str
-) -> npt.NDArray[np.float32]:
-    """Truth [N, L] by the run's label policy of evaluation; NaN if the data lack the label.
-
-    For classes, a row is known only if exactly one of the matched labels is positive."""
-    labels = [str(a["label"]) for a in alignment]
-    raw_NL = np.full((len(index), len(labels)), np.nan, dtype=np.float32)
-    for i, a in enumerate(alignment):
-        if a["data"] is not None:
-            raw_NL[:, i] = index[a["data"]].to_numpy(np.float32)
-    out_NL = apply_policy(raw_NL, labels, config.data.eval_uncertain, config.data.blank)
-    missing_L = np.array([a["data"] is None for a in alignment])
-    if task == "multiclass":
-        out_NL[:, missing_L] = 0.0
-        out_NL[(out_NL == 1).sum(axis=1) != 1] = np.nan
-    else:
-        out_NL[:, missing_L] = np.nan
-    return out_NL
 
 
 def _predictions(

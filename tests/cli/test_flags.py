@@ -37,6 +37,12 @@ WORDS: dict[str, list[tuple[list[str], Any]]] = {
             {"mine": ["Edema", "Mass"], "all of it": ["competition5"]},
         )
     ],
+    "data.derive": [
+        (
+            ["{Any fracture: {any: [Rib fracture, No]}, 1: {all: [A]}}"],
+            {"Any fracture": {"any": ["Rib fracture", "No"]}, "1": {"all": ["A"]}},
+        )
+    ],
     "data.task": [(["binary"], "binary")],
     "data.uncertain": [
         (["ones"], "ones"),

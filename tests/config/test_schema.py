@@ -18,6 +18,17 @@ def test_the_digest_ignores_the_name_and_the_output_folder() -> None:
     assert cfg.load(None, {"seed": 1}).digest() != default.digest()
 
 
+def test_the_digest_of_a_config_without_derived_labels_is_that_of_earlier_versions() -> None:
+    assert cfg.Config().digest() == "fa5a5f1e70"
+    assert cfg.load(None, {"data": {"derive": {"X": {"any": ["A"]}}}}).digest() != cfg.Config().digest()
+
+
+@pytest.mark.parametrize("rule", [{}, {"any": []}, {"any": ["A"], "all": ["B"]}])
+def test_a_derived_label_has_one_rule(rule: dict[str, list[str]]) -> None:
+    with pytest.raises(UserError, match=r"data\.derive: X: give any or all with at least one label"):
+        cfg.validate({"data": {"derive": {"X": rule}}})
+
+
 def test_multiclass_tasks_monitor_accuracy_unless_a_metric_is_set() -> None:
     assert cfg.Config().for_task("multiclass").train.monitor == "val/accuracy"
     assert cfg.Config().for_task("multilabel").train.monitor == "val/auroc/mean"

@@ -73,7 +73,9 @@ TABLES = {
     ),
     "table": Table(
         "images.csv", "image", "{}/a.png", "pictures/{}/a.png",
-        repeated("table", "pictures/a.png"), "pictures",
+        "{root}/images.csv, row {last} (counted from 0): the image 'a.png' is also in row 0; repeated rows: 1; keep one row per "
+        "image, or join them with --join-rows max (a label is positive if one of the rows is)",
+        "pictures",
     ),
 }  # fmt: skip
 
@@ -183,7 +185,7 @@ def test_a_row_without_an_image_is_refused(bad: Bad) -> None:
     bad.rename_first_image("")
     if bad.name == "chexpert":
         assert bad.refusal() == (
-            f"{bad.file}, row 0 (counted from 0): 'Path' is nan, not like .../patient00001/study1/view1_frontal.jpg; "
+            f"{bad.file}, row 0 (counted from 0): 'Path' is '', not like .../patient00001/study1/view1_frontal.jpg; "
             "correct the cell, or download the file again"
         )
     else:

@@ -55,7 +55,8 @@ def test_an_age_after_a_ct_volume_is_named_with_its_row_of_the_table(tmp_path: P
     with pytest.raises(UserError) as caught:
         datasets.load("covid_chestxray", tmp_path)
     assert str(caught.value) == (
-        f"{path}, row 6 (counted from 0): 'age' is 'old', not a number; correct the cell, or download the file again"
+        f"{path}, row 6 (counted from 0): 'age' is 'old', not an age such as 58, 058Y or 3M; correct the cell, or download "
+        "the file again"
     )
 
 

@@ -10,6 +10,8 @@ from cxr_ray import datasets
 from cxr_ray.errors import UserError
 from tests.fakes import nih
 
+UNKNOWN_AGE = "1 of 5 ages are not between 0 and 120 years and count as unknown: row 3 (counted from 0) is the first"
+
 
 def refusal(root: Path) -> str:
     with pytest.raises(UserError) as caught:
@@ -56,7 +58,8 @@ def test_the_official_lists_are_the_split_and_split_no_patient(tmp_path: Path) -
 
 def test_without_lists_or_boxes(tmp_path: Path) -> None:
     records = datasets.load("nih", nih.write(tmp_path, lists=False, boxes=False))
-    assert records.table["split"].isna().all() and records.boxes is None and records.info.notes == ()
+    assert records.table["split"].isna().all() and records.boxes is None
+    assert records.info.notes == (UNKNOWN_AGE,)
 
 
 def test_an_image_in_no_list_is_counted_and_one_in_both_is_refused(tmp_path: Path) -> None:
@@ -64,7 +67,7 @@ def test_an_image_in_no_list_is_counted_and_one_in_both_is_refused(tmp_path: Pat
     edit(tmp_path / "test_list.txt", "00000003_001.png\n", "")
     records = datasets.load("nih", tmp_path)
     assert records.table["split"].isna().tolist() == [False, False, False, False, True]
-    assert records.info.notes == ("1 of 5 images are in no official list",)
+    assert records.info.notes == ("1 of 5 images are in no official list", UNKNOWN_AGE)
     with (tmp_path / "test_list.txt").open("a") as file:
         file.write("00000001_000.png\r\n")
     assert refusal(tmp_path) == (
@@ -87,7 +90,7 @@ def test_a_box_of_another_image_or_finding(tmp_path: Path) -> None:
     path = edit(tmp_path / "BBox_List_2017.csv", "00000001_000.png", "00000009_000.png")
     records = datasets.load("nih", tmp_path)
     assert records.boxes is not None and records.boxes["row"].tolist() == [3]
-    assert records.info.notes == ("1 boxes are of images that the table does not list",)
+    assert records.info.notes == (UNKNOWN_AGE, "1 boxes are of images that the table does not list")
     edit(path, "Infiltrate", "Infiltrates")
     assert refusal(tmp_path).startswith("unknown label 'Infiltrates' in the boxes of nih; did you mean 'Infiltration'?")
 
@@ -126,3 +129,25 @@ def test_the_published_table(shared_data: Path, tmp_path: Path) -> None:
         expected = [label in cell.split("|") for cell in raw["Finding Labels"]]
         assert (records.table[label] == 1).tolist() == expected
     assert records.table["patient"].tolist() == [str(p) for p in raw["Patient ID"]]
+
+
+def test_ages_of_both_releases_in_one_column(tmp_path: Path) -> None:
+    nih.write(tmp_path)
+    path = edit(tmp_path / "Data_Entry_2017_v2020.csv", ",1,58,M", ",1,058Y,M")
+    edit(path, ",2,81,M", ",2,003M,M")
+    assert datasets.read("nih", tmp_path)["age"].fillna(-1).tolist() == [58, 58, 0.25, -1, 75]
+    edit(path, ",3,75,F", ",3,unclear,F")
+    assert refusal(tmp_path) == (
+        f"{path}, row 4 (counted from 0): 'Patient Age' is 'unclear', not an age such as 58, 058Y or 3M; correct the cell, or "
+        "download the file again"
+    )
+
+
+@pytest.mark.parametrize("ends", [("", ""), (",,,", ",,,"), ("", ",,,")])
+def test_boxes_in_rows_that_are_shorter_than_the_header(tmp_path: Path, ends: tuple[str, str]) -> None:
+    expected = datasets.load("nih", nih.write(tmp_path, side=1024)).boxes
+    lines = [",".join(map(str, box)) + end for box, end in zip(nih.BOXES, ends, strict=True)]
+    (tmp_path / "BBox_List_2017.csv").write_text("\n".join(["Image Index,Finding Label,Bbox [x,y,w,h],,,", *lines]))
+    found = datasets.load("nih", tmp_path).boxes
+    assert found is not None and expected is not None
+    pd.testing.assert_frame_equal(found, expected)

@@ -17,9 +17,15 @@ def test_the_published_table(tmp_path: Path, flat: bool, gzip: bool) -> None:
     records = datasets.load("padchest", padchest.write(tmp_path, flat=flat, gzip=gzip))
     table = records.table
     assert records.info.labels == (
-        "chronic changes", "exclude", "kyphosis", "normal", "pulmonary fibrosis", "rib fracture", "unchanged",
+        "chronic changes", "exclude", "fracture", "kyphosis", "normal", "pulmonary fibrosis", "rib fracture", "unchanged",
     )  # fmt: skip
-    assert records.info.default_labels == ("chronic changes", "kyphosis", "pulmonary fibrosis", "rib fracture")
+    assert records.info.default_labels == (
+        "chronic changes",
+        "fracture",
+        "kyphosis",
+        "pulmonary fibrosis",
+        "rib fracture",
+    )
     assert all((tmp_path / image).is_file() for image in table["image"])
     assert [Path(image).name for image in table["image"]] == [row[0] for row in padchest.ROWS]
     assert table["kyphosis"].tolist()[:3] == [1, 1, 0]
@@ -62,3 +68,44 @@ def test_a_missing_image_keeps_its_folder(tmp_path: Path) -> None:
     padchest.write(tmp_path)
     (tmp_path / "36" / padchest.ROWS[4][0]).unlink()
     assert datasets.read("padchest", tmp_path)["image"].iloc[4] == f"36/{padchest.ROWS[4][0]}"
+
+
+def test_cells_that_an_export_wrote_as_nan_are_blank(tmp_path: Path) -> None:
+    path = next(padchest.write(tmp_path).glob("*.csv"))
+    text = path.read_text().replace("['normal']", "nan").replace(",M,PA,", ",nan,PA,")
+    path.write_text(text)
+    table = datasets.read("padchest", tmp_path)
+    assert table["told"].tolist() == [True, True, False, False, False, True]
+    assert table["sex"].isna().tolist() == [False, False, True, False, False, False]
+
+
+def test_a_kind_of_a_finding_counts_as_it_and_a_related_one_makes_it_unknown(tmp_path: Path) -> None:
+    path = next(padchest.write(tmp_path).glob("*.csv"))
+    text = path.read_text().replace("['normal']", "\"['laminar atelectasis', 'scoliosis']\"")
+    path.write_text(text.replace("'chronic changes'", "'thoracic cage deformation'"))
+    records = datasets.load("padchest", tmp_path)
+    table = records.table
+    assert table["atelectasis"].tolist()[:3] == [0, 0, 1]
+    assert table["laminar atelectasis"].tolist()[:3] == [0, 0, 1]
+    assert table["thoracic cage deformation"].fillna(9).tolist()[:3] == [1, 1, 9]
+    assert table["fracture"].iloc[5] == 1 and np.isnan(table["fracture"].iloc[3])  # unchanged: no finding is mentioned
+    assert records.info.notes[0] == (
+        "the table names only the most special finding: 2 cells of 2 labels are positive because a kind of the finding is named"
+    )
+    assert (
+        records.info.notes[1]
+        == "1 cells of 1 labels are unknown, because only a related finding is named, and are masked"
+    )
+
+
+def test_dates_are_read_in_any_usual_form(tmp_path: Path) -> None:
+    path = next(padchest.write(tmp_path).glob("*.csv"))
+    path.write_text(path.read_text().replace("20150914", "2015-09-14").replace("20131020", "20131020.0"))
+    assert datasets.read("padchest", tmp_path)["age"].fillna(-1).tolist() == [84, 84, 50, -1, 59, 59]
+    path.write_text(path.read_text().replace("2015-09-14", "last year"))
+    with pytest.raises(UserError) as caught:
+        datasets.load("padchest", tmp_path)
+    assert str(caught.value) == (
+        f"{path}, row 2 (counted from 0): 'StudyDate_DICOM' is 'last year', not a year or a date such as 20140915 or 2014-09-15; "
+        "correct the cell, or download the file again"
+    )

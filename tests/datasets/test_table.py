@@ -105,12 +105,13 @@ def test_an_unknown_label_value_is_refused_with_the_option_that_maps_it(tmp_path
 def test_an_image_without_a_class_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "image,study,kind\na.png,s1,x\nb.png,s2,\nc.png,s3,y\n") / "images.csv"
     assert refusal(tmp_path, classes="kind") == (
-        f"{path}, row 1 (counted from 0): 'kind' is blank; every image needs a class: fill it in"
+        f"{path}, row 1 (counted from 0): 'kind' is blank; every image needs a class: fill it in, or leave such "
+        "images out with --blank drop"
     )
     labels = write(tmp_path, "study,class\ns1,x\ns2,y\n", "labels.csv") / "labels.csv"
     assert refusal(tmp_path, classes="class", table="images.csv", label_table="labels.csv") == (
         f"{labels} has no row for the image in row 2 (counted from 0) of the table of images; every image needs a class: "
-        "add the row"
+        "add the row, or leave such images out with --blank drop"
     )
 
 
@@ -120,12 +121,16 @@ def test_studies_without_labels_are_counted(tmp_path: Path) -> None:
     labels.write_text(labels.read_text().replace("s2", "s9"))
     options = fake.OPTIONS | {"table": "images.csv", "label_table": "labels.csv"}
     records = datasets.load("table", tmp_path, options)
-    assert records.info.notes == ("1 of 4 images have no row in labels.csv: their labels are not mentioned",)
+    assert records.info.notes == (
+        "1 of 4 images have no row in labels.csv: their labels are not mentioned",
+        "1 of 3 rows of labels.csv have no image",
+    )
     assert records.table["Edema"].isna().tolist() == [False, False, True, True]
     labels.write_text(labels.read_text().replace("s9", "s1"))
     assert (
         refusal(tmp_path, **options)
-        == f"{labels} lists the study s1 twice, in rows 1 and 2 (counted from 0); delete one row"
+        == f"{labels} lists the study s1 twice, in rows 1 and 2 (counted from 0); delete one row, or join them "
+        "with --join-rows max (a label is positive if one of the rows is)"
     )
     assert refusal(tmp_path, **options | {"on": "stdy"}).startswith(
         f"{tmp_path / 'images.csv'} has no column 'stdy'; did you mean 'study'?"
@@ -205,3 +210,181 @@ def test_options_of_the_command_line() -> None:
     assert options == expected
     again = shlex.split(ingest.as_flags(options))  # as the dry run tells the next command
     assert ingest.split_words(("table", "ROOT", *again, "OUT"), dry_run=False)[3] == expected
+
+
+def test_every_other_cell_has_one_meaning(tmp_path: Path) -> None:
+    write(tmp_path, "image,A\na.png,-1\nb.png,557374 2 1015\nc.png,\nd.png,x\n")
+    found = datasets.read("table", tmp_path, labels=["A"], values={-1: 0, "*": 1})
+    assert found["A"].fillna(9).tolist() == [0, 1, 9, 1]
+    words = ("table", "R", "--labels", "A", "--values", '{-1: 0, "*": 1}', "O")
+    assert ingest.split_words(words, dry_run=False)[3]["values"] == {"-1": 0, "*": 1}
+    assert datasets.read("table", tmp_path, labels=["A"], values={"*": None, "-1": 0})["A"].isna().tolist() == [
+        False, True, True, True,
+    ]  # fmt: skip
+
+
+def test_images_without_a_class_can_be_dropped_and_are_counted(tmp_path: Path) -> None:
+    write(tmp_path, "image,age,kind\na.png,50,x\nb.png,51,\nc.png,52,y\nd.png,53, \n")
+    records = datasets.load("table", tmp_path, {"classes": "kind", "blank": "drop", "positive": "x"})
+    assert records.table["image"].tolist() == ["a.png", "c.png"] and records.table["x"].tolist() == [1, 0]
+    assert records.table["source_row"].tolist() == [0, 2] and records.table["age"].tolist() == [50, 52]
+    assert records.info.notes == (
+        "2 of 4 images have no class and were dropped (--blank drop): row 1 (counted from 0) is the first",
+    )
+    assert refusal(tmp_path, labels=["age"], blank="drop") == (
+        "--blank drop needs --classes; blank cells of --labels and --findings are labels not mentioned"
+    )
+    write(tmp_path, "image,kind\na.png,\nb.png,\n")
+    assert refusal(tmp_path, classes="kind", blank="drop") == (
+        "no image has a class in the column 'kind'; name another one with --classes"
+    )
+
+
+def test_rows_of_an_image_are_joined(tmp_path: Path) -> None:
+    path = write(tmp_path, "image,age,tags\na.png,50,Mass\nb.png,,\na.png,50,Edema\nb.png,61,None\n") / "images.csv"
+    assert refusal(tmp_path, findings="tags") == (
+        f"{path}, row 2 (counted from 0): the image 'a.png' is also in row 0; repeated rows: 2; keep one row per image, or join "
+        "them with --join-rows max (a label is positive if one of the rows is)"
+    )
+    records = datasets.load("table", tmp_path, {"findings": "tags", "join_rows": "max"})
+    assert records.table["image"].tolist() == ["a.png", "b.png"] and records.table["source_row"].tolist() == [0, 1]
+    assert records.table[["Edema", "Mass", "None"]].to_numpy().tolist() == [[1, 1, 0], [0, 0, 1]]
+    assert records.table["age"].tolist() == [50, 61]
+    assert records.info.notes == ("4 rows of images.csv are joined to 2 images (--join-rows max)",)
+    write(tmp_path, "image,age,kind\na.png,50,x\nb.png,61,y\na.png,51,x\n")
+    assert refusal(tmp_path, classes="kind", join_rows="max") == (
+        f"{path}, row 2 (counted from 0): 'age' is '51.0', but '50.0' in row 0, which is joined to it; correct one of them"
+    )
+    write(tmp_path, "image,kind\na.png,x\nb.png,y\na.png,y\n")
+    assert refusal(tmp_path, classes="kind", join_rows="max") == (
+        f"{path}, row 2 (counted from 0): 'kind' is 'y', but 'x' in row 0, which is joined to it; correct one of them"
+    )
+
+
+def test_rows_of_a_study_are_joined_in_the_label_table(tmp_path: Path) -> None:
+    write(tmp_path, "image,study\na.png,s1\nb.png,s2\nc.png,s3\n")
+    write(tmp_path, "study,A\ns2,0\ns1,0\ns2,-1\ns1,1\ns9,1\n", "labels.csv")
+    options = {"table": "images.csv", "label_table": "labels.csv", "labels": ["A"]}
+    records = datasets.load("table", tmp_path, options | {"join_rows": "max"})
+    assert records.table["A"].fillna(9).tolist() == [1, -1, 9]
+    assert records.info.notes == (
+        "1 of 3 images have no row in labels.csv: their labels are not mentioned",
+        "1 of 3 rows of labels.csv have no image",
+    )
+
+
+def test_images_without_a_study_have_no_labels(tmp_path: Path) -> None:
+    write(tmp_path, "image,study\na.png,\nb.png,s2\n")
+    write(tmp_path, "study,A\n,1\ns2,0\n", "labels.csv")
+    found = datasets.read("table", tmp_path, table="images.csv", label_table="labels.csv", labels=["A"])
+    assert found["A"].fillna(9).tolist() == [9, 0]
+
+
+RSNA = (
+    "patientId,x,y,width,height,Target\n"
+    "0004cfab,,,,,0\n00436515,264.0,152.0,213.0,379.0,1\n00436515,562.0,152.0,256.0,453.0,1\n003d8fa0,,,,,0\n"
+)
+CLASS_INFO = "patientId,class\n0004cfab,No Lung Opacity / Not Normal\n00436515,Lung Opacity\n00436515,Lung Opacity\n003d8fa0,Normal\n"
+RSNA_OPTIONS = {"image": "patientId", "folder": "stage_2_train_images", "extension": ".dcm", "join_rows": "max"}
+
+
+def test_the_tables_of_rsnas_challenge(tmp_path: Path) -> None:
+    write(tmp_path, RSNA, "stage_2_train_labels.csv")
+    write(tmp_path, CLASS_INFO, "stage_2_detailed_class_info.csv")
+    options = RSNA_OPTIONS | {"table": "stage_2_train_labels.csv"}
+    records = datasets.load("table", tmp_path, options | {"labels": ["Target"]})
+    assert records.table["image"].tolist() == [
+        f"stage_2_train_images/{k}.dcm" for k in ("0004cfab", "00436515", "003d8fa0")
+    ]
+    assert records.table["Target"].tolist() == [0, 1, 0] and records.table["patient"].isna().all()
+    assert records.info.notes[-1].startswith("the column patientId names images (RSNA's challenge)")
+    records = datasets.load(
+        "table",
+        tmp_path,
+        options | {"classes": "class", "label_table": "stage_2_detailed_class_info.csv", "on": "patientId"},
+    )
+    assert records.info.task == "multiclass" and records.info.labels == (
+        "Lung Opacity", "No Lung Opacity _ Not Normal", "Normal",
+    )  # fmt: skip
+    assert records.table["Lung Opacity"].tolist() == [0, 1, 0]
+
+
+SIIM = "ImageId, EncodedPixels\n1.2.3,-1\n1.2.4,557374 2 1015 8\n1.2.4,100 2\n1.2.5, -1\n"
+SIIM_OPTIONS = {
+    "image": "ImageId", "extension": ".dcm", "labels": ["EncodedPixels"], "values": {"-1": 0, "*": 1}, "join_rows": "max",
+}  # fmt: skip
+
+
+def test_the_table_of_siims_challenge(tmp_path: Path) -> None:
+    write(tmp_path, SIIM, "train-rle.csv")
+    found = datasets.read("table", tmp_path, **SIIM_OPTIONS)
+    assert found["image"].tolist() == ["1.2.3.dcm", "1.2.4.dcm", "1.2.5.dcm"]
+    assert found["EncodedPixels"].tolist() == [0, 1, 0]
+
+
+def test_files_are_found_by_name_in_the_folders_of_siims_archive(tmp_path: Path) -> None:
+    write(tmp_path, SIIM, "train-rle.csv")
+    for path in ("st/se/1.2.3.dcm", "st/se2/1.2.4.dcm"):
+        file = tmp_path / "dicom-images-train" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
+    options = SIIM_OPTIONS | {"folder": "dicom-images-train", "search": True}
+    assert datasets.read("table", tmp_path, **options)["image"].tolist() == [
+        "dicom-images-train/st/se/1.2.3.dcm", "dicom-images-train/st/se2/1.2.4.dcm", "dicom-images-train/1.2.5.dcm",
+    ]  # fmt: skip
+    (tmp_path / "dicom-images-train" / "1.2.4.dcm").write_bytes(b"")
+    assert refusal(tmp_path, **options) == (
+        "two files are called alike: 'dicom-images-train/1.2.4.dcm' and 'dicom-images-train/st/se2/1.2.4.dcm'; give paths in "
+        "the column, not --search"
+    )
+    assert (
+        refusal(tmp_path, **options | {"folder": "x"}) == f"no folder at {tmp_path / 'x'} to search; correct --folder"
+    )
+
+
+def test_patients_that_cannot_be_patients_are_noted(tmp_path: Path) -> None:
+    rows = "".join(f"{at}.png,p{at},{at % 2}\n" for at in range(120))
+    write(tmp_path, "image,patientId,A\n" + rows)
+    notes = datasets.load("table", tmp_path, {"labels": ["A"], "patient": "patientId"}).info.notes
+    assert len(notes) == 1 and notes[0].startswith(
+        "each of the 120 images has its own patient in the column 'patientId'"
+    )
+    write(tmp_path, "image,patientId,A\n" + rows + "x.png,p0,1\n")
+    assert datasets.load("table", tmp_path, {"labels": ["A"], "patient": "patientId"}).info.notes == ()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1252"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_tables_as_spreadsheets_write_them(tmp_path: Path, encoding: str, delimiter: str) -> None:
+    text = "image,patient,Höhe,Erguß\r\na.png,007,50,1\r\nb.png,8,51,0\r\n".replace(",", delimiter)
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    options: dict[str, Any] = {"labels": ["Erguß"]}
+    if encoding == "cp1252":
+        assert refusal(tmp_path, **options).startswith(
+            f"cannot read {tmp_path / 't.csv'} as a table of images: the header is not UTF-8 text; give --encoding cp1252 if it "
+            "contains 'Höhe', else the name of its encoding"
+        )
+        options["encoding"] = "windows-1252"
+    found = datasets.read("table", tmp_path, **options)
+    assert found["Erguß"].tolist() == [1, 0] and found["patient"].tolist() == ["007", "8"]
+
+
+def test_form_options_are_checked(tmp_path: Path) -> None:
+    write(tmp_path, "image;A\na.png;1\n")
+    assert datasets.read("table", tmp_path, labels=["A"], delimiter="semicolon")["A"].tolist() == [1]
+    assert refusal(tmp_path, labels=["A"], delimiter="tab").startswith(
+        f"{tmp_path / 'images.csv'} has no column 'image'"
+    )
+    assert refusal(tmp_path, labels=["A"], delimiter=";;").startswith(
+        "options.delimiter of table: must be one character"
+    )
+    assert refusal(tmp_path, labels=["A"], encoding="ansi-x").startswith("options.encoding of table: unknown encoding")
+
+
+def test_messages_never_print_long_cells_or_control_characters(tmp_path: Path) -> None:
+    report = "\x1b[31m" + "the lungs are clear " * 30
+    write(tmp_path, "image,report,A\n" + "".join(f"{at}.png,{report}{at},{report}\n" for at in range(1200)))
+    for options in ({"classes": "report"}, {"findings": "report"}, {"labels": ["A"]}, {"labels": [report]}):
+        message = refusal(tmp_path, **options)
+        assert "\x1b" not in message and len(message) < 700, message
+        assert report[:90] not in message

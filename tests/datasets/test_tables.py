@@ -59,3 +59,11 @@ def test_a_duplicate_column_is_named_and_unnamed_columns_are_numbered(tmp_path: 
     with pytest.raises(UserError) as caught:
         tables.read_text_table(path, what="a table")
     assert str(caught.value) == f"{path} has the column 'x' twice; rename one of them"
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_blank_rows_at_the_end_are_no_rows(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    frame = pd.DataFrame({"x": ["1", "", "2", "", " "], "y": ["a", "", "b", "", ""]})
+    frame.to_parquet(path) if name.endswith("parquet") else frame.to_csv(path, index=False, sep=";")
+    assert tables.read_text_table(path, what="a table").to_numpy().tolist() == [["1", "a"], ["", ""], ["2", "b"]]

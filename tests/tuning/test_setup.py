@@ -52,6 +52,15 @@ def test_the_base_configuration_is_trial_0_and_not_trained_twice(tmp_path: Path)
     assert [(t.name, t.hyperparameters["optim.lr"]) for t in trials] == [("0001", rate), ("0002", 0.01)]
 
 
+def test_a_policy_may_name_a_derived_label(tmp_path: Path) -> None:
+    made = config(SMALL, tmp_path, space={"optim.lr": {"choice": [1e-3]}})
+    derive = {"derive": {"Any": {"any": ["Edema", "Pleural Effusion"]}}, "uncertain": {"Any": "ones"}}
+    made = cfg.validate(cfg.merge(made.model_dump(mode="json"), {"data": derive}))
+    _, plan, base, _ = setup.prepare_sweep(made)
+    assert plan.labels[-1] == "Any" and isinstance(base.data.uncertain, dict)
+    assert base.data.uncertain["Any"] == "ones" and base.data.uncertain["Edema"] == "zeros"
+
+
 def test_every_fold_of_a_combination_is_a_trial(tmp_path: Path) -> None:
     _, trials = planned(config(SMALL, tmp_path, trials=1, folds=2, space={"seed": {"integer": [1, 9]}}))
     assert [t.name for t in trials] == ["0000-fold-0", "0000-fold-1", "0001-fold-0", "0001-fold-1"]

@@ -20,7 +20,8 @@ from cxr_ray.evaluation.results import evaluate_table
 from cxr_ray.metrics import compute_metrics, operating_points, studies
 from cxr_ray.on_ray import train as on_ray
 from cxr_ray.workflows import evaluate, external
-from cxr_ray.workflows.external import align, used_in_training
+from cxr_ray.workflows.alignment import align
+from cxr_ray.workflows.external import used_in_training
 from tests.fakes.store import fake_store
 
 LABELS = ("Edema", "Mass", "Tubes")

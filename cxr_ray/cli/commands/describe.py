@@ -27,6 +27,7 @@ def describe(
     top: int = 15,
     out: Path | None = None,
     images: bool = True,
+    derive: str | None = None,
 ) -> None:
     """Show a store's label frequencies, label vectors and split balance, or one of its images.
 
@@ -47,14 +48,23 @@ def describe(
         Folder for describe.html and its figures as PNG: labels, vectors, co-occurrence, split balance, samples, pixels, sizes.
     images
         --no-images: write the page without X-ray images.
+    derive
+        Also count labels made of several, as `data.derive` has them: '{Any fracture: {any: [Rib fracture, Clavicle fracture]}}'.
     """
+    from cxr_ray import config as configs
+    from cxr_ray.cli import flags
     from cxr_ray.data import store as stores
+    from cxr_ray.data.derive import with_derived
 
     if save is not None and row is None:
         raise UserError("--save writes one image: select it with --row N")
     if row is not None and out is not None:
         raise UserError("--out is for the complete store, --row for one image: give only one of them")
     store = stores.open(shards, log=print)
+    if derive is not None:
+        annotation = configs.Data.model_fields["derive"].annotation
+        given = {"data": {"derive": flags.read([derive], annotation, "--derive")}}
+        store = with_derived(store, configs.validate(given, where="--derive").data)
     if row is not None:
         show_row(store, row, save)
     else:

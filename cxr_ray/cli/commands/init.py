@@ -147,6 +147,7 @@ def _yaml(
         _line("task", plan.task, "multilabel, multiclass or binary"),
         *_labels(store, plan),
         *_uncertain(store, plan),
+        *_derive(plan),
         _line("image_size", list(size), _size_comment(store.size, size, machine)),
         "  split:",
         _line("by", "patient", _patients(store), indent=4),
@@ -192,6 +193,14 @@ def _uncertain(store: Any, plan: Any) -> list[str]:
     if not any((store.index[label] == -1).any() for label in plan.labels):
         return []
     return [_line("uncertain", "zeros", "target of uncertain values: zeros, ones, ignore or smooth; also by label")]
+
+
+def _derive(plan: Any) -> list[str]:
+    """How to make a label of several, with two labels of this store as the example."""
+    if plan.task != "multilabel" or len(plan.labels) < 2:
+        return []
+    example = flags.plain({"NAME": {"any": list(plan.labels[:2])}})
+    return [_line("derive", {}, f"new labels from several, such as {example}")]
 
 
 def _size_comment(stored: tuple[int, int], size: tuple[int, int], machine: Machine) -> str:

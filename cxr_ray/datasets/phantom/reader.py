@@ -6,7 +6,7 @@ from cxr_ray.data.info import DatasetInfo
 from cxr_ray.datasets.base import Records, records_table
 from cxr_ray.datasets.phantom.generate import BOX_COLUMNS, FINDINGS, RECORD_COLUMNS
 from cxr_ray.datasets.tables import read_csv, require_columns, row_error
-from cxr_ray.errors import UserError
+from cxr_ray.errors import UserError, quoted
 from cxr_ray.registry import SOURCES, Options
 from cxr_ray.storage.remote import AnyPath
 
@@ -46,6 +46,8 @@ def _boxes(path: AnyPath, image: pd.Series) -> pd.DataFrame:
     if row.isna().any():
         at = int(row.isna().to_numpy().argmax())
         raise row_error(
-            path, at, f"phantom.csv does not list {raw['image'].iloc[at]!r}; write the phantom again, to a new folder"
+            path,
+            at,
+            f"phantom.csv does not list {quoted(raw['image'].iloc[at])}; write the phantom again, to a new folder",
         )
     return raw.drop(columns="image").assign(row=row.astype("int64"))[["row", *BOX_COLUMNS[1:]]]

@@ -1,8 +1,13 @@
 """`cxr-ray describe`: an image as text."""
 
-import numpy as np
+from pathlib import Path
 
+import numpy as np
+import pytest
+
+from cxr_ray import cli
 from cxr_ray.cli.commands.describe import SHADES, ascii_art
+from tests.workflows.test_evaluate import write_store
 
 
 def test_text_gets_brighter_with_the_gray_values() -> None:
@@ -15,3 +20,15 @@ def test_text_gets_brighter_with_the_gray_values() -> None:
     assert levels[-1] == len(SHADES) - 1
     small = ascii_art(np.full((3, 2), 255, np.uint8), columns=8)
     assert len(small.split("\n")[0]) == 8  # an image of fewer pixels than characters
+
+
+def test_derived_labels_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = write_store(tmp_path / "shards", seed=0)
+    derive = "{Any: {any: [Edema, Mass]}}"
+    page = ["--out", str(tmp_path / "page"), "--no-images"]
+    assert cli.main(["describe", str(store.path), "--derive", derive, *page]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["Any"])
+    assert line.split()[1] == str(int(((store.index["Edema"] == 1) | (store.index["Mass"] == 1)).sum()))
+    assert "Any" in (tmp_path / "page" / "describe.html").read_text()
+    assert cli.main(["describe", str(store.path), "--derive", "{Any: {any: [Edma]}}"]) == 2
+    assert "unknown label 'Edma' in data.derive.Any; did you mean 'Edema'?" in capsys.readouterr().err
