@@ -42,8 +42,8 @@ def runs(folder: Path = Path("runs"), /) -> None:
             ]
         )  # fmt: skip
     columns = ["run", "status", "model", "data", "labels", "epochs", "selected by", "value", "part"]
-    last = ["selected by", "value", "test evaluations", "labels", "data", "epochs"]
-    table([*columns, *MAIN_METRICS, "test evaluations"], rows, first_out=last)
+    less_important = ["selected by", "value", "test evaluations", "labels", "data", "epochs"]
+    table([*columns, *MAIN_METRICS, "test evaluations"], rows, first_out=less_important)
     print(f"runs: {folder.resolve()}")
     newest = " ".join(shlex.quote(str(run.path)) for run in found[-2:])
     print(f"next: cxr-ray {'compare' if len(found) > 1 else 'show'} {newest}")
