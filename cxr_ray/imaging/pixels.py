@@ -45,6 +45,24 @@ class Transform(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
+class Plane:
+    """A decoded image before it is resized."""
+
+    gray: Image.Image
+    """Mode L, or at a depth of 16 mode F from 0 to 65535."""
+    stored: npt.NDArray[Any]
+    """What the file stores for each pixel [H, W] or [H, W, C]."""
+    window: tuple[float, float] | None = None
+    """As in `DecodedImage`."""
+
+    def is_lost(self) -> bool:
+        """Whether `gray` is one gray though the stored values vary."""
+        gray_HW = np.rint(np.asarray(self.gray))
+        first = self.stored[0, 0]
+        return bool((gray_HW == gray_HW[0, 0]).all()) and not bool((self.stored == first).all())
+
+
+@dataclass(frozen=True, eq=False)
 class DecodedImage:
     """One decoded image."""
 
