@@ -29,6 +29,7 @@ from cxr_ray.imaging.pixels import (
     Pixels,
     Plane,
     Transform,
+    refuse_lost,
     to_16_bit,
 )
 
@@ -43,6 +44,11 @@ MAX_PIXELS = 178_000_000
 
 DRAFT_GAP = 2
 """A JPEG is decoded at least this many times larger than its target: a factor of 1 doubled the error and saved no time."""
+
+DRAFT_BOUNDS = {64: 24, 96: 13, 112: 13, 128: 15, 160: 18, 224: 10, 299: 10, 320: 1, 384: 1, 512: 1}
+"""Largest difference, in gray values, of a JPEG that is decoded small from a full decode, by the side of a square target: measured
+on 60 JPEGs of the web with sides of 294 to 1,280 pixels, 18 of which differ by more than 2 at 64 pixels. At edges such as letters;
+the mean over an image is below 0.45. From 320 pixels on, few of them are large enough to be decoded small."""
 
 ORIENTATION = 0x0112  # EXIF tag
 
@@ -61,8 +67,6 @@ SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", 
 
 JPEG_FORMATS = ("JPEG", "MPO")
 """MPO: a JPEG of a phone or camera that is followed by others, such as a preview. Pillow opens it as a JPEG's kind."""
-
-ONE_GRAY = "one gray, though its stored values vary"
 
 
 def decode(
@@ -88,6 +92,8 @@ def decode(
             warnings.catch_warnings()
         ):  # Pillow warns of 89 megapixels and of damaged metadata; the cap here is our own
             warnings.simplefilter("ignore")
+            if data.startswith((b"II", b"MM")):  # an entry that is cut off may be the one that says what a sample is
+                warnings.filterwarnings("error", message="Corrupt EXIF data")
             if dicom.is_dicom(data):
                 plane = dicom.read_gray(data, max_pixels=min(max_pixels, MAX_PIXELS), depth=depth)
                 return _stored(plane, (plane.gray.height, plane.gray.width), size, aspect)
@@ -182,8 +188,6 @@ def _stored(
     height, width = true_size
     box = box or (0.0, 0.0, float(plane.gray.width), float(plane.gray.height))
     pixels, transform = _fit(plane.gray, box, height, width, size, aspect)
-    if pixels.min() == pixels.max() and plane.is_lost():
-        raise ImageError(ONE_GRAY)
     return DecodedImage(pixels, height, width, transform, plane.window)
 
 
@@ -194,7 +198,9 @@ def _plane(image: Image.Image, depth: Depth) -> Plane:
         return _window(deep, depth)
     image.load()
     gray = _luma(image)
-    return Plane(gray if depth == 8 else to_16_bit(gray), np.asarray(image))
+    if gray is not image:
+        refuse_lost(gray, image)
+    return Plane(gray if depth == 8 else to_16_bit(gray))
 
 
 def _luma(image: Image.Image) -> Image.Image:
@@ -230,7 +236,9 @@ def _window(deep: DeepPixels, depth: Depth) -> Plane:
         at = None
     gray = _quantized(shade, depth)
     window = (high, low) if deep.white_at_zero else (low, high)
-    return Plane(Image.fromarray(gray if at is None else gray[at]), deep.stored, window)
+    plane = Plane(Image.fromarray(gray if at is None else gray[at]), window)
+    refuse_lost(plane.gray, deep.stored)
+    return plane
 
 
 def _quantized(grays: npt.NDArray[np.floating[Any]], depth: Depth) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:

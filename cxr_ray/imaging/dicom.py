@@ -12,7 +12,7 @@ import logging
 import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from cxr_ray.errors import UserError
-from cxr_ray.imaging.codestream import Codestream, read_codestream
+from cxr_ray.imaging.codestream import Codestream, is_sound_jpeg, read_codestream
 from cxr_ray.imaging.dicom_gray import Bits, gray_table, read_bits
 from cxr_ray.imaging.dicom_values import number
-from cxr_ray.imaging.pixels import Depth, ImageError, Plane, to_16_bit
+from cxr_ray.imaging.pixels import Depth, ImageError, Plane, refuse_lost, to_16_bit
 from cxr_ray.storage.remote import AnyPath
 
 if TYPE_CHECKING:
@@ -109,7 +109,6 @@ def read_header(path: AnyPath) -> dict[str, str]:
     damaged."""
     from pydicom import dcmread
 
-    values: dict[str, Any] = {}
     with _quiet():
         try:
             with path.open("rb") as file:
@@ -121,16 +120,18 @@ def read_header(path: AnyPath) -> dict[str, str]:
                 dataset = dcmread(file, stop_before_pixels=True, specific_tags=tags, force=True)
                 if dataset.file_meta.get("MediaStorageSOPClassUID") == DICOMDIR:
                     raise ImageError("DICOMDIR index")
-                for name in tags:
-                    with suppress(ValueError, TypeError):  # a number that is none counts as absent
-                        values[name] = dataset[name].value if name in dataset else None
+                frames = number(dataset, "NumberOfFrames")
+                values = {name: dataset[name].value for name in tags if name in dataset}
+                values |= {"NumberOfFrames": None if frames is None else int(frames)}
         except OSError:
             raise ImageError("file unreadable") from None
         except (ImageError, UserError):  # a UserError: the server of a remote path does not answer
             raise
         except Exception:  # pydicom's readers raise anything on damaged bytes
             raise ImageError("damaged") from None
-    texts = {name: "\\".join(map(str, v)) if _is_multiple(v) else str(v or "") for name, v in values.items()}
+    texts = {
+        name: "\\".join(map(str, v)) if _is_multiple(v) else "" if v is None else str(v) for name, v in values.items()
+    }
     return {name: text.strip() for name, text in texts.items() if text.strip()}
 
 
@@ -138,7 +139,7 @@ def read_gray(data: bytes, *, max_pixels: int, depth: Depth = 8) -> Plane:
     """The image in the bytes of a DICOM file.
 
     Raises `ImageError`: several frames, no pixels, over the pixel cap (by header and by codestream, before decoding),
-    unsupported pixel kind, unsupported transfer syntax, pixel tags missing, truncated, damaged, values not finite; X contradicts Y
+    unsupported pixel kind, unsupported transfer syntax, pixel tags missing, truncated, damaged, values not finite, `ONE_GRAY`; X contradicts Y
     (of HighBit, BitsStored, BitsAllocated, SamplesPerPixel and the codestream); and `EXTRA_MISSING` if the extra is not installed."""
     try:
         from pydicom import dcmread
@@ -155,10 +156,13 @@ def read_gray(data: bytes, *, max_pixels: int, depth: Depth = 8) -> Plane:
         raw = _stored_values(dataset, bits, max_pixels)
         if raw.ndim == 3:
             luma = Image.fromarray(raw).convert("L")
-            return Plane(luma if depth == 8 else to_16_bit(luma), raw)
+            refuse_lost(luma, raw)
+            return Plane(luma if depth == 8 else to_16_bit(luma))
         shade_V, pattern_HW, window = gray_table(raw, dataset, bits)
     table = np.rint(255 * shade_V).astype(np.uint8) if depth == 8 else (65535 * shade_V).astype(np.float32)
-    return Plane(Image.fromarray(table[pattern_HW]), raw, window)
+    gray = Image.fromarray(table[pattern_HW])
+    refuse_lost(gray, raw)
+    return Plane(gray, window)
 
 
 @contextmanager
@@ -232,7 +236,8 @@ def _stored_values(dataset: "Dataset", bits: Bits, max_pixels: int) -> npt.NDArr
     if syntax.is_encapsulated:
         if not decoder.is_available:
             raise ImageError("unsupported transfer syntax")
-        codestream = read_codestream(get_frame(dataset.PixelData, 0, number_of_frames=1))
+        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+        codestream = read_codestream(frame)
         if codestream is None and plugin:
             raise ImageError("damaged")
         if bits.shift:
@@ -243,6 +248,8 @@ def _stored_values(dataset: "Dataset", bits: Bits, max_pixels: int) -> npt.NDArr
         raise ImageError("truncated")
     if codestream is not None:
         _check_codestream(codestream, dataset, bits, max_pixels)
+        if plugin == "gdcm" and not is_sound_jpeg(frame):
+            raise ImageError("damaged")
         # A decoder that is told what is in the codestream neither ends the process nor cuts values off.
         dataset.BitsStored, dataset.HighBit = codestream.bits, codestream.bits - 1
     if "NumberOfFrames" in dataset:

@@ -83,7 +83,7 @@ def _raw(dataset: "Dataset", keyword: str) -> tuple[Any, str | None, str]:
 
 
 def _number(value: Any) -> float | None:
-    text = str(value).strip(" \0")
+    text = str(value).strip(" \0\t\r\n")
     text = text.replace(",", ".") if text.count(",") == 1 and "." not in text else text
     if not NUMBER.fullmatch(text):
         return None

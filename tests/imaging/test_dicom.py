@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from cxr_ray.errors import UserError
 from cxr_ray.imaging import dicom as module
-from cxr_ray.imaging.decode import ONE_GRAY, decode
-from cxr_ray.imaging.pixels import Aspect, ImageError
+from cxr_ray.imaging.decode import decode
+from cxr_ray.imaging.pixels import ONE_GRAY, Aspect, ImageError
 from tests.fakes.dicom import SECRETS, SYNTAXES, dicom, write
 from tests.fakes.images import encoded
 

@@ -71,7 +71,7 @@ def test_files_that_are_none_have_their_reason(tmp_path: Path) -> None:
     from pydicom import dcmread
 
     index = dcmread(io.BytesIO(dicom(None)))
-    index.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    index.SOPClassUID = "1.2.840.10008.1.3.10"
     index.save_as(file := io.BytesIO(), enforce_file_format=True)
     contents = {
         "empty file": b"",

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxr_ray.imaging.decode import ONE_GRAY, decode
+from cxr_ray.imaging.decode import decode
 from cxr_ray.imaging.dicom_gray import Bits
-from cxr_ray.imaging.pixels import ImageError
+from cxr_ray.imaging.pixels import ONE_GRAY, ImageError
 from tests.fakes.dicom import dicom
 
 H, W = 40, 48
