@@ -250,7 +250,7 @@ def _stored_values(dataset: "Dataset", bits: Bits, max_pixels: int) -> npt.NDArr
         _check_codestream(codestream, dataset, bits, max_pixels)
         if plugin == "gdcm" and not is_sound_jpeg(frame):
             raise ImageError("damaged")
-        # A decoder that is told what is in the codestream neither ends the process nor cuts values off.
+        # A decoder that gets the bits of the codestream neither ends the process nor cuts values off.
         dataset.BitsStored, dataset.HighBit = codestream.bits, codestream.bits - 1
     if "NumberOfFrames" in dataset:
         dataset.NumberOfFrames = 1

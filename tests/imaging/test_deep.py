@@ -172,7 +172,7 @@ def test_white_is_zero_at_every_lower_depth() -> None:
     np.testing.assert_array_equal(decode(data, (16, 16)).pixels, bits * 255)
 
 
-def test_damage_is_told_apart_from_an_unsupported_kind() -> None:
+def test_damage_is_distinguished_from_an_unsupported_kind() -> None:
     data = tiff(random_samples("f8"))
     assert deep.has_tiff_directory(data) and not deep.has_tiff_directory(encoded(smooth(4, 4)))
     assert reason(data) == "unsupported pixel kind" and reason(data[: len(data) - 200]) == "damaged"
