@@ -17,6 +17,7 @@ from cxr_ray.data import leakage
 from cxr_ray.data.derive import add_derived
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.data.split import PARTS, Rows, groups_of, split
+from cxr_ray.data.summary import one_gray_warning
 from cxr_ray.errors import UserError, closest, listed
 from cxr_ray.labels import POSITIVE, Filter, apply_policy, expand_by_label, hard_targets, merge_groups, resolve
 
@@ -110,6 +111,8 @@ def build(store: StoreLike, data: cfg.Data, *, seed: int, pos_weight_power: floa
         keep_N = limit_rows(group_N, part_N, data.limit, rng=np.random.default_rng([data.split.seed, 3]))
         table, part_N = table[keep_N], part_N[keep_N]
     raw_NL = table[list(labels)].to_numpy(np.float32)
+    if message := one_gray_warning(table, filters):
+        warnings.append(message)
     row_N = table["row"].to_numpy(np.int64)
     rows, truth = {}, {}
     for part in PARTS:

@@ -55,6 +55,8 @@ class ImageFormat:
     """How an image of another aspect ratio is fitted to `size`."""
     depth: Depth = 8
     """Bits per gray value."""
+    exact_jpeg: bool = False
+    """JPEGs were decoded at full size; see `imaging.decode`."""
 
     @property
     def version(self) -> int:
@@ -84,6 +86,8 @@ class Manifest(DatasetInfo):
     aspect: Aspect = "squash"
     depth: Depth = 8
     """Bits per stored gray value."""
+    exact_jpeg: bool = False
+    """JPEGs were decoded at full size. Only written if true, so that other manifests keep the bytes of 0.1.0."""
     settings: str = ""
     """Digest of the records and settings of the ingest. Equal digests: the same ingest would write the same bytes."""
     rows: int
@@ -93,6 +97,11 @@ class Manifest(DatasetInfo):
     files: dict[str, FileEntry]
     digest: str = ""
     """sha256 of all other fields as JSON with sorted keys, hexadecimal."""
+
+    @property
+    def image_format(self) -> ImageFormat:
+        """Format of the stored images."""
+        return ImageFormat(self.size, self.aspect, self.depth, self.exact_jpeg)
 
     @property
     def info(self) -> DatasetInfo:

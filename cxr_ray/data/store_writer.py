@@ -138,10 +138,12 @@ def finish(
         {
             **first, **dict(info), "default_labels": info.default_labels or info.labels,
             "size": image_format.size, "aspect": image_format.aspect, "depth": image_format.depth,
+            "exact_jpeg": image_format.exact_jpeg,
             "settings": settings, "rows": len(index), "rejected": len(rejected), "files": dict(sorted(entries.items())),
         }
     )  # fmt: skip
-    body = first | manifest.model_dump(mode="json", exclude={"digest"})
+    left_out = {"digest"} if image_format.exact_jpeg else {"digest", "exact_jpeg"}
+    body = first | manifest.model_dump(mode="json", exclude=left_out)
     manifest = manifest.model_copy(update={"digest": digest_of(body)})
     write_atomic(
         folder / MANIFEST, canonical_json({**body, "digest": manifest.digest}), temporary_folder=temporary_folder

@@ -1,6 +1,7 @@
 """Counts and statistics of a store, from its index only. Pure pandas; prints and plots nothing."""
 # N rows, L labels
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,10 @@ import numpy as np
 import pandas as pd
 
 from cxr_ray.imaging.statistics import pooled_mean_std
-from cxr_ray.labels import NEGATIVE, PARTS, POSITIVE, UNCERTAIN
+from cxr_ray.labels import NEGATIVE, PARTS, POSITIVE, UNCERTAIN, Filter
+
+HAS_CONTENT = "variance > 0"
+"""Filter that drops images of one gray."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,24 @@ def pixel_statistics(index: pd.DataFrame) -> dict[str, float]:
     mean, deviation = pooled_mean_std(index)
     darkest, brightest = float(index["mean"].min()), float(index["mean"].max())
     return {"mean": mean / 255, "deviation": deviation / 255, "darkest": darkest / 255, "brightest": brightest / 255}
+
+
+def one_gray_warning(index: pd.DataFrame, filters: Sequence[Filter] = ()) -> str | None:
+    """One line about images of one gray value in all pixels, with row numbers, or None. `filters` are those of the plan: the advice
+    repeats them, because a setting replaces the list."""
+    if "variance" not in index:  # an index that no ingest wrote
+        return None
+    rows = index.loc[index["variance"] == 0, "row"].to_numpy(np.int64)
+    if not len(rows):
+        return None
+    shown = ", ".join(map(str, rows[:5].tolist()))
+    more = f" and {len(rows) - 5:,} more" if len(rows) > 5 else ""
+    queries = json.dumps([*(rule.query for rule in filters), HAS_CONTENT])
+    noun = "image is" if len(rows) == 1 else "images are"
+    return (
+        f"{len(rows):,} of {len(index):,} {noun} one gray in all pixels (row{'s' * (len(rows) > 1)} {shown}{more}): nothing can be "
+        f"learnt from them; drop them with data.filters: {queries}"
+    )
 
 
 def original_sizes(index: pd.DataFrame) -> pd.DataFrame:

@@ -35,6 +35,50 @@ JOINS = {
 ANONYMOUS = frozenset({"anonymous", "anonymized", "anonymised", "anon", "unknown", "none", "0"})
 """PatientIDs, in lower case, that do not identify a patient."""
 VIEWS = {"LL": "lateral", "RL": "lateral", "LLO": "oblique", "RLO": "oblique", "LATERAL": "lateral", "LAT": "lateral"}
+DICOM_EXTENSIONS = (".dcm", ".dicom", ".dic", ".ima")
+"""A file that has one of these and is no DICOM is counted among the DICOMs."""
+OTHER_EXTENSIONS = frozenset(
+    [
+        ".7z",
+        ".bmp",
+        ".csv",
+        ".db",
+        ".doc",
+        ".docx",
+        ".exe",
+        ".gif",
+        ".gz",
+        ".htm",
+        ".html",
+        ".ini",
+        ".inf",
+        ".jpeg",
+        ".jpg",
+        ".json",
+        ".log",
+        ".md",
+        ".nii",
+        ".parquet",
+        ".pdf",
+        ".png",
+        ".rar",
+        ".rtf",
+        ".sql",
+        ".tar",
+        ".tif",
+        ".tiff",
+        ".tsv",
+        ".txt",
+        ".webp",
+        ".xls",
+        ".xlsx",
+        ".xml",
+        ".yaml",
+        ".yml",
+        ".zip",
+    ]
+)
+"""Extensions by which other files are counted. What follows the last point of any other name may be a part of a person's."""
 FRONTAL = Filter(name="frontal", query="view != 'lateral' and view != 'oblique'", about="no lateral and oblique views")
 
 
@@ -70,7 +114,7 @@ def dicom_folder(root: AnyPath, options: DicomFolderOptions) -> Records:
     """A folder of DICOMs at any depth, joined to a table of labels by SOPInstanceUID, StudyInstanceUID, accession or file name.
 
     Localisers, other modalities and body parts, several frames, objects without pixels, copies of a SOPInstanceUID and DICOMs
-    that are not in the table are dropped; a note has the count of each rule. `patient` and `study` are keyed hashes, and so is
+    that are not in the table are dropped; a note has the count of each rule, another that of the files that are no DICOMs. `patient` and `study` are keyed hashes, and so is
     `image` unless names are kept. `source_row` is the row of the table. Raises `UserError` for a missing table or column, a
     key that is in the table twice, and if no DICOM is left."""
     dicom.require_extra()
@@ -81,11 +125,13 @@ def dicom_folder(root: AnyPath, options: DicomFolderOptions) -> Records:
     row_of = _row_of_key(raw, column, join, path)
     secret = load_key(None if options.key is None else Path(options.key), outside=root)
 
-    selected, dropped, total = _select(root, path, options, row_of, join)
+    selected, dropped, others = _select(root, path, options, row_of, join)
+    total = len(selected) + dropped.total()
+    other_files = f"files that are no DICOMs: {_counts(others)}" if others else ""
     if not selected:
         raise UserError(
-            f"{root.absolute()}: none of {total:,} DICOMs is left: {_counts(dropped) or 'there are none'}; "
-            "check the folder, and the options --join, --modalities and --body-parts"
+            f"{root.absolute()}: none of {total:,} DICOMs is left: {_counts(dropped) or 'there are none'}"
+            f"{f' ({other_files})' if others else ''}; check the folder, and the options --join, --modalities and --body-parts"
         )
     row_N = np.array([row for _, _, row in selected])
     headers = [header for _, header, _ in selected]
@@ -113,6 +159,7 @@ def dicom_folder(root: AnyPath, options: DicomFolderOptions) -> Records:
     notes = [f"{len(selected):,} of {total:,} DICOMs are kept; dropped: {_counts(dropped)}"] if dropped else []
     notes += [f"{unused:,} of {len(raw):,} rows of the table have no DICOM"] if unused else []
     notes += age_notes
+    notes += [other_files] if others else []
     return Records(
         table=records_table(columns, labels, rows=len(selected)),
         info=DatasetInfo(
@@ -133,24 +180,25 @@ Selected = tuple[str, dict[str, str], int]
 
 def _select(
     root: AnyPath, table: AnyPath, options: DicomFolderOptions, row_of: dict[str, int], join: str
-) -> tuple[list[Selected], Counter[str], int]:
-    """The DICOMs that are used, in the order of their paths; the number that each rule drops; and the number of all DICOMs."""
-    found, _ = find_images(root, root, None)
+) -> tuple[list[Selected], Counter[str], Counter[str]]:
+    """The DICOMs that are used, in the order of their paths; the number that each rule drops; and the numbers of other files by
+    their kind. Every file but the table is in one of them."""
+    found, others = find_images(root, root, None)
     selected: list[Selected] = []
     dropped: Counter[str] = Counter()
     seen: set[str] = set()
-    total = 0
     for file in found:
         if (root / file).resolve() == table.resolve():
             continue
         try:
             header = dicom.read_header(root / file)
         except ImageError as error:
-            if error.reason != "not a DICOM":
-                total += 1
+            suffix = PurePosixPath(file).suffix.lower()
+            if error.reason in ("not a DICOM", "empty file") and suffix not in DICOM_EXTENSIONS:
+                others[suffix if suffix in OTHER_EXTENSIONS else "of another kind"] += 1
+            else:
                 dropped[error.reason] += 1
             continue
-        total += 1
         rule = _dropped_by(header, options)
         if not rule and header.get("SOPInstanceUID", file) in seen:
             rule = "copy of another"
@@ -160,7 +208,7 @@ def _select(
             continue
         seen.add(header.get("SOPInstanceUID", file))
         selected.append((file, header, row))
-    return selected, dropped, total
+    return selected, dropped, others
 
 
 def _dropped_by(header: dict[str, str], options: DicomFolderOptions) -> str:

@@ -13,6 +13,8 @@ from cxr_ray.storage import remote
 from cxr_ray.storage.remote import AnyPath, RemotePath
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".dcm", ".dicom")
+HIDDEN = "hidden"
+"""In the counts of `find_images`: hidden files, and hidden folders with all that is in them."""
 
 
 def subfolders(folder: AnyPath) -> list[str]:
@@ -27,12 +29,12 @@ def find_images(
     folder: AnyPath, root: AnyPath, extensions: tuple[str, ...] | None = EXTENSIONS
 ) -> tuple[list[str], Counter[str]]:
     """Images at any depth of `folder` as sorted posix paths below `root`, and counts of the other files by extension. With
-    `extensions` None every file is an image.
+    `extensions` None every file is an image, and the others are the `HIDDEN` files and folders.
 
-    Hidden files (.DS_Store, ._copy.png) are ignored. Raises `UserError` for a link out of `root`."""
+    Hidden files (.DS_Store, ._copy.png) are ignored otherwise. Raises `UserError` for a link out of `root`."""
     found: list[str] = []
     others: Counter[str] = Counter()
-    for path in _files(folder, root):
+    for path in _files(folder, root, others if extensions is None else Counter()):
         suffix = PurePosixPath(path).suffix.lower()
         if extensions is None or suffix in extensions:
             found.append(path)
@@ -41,12 +43,16 @@ def find_images(
     return sorted(found), others
 
 
-def _files(folder: AnyPath, root: AnyPath) -> Iterator[str]:
-    """Posix paths below `root` of the files at any depth of `folder`, unordered, without hidden ones."""
+def _files(folder: AnyPath, root: AnyPath, skipped: Counter[str]) -> Iterator[str]:
+    """Posix paths below `root` of the files at any depth of `folder`, unordered, without hidden ones, which `skipped` counts."""
     if isinstance(folder, RemotePath):
         assert isinstance(root, RemotePath)
         above = folder.relative_to(root)
-        yield from ((above / name).as_posix() for name in folder.files() if not any(map(_is_hidden, name.split("/"))))
+        for name in folder.files():
+            if any(map(_is_hidden, name.split("/"))):
+                skipped[HIDDEN] += 1
+            else:
+                yield (above / name).as_posix()
         return
     assert isinstance(root, Path)
     resolved_root = root.resolve()
@@ -58,6 +64,7 @@ def _files(folder: AnyPath, root: AnyPath) -> Iterator[str]:
         with os.scandir(parent) as entries:
             for entry in entries:
                 if _is_hidden(entry.name):
+                    skipped[HIDDEN] += 1
                     continue
                 path = parent / entry.name
                 if entry.is_symlink():

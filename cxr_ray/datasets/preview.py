@@ -135,6 +135,7 @@ def dry_run(
     size: tuple[int, int],
     aspect: Aspect = "squash",
     depth: Depth = 8,
+    exact_jpeg: bool = False,
     cores: int | None = None,
 ) -> DryRun:
     """Count the rows that each filter drops, label vectors and missing files below `root`, and estimate the size and time of an
@@ -152,7 +153,7 @@ def dry_run(
     sample = (
         [present[i] for i in np.unique(np.linspace(0, len(present) - 1, SAMPLE_SIZE).astype(int))] if present else []
     )
-    seconds_per_image, unusable = _decode_sample(sample, root, size, aspect)
+    seconds_per_image, unusable = _decode_sample(sample, root, size, aspect, exact_jpeg)
     cores = cores or len(os.sched_getaffinity(0))
     return DryRun(
         listed=len(table),
@@ -187,14 +188,14 @@ def _vectors(kept: pd.DataFrame, labels: tuple[str, ...]) -> pd.DataFrame:
 
 
 def _decode_sample(
-    sample: list[str], root: str | AnyPath, size: tuple[int, int], aspect: Aspect
+    sample: list[str], root: str | AnyPath, size: tuple[int, int], aspect: Aspect, exact_jpeg: bool
 ) -> tuple[float | None, dict[str, int]]:
     """Mean seconds per image, and the number of images that cannot be decoded, by reason."""
     unusable: dict[str, int] = {}
     started = time.perf_counter()
     for image in sample:
         try:
-            decode(read(root, image), size, aspect=aspect)
+            decode(read(root, image), size, aspect=aspect, exact_jpeg=exact_jpeg)
         except ImageError as error:
             unusable[error.reason] = unusable.get(error.reason, 0) + 1
     return ((time.perf_counter() - started) / len(sample) if sample else None), unusable

@@ -25,6 +25,9 @@ SCALE_8_TO_16 = 257
 """65535 / 255: 16-bit gray levels per 8-bit gray level."""
 
 
+ONE_GRAY = "one gray, though its stored values vary"
+
+
 class ImageError(Exception):
     """An image that cannot be used. `reason` is short and stable, so that reasons can be counted."""
 
@@ -45,6 +48,16 @@ class Transform(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
+class Plane:
+    """A decoded image before it is resized."""
+
+    gray: Image.Image
+    """Mode L, or at a depth of 16 mode F from 0 to 65535."""
+    window: tuple[float, float] | None = None
+    """As in `DecodedImage`."""
+
+
+@dataclass(frozen=True, eq=False)
 class DecodedImage:
     """One decoded image."""
 
@@ -56,6 +69,20 @@ class DecodedImage:
     transform: Transform
     window: tuple[float, float] | None = None
     """Raw values that became black and white: of DICOM, and of images with more than 8 bits per pixel."""
+
+
+def refuse_lost(gray: Image.Image, stored: npt.NDArray[Any] | Image.Image) -> None:
+    """Raises `ImageError` if `gray` has one gray value though the `stored` values [H, W] or [H, W, C] vary: nothing is left of them."""
+    few = gray.resize(
+        (8, 8), Image.Resampling.NEAREST
+    )  # almost every image varies here already, and a full look takes time
+    for plane in (few, gray):
+        rounded = np.rint(np.asarray(plane))
+        if (rounded != rounded[0, 0]).any():
+            return
+    values = np.asarray(stored)
+    if (values != values[0, 0]).any():
+        raise ImageError(ONE_GRAY)
 
 
 def to_16_bit(gray: Image.Image) -> Image.Image:

@@ -39,7 +39,7 @@ def format_of_files(run: runs.Run | None, image_size: tuple[int, int]) -> ImageF
     try:
         manifest = store_format.read_manifest(to_path(described["path"]))
         if manifest.digest == described["fingerprint"]:
-            return ImageFormat(manifest.size, manifest.aspect, manifest.depth)
+            return manifest.image_format
     except (UserError, OSError):
         pass
     warnings.warn(
@@ -98,7 +98,13 @@ def _decode(image: File, wanted: ImageFormat) -> npt.NDArray[Any]:
         if isinstance(image, Image.Image):
             decoded = decode.from_pillow(image, wanted.size, aspect=wanted.aspect, depth=wanted.depth)
         else:
-            decoded = decode.decode(to_path(image).read_bytes(), wanted.size, aspect=wanted.aspect, depth=wanted.depth)
+            decoded = decode.decode(
+                to_path(image).read_bytes(),
+                wanted.size,
+                aspect=wanted.aspect,
+                depth=wanted.depth,
+                exact_jpeg=wanted.exact_jpeg,
+            )
     except ImageError as error:
         raise UserError(f"cannot use {name}: {error.reason}") from None
     except FileNotFoundError:

@@ -52,6 +52,8 @@ class IngestSettings:
     """How an image of another aspect ratio is fitted to `size`."""
     depth: Depth = 8
     """Bits per stored gray value."""
+    exact_jpeg: bool = False
+    """Decode JPEGs at full size, however large they are."""
     max_rejected: float = 0.01
     """Largest share of images that may be refused."""
     shard_mib: int = 32
@@ -62,7 +64,7 @@ class IngestSettings:
     @property
     def image_format(self) -> ImageFormat:
         """Format of the stored images."""
-        return ImageFormat(self.size, self.aspect, self.depth)
+        return ImageFormat(self.size, self.aspect, self.depth, self.exact_jpeg)
 
 
 @dataclass(frozen=True)
@@ -150,13 +152,16 @@ def _narrow(table: pd.DataFrame, where: str | None) -> pd.DataFrame:
 def _contents(records: Records, table: pd.DataFrame, settings: IngestSettings, step: int) -> dict[str, Any]:
     """Everything that the bytes of the store depend on, except the images themselves. Without the root: a dataset may be
     moved."""
-    deep = {} if settings.depth == 8 else {"depth": settings.depth}  # absent in 0.1.0, so that digests stay the same
+    # Defaults are left out, as in 0.1.0, which had neither setting, so that digests stay the same.
+    deep = {} if settings.depth == 8 else {"depth": settings.depth}
+    exact = {"exact_jpeg": True} if settings.exact_jpeg else {}
     return {
         "source": settings.source,
         "size": list(settings.size),
         "aspect": settings.aspect,
         "step": step,
         **deep,
+        **exact,
         "format_version": settings.image_format.version,
         "records": _digest_of_table(table),
         "boxes": None if records.boxes is None else _digest_of_table(records.boxes),

@@ -123,7 +123,13 @@ def ingest_shard(job: ShardJob, records: list[Any], shard: ShardRange) -> dict[s
         try:
             if isinstance(data, ImageError):
                 raise data
-            image = decode(data, job.image_format.size, aspect=job.image_format.aspect, depth=job.image_format.depth)
+            image = decode(
+                data,
+                job.image_format.size,
+                aspect=job.image_format.aspect,
+                depth=job.image_format.depth,
+                exact_jpeg=job.image_format.exact_jpeg,
+            )
         except ImageError as error:
             entry["reason"] = error.reason
             continue

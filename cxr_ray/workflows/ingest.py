@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_ray import datasets, registry
 from cxr_ray.data import store as stores
+from cxr_ray.data import summary
 from cxr_ray.datasets import Records, pseudonyms
 from cxr_ray.errors import UserError
 from cxr_ray.imaging import burned_in
@@ -32,6 +33,7 @@ def ingest(  # noqa: PLR0913 - the options of the command, all of them by keywor
     size: int | tuple[int, int] = (224, 224),
     aspect: Aspect = "squash",
     depth: Depth = 8,
+    exact_jpeg: bool = False,
     options: Mapping[str, Any] | None = None,
     where: str | None = None,
     max_rejected: float = 0.01,
@@ -48,7 +50,8 @@ def ingest(  # noqa: PLR0913 - the options of the command, all of them by keywor
 
     `dataset` is a name of `list_datasets`, with the source's `options`, or `Records` of `read_dataset`; `root` is the folder of its
     images. `root` and `out` may be URLs. Images have `size` (pixels, one number or height and width); `aspect` is how they get it:
-    squash, pad or center_crop; `depth` is 8 or 16 bits. `where` is a pandas query over the records. At most the fraction
+    squash, pad or center_crop; `depth` is 8 or 16 bits. `exact_jpeg` decodes large JPEGs at full size, which takes longer, instead
+    of at 1/2, 1/4 or 1/8. `where` is a pandas query over the records. At most the fraction
     `max_rejected` of the images may be unusable. `shard_mib` is the largest size of a file in MiB. `hash_patients` replaces
     patients and file names by hashes keyed with the secret in the file `hash_key`. Ray is started here with `cpus` cores, or used at
     `address`. `plugins` are modules that register sources. `log` gets the lines of the result; progress is printed.
@@ -69,6 +72,7 @@ def ingest(  # noqa: PLR0913 - the options of the command, all of them by keywor
         size=_size(size),
         aspect=aspect,
         depth=depth,
+        exact_jpeg=exact_jpeg,
         max_rejected=max_rejected,
         shard_mib=shard_mib,
         where=where,
@@ -89,8 +93,8 @@ def write_store(
 ) -> "IngestResult":
     """Write the store, show progress, and log what was written and rejected. Ray is started here, or used at `address`.
 
-    The images that were just written are scanned for burned-in letters. A remote store is scanned by `describe`, which downloads it
-    anyway. Raises as `on_ray.ingest` does."""
+    The images that were just written are scanned for burned-in letters, and for images of one gray. A remote store is scanned by
+    `describe`, which downloads it anyway. Raises as `on_ray.ingest` does."""
     from cxr_ray.on_ray import cluster
     from cxr_ray.on_ray.ingest import ingest as on_ray
 
@@ -107,9 +111,14 @@ def write_store(
         )
     if result.rejected:
         log(f"rejected: {(result.path / 'rejected.parquet').resolve()}")
-    written_here = not result.already and isinstance(result.path, Path)
-    if written_here and (message := burned_in.scan(stores.open(result.path)).warning()):
-        log(f"warning: {message}")
+    if not result.already and isinstance(result.path, Path):
+        written = stores.open(result.path)
+        for message in (
+            summary.one_gray_warning(written.index, written.info.filters),
+            burned_in.scan(written).warning(),
+        ):
+            if message:
+                log(f"warning: {message}")
     return result
 
 

@@ -1,6 +1,7 @@
 """The plan against slow definitions: which rows, in which part, how often, with which weight."""
 
 import itertools
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -522,3 +523,18 @@ def test_a_plan_is_restored_from_its_table():
         )
     with pytest.raises(UserError, match="the store has no 'Gone'"):
         plans.restore(store, hyperparameters, plan.table(), labels=["Gone"], task=plan.task, seed=0)
+
+
+def test_images_of_one_gray_are_warned_of_and_a_filter_drops_them():
+    store = fake_store(60)
+    store.index["variance"] = np.where(np.isin(np.arange(60), [4, 17, 40]), 0.0, 9.0)
+    blank = store.index.loc[store.index["variance"] == 0, "row"].tolist()
+    plan = plans.build(store, data(), seed=0)
+    warned = [w for w in plan.warnings if "one gray" in w]
+    assert len(warned) == 1 and warned[0].startswith(
+        f"3 of 60 images are one gray in all pixels (rows {', '.join(map(str, blank))})"
+    )
+    advice = json.loads(warned[0].partition("data.filters: ")[2])
+    clean = plans.build(store, data(filters=advice), seed=0)
+    assert clean.dropped["variance > 0"] == 3 and not any("one gray" in w for w in clean.warnings)
+    assert not set(blank) & set(np.concatenate(list(clean.rows.values())).tolist())

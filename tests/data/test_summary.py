@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from cxr_ray.data import summary
+from cxr_ray.labels import Filter
 
 LABELS = ["Edema", "Mass", "Nodule"]
 
@@ -133,3 +134,19 @@ def test_an_empty_index_can_be_summarized(index: pd.DataFrame) -> None:
     assert summary.label_frequency(none, LABELS)["positive"].sum() == 0
     assert summary.label_vectors(none, LABELS).empty
     assert summary.sample(none.assign(row=0), 5) == []
+
+
+def test_images_of_one_gray_are_named_by_row_with_the_filter_that_drops_them() -> None:
+    index = pd.DataFrame({"row": np.arange(10) * 3, "variance": [1.0, 0.0, 2.0] + [5.0] * 7})
+    message = summary.one_gray_warning(index)
+    assert message is not None and message.startswith("1 of 10 image is one gray in all pixels (row 3): ")
+    assert message.endswith('data.filters: ["variance > 0"]')
+    index["variance"] = [0.0] * 7 + [1e-9] * 3
+    rules = (Filter(name="frontal", query="view == 'PA'"),)
+    message = summary.one_gray_warning(index, rules)
+    assert (
+        message is not None and "7 of 10 images are one gray in all pixels (rows 0, 3, 6, 9, 12 and 2 more)" in message
+    )
+    assert message.endswith("""data.filters: ["view == 'PA'", "variance > 0"]""")
+    assert summary.one_gray_warning(index.tail(3)) is None
+    assert summary.one_gray_warning(index.drop(columns="variance")) is None

@@ -46,6 +46,7 @@ def test_every_image_is_joined_and_dropped_files_are_counted_by_rule(root: Path)
     assert records.info.notes == (
         "18 of 25 DICOMs are kept; dropped: 1 copy of another, 1 localiser, 1 no pixels, 1 not in the table, "
         "1 other body part, 1 other modality, 1 several frames",
+        "files that are no DICOMs: 1 .txt",
     )
     assert records.files is not None and all((root / name).is_file() for name in records.files)
     labels = pd.read_csv(root / "labels.csv")
@@ -143,6 +144,38 @@ def test_rows_without_an_image_and_damaged_files_are_counted(root: Path, tmp_pat
     notes = load(folder).info.notes
     assert notes[1] == "2 of 18 rows of the table have no DICOM"
     assert "16 of 24 DICOMs are kept" in notes[0]
+
+
+def test_every_file_is_kept_dropped_or_counted_as_another(root: Path, tmp_path: Path) -> None:
+    """Without preamble: kept. Never a part of a file's name: it may be a person's."""
+    folder = Path(shutil.copytree(root, tmp_path / "e"))
+    image = folder / "Doe_1" / "study 0" / fake.uid(1, 0, 0)
+    image.write_bytes(image.read_bytes()[132:])
+    (folder / "DICOMDIR.txt").unlink()
+    (folder / "Doe_1" / "scan.dcm").write_bytes(b"")
+    (folder / "Doe_1" / "note.dcm").write_text("no DICOM")
+    (folder / "all.ZIP").write_bytes(b"PK\3\4")
+    (folder / "letter.doe").write_text("Jane Doe")
+    (folder / "LICENSE").write_text("...")
+    (folder / ".DS_Store").write_bytes(b"\0")
+    (folder / "Doe_2" / "._x.dcm").write_bytes(b"\0")
+    records = load(folder)
+    assert records.info.notes == (
+        "18 of 27 DICOMs are kept; dropped: 1 copy of another, 1 empty file, 1 localiser, 1 no pixels, 1 not a DICOM, "
+        "1 not in the table, 1 other body part, 1 other modality, 1 several frames",
+        "files that are no DICOMs: 1 .zip, 2 hidden, 2 of another kind",
+    )
+    assert sum(path.is_file() for path in folder.rglob("*")) == 27 + 5 + 1  # and the table
+    pd.testing.assert_frame_equal(records.table, load(root).table)
+
+
+def test_a_folder_without_dicoms_says_what_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("file,Edema\na.dcm,1\n")
+    (tmp_path / "all.zip").write_bytes(b"PK\3\4")
+    with pytest.raises(
+        UserError, match=r"none of 0 DICOMs is left: there are none \(files that are no DICOMs: 1 \.zip\); check"
+    ):
+        load(tmp_path, labels=["Edema"])
 
 
 def test_other_modalities_and_body_parts_can_be_chosen(root: Path) -> None:

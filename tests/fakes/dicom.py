@@ -64,6 +64,18 @@ def write(path: Path, pixels: np.ndarray | None, syntax: str = "explicit", **opt
     return path
 
 
+def raw_element(keyword: str, value: bytes, vr: str | None, *, little: bool = True) -> Any:
+    """A dataset of one element as it is read from a file: bytes that nobody has converted. `vr` None: implicit."""
+    from pydicom import Dataset
+    from pydicom.dataelem import RawDataElement
+    from pydicom.tag import Tag
+
+    dataset = Dataset()
+    tag = Tag(keyword)
+    dataset[tag] = RawDataElement(tag, vr, len(value), value, 0, vr is None, little)
+    return dataset
+
+
 def _set_pixels(dataset: Any, pixels: np.ndarray, bits: int | None, *, big: bool) -> None:
     dataset.Rows, dataset.Columns = pixels.shape[:2]
     dataset.SamplesPerPixel = 1 if pixels.ndim == 2 else 3

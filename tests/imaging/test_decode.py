@@ -3,6 +3,7 @@
 import io
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cxr_ray.imaging.decode import SIGNATURES, decode, from_pillow
-from cxr_ray.imaging.pixels import Aspect, ImageError
+from cxr_ray.imaging.decode import DRAFT_BOUNDS, SIGNATURES, decode, from_pillow
+from cxr_ray.imaging.pixels import ONE_GRAY, Aspect, ImageError
 from tests.fakes.dicom import dicom
 from tests.fakes.images import encoded, png, smooth
 
@@ -388,3 +389,48 @@ def test_a_damaged_pillow_image_is_refused() -> None:
     body = encoded(Image.fromarray(smooth(40, 30)), "PNG")
     with Image.open(io.BytesIO(body[: len(body) // 2])) as image, pytest.raises(ImageError, match=r"truncated|damaged"):
         from_pillow(image, (8, 8))
+
+
+@pytest.mark.parametrize("aspect", ["squash", "pad", "center_crop"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_an_exact_jpeg_is_the_full_decode(orientation: int, aspect: Aspect) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    noise = np.random.default_rng(0).integers(0, 256, (515, 700, 3), dtype=np.uint8)
+    data = encoded(noise, "JPEG", exif=exif)
+    with Image.open(io.BytesIO(data)) as opened:
+        expected = from_pillow(opened, (32, 40), aspect=aspect)
+    exact = decode(data, (32, 40), aspect=aspect, exact_jpeg=True)
+    np.testing.assert_array_equal(exact.pixels, expected.pixels)
+    assert exact.transform == expected.transform == decode(data, (32, 40), aspect=aspect).transform
+
+
+@pytest.mark.parametrize(("side", "bound"), DRAFT_BOUNDS.items())
+def test_the_documented_bound_of_drafts_holds_on_real_jpegs(side: int, bound: int, shared_data: Path) -> None:
+    files = [file for file in sorted((shared_data / "covid").iterdir()) if file.is_file()]
+    found = [
+        np.abs(decode(data, (side, side)).pixels.astype(int) - decode(data, (side, side), exact_jpeg=True).pixels)
+        for data in (file.read_bytes() for file in files)
+        if data.startswith(b"\xff\xd8\xff")
+    ]
+    assert len(found) == 60 and max(int(gap.max()) for gap in found) == bound
+    assert max(float(gap.mean()) for gap in found) <= 0.45
+
+
+def test_a_picture_that_is_lost_is_refused_and_one_that_is_blank_is_not() -> None:
+    """By its palette, by its opacity, by equal luma: the stored values vary, the grays do not."""
+    index = Image.fromarray(smooth(16, 16)).convert("P")
+    index.putpalette([7] * 768)
+    clear = Image.merge("LA", [Image.fromarray(smooth(16, 16)), Image.new("L", (16, 16), 0)])
+    for image in (index, clear):
+        for depth in (8, 16):
+            assert reason(encoded(image), depth=depth) == ONE_GRAY
+    for plane in (
+        np.full((16, 16), 9, np.uint8),
+        np.full((16, 16), 900, np.uint16),
+        np.full((16, 16, 3), 80, np.uint8),
+    ):
+        assert np.ptp(decode(encoded(plane), (8, 8)).pixels) == 0
+    stripes = np.zeros((64, 64), np.uint8)
+    stripes[::2] = 255  # gray only because it is shrunk
+    assert np.ptp(decode(encoded(stripes), (1, 1)).pixels) == 0

@@ -183,6 +183,32 @@ def test_a_depth_of_16_keeps_the_gray_levels_and_is_another_store(
         run(good[0], good[1], tmp_path / "s")
 
 
+def test_exact_jpegs_are_recorded_and_make_another_store(good: tuple[Records, Path, Path], tmp_path: Path) -> None:
+    """Only where they are asked for: a store of default settings keeps its bytes, and an ingest continues only as it began."""
+    large = tmp_path / "large"
+    large.mkdir()
+    names = good[0].table["image"]
+    for i, name in enumerate(names):
+        (large / name).write_bytes(save(gray(i, 300, 400), "JPEG") if i < 3 else read(good[1], name))
+    run(good[0], large, tmp_path / "s", exact_jpeg=True)
+    store = stores.open(tmp_path / "s", verify="full")
+    assert store.manifest.exact_jpeg and store.manifest.image_format == ImageFormat(SIZE, exact_jpeg=True)
+    pixels = [decode(read(large, names[0]), SIZE, exact_jpeg=exact).pixels for exact in (True, False)]
+    np.testing.assert_array_equal(store.images([0])[0], pixels[0])
+    assert not np.array_equal(*pixels)
+    assert b"exact_jpeg" not in (good[2] / "manifest.json").read_bytes()
+    with pytest.raises(UserError, match="other records or settings"):
+        run(good[0], large, tmp_path / "s")
+    broken = tmp_path / "broken"
+    make_records(broken, bad=True)
+    for first in (False, True):
+        out = tmp_path / f"unfinished {first}"
+        with pytest.raises(UserError, match="cannot be used"):
+            run(good[0], broken, out, exact_jpeg=first)
+        with pytest.raises(UserError, match="unfinished ingest with other"):
+            run(good[0], broken, out, exact_jpeg=not first)
+
+
 def test_progress_counts_every_image_once(good: tuple[Records, Path, Path], tmp_path: Path) -> None:
     calls: list[tuple[int, int, int]] = []
     result = run(good[0], good[1], tmp_path / "s", progress=lambda *a: calls.append(a))

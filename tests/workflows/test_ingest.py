@@ -1,11 +1,13 @@
 """`ingest` from Python: by name and by records it writes the store that the command writes, and opens it."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from cxr_ray import datasets
 from cxr_ray.data import store as stores
@@ -43,6 +45,19 @@ def test_by_name_and_by_records_the_store_is_the_same(
         )
         == 4
     )
+
+
+def test_images_of_one_gray_are_warned_of_by_row(ray_local: None, root: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(root, tmp_path / "raw"))
+    records = datasets.read_dataset("phantom", folder)
+    image = folder / records.table["image"][3]
+    with Image.open(image) as opened:
+        Image.new("L", opened.size).save(image)
+    lines: list[str] = []
+    store = ingest("phantom", folder, tmp_path / "s", size=32, exact_jpeg=True, log=lines.append)
+    assert store.manifest.exact_jpeg and store.index["variance"][3] == 0
+    (warning,) = (line for line in lines if "one gray" in line)
+    assert warning.startswith(f"warning: 1 of {len(store)} image is one gray in all pixels (row 3)")
 
 
 @pytest.mark.parametrize(

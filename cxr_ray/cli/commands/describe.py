@@ -99,8 +99,9 @@ def show_tables(store: Any, top: int) -> None:
         )
     for note in store.info.notes:
         print(f"note: {note}")
-    if message := burned_in.scan(store).warning():
-        print(f"warning: {message}")
+    for message in (summary.one_gray_warning(index, store.info.filters), burned_in.scan(store).warning()):
+        if message:
+            print(f"warning: {message}")
 
     frequency = summary.label_frequency(index, labels)
     table(
