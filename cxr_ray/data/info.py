@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 
 from cxr_ray.labels import Filter, Task
 
+LATER = ("blank_is_unknown", "other_class")
+"""Keys that earlier versions do not know."""
+
 
 class DatasetInfo(BaseModel):
     """Labels, task and recommended cleaning of a dataset, as its source declares them."""
@@ -29,13 +32,15 @@ class DatasetInfo(BaseModel):
     """Whether a label that a row does not mention is unknown, and `data.blank` does not apply: the dataset's lists are complete,
     so a blank cell is no omission."""
 
+    other_class: str | None = None
+    """Of two classes, the name of the one that has no label column: rows that are negative for the other."""
+
     @model_serializer(mode="wrap")
     def _only_if_it_applies(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `blank_is_unknown` where it is false: manifests of stores that do not need it stay as they were."""
+        """Without `blank_is_unknown` where it is false and `other_class` where there is none: manifests of stores that do not need them
+        stay as they were."""
         body: dict[str, Any] = handler(self)
-        if not body.get("blank_is_unknown", True):
-            del body["blank_is_unknown"]
-        return body
+        return {name: value for name, value in body.items() if name not in LATER or value}
 
     def blank_policy(self, blank: str) -> str:
         """What applies to cells that are not mentioned: `ignore` if they are unknown, else the setting `blank`."""

@@ -21,6 +21,7 @@ from cxr_ray.metrics import operating_points, studies
 from cxr_ray.report import run_page
 from cxr_ray.storage.atomic import write_atomic
 from cxr_ray.workflows import evaluate as evaluating
+from cxr_ray.workflows import shared_classes
 from cxr_ray.workflows.alignment import align, blank_of, derivations, stored_labels, truth_of, used_labels
 from cxr_ray.workflows.results import Evaluation
 
@@ -53,6 +54,9 @@ def evaluate(
     own = stores.open(info["store"]["path"], verify="manifest", cache=config.data.cache)
     given, derived = mapping or {}, derivations(own.info, config.data)
     columns = stored_labels(store.index, store)
+    classes = info["task"] == "multiclass"
+    if classes:
+        columns = shared_classes.with_other_class(columns, store.info, info["labels"])
     alignment = align(info["labels"], list(columns), given, derived)
     if not any(a["data"] for a in alignment):
         raise UserError(
@@ -68,23 +72,32 @@ def evaluate(
     used = used_in_training(filtered, train_or_val, same_source=same_source)
     fresh = filtered[~np.logical_or.reduce(list(used.values()))] if len(filtered) else filtered
     matched = used_labels(alignment, list(columns), given, derived)
-    notes = _notes(alignment, [k for k in store.labels if k not in matched], used, len(filtered), len(store))
+    notes = _notes(alignment, [k for k in columns if k not in matched], used, len(filtered), len(store))
+    kept = shared_classes.shared(alignment, list(columns)) if classes else info["labels"]
+    is_fresh_N = store.index["row"].isin(fresh["row"]).to_numpy()
+    columns = {label: values_N[is_fresh_N] for label, values_N in columns.items()}
+    truth_NL = truth_of(
+        columns, alignment, given, derived, config.data, task=info["task"], blank=blank_of(store, config.data)
+    )
+    rows = fresh["row"].to_numpy(np.int64)
+    if classes:
+        known_N = ~np.isnan(truth_NL).any(axis=1)
+        notes += shared_classes.notes(columns, matched, info["labels"], kept, int(known_N.sum()))
+        rows, truth_NL = rows[known_N], truth_NL[known_N]
     for line in notes:
         log(line)
-    if not len(fresh):
+    if not len(rows):
         raise UserError(f"no row of {store.origin} is left to evaluate {run.path.name} on: {'; '.join(notes)}")
 
-    truth_NL = truth_of(
-        {label: values_N[store.index["row"].isin(fresh["row"]).to_numpy()] for label, values_N in columns.items()},
-        alignment, given, derived, config.data,
-        task=info["task"], blank=blank_of(store, config.data),
-    )  # fmt: skip
-    log(f"evaluating {len(fresh):,} rows of {store.name}")
-    rows = fresh["row"].to_numpy(np.int64)
+    log(f"evaluating {len(rows):,} rows of {store.name}")
     name = re.sub(r"[^\w.+-]+", "_", store.name)
     table = _predictions(run, store, rows, truth_NL, f"external/{name}")
     plan = runs.plan_of(run, own)
     val = evaluating.predictions_of(run, own, plan, "val") if len(plan.rows["val"]) else None
+    if classes:
+        table = shared_classes.restrict(table, info["labels"], kept)
+        val = None if val is None else shared_classes.restrict(val, info["labels"], kept)
+        plan = shared_classes.restrict_plan(plan, kept)
     evaluation_data = evaluating.EvaluationData(
         plan,
         table,
@@ -102,7 +115,7 @@ def evaluate(
         "source": store.manifest.source,
         "notes": [*store.info.notes, *notes],
         "alignment": alignment,
-        "unmatched": [k for k in store.labels if k not in matched],
+        "unmatched": [k for k in columns if k not in matched],
     }
     folder = run.path / "external" / (name if by == "image" else f"{name}-by-study")
     folder.mkdir(parents=True, exist_ok=True)
