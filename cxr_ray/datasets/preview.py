@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from cxr_ray.data import summary
-from cxr_ray.data.plan import dropping_filter
+from cxr_ray.data.filters import dropping_filter, refuse_ambiguous
 from cxr_ray.data.store_writer import write_parquet
 from cxr_ray.datasets.base import Records
 from cxr_ray.imaging.decode import decode
 from cxr_ray.imaging.files import read
 from cxr_ray.imaging.pixels import Aspect, Depth, ImageError
-from cxr_ray.labels import Filter
+from cxr_ray.labels import LABEL_PREFIX, Filter
 from cxr_ray.storage.atomic import make_folder, write_atomic
 from cxr_ray.storage.remote import AnyPath, files_exist, to_path
 
@@ -141,6 +141,9 @@ def dry_run(
 
     A filter named `--where` is applied by the ingest itself. Raises `UserError` for a filter that cannot be applied."""
     table = records.table
+    for rule in records.info.filters:
+        if rule.name == WHERE:
+            refuse_ambiguous(rule.query, table)
     dropped_by = dropping_filter(table, records.info.filters)
     kept = table[dropped_by == ""]
     counts = dropped_by.value_counts()
@@ -169,7 +172,9 @@ def dry_run(
         cores=cores,
         unusable=unusable,
         sampled=len(sample),
-        table=table.assign(kept=(dropped_by == "").to_numpy(), dropped_by=dropped_by.to_numpy()),
+        table=table.rename(columns={name: LABEL_PREFIX + name for name in ("kept", "dropped_by")}).assign(
+            kept=(dropped_by == "").to_numpy(), dropped_by=dropped_by.to_numpy()
+        ),
         notes=records.info.notes,
     )
 

@@ -39,7 +39,7 @@ PART_SCHEMA = pa.schema(
         "pixels_sha256": pa.string(), "file_sha256": pa.string(), "phash": pa.uint64(),
     }
 )  # fmt: skip
-"""Columns of a part file; refused images have offset -1 and a reason."""
+"""Columns of a part file; rejected images have offset -1 and a reason."""
 
 
 class ShardRange(NamedTuple):
@@ -70,11 +70,11 @@ def part_path(out: AnyPath, number: int) -> AnyPath:
 
 
 def read_part(out: AnyPath, number: int) -> tuple[pd.DataFrame, pd.DataFrame, FileEntry]:
-    """A finished shard: its images, the refused ones (row, reason), and the entry of its file."""
+    """A finished shard: its images, the rejected ones (row, reason), and the entry of its file."""
     table = pq.read_table(pa.BufferReader(part_path(out, number).read_bytes()))
     entry = FileEntry.model_validate_json(table.schema.metadata[b"entry"])
     used = pc.greater_equal(table["offset"], 0)
-    # Filtered before pandas: the missing phash of a refused image would turn the column into floats.
+    # Filtered before pandas: the missing phash of a rejected image would turn the column into floats.
     stored = table.filter(used).drop_columns("reason").to_pandas()
     return stored, table.filter(pc.invert(used)).select(["row", "reason"]).to_pandas(), entry
 
@@ -111,7 +111,7 @@ def put_records(table: pd.DataFrame) -> Any:
 
 def ingest_shard(job: ShardJob, records: list[Any], shard: ShardRange) -> dict[str, int]:
     """One task: read and decode the images of a shard, write the shard and its part file. `records` is [reference from
-    `put_records`]. Returns the number of rows and of refused ones."""
+    `put_records`]. Returns the number of rows and of rejected ones."""
     here = ray.get(records[0]).slice(shard.start, shard.stop - shard.start)
     rows, paths = here["row"].to_numpy(), here["image"].to_pylist()
     images_nHW = np.empty((len(rows), *job.image_format.size), PIXEL_DTYPES[job.image_format.depth])
@@ -143,7 +143,7 @@ def ingest_shard(job: ShardJob, records: list[Any], shard: ShardRange) -> dict[s
     )
     table = pa.Table.from_pylist(part, schema=PART_SCHEMA.with_metadata({"entry": file_entry.model_dump_json()}))
     write_atomic(part_path(out, shard.number), lambda file: pq.write_table(table, pa.PythonFile(file, mode="w")))
-    return {"rows": len(part), "refused": len(part) - len(stored)}
+    return {"rows": len(part), "rejected": len(part) - len(stored)}
 
 
 Task = Callable[[ShardJob, list[Any], ShardRange], dict[str, int]]

@@ -13,12 +13,11 @@ import pandas as pd
 
 from cxr_ray import config as cfg
 from cxr_ray import models, runs
-from cxr_ray.data import leakage
-from cxr_ray.data import plan as plans
+from cxr_ray.data import filters, leakage
 from cxr_ray.data import store as stores
 from cxr_ray.errors import UserError, unknown
 from cxr_ray.evaluation.prediction_table import EvaluationSettings, rule_of
-from cxr_ray.labels import apply_policy
+from cxr_ray.labels import apply_policy, label_column
 from cxr_ray.metrics import operating_points, studies
 from cxr_ray.report import run_page
 from cxr_ray.storage.atomic import write_atomic
@@ -59,7 +58,7 @@ def evaluate(
         )
     own = stores.open(info["store"]["path"], verify="manifest", cache=config.data.cache)
     models.check_size(config.data.image_size or own.size, store.size)
-    dropped = plans.dropping_filter(store.index, store.info.filters if config.data.filters == "default" else ())
+    dropped = filters.dropping_filter(store.index, store.info.filters if config.data.filters == "default" else ())
     filtered = store.index[(dropped == "").to_numpy()]
     plan_table = run.plan
     train_or_val = own.index[own.index["row"].isin(plan_table.loc[plan_table["part"] != "test", "row"])]
@@ -212,7 +211,7 @@ def _truth(
     raw_NL = np.full((len(index), len(labels)), np.nan, dtype=np.float32)
     for i, a in enumerate(alignment):
         if a["data"] is not None:
-            raw_NL[:, i] = index[a["data"]].to_numpy(np.float32)
+            raw_NL[:, i] = index[label_column(a["data"], index.columns)].to_numpy(np.float32)
     out_NL = apply_policy(raw_NL, labels, config.data.eval_uncertain, config.data.blank)
     missing_L = np.array([a["data"] is None for a in alignment])
     if task == "multiclass":

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from cxr_ray import datasets
-from cxr_ray.data import plan
+from cxr_ray.data import filters
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.datasets import COLUMNS, Records, check_records, records_table
 from cxr_ray.errors import UserError
@@ -45,7 +45,10 @@ def test_every_source_fulfils_the_contract(dataset: tuple[str, Path]) -> None:
     assert set(records.info.features) <= set(table.columns)
     for members in records.info.groups.values():
         assert set(members) <= set(records.info.labels)
-    assert set(plan.dropping_filter(table, records.info.filters)) <= {"", *(rule.name for rule in records.info.filters)}
+    assert set(filters.dropping_filter(table, records.info.filters)) <= {
+        "",
+        *(rule.name for rule in records.info.filters),
+    }
     if records.info.task == "multiclass":
         assert (table[list(records.info.labels)].sum(axis=1) == 1).all()
     pd.testing.assert_frame_equal(datasets.read(name, root, **options), table)  # the same when read again

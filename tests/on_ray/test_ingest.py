@@ -24,7 +24,7 @@ from cxr_ray.datasets import Records, records_table
 from cxr_ray.errors import UserError
 from cxr_ray.imaging.decode import decode
 from cxr_ray.imaging.files import read
-from cxr_ray.labels import Filter
+from cxr_ray.labels import Filter, label_values
 from cxr_ray.on_ray import ingest as ingest_module
 from cxr_ray.on_ray.ingest import (
     IngestResult,
@@ -411,12 +411,18 @@ def test_a_folder_with_other_content_is_refused_and_not_changed(
     assert run(good[0], good[1], tmp_path / "empty").rows == N
 
 
-def test_reserved_label_names_are_refused(good: tuple[Records, Path, Path], tmp_path: Path) -> None:
-    info = good[0].info.model_copy(update={"labels": ("A", "mean")})
-    records = replace(good[0], table=good[0].table.rename(columns={"B": "mean"}), info=info)
-    with pytest.raises(UserError, match="'mean'"):
-        run(records, good[1], tmp_path / "s")
-    assert not (tmp_path / "s").exists()
+def test_a_label_with_the_name_of_a_column_of_the_store_is_ingested(
+    good: tuple[Records, Path, Path], tmp_path: Path
+) -> None:
+    info = good[0].info.model_copy(update={"labels": ("A", "variance")})
+    records = replace(good[0], table=good[0].table.rename(columns={"B": "variance"}), info=info)
+    run(records, good[1], tmp_path / "s", where="`label/variance` != 1")
+    store, first = stores.open(tmp_path / "s"), stores.open(good[2])
+    kept = first.index[first.index["B"] != 1]
+    np.testing.assert_array_equal(label_values(store.index, store.labels), label_values(kept, first.labels))
+    assert store.index["variance"].tolist() == kept["variance"].tolist()
+    with pytest.raises(UserError, match="names variance, which is a label and another column"):
+        run(records, good[1], tmp_path / "t", where="variance != 1")
 
 
 def test_a_user_error_of_a_task_is_raised_as_one_line(
