@@ -26,6 +26,7 @@ from cxr_ray.imaging.decode import decode
 from cxr_ray.imaging.files import read
 from cxr_ray.labels import Filter, label_values
 from cxr_ray.on_ray import ingest as ingest_module
+from cxr_ray.on_ray import ingest_shards
 from cxr_ray.on_ray.ingest import (
     IngestResult,
     IngestSettings,
@@ -38,6 +39,7 @@ from tests.fakes.stopped_ingest import stopped_after
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
+KILLER = Path(__file__).parents[1] / "fakes" / "killer"
 SIZE = (24, 32)
 N = 150  # three shards: 64, 64, 22
 
@@ -289,6 +291,73 @@ def test_paths_that_leave_the_root_are_refused(tmp_path: Path) -> None:
     table.loc[0, "image"], table.loc[1, "image"] = "../secret.png", "link.png"
     run(replace(records, table=table), tmp_path / "images", tmp_path / "s", max_rejected=0.05)
     assert stores.open(tmp_path / "s").rejected()["reason"].tolist() == ["outside the root"] * 2
+
+
+# ---- workers that die
+
+
+def killing(job: ShardJob, records: list[object], shard: ShardRange) -> dict[str, int]:
+    """The task of an ingest whose decoder may kill its process."""
+    sys.path.insert(0, str(KILLER))
+    import sitecustomize  # noqa: F401
+
+    return ingest_shard(job, records, shard)
+
+
+def crashing_once(job: ShardJob, records: list[object], shard: ShardRange) -> dict[str, int]:
+    """The task on a machine that is lost in the first round."""
+    if job.care == "none" and shard.number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return ingest_shard(job, records, shard)
+
+
+def lost(job: ShardJob, records: list[object], shard: ShardRange) -> dict[str, int]:
+    """The task on machines that are always lost."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def test_an_image_whose_decoder_crashes_is_rejected_and_all_others_are_stored(
+    good: tuple[Records, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By an abort, a segmentation fault, and a kill such as that of the kernel for memory; two of them in one shard."""
+    root = Path(shutil.copytree(good[1], tmp_path / "images"))
+    deadly = {5: signal.SIGABRT, 20: signal.SIGSEGV, 149: signal.SIGKILL}
+    for row, number in deadly.items():
+        (root / f"{row:03d}.png").write_bytes(f"die of {number:d} ".encode())
+    monkeypatch.setattr(ingest_module, "run_shards", lambda *a: run_shards(*a, killing))
+    calls: list[tuple[int, int, int]] = []
+    result = run(good[0], root, tmp_path / "s", max_rejected=0.05, progress=lambda *a: calls.append(a))
+    assert (result.rows, result.rejected) == (N - 3, 3) and calls[-1] == (N, N, 3)
+    store, first = stores.open(tmp_path / "s", verify="full"), stores.open(good[2])
+    reasons = store.rejected().set_index("row")["reason"].to_dict()
+    assert reasons == {5: "the decoder crashed", 20: "the decoder crashed", 149: "too little memory to decode it"}
+    rows = [row for row in range(N) if row not in deadly]
+    assert store.index["row"].tolist() == rows
+    np.testing.assert_array_equal(store.images(rows), first.images(rows))
+    kept = first.index[first.index["row"].isin(rows)].drop(columns=["offset"]).reset_index(drop=True)
+    pd.testing.assert_frame_equal(store.index.drop(columns=["offset"]), kept)
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_the_images_of_a_lost_machine_are_not_rejected(
+    good: tuple[Records, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest_module, "run_shards", lambda *a: run_shards(*a, crashing_once))
+    assert run(good[0], good[1], tmp_path / "s").rejected == 0
+    assert content(tmp_path / "s") == content(good[2])
+
+
+def test_workers_that_always_die_end_the_ingest_and_it_can_continue(
+    good: tuple[Records, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest_module, "run_shards", lambda *a: run_shards(*a, lost))
+        patch.setattr(ingest_shards, "ROUNDS", ("none", "alone"))  # two of four
+        with pytest.raises(UserError, match="the workers of 3 of 3 shards died 2 times, though not at one image"):
+            run(good[0], good[1], tmp_path / "s")
+    assert run(good[0], good[1], tmp_path / "s").rejected == 0
+    assert content(tmp_path / "s") == content(good[2])
 
 
 # ---- complete stores and interrupted ingests
