@@ -10,6 +10,7 @@ whose decoder crashes there twice is rejected; one that is only near a crash, or
 
 import hashlib
 import logging
+import os
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -58,8 +59,14 @@ ROUNDS: tuple[Care, ...] = ("none", "isolated", "alone", "alone")
 """Each round takes the shards that the one before could not finish."""
 CRASHES = 2
 """An image is rejected when its decoder has crashed this often, one time after the other."""
-MEMORY_SHARE = 0.8
-"""Of the free memory that one image may take. Ray kills workers when 0.95 of all memory is in use."""
+RAY_KILLS_AT = 0.95
+"""Share of a node's memory in use at which Ray kills workers, its default."""
+RAY_THRESHOLD = "RAY_memory_usage_threshold"
+"""Environment variable that overrides it."""
+MEMORY_MARGIN = 0.05
+"""Share of the memory that an image which is decoded alone must leave free below that, so that its own process fails first."""
+LEAST_MEMORY = 256 * 2**20
+"""Bytes that such an image may take in any case."""
 
 
 class ShardRange(NamedTuple):
@@ -178,9 +185,15 @@ def _decoder(job: ShardJob) -> Iterator[Callable[[bytes], DecodedImage]]:
     if job.care == "none":
         yield lambda data: decode(data, **options)
         return
-    free = int(MEMORY_SHARE * memory_bytes()[1])
-    with IsolatedDecoder(memory=free or None if job.care == "alone" else None) as decoder:
+    with IsolatedDecoder(memory=_memory_of_one() if job.care == "alone" else None) as decoder:
         yield lambda data: _decode_with_care(decoder, data, options, is_alone=job.care == "alone")
+
+
+def _memory_of_one() -> int | None:
+    """Bytes that an image may take while no other is in work; None: unknown."""
+    total, free = memory_bytes()
+    share = float(os.environ.get(RAY_THRESHOLD, RAY_KILLS_AT)) - MEMORY_MARGIN
+    return max(LEAST_MEMORY, int(share * total) - (total - free)) if total else None
 
 
 def _decode_with_care(

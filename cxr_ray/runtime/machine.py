@@ -3,13 +3,21 @@
 import os
 from pathlib import Path
 
+CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+"""Microseconds of CPU time in each period, and the period; of cgroup v2."""
+
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """CPU cores that this process may use, at least one. A container's share is rounded down."""
     try:
-        return len(os.sched_getaffinity(0))
+        count = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
-        return os.cpu_count() or 1
+        count = os.cpu_count() or 1
+    try:
+        quota, period = CPU_LIMIT.read_text(encoding="utf-8").split()
+        return max(1, min(count, int(quota) // int(period)))
+    except (OSError, ValueError):  # no container, or `max`
+        return count
 
 
 def memory_bytes() -> tuple[int, int]:

@@ -91,9 +91,11 @@ def write_store(
 
     The images that were just written are scanned for burned-in letters. A remote store is scanned by `describe`, which downloads it
     anyway. Raises as `on_ray.ingest` does."""
-    from cxr_ray.on_ray import cluster
+    from cxr_ray.on_ray import cluster, resources
     from cxr_ray.on_ray.ingest import ingest as on_ray
 
+    if cluster.is_local(address):
+        resources.check_cores(cpus)
     with cluster.session(address, num_cpus=cpus), Progress("ingest") as progress:
         result = on_ray(records, root, out, settings, progress=progress)
     if result.already:

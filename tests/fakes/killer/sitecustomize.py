@@ -16,7 +16,7 @@ def _open_or_die(file, *arguments, **options):
     if words[:2] == [b"die", b"of"]:
         os.kill(os.getpid(), int(words[2]))
     if words[:1] == [b"eat"]:
-        bytearray(int(words[1]) << 20)
+        b"x" * (int(words[1]) << 20)
     return _open(file, *arguments, **options)
 
 
