@@ -4,6 +4,7 @@ Raw values, in every source: 1 positive, 0 negative, -1 uncertain, NaN not menti
 """
 # N rows, L labels
 
+import unicodedata
 import zlib
 from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -41,8 +42,9 @@ class Filter(BaseModel):
 
 
 def safe_name(name: str) -> str:
-    """A label that can be part of a metric name or a column name: slashes and dots become `_`."""
-    return name.strip().replace("/", "_").replace(".", "_")
+    """A label that can be part of a metric name or a column name: slashes and dots become `_`. Characters are composed (NFC), as
+    people type them; macOS decomposes the names of class folders."""
+    return unicodedata.normalize("NFC", name.strip()).replace("/", "_").replace(".", "_")
 
 
 def label_column(label: str, columns: Container[str]) -> str:

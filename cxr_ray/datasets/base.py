@@ -19,6 +19,7 @@ from cxr_ray.errors import UserError, unknown
 from cxr_ray.labels import LABEL_PREFIX, NEGATIVE, PARTS, POSITIVE, UNCERTAIN, label_column, safe_name
 from cxr_ray.metrics.names import AVERAGES
 from cxr_ray.registry import SOURCES
+from cxr_ray.storage.names import readable
 from cxr_ray.storage.remote import AnyPath, to_path
 
 COLUMNS = ("image", "source_row", "patient", "study", "view", "sex", "age", "source", "mask", "split")
@@ -113,7 +114,11 @@ def records_table(columns: Mapping[str, Any], labels: Mapping[str, Any], *, rows
             body[column] = values.astype(TEXT).array
         else:
             objects = np.full(rows, np.nan, dtype=object) if values is None else np.asarray(values, dtype=object)
-            body[column] = pd.array(objects, dtype=TEXT)
+            try:
+                body[column] = pd.array(objects, dtype=TEXT)
+            except UnicodeEncodeError:  # names of files that are not UTF-8
+                readable_objects = [readable(text) if isinstance(text, str) else text for text in objects]
+                body[column] = pd.array(np.asarray(readable_objects, dtype=object), dtype=TEXT)
     body |= {column: values for column, values in columns.items() if column not in COLUMNS}
     for label, values in labels.items():
         body[LABEL_PREFIX + label if label in body else label] = np.asarray(values, dtype=np.float32)
@@ -146,6 +151,8 @@ def check_records(records: Records, root: AnyPath, name: str) -> Records:
                 f"{name}: a label cannot be called {label!r}, which means several labels in settings and metrics, as do "
                 f"{', '.join(each for each in TAKEN_LABELS if each != label)}; rename it in the dataset"
             )
+    if records.files is None and table["image"].str.contains("\\", regex=False).any():  # a table of Windows
+        table = table.assign(image=table["image"].str.replace("\\", "/", regex=False))
     if table.empty:
         raise UserError(f"{name}: the table in {root.absolute()} lists no image; give the folder of a complete dataset")
     _check_paths(table, root, name)
@@ -193,9 +200,7 @@ def _check_paths(table: pd.DataFrame, root: AnyPath, name: str) -> None:
             f"{where}; repeated rows: {int(repeated.sum())}; keep one row per image"
         )
     paths = pa.array(image, from_pandas=True)
-    outside = pc.match_substring_regex(paths, r"^/|(?:^|[/\\])\.\.(?:[/\\]|$)|^[A-Za-z]:|\\").to_numpy(
-        zero_copy_only=False
-    )
+    outside = pc.match_substring_regex(paths, r"^/|(?:^|/)\.\.(?:/|$)|^[A-Za-z]:").to_numpy(zero_copy_only=False)
     if outside.any():
         at = int(np.argmax(outside))
         raise UserError(

@@ -15,6 +15,7 @@ from cxr_ray.datasets.tables import read_text_table, require_columns
 from cxr_ray.errors import UserError
 from cxr_ray.labels import PARTS
 from cxr_ray.registry import SOURCES, Options
+from cxr_ray.storage.names import common_spelling
 from cxr_ray.storage.remote import AnyPath
 
 
@@ -53,7 +54,8 @@ def image_folder(root: AnyPath, options: ImageFolderOptions) -> Records:
     others: Counter[str] = Counter()
     classes: list[str] = []
     for part, folder in splits:
-        names = subfolders(folder)
+        folder_of = {common_spelling(name): name for name in subfolders(folder)}
+        names = sorted(folder_of)
         if len(names) < 2:
             raise UserError(
                 f"{folder.absolute()} has {'one class folder' if names else 'no class folders'}"
@@ -67,8 +69,8 @@ def image_folder(root: AnyPath, options: ImageFolderOptions) -> Records:
             )
         classes = names
         for name in names:
-            _refuse_masks(folder / name)
-            found, other_files = find_images(folder / name, root)
+            _refuse_masks(folder / folder_of[name])
+            found, other_files = find_images(folder / folder_of[name], root)
             if not found:
                 raise UserError(
                     f"the class folder {(folder / name).absolute()} has no image ({' '.join(EXTENSIONS)}); fill it or remove it"
@@ -136,7 +138,7 @@ def _patients(root: AnyPath, paths: list[str], options: ImageFolderOptions) -> t
     elif options.patients is not None or (root / "patients.csv").is_file():
         path = resolve_file(options.patients, root) if options.patients else root / "patients.csv"
         patient_of = _read_patients(path)
-        patient = [patient_of.get(name) for name in paths]
+        patient = [patient_of.get(common_spelling(name)) for name in paths]
         origin = str(path)
     else:
         return [None] * len(paths), []
@@ -160,7 +162,7 @@ def _read_patients(path: AnyPath) -> dict[str, str]:
     table = read_text_table(path, what="a table of patients")
     require_columns(table, ("file", "patient"), path)
     table = table[(table["file"] != "") & (table["patient"] != "")]
-    file = table["file"].str.replace("\\", "/").str.removeprefix("./")
+    file = table["file"].map(common_spelling).str.removeprefix("./")
     pairs = pd.DataFrame({"file": file, "patient": table["patient"]}).drop_duplicates()
     repeated = pairs["file"][pairs["file"].duplicated()]
     if len(repeated):

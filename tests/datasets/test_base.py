@@ -104,12 +104,12 @@ def table_of(images: list[Any], values: list[float]) -> pd.DataFrame:
     return records_table({"image": images}, {"A": values}, rows=len(images))
 
 
-@pytest.mark.parametrize("path", ["/etc/x.png", "../x.png", "a/../../x.png", "..\\x.png", "C:/x.png"])
+@pytest.mark.parametrize("path", ["/etc/x.png", "../x.png", "a/../../x.png", "..\\x.png", "C:/x.png", "C:\\x.png"])
 def test_a_path_that_leaves_the_root_is_refused(path: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         check(table_of(["a/ok.png", path], [1, 0]), tmp_path)
     assert str(caught.value) == (
-        f"mine: the path {path!r} in row 1 (counted from 0) of the table in {tmp_path} leads out of that folder; "
+        f"mine: the path {path.replace(chr(92), '/')!r} in row 1 (counted from 0) of the table in {tmp_path} leads out of that folder; "
         "give paths below it"
     )
 

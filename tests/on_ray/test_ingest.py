@@ -293,6 +293,19 @@ def test_paths_that_leave_the_root_are_refused(tmp_path: Path) -> None:
     assert stores.open(tmp_path / "s").rejected()["reason"].tolist() == ["outside the root"] * 2
 
 
+def test_an_image_whose_name_is_not_utf8_is_stored_under_a_readable_one(
+    good: tuple[Records, Path, Path], tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(good[1], tmp_path / "images"))
+    (root / "007.png").rename(root / os.fsdecode(b"ni\xf1o.png"))
+    table = good[0].table.copy()
+    table.loc[7, "image"] = "ni%F1o.png"
+    assert run(replace(good[0], table=table), root, tmp_path / "s").rejected == 0
+    store = stores.open(tmp_path / "s", verify="full")
+    assert store.index["image"][7] == "ni%F1o.png"
+    np.testing.assert_array_equal(store.images([7]), stores.open(good[2]).images([7]))
+
+
 # ---- workers that die
 
 
