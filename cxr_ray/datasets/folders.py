@@ -42,6 +42,12 @@ def find_images(
     return sorted(found), others
 
 
+def note_of_others(others: Counter[str]) -> list[str]:
+    """A note with the counts of files that are not images, of `find_images`; none if there are none."""
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
+    return [f"files in the class folders that are not images were left out: {kinds}"] if others else []
+
+
 def _files(folder: AnyPath, root: AnyPath) -> Iterator[str]:
     """Posix paths below `root` of the files at any depth of `folder`, unordered, without hidden ones."""
     if isinstance(folder, RemotePath):

@@ -10,7 +10,7 @@ from pydantic import field_validator
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.datasets.base import PART_NAMES, Records, records_table
 from cxr_ray.datasets.classes import class_columns
-from cxr_ray.datasets.folders import EXTENSIONS, find_images, resolve_file, subfolders
+from cxr_ray.datasets.folders import EXTENSIONS, find_images, note_of_others, resolve_file, subfolders
 from cxr_ray.datasets.tables import read_text_table, require_columns
 from cxr_ray.errors import UserError
 from cxr_ray.labels import PARTS
@@ -81,9 +81,7 @@ def image_folder(root: AnyPath, options: ImageFolderOptions) -> Records:
     paths = [row[0] for row in rows]
     task, columns = class_columns([row[1] for row in rows], classes, positive=options.positive)
     patient, notes = _patients(root, paths, options)
-    if others:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
-        notes.append(f"files in the class folders that are not images were left out: {kinds}")
+    notes += note_of_others(others)
     table = records_table(
         {"image": paths, "patient": patient, "split": [row[2] for row in rows]}, columns, rows=len(rows)
     )

@@ -131,19 +131,17 @@ def _data_context() -> Iterator[None]:
             setattr(context, name, value)
 
 
-def put_records(table: pd.DataFrame) -> Any:
-    """Put a table (row, image) into Ray's object store, where the tasks read their slices. Returns its reference."""
-    return ray.put(
-        pa.table({"row": table.index.to_numpy(np.int64), "image": pa.array(table["image"].tolist(), pa.string())})
-    )
+def image_paths(table: pd.DataFrame) -> pa.Table:
+    """What the tasks need of the records: their rows, and the path of each image below the root."""
+    return pa.table({"row": table.index.to_numpy(np.int64), "image": pa.array(table["image"].tolist(), pa.string())})
 
 
-def ingest_shard(job: ShardJob, records: list[Any], shard: ShardRange) -> dict[str, int]:
-    """One task: read and decode the images of a shard, write the shard and its part file. `records` is [reference from
-    `put_records`]. Returns the number of rows and of rejected ones.
+def ingest_shard(job: ShardJob, paths_of_all: pa.Table, shard: ShardRange) -> dict[str, int]:
+    """One task: read and decode the images of a shard, write the shard and its part file. `paths_of_all`: `image_paths` of all
+    records. Returns the number of rows and of rejected ones.
 
     Raises `DecoderCrash` or `MemoryError` if an image cannot be decoded with the care of `job`, and more care may help."""
-    here = ray.get(records[0]).slice(shard.start, shard.stop - shard.start)
+    here = paths_of_all.slice(shard.start, shard.stop - shard.start)
     rows, paths = here["row"].to_numpy(), here["image"].to_pylist()
     images_nHW = np.empty((len(rows), *job.image_format.size), PIXEL_DTYPES[job.image_format.depth])
     part: list[dict[str, Any]] = []
@@ -211,7 +209,7 @@ def _decode_with_care(
     raise ImageError(reason)
 
 
-Task = Callable[[ShardJob, list[Any], ShardRange], dict[str, int]]
+Task = Callable[[ShardJob, pa.Table, ShardRange], dict[str, int]]
 
 
 def run_shards(
@@ -223,10 +221,10 @@ def run_shards(
         return
     # A session of ours: Ray would join any cluster that it finds on this machine.
     with cluster.session(), _data_context():
-        records = [put_records(table)]  # a reference inside a list stays a reference
+        paths = [ray.put(image_paths(table))]  # a reference inside a list stays a reference
         for care in ROUNDS:
             unfinished = {shard.number: shard for shard in todo}
-            for number, finished in _run_round(todo, replace(job, care=care), records, task):
+            for number, finished in _run_round(todo, replace(job, care=care), paths, task):
                 del unfinished[number]
                 yield finished
             todo = list(unfinished.values())
@@ -239,7 +237,7 @@ def run_shards(
 
 
 def _run_round(
-    todo: list[ShardRange], job: ShardJob, records: list[Any], task: Task
+    todo: list[ShardRange], job: ShardJob, paths: list[Any], task: Task
 ) -> Iterator[tuple[int, dict[str, int]]]:
     """The number and the result of each shard whose worker did not die and that needs no more care. Raises the error of a task."""
 
@@ -247,7 +245,7 @@ def _run_round(
         # Errors are returned as values: if raised here, Ray prints three tracebacks, and drops the shard as it does for a dead worker.
         shard = ShardRange(**item)
         try:
-            return {"number": shard.number, **task(job, records, shard)}
+            return {"number": shard.number, **task(job, ray.get(paths[0]), shard)}
         except UserError as error:
             return {"error": str(error)}
         except (DecoderCrash, MemoryError):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -34,7 +35,7 @@ from cxr_ray.on_ray.ingest import (
     ingest,
     rows_per_shard,
 )
-from cxr_ray.on_ray.ingest_shards import ShardJob, ShardRange, ingest_shard, put_records, run_shards
+from cxr_ray.on_ray.ingest_shards import ShardJob, ShardRange, image_paths, ingest_shard, run_shards
 from tests.fakes.stopped_ingest import stopped_after
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -198,11 +199,10 @@ def test_the_order_of_the_tasks_does_not_change_the_bytes(
     good: tuple[Records, Path, Path], tmp_path: Path, monkeypatch
 ) -> None:
     """Shards one after the other, the last one first: any number of CPUs gives some such order."""
-    records = [put_records(good[0].table)]
 
     def run_reversed(todo: list[ShardRange], job: ShardJob, table: pd.DataFrame) -> Iterator[dict[str, int]]:
         for shard in reversed(todo):
-            yield ingest_shard(job, records, shard)
+            yield ingest_shard(job, image_paths(table), shard)
 
     monkeypatch.setattr(ingest_module, "run_shards", run_reversed)
     run(good[0], good[1], tmp_path / "s")
@@ -309,22 +309,22 @@ def test_an_image_whose_name_is_not_utf8_is_stored_under_a_readable_one(
 # ---- workers that die
 
 
-def killing(job: ShardJob, records: list[object], shard: ShardRange) -> dict[str, int]:
+def killing(job: ShardJob, paths: pa.Table, shard: ShardRange) -> dict[str, int]:
     """The task of an ingest whose decoder may kill its process."""
     sys.path.insert(0, str(KILLER))
     import sitecustomize  # noqa: F401
 
-    return ingest_shard(job, records, shard)
+    return ingest_shard(job, paths, shard)
 
 
-def crashing_once(job: ShardJob, records: list[object], shard: ShardRange) -> dict[str, int]:
+def crashing_once(job: ShardJob, paths: pa.Table, shard: ShardRange) -> dict[str, int]:
     """The task on a machine that is lost in the first round."""
     if job.care == "none" and shard.number == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    return ingest_shard(job, records, shard)
+    return ingest_shard(job, paths, shard)
 
 
-def lost(job: ShardJob, records: list[object], shard: ShardRange) -> dict[str, int]:
+def lost(job: ShardJob, paths: pa.Table, shard: ShardRange) -> dict[str, int]:
     """The task on machines that are always lost."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
@@ -438,14 +438,10 @@ from pathlib import Path
 sys.path.insert(0, {repository!r})
 import tests.conftest
 from tests.on_ray import test_ingest as t
-import pyarrow as pa
 records = t.make_records(Path({root!r}))
-table = pa.table({{"row": records.table.index.to_numpy(), "image": pa.array(records.table["image"].tolist(), pa.string())}})
-import ray
-ray.get = lambda reference: table  # without Ray: the tasks run in this process
-def run_shards(todo, job, table):
+def run_shards(todo, job, table):  # without Ray: the tasks run in this process
     for shard in todo:
-        yield t.ingest_shard(job, [None], shard)
+        yield t.ingest_shard(job, t.image_paths(table), shard)
 t.ingest_module.run_shards = run_shards
 t.run(records, {root!r}, {out!r}, progress=lambda done, total, refused: (print(done, flush=True), time.sleep(0.4)))
 """
