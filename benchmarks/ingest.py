@@ -77,8 +77,8 @@ def by_tasks(records: Records, root: Path, out: Path, cores: int) -> None:
         table: pd.DataFrame,
         task: ingest_shards.Task = ingest_shards.ingest_shard,
     ) -> Iterator[dict[str, int]]:
-        images = [ingest_shards.put_records(table)]  # inside a list Ray passes the reference, as for Ray Data's tasks
-        started = [ray.remote(task).remote(job, images, shard) for shard in todo]
+        paths = ray.put(ingest_shards.image_paths(table))
+        started = [ray.remote(task).remote(job, paths, shard) for shard in todo]
         yield from ray.get(started)
 
     original, on_ray.run_shards = on_ray.run_shards, run

@@ -4,15 +4,19 @@ Raw values, in every source: 1 positive, 0 negative, -1 uncertain, NaN not menti
 """
 # N rows, L labels
 
+import unicodedata
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import Literal, TypeVar
+from collections.abc import Container, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from cxr_ray.errors import UserError, listed, unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Task = Literal["multilabel", "multiclass", "binary"]
 
@@ -22,6 +26,8 @@ UNCERTAIN_VALUES: dict[str, float] = {"zeros": 0.0, "ones": 1.0, "ignore": np.na
 SMOOTH_RANGES: dict[str, tuple[float, float]] = {"smooth": (0.55, 0.85), "smooth_zeros": (0.0, 0.3)}
 """U-Ones+LSR and U-Zeros+LSR of Pham et al. 2021 (Neurocomputing, arXiv:1911.06475): the target of an uncertain cell is
 sampled uniformly from this range."""
+LABEL_PREFIX = "label/"
+"""Of the label columns of a store on disk, and in memory of those whose name another column has. No label contains a slash."""
 T = TypeVar("T")
 
 
@@ -36,8 +42,22 @@ class Filter(BaseModel):
 
 
 def safe_name(name: str) -> str:
-    """A label that can be part of a metric name or a column name: slashes and dots become `_`."""
-    return name.strip().replace("/", "_").replace(".", "_")
+    """A label that can be part of a metric name or a column name: slashes and dots become `_`. Characters are composed (NFC), as
+    people type them; macOS decomposes the names of class folders."""
+    return unicodedata.normalize("NFC", name.strip()).replace("/", "_").replace(".", "_")
+
+
+def label_column(label: str, columns: Container[str]) -> str:
+    """The column of a label in a table of records, or a store's index, with these `columns`: its name, or `label/NAME` where the
+    table has that one, because another column has the label's name (a label `sex` beside the patient's sex)."""
+    prefixed = LABEL_PREFIX + label
+    return prefixed if prefixed in columns else label
+
+
+def label_values(table: "pd.DataFrame", labels: Sequence[str]) -> "pd.DataFrame":
+    """The raw values of `labels` in a table of records, or a store's index: one column per label, with the label's name."""
+    columns = table.columns
+    return table[[label_column(label, columns) for label in labels]].set_axis(list(labels), axis=1)
 
 
 def merge_groups(

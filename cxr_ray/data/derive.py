@@ -11,7 +11,7 @@ import pandas as pd
 from cxr_ray import config as cfg
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.errors import UserError, quoted, unknown
-from cxr_ray.labels import NEGATIVE, POSITIVE, UNCERTAIN, merge_groups, resolve, safe_name
+from cxr_ray.labels import NEGATIVE, POSITIVE, UNCERTAIN, label_values, merge_groups, resolve, safe_name
 
 S = TypeVar("S")
 
@@ -24,7 +24,7 @@ def add_derived(index: pd.DataFrame, info: DatasetInfo, data: cfg.Data) -> tuple
     members = derived_members(info, data, columns=index.columns)
     if not members:
         return index, info
-    columns = {label: index[label].to_numpy(np.float32) for label in info.labels}
+    columns = {str(k): raw.to_numpy(np.float32) for k, raw in label_values(index, info.labels).items()}
     made: dict[str, npt.NDArray[np.float32]] = {}
     blank = info.blank_policy(data.blank)
     for name, labels in members.items():

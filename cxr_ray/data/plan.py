@@ -4,7 +4,7 @@ A plan is row numbers and a label matrix, so oversampling costs neither disk nor
 """
 # N rows, L labels, V distinct label vectors, G groups (patients, or single images)
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,11 +15,22 @@ import pandas as pd
 from cxr_ray import config as cfg
 from cxr_ray.data import leakage
 from cxr_ray.data.derive import add_derived
+from cxr_ray.data.filters import dropping_filter, refuse_ambiguous
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.data.split import PARTS, Rows, groups_of, split
 from cxr_ray.data.summary import one_gray_warning
-from cxr_ray.errors import UserError, closest, listed
-from cxr_ray.labels import POSITIVE, Filter, apply_policy, expand_by_label, hard_targets, merge_groups, resolve
+from cxr_ray.errors import UserError, listed
+from cxr_ray.labels import (
+    POSITIVE,
+    Filter,
+    apply_policy,
+    expand_by_label,
+    hard_targets,
+    label_column,
+    label_values,
+    merge_groups,
+    resolve,
+)
 
 Targets = npt.NDArray[np.float32]
 
@@ -86,7 +97,7 @@ def build(store: StoreLike, data: cfg.Data, *, seed: int, pos_weight_power: floa
     labels = _labels(info, data, groups)
     task = _task(info, data, labels)
 
-    filters = _filters(info, data)
+    filters = _filters(info, data, index)
     dropped_by = dropping_filter(index, filters)
     dropped = {f.name: int((dropped_by == f.name).sum()) for f in filters}
     table = index[(dropped_by == "").to_numpy()]
@@ -110,7 +121,7 @@ def build(store: StoreLike, data: cfg.Data, *, seed: int, pos_weight_power: floa
         # After the split, so that no limited run trains on, or selects by, a test row of the run on all rows.
         keep_N = limit_rows(group_N, part_N, data.limit, rng=np.random.default_rng([data.split.seed, 3]))
         table, part_N = table[keep_N], part_N[keep_N]
-    raw_NL = table[list(labels)].to_numpy(np.float32)
+    raw_NL = label_values(table, labels).to_numpy(np.float32)
     if message := one_gray_warning(table, filters):
         warnings.append(message)
     row_N = table["row"].to_numpy(np.int64)
@@ -178,13 +189,13 @@ def restore(
     Raises `UserError` if the store lacks a row or a label."""
     index, info = add_derived(store.index, store.info, data)
     index = index.set_index("row")
-    missing = [k for k in labels if k not in index] or table.loc[~table["row"].isin(index.index), "row"].tolist()
+    missing = [k for k in labels if k not in info.labels] or table.loc[~table["row"].isin(index.index), "row"].tolist()
     if missing:
         raise UserError(f"the store has no {missing[0]!r}, which the run's labels or its plan.parquet name")
     rows, truth = {}, {}
     for part in PARTS:
         rows[part] = table.loc[table["part"] == part, "row"].to_numpy(np.int64)
-        raw_NL = index.loc[rows[part], list(labels)].to_numpy(np.float32)
+        raw_NL = label_values(index.loc[rows[part]], labels).to_numpy(np.float32)
         truth[part] = targets(raw_NL, rows[part], part, info, data, labels=labels, seed=seed)
     return Plan(
         labels=tuple(labels),
@@ -195,31 +206,6 @@ def restore(
         pos_weight=positive_weights(truth["train"], power=pos_weight_power),
         groups=merge_groups(info.groups, data.groups, info.labels),
     )
-
-
-def dropping_filter(table: pd.DataFrame, filters: Iterable[Filter]) -> "pd.Series[str]":
-    """For each row (index as in `table`) the name of the first filter that drops it, or "" if none does.
-
-    Raises `UserError` for a query that cannot be evaluated or names an unknown column."""
-    out = pd.Series("", index=table.index, dtype=object)
-    for rule in filters:
-        try:
-            keep = table.eval(rule.query, local_dict={}, global_dict={})
-        except pd.errors.UndefinedVariableError as error:
-            name = str(error).split("'")[1]
-            raise UserError(
-                f"the filter {rule.query!r} names an unknown column {name!r}{closest(name, table.columns)}"
-            ) from None
-        except (SyntaxError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(
-                f"the filter {rule.query!r} is not a query over the records: {' '.join(str(error).split())}"
-            ) from None
-        if not isinstance(keep, pd.Series) or not pd.api.types.is_bool_dtype(keep):
-            raise UserError(
-                f"the filter {rule.query!r} is not true or false for each row; write a comparison such as view == 'PA'"
-            )
-        out[(out == "") & ~keep.fillna(False).astype(bool)] = rule.name
-    return out
 
 
 def limit_rows(
@@ -250,8 +236,9 @@ def balance_warnings(
     if train.empty or val.empty:
         return []
     shares: list[tuple[str, float, float]] = [
-        (label if label in labels else f"{label} (not trained on)", _share(train[label]), _share(val[label]))
+        (label if label in labels else f"{label} (not trained on)", _share(train[column]), _share(val[column]))
         for label in info.labels
+        for column in [label_column(label, table.columns)]
     ]
     for feature in info.features:
         if feature not in table:
@@ -357,10 +344,14 @@ def _labels(info: DatasetInfo, data: cfg.Data, groups: Mapping[str, Sequence[str
     return resolve(data.labels, info.labels, groups)
 
 
-def _filters(info: DatasetInfo, data: cfg.Data) -> list[Filter]:
+def _filters(info: DatasetInfo, data: cfg.Data, index: pd.DataFrame) -> list[Filter]:
     if data.filters == "default":
         return list(info.filters)
-    return [] if data.filters == "none" else [Filter(name=query, query=query) for query in data.filters]
+    if data.filters == "none":
+        return []
+    for query in data.filters:
+        refuse_ambiguous(query, index)
+    return [Filter(name=query, query=query) for query in data.filters]
 
 
 def _task(info: DatasetInfo, data: cfg.Data, labels: Sequence[str]) -> str:

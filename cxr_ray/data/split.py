@@ -13,7 +13,7 @@ import pandas as pd
 
 from cxr_ray import config as cfg
 from cxr_ray.errors import UserError
-from cxr_ray.labels import PARTS, POSITIVE
+from cxr_ray.labels import PARTS, POSITIVE, label_values
 
 Rows = npt.NDArray[np.int64]
 
@@ -59,7 +59,7 @@ def split(
     if warnings is not None:
         warnings += _unused_lists(official_N, wanted)
 
-    positive_NL = table[list(labels)].to_numpy(np.float32) == POSITIVE
+    positive_NL = label_values(table, labels).to_numpy(np.float32) == POSITIVE
 
     def cut(shares: Sequence[float], step: int) -> tuple[npt.NDArray[np.intp], Rows]:
         free = np.flatnonzero(part_N == "")

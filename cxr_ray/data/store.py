@@ -33,6 +33,7 @@ from cxr_ray.data.store_format import (
     digest_matches,
     find_problems,
     fix_hint,
+    names_in_memory,
     parse_manifest,
     read_manifest,
     read_manifest_bytes,
@@ -40,7 +41,7 @@ from cxr_ray.data.store_format import (
 )
 from cxr_ray.errors import UserError
 from cxr_ray.imaging.pixels import PIXEL_DTYPES, SCALE_8_TO_16, Pixels, to_uint8
-from cxr_ray.labels import Task
+from cxr_ray.labels import Task, label_values
 from cxr_ray.storage.remote import AnyPath, RemotePath, to_path
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ class Store:
         self.manifest = manifest
         self.info = manifest.info
         self.index = index
-        """index.parquet, sorted by `row`; label columns have raw values (1, 0, -1 uncertain, NaN not mentioned)."""
+        """index.parquet, sorted by `row`; label columns have raw values (1, 0, -1 uncertain, NaN not mentioned) and the label's name,
+        after the prefix `label/` where another column has that name."""
         self.size = manifest.size
         """(H, W) of the stored images."""
         self.depth = manifest.depth
@@ -103,7 +105,7 @@ class Store:
 
     @cached_property
     def _labels_NL(self) -> npt.NDArray[np.float32]:
-        return self.index[list(self.labels)].to_numpy(np.float32)
+        return label_values(self.index, self.labels).to_numpy(np.float32)
 
     @property
     def task(self) -> Task:
@@ -121,7 +123,7 @@ class Store:
     def __getitem__(self, position: int | slice) -> StoredImage | list[StoredImage]:
         """The image at a position from 0 to `len(store) - 1`, negative from the end, or a list of images for a slice.
 
-        A position is not a row number: refused images leave gaps in those. Raises `IndexError`."""
+        A position is not a row number: rejected images leave gaps in those. Raises `IndexError`."""
         if isinstance(position, slice):
             return [self[each] for each in range(*position.indices(len(self)))]
         at = operator.index(position)
@@ -154,7 +156,7 @@ class Store:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the manifest. Stores with equal fingerprints are equal, byte for byte."""
+        """Digest of the manifest. Stores with equal fingerprints are equal, byte for byte, except for notes."""
         return self.manifest.digest
 
     def boxes(self) -> pd.DataFrame | None:
@@ -281,6 +283,8 @@ def open(
     refuse_damage(problems, folder, fix)
     try:
         index = pd.read_parquet(folder / INDEX)
+        if manifest.format_version >= 3:
+            index = index.rename(columns=names_in_memory(index.columns, manifest.labels))
         return Store(folder, manifest, index, origin=origin, cache=cache)
     except (OSError, pa.ArrowException, KeyError, ValueError, IndexError) as error:
         raise UserError(f"cannot read {folder / INDEX} ({' '.join(str(error).split())}); {fix_hint(folder)}") from None

@@ -4,20 +4,23 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.errors import UserError
 from cxr_ray.imaging.pixels import Aspect, Depth
+from cxr_ray.labels import LABEL_PREFIX, label_column
 from cxr_ray.storage.atomic import sha256 as file_sha256
 from cxr_ray.storage.remote import AnyPath, map_threaded, to_path
 
-FORMAT_VERSION = 2
-"""Newest format that this version reads. 1: uint8 images. 2: uint8 or uint16; written only for uint16."""
+FORMAT_VERSION = 3
+"""The format that is written, and the newest that is read. 1: uint8 images. 2: uint8 or uint16. 3: the label columns of the index
+have a prefix, and prose does not count in the digest."""
 
 MANIFEST = "manifest.json"
 
@@ -40,7 +43,7 @@ IMAGE_COLUMNS = (
 )  # fmt: skip
 
 RESERVED = frozenset((*LOCATION_COLUMNS, *RECORD_COLUMNS, *IMAGE_COLUMNS))
-"""Column names that no label and no extra column of a source may have."""
+"""Column names that no extra column of a source may have."""
 
 MANIFEST_CHANGED = f"{MANIFEST}: bytes changed, its digest differs, so the other files cannot be checked"
 
@@ -57,11 +60,6 @@ class ImageFormat:
     """Bits per gray value."""
     exact_jpeg: bool = False
     """JPEGs were decoded at full size; see `imaging.decode`."""
-
-    @property
-    def version(self) -> int:
-        """The oldest store format that has this depth, so that older readers read what they can."""
-        return 1 if self.depth == 8 else 2
 
 
 class FileEntry(BaseModel):
@@ -95,8 +93,10 @@ class Manifest(DatasetInfo):
     rejected: int = 0
     """Number of listed images that could not be used."""
     files: dict[str, FileEntry]
+    prose: str = ""
+    """sha256 of the notes and the descriptions of filters, which do not count in the digest. Empty before format 3."""
     digest: str = ""
-    """sha256 of all other fields as JSON with sorted keys, hexadecimal."""
+    """sha256 of the other fields as JSON with sorted keys, hexadecimal; see `fingerprint_of`."""
 
     @property
     def image_format(self) -> ImageFormat:
@@ -115,6 +115,25 @@ def digest_of(body: Any) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
+def without_prose(body: Mapping[str, Any]) -> dict[str, Any]:
+    """`body` without notes and without the descriptions of filters: text for readers, which may be worded differently for the
+    same data."""
+    filters = [{k: v for k, v in rule.items() if k != "about"} for rule in body.get("filters", ())]
+    return {**{k: v for k, v in body.items() if k != "notes"}, "filters": filters}
+
+
+def prose_digest(body: Mapping[str, Any]) -> str:
+    """sha256 of the notes of a manifest, then the descriptions of its filters."""
+    return digest_of([*body.get("notes", ()), *(rule.get("about", "") for rule in body.get("filters", ()))])
+
+
+def fingerprint_of(body: Mapping[str, Any]) -> str:
+    """The digest of a manifest with the content `body`: of everything but the digests themselves and, from format 3, prose."""
+    if body["format_version"] < 3:
+        return digest_of({k: v for k, v in body.items() if k != "digest"})
+    return digest_of({k: v for k, v in without_prose(body).items() if k not in ("prose", "digest")})
+
+
 def canonical_json(body: Any) -> bytes:
     """The only accepted bytes of a manifest with the content `body`."""
     return (json.dumps(body, indent=1, ensure_ascii=False) + "\n").encode()
@@ -124,7 +143,9 @@ def digest_matches(text: bytes) -> bool:
     """Whether the bytes of a manifest agree with the digest inside."""
     body = json.loads(text)  # not the parsed model: fields of a later version count in the digest
     digest = body.pop("digest", "")
-    return digest_of(body) == digest and text == canonical_json({**body, "digest": digest})
+    if body["format_version"] >= 3 and body.get("prose") != prose_digest(body):
+        return False
+    return fingerprint_of(body) == digest and text == canonical_json({**body, "digest": digest})
 
 
 # ---- reading
@@ -240,14 +261,29 @@ def shard_name(number: int, count: int) -> str:
     return f"images-{number:05d}-of-{count:05d}.arrow"
 
 
-def index_columns(table_columns: Iterable[str], labels: Sequence[str]) -> list[str]:
-    """Columns of index.parquet in order, for records with `table_columns`. Raises `UserError` if a label or an extra column
-    of the source has a reserved name."""
-    clash = sorted(RESERVED.intersection(labels))
-    extra = [c for c in table_columns if c not in RECORD_COLUMNS and c not in labels]
-    clash += sorted(RESERVED.intersection(extra))
-    if clash:
-        raise UserError(
-            f"the store reserves the column name {clash[0]!r}; rename that label or column in the dataset's table"
-        )
-    return [*LOCATION_COLUMNS, *RECORD_COLUMNS, *extra, *IMAGE_COLUMNS, *labels]
+def separate_labels(table: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+    """A table of records whose labels have columns of their own: one that has the name of a column of the store is renamed, see
+    `labels.label_column`."""
+    shared = [label_column(label, table.columns) for label in labels]
+    return table.rename(columns={name: LABEL_PREFIX + name for name in shared if name in RESERVED})
+
+
+def index_columns(table_columns: Collection[str], labels: Sequence[str]) -> list[str]:
+    """Columns of the index in order, for records with `table_columns`. Raises `UserError` if an extra column of the source has a
+    reserved name."""
+    own = [label_column(label, table_columns) for label in labels]
+    extra = [c for c in table_columns if c not in RECORD_COLUMNS and c not in own]
+    for name in extra:
+        if name in RESERVED or name.startswith(LABEL_PREFIX):
+            raise UserError(f"the store reserves the column name {name!r}; rename that column in the dataset's table")
+    return [*LOCATION_COLUMNS, *RECORD_COLUMNS, *extra, *IMAGE_COLUMNS, *own]
+
+
+def names_on_disk(columns: Collection[str], labels: Sequence[str]) -> dict[str, str]:
+    """Column of the index in memory to its name in index.parquet, of all label columns."""
+    return {label_column(label, columns): LABEL_PREFIX + label for label in labels}
+
+
+def names_in_memory(columns: Collection[str], labels: Sequence[str]) -> dict[str, str]:
+    """The inverse of `names_on_disk`, without those that keep their name."""
+    return {LABEL_PREFIX + label: label for label in labels if label not in columns and label not in RESERVED}

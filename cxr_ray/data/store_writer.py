@@ -16,6 +16,7 @@ from cxr_ray.data.info import DatasetInfo
 from cxr_ray.data.store import Store, open
 from cxr_ray.data.store_format import (
     BOXES,
+    FORMAT_VERSION,
     INDEX,
     INGEST_FOLDER,
     MANIFEST,
@@ -25,8 +26,11 @@ from cxr_ray.data.store_format import (
     ImageFormat,
     Manifest,
     canonical_json,
-    digest_of,
+    fingerprint_of,
     index_columns,
+    names_on_disk,
+    prose_digest,
+    separate_labels,
     shard_name,
 )
 from cxr_ray.errors import UserError
@@ -126,6 +130,7 @@ def finish(
         rejected = pd.DataFrame(
             {"row": np.zeros(0, np.int64), "image": np.zeros(0, object), "reason": np.zeros(0, object)}
         )
+    index = index.rename(columns=names_on_disk(index.columns, info.labels))
     entries = dict(files)
     entries[INDEX] = write_parquet(folder / INDEX, index, temporary_folder=temporary_folder)
     entries[REJECTED] = write_parquet(
@@ -133,7 +138,7 @@ def finish(
     )
     if tables.boxes is not None:
         entries[BOXES] = write_parquet(folder / BOXES, tables.boxes, temporary_folder=temporary_folder)
-    first = {"format_version": image_format.version, "source": source}  # the first keys in the file
+    first = {"format_version": FORMAT_VERSION, "source": source}  # the first keys in the file
     manifest = Manifest.model_validate(
         {
             **first, **dict(info), "default_labels": info.default_labels or info.labels,
@@ -144,7 +149,8 @@ def finish(
     )  # fmt: skip
     left_out = {"digest"} if image_format.exact_jpeg else {"digest", "exact_jpeg"}
     body = first | manifest.model_dump(mode="json", exclude=left_out)
-    manifest = manifest.model_copy(update={"digest": digest_of(body)})
+    body["prose"] = prose_digest(body)
+    manifest = manifest.model_copy(update={"prose": body["prose"], "digest": fingerprint_of(body)})
     write_atomic(
         folder / MANIFEST, canonical_json({**body, "digest": manifest.digest}), temporary_folder=temporary_folder
     )
@@ -182,9 +188,10 @@ def write(
             "window_low": np.nan, "window_high": np.nan, "file_sha256": None,
         }
     )  # fmt: skip
+    table = separate_labels(table, info.labels)
     for name in table.columns:
         index[name] = table[name].to_numpy()
-    for name in info.labels:
+    for name in names_on_disk(table.columns, info.labels):
         index[name] = index[name].astype(np.float32)
     columns = index_columns([name for name in table.columns if name not in RESERVED], info.labels)
     index = index.assign(**{str(k): v for k, v in image_statistics(images).items()})[columns]

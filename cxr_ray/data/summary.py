@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cxr_ray.imaging.statistics import pooled_mean_std
-from cxr_ray.labels import NEGATIVE, PARTS, POSITIVE, UNCERTAIN, Filter
+from cxr_ray.labels import NEGATIVE, PARTS, POSITIVE, UNCERTAIN, Filter, label_column, label_values
 
 HAS_CONTENT = "variance > 0"
 """Filter that drops images of one gray."""
@@ -40,7 +40,7 @@ def size(index: pd.DataFrame) -> Size:
 
 def label_frequency(index: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     """One row per label: number of positive, uncertain, negative and blank rows, and the percentage of positive rows."""
-    raw_NL = index[list(labels)]
+    raw_NL = label_values(index, labels)
     counts = pd.DataFrame(
         {
             "positive": (raw_NL == POSITIVE).sum(),
@@ -58,7 +58,7 @@ def label_vectors(index: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     """Distinct sets of positive labels, the most frequent first: labels (tuple), rows, percent.
 
     Uncertain and not mentioned count as not positive. Sets of equal frequency follow the order of the labels."""
-    positive_NL = (index[list(labels)] == POSITIVE).to_numpy()
+    positive_NL = (label_values(index, labels) == POSITIVE).to_numpy()
     vectors, counts = (
         np.unique(positive_NL, axis=0, return_counts=True) if len(index) else (positive_NL, np.zeros(0, int))
     )
@@ -74,7 +74,7 @@ def label_vectors(index: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
 
 def findings_per_image(index: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     """Number of images with 0, 1, 2, ... positive labels: findings, rows, percent."""
-    found_N = (index[list(labels)] == POSITIVE).sum(axis=1)
+    found_N = (label_values(index, labels) == POSITIVE).sum(axis=1)
     counts = found_N.value_counts().sort_index()
     return pd.DataFrame(
         {
@@ -87,7 +87,7 @@ def findings_per_image(index: pd.DataFrame, labels: Sequence[str]) -> pd.DataFra
 
 def co_occurrence(index: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     """Number of rows where both labels are positive [L, L]; the diagonal has each label's count."""
-    positive_NL = (index[list(labels)] == POSITIVE).to_numpy().astype(np.int64)
+    positive_NL = (label_values(index, labels) == POSITIVE).to_numpy().astype(np.int64)
     return pd.DataFrame(positive_NL.T @ positive_NL, index=list(labels), columns=list(labels))
 
 
@@ -98,14 +98,15 @@ def official_parts(index: pd.DataFrame, labels: Sequence[str], features: Sequenc
     parts = [part for part in PARTS if (index["split"] == part).any()]
     if not parts:
         return pd.DataFrame()
+    label_columns = [label_column(label, index.columns) for label in labels]
     columns: dict[str, dict[str, Any]] = {}
     for part in parts:
         rows = index[index["split"] == part]
         quantities: dict[str, Any] = {"rows": len(rows), "patients": int(rows["patient"].nunique())}
-        for label in labels:
-            quantities[f"{label} %"] = 100.0 * float((rows[label] == POSITIVE).mean())
+        for label, column in zip(labels, label_columns, strict=True):
+            quantities[f"{label} %"] = 100.0 * float((rows[column] == POSITIVE).mean())
         for feature in features:
-            if feature not in index.columns or feature in labels:
+            if feature not in index.columns or feature in label_columns:
                 continue
             for value in sorted(index[feature].dropna().astype(str).unique())[:8]:
                 quantities[f"{feature} = {value} %"] = 100.0 * float((rows[feature].astype(str) == value).mean())
@@ -153,7 +154,7 @@ def example_rows(index: pd.DataFrame, labels: Sequence[str]) -> dict[str, int]:
     are left out.
 
     If there are several, the first one that is not already another label's example."""
-    positive_NL = (index[list(labels)] == POSITIVE).to_numpy()
+    positive_NL = (label_values(index, labels) == POSITIVE).to_numpy()
     others_N = positive_NL.sum(axis=1)
     chosen: dict[str, int] = {}
     for column, label in enumerate(labels):

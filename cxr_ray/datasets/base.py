@@ -11,12 +11,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cxr_ray.config.metric_names import ALIASES
 from cxr_ray.data.info import DatasetInfo
+from cxr_ray.data.store_format import separate_labels
 from cxr_ray.datasets.recognise import likely_source
 from cxr_ray.datasets.tables import TEXT
 from cxr_ray.errors import UserError, quoted, shortened, unknown
-from cxr_ray.labels import NEGATIVE, PARTS, POSITIVE, UNCERTAIN, safe_name
+from cxr_ray.labels import LABEL_PREFIX, NEGATIVE, PARTS, POSITIVE, UNCERTAIN, label_column, safe_name
+from cxr_ray.metrics.names import AVERAGES
 from cxr_ray.registry import SOURCES
+from cxr_ray.storage.names import readable
 from cxr_ray.storage.remote import AnyPath, to_path
 
 COLUMNS = ("image", "source_row", "patient", "study", "view", "sex", "age", "source", "mask", "split")
@@ -28,6 +32,8 @@ PART_NAMES = {
 """Names of the parts in datasets, in lower case, to ours."""
 ANY_LAYOUT = ("table", "dicom_folder")
 """Sources for folders of any layout: another source may know the dataset, and need not be meant."""
+TAKEN_LABELS = ("all", *sorted((*AVERAGES, *ALIASES)))
+"""What settings and metrics call several labels together."""
 BOX_COLUMNS = ("row", "label", "x", "y", "w", "h")
 
 
@@ -38,8 +44,8 @@ class Records:
     table: pd.DataFrame
     """`COLUMNS` (image: posix path below the root; source_row: row of the dataset's own table, counted from 0 without the
     header, or position in the sorted list of a folder's images; study: unique in the dataset; age: years; split: train,
-    val, test or NaN), then columns of this source only, then one float32 column per label: 1 positive, 0 negative, -1
-    uncertain, NaN not mentioned. The index is a RangeIndex named `row`."""
+    val, test or NaN), then columns of this source only, then one float32 column per label (`labels.label_column`): 1 positive,
+    0 negative, -1 uncertain, NaN not mentioned. The index is a RangeIndex named `row`."""
     info: DatasetInfo
     """What the source declares about the dataset."""
     boxes: pd.DataFrame | None = None
@@ -103,7 +109,8 @@ def read(name: str, root: str | AnyPath, **options: Any) -> pd.DataFrame:
 
 
 def records_table(columns: Mapping[str, Any], labels: Mapping[str, Any], *, rows: int) -> pd.DataFrame:
-    """A table of `rows` rows with the columns and types of `Records.table`. Columns of `COLUMNS` that are missing become NaN."""
+    """A table of `rows` rows with the columns and types of `Records.table`, the labels last. Columns of `COLUMNS` that are missing
+    become NaN."""
     body: dict[str, Any] = {}
     for column in COLUMNS:
         values = columns.get(column)
@@ -115,10 +122,15 @@ def records_table(columns: Mapping[str, Any], labels: Mapping[str, Any], *, rows
             body[column] = values.astype(TEXT).array
         else:
             objects = np.full(rows, np.nan, dtype=object) if values is None else np.asarray(values, dtype=object)
-            body[column] = pd.array(objects, dtype=TEXT)
+            try:
+                body[column] = pd.array(objects, dtype=TEXT)
+            except UnicodeEncodeError:  # names of files that are not UTF-8
+                readable_objects = [readable(text) if isinstance(text, str) else text for text in objects]
+                body[column] = pd.array(np.asarray(readable_objects, dtype=object), dtype=TEXT)
     body |= {column: values for column, values in columns.items() if column not in COLUMNS}
-    body |= {label: np.asarray(values, dtype=np.float32) for label, values in labels.items()}
-    table = pd.DataFrame(body, index=pd.RangeIndex(rows))
+    for label, values in labels.items():
+        body[LABEL_PREFIX + label if label in body else label] = np.asarray(values, dtype=np.float32)
+    table = separate_labels(pd.DataFrame(body, index=pd.RangeIndex(rows)), list(labels))
     table.index.name = "row"
     return table
 
@@ -127,24 +139,33 @@ def check_records(records: Records, root: AnyPath, name: str) -> Records:
     """`records` with the index of `Records.table`. `name` is the source's. An error of the source's code fails an assertion.
 
     Raises `UserError` for an error in the dataset: no label or image, a wrong label value, or a wrong path."""
-    table = records.table
     labels = list(records.info.labels)
+    table = separate_labels(records.table, labels)
+    own = [label_column(label, table.columns) for label in labels]
     assert tuple(table.columns[: len(COLUMNS)]) == COLUMNS, f"{name}: columns {list(table.columns)}"
-    assert list(table.columns[len(table.columns) - len(labels) :]) == labels, (
+    assert list(table.columns[len(table.columns) - len(labels) :]) == own, (
         f"{name}: labels are the last columns, in order"
     )
     assert all(label == safe_name(label) for label in labels), f"{name}: labels are safe names"
-    assert all((table[label].dtype == np.float32) for label in labels), f"{name}: labels are float32"
+    assert all((table[column].dtype == np.float32) for column in own), f"{name}: labels are float32"
     assert table.columns.is_unique, f"{name}: duplicate column"
     if not labels:
         raise UserError(
             f"{name}: no label column is left; see the options that select labels with `cxr-ray sources {name}`"
         )
+    for label in labels:
+        if label in TAKEN_LABELS:
+            raise UserError(
+                f"{name}: a label cannot be called {label!r}, which means several labels in settings and metrics, as do "
+                f"{', '.join(each for each in TAKEN_LABELS if each != label)}; rename it in the dataset"
+            )
+    if records.files is None and table["image"].str.contains("\\", regex=False).any():  # a table of Windows
+        table = table.assign(image=table["image"].str.replace("\\", "/", regex=False))
     if table.empty:
         raise UserError(f"{name}: the table in {root.absolute()} lists no image; give the folder of a complete dataset")
     _check_paths(table, root, name)
-    for label in labels:
-        values = table[label].to_numpy()
+    for label, column in zip(labels, own, strict=True):
+        values = table[column].to_numpy()
         good = np.isnan(values) | np.isin(values, (POSITIVE, NEGATIVE, UNCERTAIN))
         if not good.all():
             at = int(np.argmin(good))
@@ -187,9 +208,7 @@ def _check_paths(table: pd.DataFrame, root: AnyPath, name: str) -> None:
             f"{where}; repeated rows: {int(repeated.sum())}; keep one row per image"
         )
     paths = pa.array(image, from_pandas=True)
-    outside = pc.match_substring_regex(paths, r"^/|(?:^|[/\\])\.\.(?:[/\\]|$)|^[A-Za-z]:|\\").to_numpy(
-        zero_copy_only=False
-    )
+    outside = pc.match_substring_regex(paths, r"^/|(?:^|/)\.\.(?:/|$)|^[A-Za-z]:").to_numpy(zero_copy_only=False)
     if outside.any():
         at = int(np.argmax(outside))
         raise UserError(

@@ -1,6 +1,7 @@
 """COVID-19 Radiography Database (Chowdhury et al. 2020, Rahman et al. 2021): its folders, masks and metadata sheets."""
 
 import warnings
+from collections import Counter
 from pathlib import PurePosixPath
 from zipfile import BadZipFile
 
@@ -10,7 +11,7 @@ from cxr_ray.data.info import DatasetInfo
 from cxr_ray.datasets.base import Records, records_table
 from cxr_ray.datasets.cells import url_host
 from cxr_ray.datasets.classes import class_columns
-from cxr_ray.datasets.folders import find_images, subfolders
+from cxr_ray.datasets.folders import find_images, note_of_others, subfolders
 from cxr_ray.datasets.tables import require_columns
 from cxr_ray.errors import UserError
 from cxr_ray.registry import SOURCES, Options
@@ -40,10 +41,12 @@ def covid_radiography(root: AnyPath, options: Options) -> Records:
         raise UserError(f"{root.absolute()} has {len(found)} of the class folders {', '.join(CLASSES)}; {where}")
     sheets = {path.name.casefold(): path for path in root.iterdir() if path.suffix.lower() == ".xlsx"}
     rows: list[tuple[str, str, str | None, str | None]] = []  # image, class, source, mask
+    unread: Counter[str] = Counter()
     for name in sorted(found):
         folder = root / found[name]
         levels = {level.casefold(): level for level in subfolders(folder)}
-        paths, _ = find_images(folder / levels["images"] if "images" in levels else folder, root)
+        paths, others = find_images(folder / levels["images"] if "images" in levels else folder, root)
+        unread += others
         if "images" not in levels:
             paths = [path for path in paths if PurePosixPath(path).parent.name.casefold() != "masks"]
         if not paths:
@@ -73,7 +76,7 @@ def covid_radiography(root: AnyPath, options: Options) -> Records:
             task=task,
             default_labels=labels,
             features=("source",),
-            notes=NOTES,
+            notes=(*NOTES, *note_of_others(unread)),
         ),
     )
 

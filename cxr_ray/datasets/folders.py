@@ -8,8 +8,9 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 from PIL import Image
 
-from cxr_ray.errors import UserError
+from cxr_ray.errors import UserError, listed
 from cxr_ray.storage import remote
+from cxr_ray.storage.names import common_spelling, readable
 from cxr_ray.storage.remote import AnyPath, RemotePath
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".dcm", ".dicom")
@@ -29,18 +30,26 @@ def find_images(
     folder: AnyPath, root: AnyPath, extensions: tuple[str, ...] | None = EXTENSIONS
 ) -> tuple[list[str], Counter[str]]:
     """Images at any depth of `folder` as sorted posix paths below `root`, and counts of the other files by extension. With
-    `extensions` None every file is an image, and the others are the `HIDDEN` files and folders.
+    `extensions` None every file is an image, and the others are the `HIDDEN` files and folders. Bytes of a name that are not UTF-8
+    are written %F1 (`storage.names`).
 
     Hidden files (.DS_Store, ._copy.png) are ignored otherwise. Raises `UserError` for a link out of `root`."""
     found: list[str] = []
     others: Counter[str] = Counter()
-    for path in _files(folder, root, others if extensions is None else Counter()):
+    skipped = others if extensions is None else Counter()
+    for path in map(readable, _files(folder, root, skipped)):
         suffix = PurePosixPath(path).suffix.lower()
         if extensions is None or suffix in extensions:
             found.append(path)
         else:
             others[suffix or "(none)"] += 1
     return sorted(found), others
+
+
+def note_of_others(others: Counter[str]) -> list[str]:
+    """A note with the counts of files that are not images, of `find_images`; none if there are none."""
+    kinds = listed([f"{count} {kind}" for kind, count in sorted(others.items())])
+    return [f"files in the class folders that are not images were left out: {kinds}"] if others else []
 
 
 def _files(folder: AnyPath, root: AnyPath, skipped: Counter[str]) -> Iterator[str]:
@@ -98,14 +107,15 @@ def resolve_file(name: str, root: AnyPath) -> AnyPath:
 
 
 def paths_by_name(root: AnyPath, folders: Iterable[str], *, stem: bool = False) -> dict[str, str]:
-    """File name (`stem`: without extension) to posix path below `root`, of all images at any depth of `folders` below `root`.
+    """File name in its common spelling (`stem`: without extension) to posix path below `root`, of all images at any depth of `folders`
+    below `root`.
     If several folders have a name, the first folder counts."""
     paths: dict[str, str] = {}
     for folder in folders:
         if not (root / folder).is_dir():
             continue
         for path in find_images(root / folder, root)[0]:
-            name = path.rpartition("/")[2]
+            name = common_spelling(path).rpartition("/")[2]
             paths.setdefault(name.rpartition(".")[0] if stem else name, path)
     return paths
 
@@ -118,7 +128,7 @@ def join_folder(folder: "str | pd.Series[str]", name: "pd.Series[str]") -> "pd.S
 
 def locate(name: "pd.Series[str]", paths: Mapping[str, str], missing: "pd.Series[str]") -> "pd.Series[str]":
     """The path of each name by `paths_by_name`; the path in `missing` if there is none, so that the ingest reports the file."""
-    return name.map(paths).astype(missing.dtype).fillna(missing)
+    return name.map(common_spelling).map(paths).astype(missing.dtype).fillna(missing)
 
 
 def image_size(root: AnyPath, image: str) -> tuple[int, int] | None:

@@ -10,11 +10,12 @@ from pydantic import field_validator
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.datasets.base import PART_NAMES, Records, records_table
 from cxr_ray.datasets.classes import MOST_CLASSES, class_columns
-from cxr_ray.datasets.folders import EXTENSIONS, find_images, resolve_file, subfolders
+from cxr_ray.datasets.folders import EXTENSIONS, find_images, note_of_others, resolve_file, subfolders
 from cxr_ray.datasets.tables import read_text_table, require_columns
 from cxr_ray.errors import UserError, listed, quoted, shortened
 from cxr_ray.labels import PARTS
 from cxr_ray.registry import SOURCES, Options
+from cxr_ray.storage.names import common_spelling
 from cxr_ray.storage.remote import AnyPath
 
 
@@ -53,7 +54,8 @@ def image_folder(root: AnyPath, options: ImageFolderOptions) -> Records:
     others: Counter[str] = Counter()
     classes: list[str] = []
     for part, folder in splits:
-        names = subfolders(folder)
+        folder_of = {common_spelling(name): name for name in subfolders(folder)}
+        names = sorted(folder_of)
         if len(names) < 2:
             raise UserError(
                 f"{folder.absolute()} has {'one class folder' if names else 'no class folders'}"
@@ -72,8 +74,8 @@ def image_folder(root: AnyPath, options: ImageFolderOptions) -> Records:
             )
         classes = names
         for name in names:
-            _refuse_masks(folder / name)
-            found, other_files = find_images(folder / name, root)
+            _refuse_masks(folder / folder_of[name])
+            found, other_files = find_images(folder / folder_of[name], root)
             if not found:
                 raise UserError(
                     f"the class folder {(folder / name).absolute()} has no image ({' '.join(EXTENSIONS)}); fill it or remove it"
@@ -84,9 +86,7 @@ def image_folder(root: AnyPath, options: ImageFolderOptions) -> Records:
     paths = [row[0] for row in rows]
     task, columns = class_columns([row[1] for row in rows], classes, positive=options.positive)
     patient, notes = _patients(root, paths, options)
-    if others:
-        kinds = listed([f"{count} {kind}" for kind, count in sorted(others.items())])
-        notes.append(f"files in the class folders that are not images were left out: {kinds}")
+    notes += note_of_others(others)
     table = records_table(
         {"image": paths, "patient": patient, "split": [row[2] for row in rows]}, columns, rows=len(rows)
     )
@@ -141,7 +141,7 @@ def _patients(root: AnyPath, paths: list[str], options: ImageFolderOptions) -> t
     elif options.patients is not None or (root / "patients.csv").is_file():
         path = resolve_file(options.patients, root) if options.patients else root / "patients.csv"
         patient_of = _read_patients(path)
-        patient = [patient_of.get(name) for name in paths]
+        patient = [patient_of.get(common_spelling(name)) for name in paths]
         origin = str(path)
     else:
         return [None] * len(paths), []
@@ -165,7 +165,7 @@ def _read_patients(path: AnyPath) -> dict[str, str]:
     table = read_text_table(path, what="a table of patients")
     require_columns(table, ("file", "patient"), path)
     table = table[(table["file"] != "") & (table["patient"] != "")]
-    file = table["file"].str.replace("\\", "/").str.removeprefix("./")
+    file = table["file"].map(common_spelling).str.removeprefix("./")
     pairs = pd.DataFrame({"file": file, "patient": table["patient"]}).drop_duplicates()
     repeated = pairs["file"][pairs["file"].duplicated()]
     if len(repeated):

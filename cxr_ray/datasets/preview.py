@@ -1,8 +1,8 @@
 """Dry run of an ingest: counts from the records, and an estimate of size and time from a sample of images. Writes no store."""
 
 import json
-import os
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,15 @@ import numpy as np
 import pandas as pd
 
 from cxr_ray.data import summary
-from cxr_ray.data.plan import dropping_filter
+from cxr_ray.data.filters import dropping_filter, refuse_ambiguous
 from cxr_ray.data.store_writer import write_parquet
 from cxr_ray.datasets.base import Records
 from cxr_ray.errors import printable, shortened
-from cxr_ray.imaging.decode import decode
 from cxr_ray.imaging.files import read
+from cxr_ray.imaging.isolated import DecoderCrash, IsolatedDecoder
 from cxr_ray.imaging.pixels import Aspect, Depth, ImageError
-from cxr_ray.labels import Filter
+from cxr_ray.labels import LABEL_PREFIX, Filter
+from cxr_ray.runtime import machine
 from cxr_ray.storage.atomic import make_folder, write_atomic
 from cxr_ray.storage.remote import AnyPath, files_exist, to_path
 
@@ -143,6 +144,9 @@ def dry_run(
 
     A filter named `--where` is applied by the ingest itself. Raises `UserError` for a filter that cannot be applied."""
     table = records.table
+    for rule in records.info.filters:
+        if rule.name == WHERE:
+            refuse_ambiguous(rule.query, table)
     dropped_by = dropping_filter(table, records.info.filters)
     kept = table[dropped_by == ""]
     counts = dropped_by.value_counts()
@@ -154,7 +158,7 @@ def dry_run(
         [present[i] for i in np.unique(np.linspace(0, len(present) - 1, SAMPLE_SIZE).astype(int))] if present else []
     )
     seconds_per_image, unusable = _decode_sample(sample, root, size, aspect, exact_jpeg)
-    cores = cores or len(os.sched_getaffinity(0))
+    cores = cores or machine.cores()
     return DryRun(
         listed=len(table),
         filters=records.info.filters,
@@ -171,7 +175,9 @@ def dry_run(
         cores=cores,
         unusable=unusable,
         sampled=len(sample),
-        table=table.assign(kept=(dropped_by == "").to_numpy(), dropped_by=dropped_by.to_numpy()),
+        table=table.rename(columns={name: LABEL_PREFIX + name for name in ("kept", "dropped_by")}).assign(
+            kept=(dropped_by == "").to_numpy(), dropped_by=dropped_by.to_numpy()
+        ),
         notes=records.info.notes,
     )
 
@@ -191,14 +197,20 @@ def _decode_sample(
     sample: list[str], root: str | AnyPath, size: tuple[int, int], aspect: Aspect, exact_jpeg: bool
 ) -> tuple[float | None, dict[str, int]]:
     """Mean seconds per image, and the number of images that cannot be decoded, by reason."""
-    unusable: dict[str, int] = {}
-    started = time.perf_counter()
-    for image in sample:
-        try:
-            decode(read(root, image), size, aspect=aspect, exact_jpeg=exact_jpeg)
-        except ImageError as error:
-            unusable[error.reason] = unusable.get(error.reason, 0) + 1
-    return ((time.perf_counter() - started) / len(sample) if sample else None), unusable
+    if not sample:
+        return None, {}
+    unusable: Counter[str] = Counter()
+    with IsolatedDecoder() as decoder:  # a crash must not end the dry run
+        decoder.start()
+        started = time.perf_counter()
+        for image in sample:
+            try:
+                decoder.decode(read(root, image), size, aspect=aspect, exact_jpeg=exact_jpeg)
+            except ImageError as error:
+                unusable[error.reason] += 1
+            except DecoderCrash as crash:
+                unusable[str(crash)] += 1
+        return (time.perf_counter() - started) / len(sample), dict(unusable)
 
 
 def _bytes(count: float) -> str:

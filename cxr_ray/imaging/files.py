@@ -8,6 +8,9 @@ from pathlib import PurePosixPath
 
 from cxr_ray.imaging.pixels import ImageError
 from cxr_ray.storage import remote
+from cxr_ray.storage.names import Spellings
+
+MISSING = "file missing"
 
 
 class Root:
@@ -18,21 +21,31 @@ class Root:
         self._remote = root if isinstance(root, remote.RemotePath) else None
         self._path = "" if isinstance(root, remote.RemotePath) else os.path.realpath(root)
         self._folders: dict[str, str] = {}  # folder as named -> folder with links resolved
+        self._spellings = Spellings(self._path)
 
     def read(self, image: str) -> bytes:
-        """The bytes of the file `image`, a path relative to this root.
+        """The bytes of the file `image`, a path relative to this root. A local file may be spelled otherwise, see
+        `storage.names.Spellings`.
 
         Raises `ImageError`: outside the root (absolute, `..`, or a link that leaves it), file missing, not a regular file,
         file unreadable. Raises `UserError` if the server of a remote root does not answer: the image is not at fault."""
         if "\0" in image:
-            raise ImageError("file missing")
+            raise ImageError(MISSING)
         if self._remote is not None:
             if image.startswith("/") or ".." in PurePosixPath(image).parts:
                 raise ImageError("outside the root")
             try:
                 return (self._remote / image).read_bytes()
             except FileNotFoundError:
-                raise ImageError("file missing") from None
+                raise ImageError(MISSING) from None
+        try:
+            return self._read_local(image)
+        except ImageError as error:
+            if error.reason != MISSING or (found := self._spellings.find(image)) in (None, image):
+                raise
+            return self._read_local(found)
+
+    def _read_local(self, image: str) -> bytes:
         folder, name = os.path.split(os.path.join(self._path, image))  # noqa: PTH118 (pathlib costs more than a small read)
         if folder not in self._folders:
             self._folders[folder] = os.path.realpath(folder)
@@ -48,7 +61,7 @@ class Root:
                 except OSError as other:
                     error = other
             missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
-            raise ImageError("file missing" if missing else "file unreadable") from None
+            raise ImageError(MISSING if missing else "file unreadable") from None
 
     def read_each(self, images: Sequence[str]) -> Iterator[bytes | ImageError]:
         """The bytes of each image in order, or why it cannot be read. Requests to a remote root run in parallel."""

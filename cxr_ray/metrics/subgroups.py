@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cxr_ray.labels import NEGATIVE, POSITIVE
+from cxr_ray.labels import NEGATIVE, POSITIVE, label_column
 from cxr_ray.metrics.intervals import Samples, bootstrap, p_value, percentile
 from cxr_ray.metrics.names import MAIN_METRICS
 from cxr_ray.metrics.overall import overall_values
@@ -44,9 +44,10 @@ def features(records: pd.DataFrame, *, unused: Sequence[str] = ()) -> dict[str, 
     if "age" in records:
         out["age"] = age_bands(pd.to_numeric(records["age"], errors="coerce").to_numpy(float))
     for label in unused:
-        raw = records[label].fillna(NEGATIVE).to_numpy()
-        out[label] = np.full(len(raw), None, dtype=object)
-        out[label][raw == POSITIVE], out[label][raw == NEGATIVE] = f"with {label}", f"without {label}"
+        column = label_column(label, records.columns)
+        raw = records[column].fillna(NEGATIVE).to_numpy()
+        out[column] = np.full(len(raw), None, dtype=object)
+        out[column][raw == POSITIVE], out[column][raw == NEGATIVE] = f"with {label}", f"without {label}"
     return {name: category_N for name, category_N in out.items() if len(_names_of(category_N)) > 1}
 
 

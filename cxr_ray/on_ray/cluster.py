@@ -10,6 +10,7 @@ from typing import Any
 import ray
 
 from cxr_ray.errors import UserError
+from cxr_ray.on_ray.resources import this_machine
 
 
 @contextmanager
@@ -23,8 +24,7 @@ def session(address: str | None = None, *, num_cpus: int | None = None, dashboar
     if ray.is_initialized():
         yield False
         return
-    where = address or os.environ.get("RAY_ADDRESS")
-    local = where is None or where == "local"
+    where, local = address or os.environ.get("RAY_ADDRESS"), is_local(address)
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # our own progress bar counts images
     # torch.cuda.is_available() in a worker without a GPU must not depend on what Ray hides; see Ray's own warning.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -56,6 +56,24 @@ def session(address: str | None = None, *, num_cpus: int | None = None, dashboar
         yield local
     finally:
         ray.shutdown()
+
+
+def is_local(address: str | None) -> bool:
+    """Whether `session(address)` would start a Ray on this machine."""
+    return not ray.is_initialized() and (address or os.environ.get("RAY_ADDRESS")) in (None, "local")
+
+
+@contextmanager
+def nodes_for(address: str | None, workers: int) -> Iterator[list[dict[str, float]]]:
+    """The nodes on which a training with `workers` would run: of the cluster, connected for the duration of the block, or this
+    machine, on which nothing is started yet. Raises `UserError` as `session` does."""
+    if is_local(address):
+        import torch
+
+        yield [this_machine(workers, gpus=torch.cuda.device_count())]
+        return
+    with session(address):
+        yield nodes()
 
 
 def nodes() -> list[dict[str, float]]:

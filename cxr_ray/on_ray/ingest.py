@@ -3,7 +3,7 @@
 The records are cut into shards before the first image is read, so memory is bounded by a shard, and the bytes do not depend
 on the number of CPUs. Progress is recorded in `.ingest` inside the store's folder: records.parquet and settings.json, then
 for each finished shard a part file, written after the shard itself. The same ingest, started again, continues with the
-shards that have no part file, and with those whose part file lists refused images.
+shards that have no part file, and with those whose part file lists rejected images.
 """
 # N records, H x W pixels of a stored image
 
@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 
 from cxr_ray.data import store_format, store_writer
-from cxr_ray.data.plan import dropping_filter
+from cxr_ray.data.filters import dropping_filter, refuse_ambiguous
 from cxr_ray.data.store_format import INGEST_FOLDER, ImageFormat, Manifest
 from cxr_ray.datasets import Records
 from cxr_ray.errors import UserError
@@ -37,7 +37,7 @@ MIN_SHARD_ROWS = 64
 SETTINGS = "settings.json"
 """In the ingest folder: everything that the bytes of the store depend on."""
 ProgressCallback = Callable[[int, int, int], None]
-"""Called with (images done, images in total, images refused)."""
+"""Called with (images done, images in total, images rejected)."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class IngestSettings:
     exact_jpeg: bool = False
     """Decode JPEGs at full size, however large they are."""
     max_rejected: float = 0.01
-    """Largest share of images that may be refused."""
+    """Largest share of images that may be rejected."""
     shard_mib: int = 32
     """Largest size of a shard in MiB."""
     where: str | None = None
@@ -104,9 +104,10 @@ def ingest(
     Starts a Ray of its own if this process has none, and stops it at the end. Workers read credentials from the environment
     of their own nodes. `progress` is called at the start and after each shard. An ingest that was killed continues when
     started again, and the store has the same bytes. Raises `UserError` if `out` contains something else or is being written
-    by another process, if too many images are refused, and if no image is left."""
+    by another process, if too many images are rejected, and if no image is left."""
     started = time.perf_counter()
     root, out = to_path(root).absolute(), to_path(out).absolute()
+    records = replace(records, table=store_format.separate_labels(records.table, records.info.labels))
     store_format.index_columns(records.table.columns, records.info.labels)  # refuses reserved names before any work
     table = _narrow(records.table, settings.where)
     step = rows_per_shard(len(table), settings.image_format, settings.shard_mib)
@@ -122,13 +123,13 @@ def ingest(
         contents = _record_contents(out, table, contents)
         todo = [each for each in ranges if not _is_done(out, each.number, job.shards)]
         resumed = len(table) - sum(each.stop - each.start for each in todo)
-        done, refused = resumed, 0
+        done, rejected = resumed, 0
         if progress is not None:
-            progress(done, len(table), refused)
+            progress(done, len(table), rejected)
         for finished in run_shards(todo, job, table.assign(image=records.paths.loc[table.index])):
-            done, refused = done + finished["rows"], refused + finished["refused"]
+            done, rejected = done + finished["rows"], rejected + finished["rejected"]
             if progress is not None:
-                progress(done, len(table), refused)
+                progress(done, len(table), rejected)
         manifest = _finish(out, records, table, job, settings, contents)
     remove_tree(out / INGEST_FOLDER)
     return IngestResult(out, manifest.rows, manifest.rejected, time.perf_counter() - started, resumed=resumed)
@@ -143,6 +144,7 @@ def _narrow(table: pd.DataFrame, where: str | None) -> pd.DataFrame:
         raise UserError("there is no record to ingest; does the source find its images?")
     if where is None:
         return table
+    refuse_ambiguous(where, table)
     selected = table[dropping_filter(table, [Filter(name="--where", query=where)]) == ""]
     if selected.empty:
         raise UserError(f"--where {where!r} leaves none of the {len(table):,} records; widen it")
@@ -150,8 +152,8 @@ def _narrow(table: pd.DataFrame, where: str | None) -> pd.DataFrame:
 
 
 def _contents(records: Records, table: pd.DataFrame, settings: IngestSettings, step: int) -> dict[str, Any]:
-    """Everything that the bytes of the store depend on, except the images themselves. Without the root: a dataset may be
-    moved."""
+    """Everything that the bytes of the store depend on, except the images themselves, and the prose that is written with it.
+    Without the root: a dataset may be moved."""
     # Defaults are left out, as in 0.1.0, which had neither setting, so that digests stay the same.
     deep = {} if settings.depth == 8 else {"depth": settings.depth}
     exact = {"exact_jpeg": True} if settings.exact_jpeg else {}
@@ -162,21 +164,26 @@ def _contents(records: Records, table: pd.DataFrame, settings: IngestSettings, s
         "step": step,
         **deep,
         **exact,
-        "format_version": settings.image_format.version,
         "records": _digest_of_table(table),
         "boxes": None if records.boxes is None else _digest_of_table(records.boxes),
         **records.info.model_dump(mode="json"),
     }
 
 
-def _with_prose_of(earlier: dict[str, Any], contents: dict[str, Any]) -> dict[str, Any]:
-    """`contents` with the notes and the descriptions of filters that `earlier` has: text for readers, which a later version may
-    word differently for the same store."""
-    described = {(rule["name"], rule["query"]): rule["about"] for rule in earlier.get("filters", ())}
-    filters = [
-        {**rule, "about": described.get((rule["name"], rule["query"]), rule["about"])} for rule in contents["filters"]
-    ]
-    return {**contents, "notes": earlier.get("notes", contents["notes"]), "filters": filters}
+def _decisive(contents: dict[str, Any]) -> dict[str, Any]:
+    """What equal ingests have in common: all but prose, which a later version may word differently, and the format that an
+    earlier version recorded."""
+    return {k: v for k, v in store_format.without_prose(contents).items() if k != "format_version"}
+
+
+def _digest_of_ingest(contents: dict[str, Any], manifest: Manifest) -> str:
+    """The digest of `contents` as the version that wrote `manifest` computed it: before format 3 prose and the format counted."""
+    if manifest.format_version >= 3:
+        return store_format.digest_of(_decisive(contents))
+    written = manifest.model_dump(mode="json", include={"format_version", "notes", "filters"})
+    if _decisive({**contents, **written}) != _decisive(contents):  # a filter differs in more than its description
+        return ""
+    return store_format.digest_of({**contents, **written})
 
 
 def _digest_of_table(table: pd.DataFrame) -> str:
@@ -198,7 +205,7 @@ def _digest_of_table(table: pd.DataFrame) -> str:
 def _complete(out: AnyPath, contents: dict[str, Any], started: float) -> IngestResult:
     """Result for a store that is complete already. Raises `UserError` if its records or settings differ, or if it is damaged."""
     manifest = store_format.check(out)
-    if manifest.settings != store_format.digest_of(_with_prose_of(manifest.model_dump(mode="json"), contents)):
+    if manifest.settings != _digest_of_ingest(contents, manifest):
         raise UserError(
             f"{out} already contains a store of other records or settings; give a new folder, or delete that one"
         )
@@ -224,13 +231,14 @@ def _record_contents(out: AnyPath, table: pd.DataFrame, contents: dict[str, Any]
     `UserError` if they differ."""
     folder, file = out / INGEST_FOLDER, out / INGEST_FOLDER / SETTINGS
     if file.exists():
+        decisive = _decisive(contents)
         try:
             earlier = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            earlier = {}
-        contents = _with_prose_of(earlier, contents)
-        if earlier != contents:
-            changed = [k for k in contents if earlier.get(k) != contents[k]]
+            before = _decisive(earlier)
+        except (ValueError, KeyError):
+            before = {}
+        if before != decisive:
+            changed = [k for k in decisive if before.get(k) != decisive[k]]
             raise UserError(
                 f"{out} is an unfinished ingest with other {', '.join(changed) or 'settings'}; "
                 "run that one again to finish it, give a new folder, or delete this one"
@@ -238,19 +246,20 @@ def _record_contents(out: AnyPath, table: pd.DataFrame, contents: dict[str, Any]
     else:
         store_writer.write_parquet(folder / "records.parquet", table.reset_index(names="row"))
         write_atomic(file, json.dumps(contents, indent=1, ensure_ascii=False))
+        earlier = contents
     for stale in folder.glob(".*.tmp"):  # left by a killed ingest
         stale.unlink(missing_ok=True)
-    return contents
+    return earlier
 
 
 def _is_done(out: AnyPath, number: int, count: int) -> bool:
-    """Whether a shard is finished and has no refused images. Those may have been fixed since, so they are read again."""
+    """Whether a shard is finished and has no rejected images. Those may have been fixed since, so they are read again."""
     try:
-        _, refused, entry = read_part(out, number)
+        _, rejected, entry = read_part(out, number)
         size = (out / store_format.shard_name(number, count)).stat().st_size
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return False
-    return size == entry.bytes and refused.empty
+    return size == entry.bytes and rejected.empty
 
 
 # ---- the end
@@ -265,12 +274,12 @@ def _finish(
     contents: dict[str, Any],
 ) -> Manifest:
     """Write the tables and the manifest of a store whose shards are all finished."""
-    stored, refused, files = [], [], {}
+    stored, unusable, files = [], [], {}
     for number in range(job.shards):
         images, others, files[store_format.shard_name(number, job.shards)] = read_part(out, number)
         stored.append(images.assign(shard=number))
-        refused.append(others)
-    rejected = pd.concat(refused, ignore_index=True)
+        unusable.append(others)
+    rejected = pd.concat(unusable, ignore_index=True)
     rejected = rejected.assign(image=table["image"].loc[rejected["row"]].to_numpy())[["row", "image", "reason"]]
     _check_rejected(out, rejected, len(table), settings.max_rejected)
     columns = store_format.index_columns(records.table.columns, records.info.labels)
@@ -290,12 +299,12 @@ def _finish(
         source=settings.source,
         image_format=settings.image_format,
         files=files,
-        settings=store_format.digest_of(contents),
+        settings=store_format.digest_of(_decisive(contents)),
     )
 
 
 def _check_rejected(out: AnyPath, rejected: pd.DataFrame, listed: int, max_rejected: float) -> None:
-    """Raises `UserError` if too many images were refused, or all of them."""
+    """Raises `UserError` if too many images were rejected, or all of them."""
     if len(rejected) <= max_rejected * listed and len(rejected) < listed:
         return
     path = out / INGEST_FOLDER / store_format.REJECTED

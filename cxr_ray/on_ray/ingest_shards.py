@@ -1,15 +1,22 @@
 """The tasks of an ingest: each reads, decodes, resizes and writes one shard, and records it in a part file. Ray Data runs them.
 
 Which shards there are, and what was finished earlier, is decided in ingest.py.
+
+A decoder in C can kill its process, and a process can be killed for memory. Ray would start the same task again for ever. Here no
+task is repeated by Ray: shards whose worker died are read once more with care, each image decoded in a process of its own. An image
+whose decoder crashes there twice is rejected; one that is only near a crash, or was on a lost node, is not.
 """
 # n rows of one shard, H x W pixels of a stored image
 
 import hashlib
 import logging
+import os
+import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,15 +26,18 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 from ray.data.context import DataContext
+from ray.util.annotations import RayDeprecationWarning
 
 from cxr_ray.data import store_writer
 from cxr_ray.data.store_format import INGEST_FOLDER, FileEntry, ImageFormat
 from cxr_ray.errors import UserError
 from cxr_ray.imaging.decode import decode
 from cxr_ray.imaging.files import Root
-from cxr_ray.imaging.pixels import PIXEL_DTYPES, ImageError
+from cxr_ray.imaging.isolated import DecoderCrash, IsolatedDecoder
+from cxr_ray.imaging.pixels import PIXEL_DTYPES, DecodedImage, ImageError
 from cxr_ray.imaging.statistics import image_statistics
 from cxr_ray.on_ray import cluster
+from cxr_ray.runtime.machine import memory_bytes
 from cxr_ray.storage.atomic import write_atomic
 from cxr_ray.storage.remote import AnyPath, to_path
 
@@ -39,7 +49,24 @@ PART_SCHEMA = pa.schema(
         "pixels_sha256": pa.string(), "file_sha256": pa.string(), "phash": pa.uint64(),
     }
 )  # fmt: skip
-"""Columns of a part file; refused images have offset -1 and a reason."""
+"""Columns of a part file; rejected images have offset -1 and a reason."""
+
+
+Care = Literal["none", "isolated", "alone"]
+"""How images are decoded: in the task's own process; in a second one that may crash; or so while no other shard is in work, with
+most of the free memory, so that no other image can be why one is killed."""
+ROUNDS: tuple[Care, ...] = ("none", "isolated", "alone", "alone")
+"""Each round takes the shards that the one before could not finish."""
+CRASHES = 2
+"""An image is rejected when its decoder has crashed this often, one time after the other."""
+RAY_KILLS_AT = 0.95
+"""Share of a node's memory in use at which Ray kills workers, its default."""
+RAY_THRESHOLD = "RAY_memory_usage_threshold"
+"""Environment variable that overrides it."""
+MEMORY_MARGIN = 0.05
+"""Share of the memory that an image which is decoded alone must leave free below that, so that its own process fails first."""
+LEAST_MEMORY = 256 * 2**20
+"""Bytes that such an image may take in any case."""
 
 
 class ShardRange(NamedTuple):
@@ -62,6 +89,7 @@ class ShardJob:
     shards: int
     """Number of shards."""
     image_format: ImageFormat
+    care: Care = "none"
 
 
 def part_path(out: AnyPath, number: int) -> AnyPath:
@@ -70,11 +98,11 @@ def part_path(out: AnyPath, number: int) -> AnyPath:
 
 
 def read_part(out: AnyPath, number: int) -> tuple[pd.DataFrame, pd.DataFrame, FileEntry]:
-    """A finished shard: its images, the refused ones (row, reason), and the entry of its file."""
+    """A finished shard: its images, the rejected ones (row, reason), and the entry of its file."""
     table = pq.read_table(pa.BufferReader(part_path(out, number).read_bytes()))
     entry = FileEntry.model_validate_json(table.schema.metadata[b"entry"])
     used = pc.greater_equal(table["offset"], 0)
-    # Filtered before pandas: the missing phash of a refused image would turn the column into floats.
+    # Filtered before pandas: the missing phash of a rejected image would turn the column into floats.
     stored = table.filter(used).drop_columns("reason").to_pandas()
     return stored, table.filter(pc.invert(used)).select(["row", "reason"]).to_pandas(), entry
 
@@ -87,13 +115,14 @@ def _data_context() -> Iterator[None]:
         "op_resource_reservation_enabled": False,  # with it, one of two CPUs stays idle
         "enable_progress_bars": False,
         "print_on_execution_start": False,
+        "max_errored_blocks": -1,  # a worker that died ends its shard only
     }
     previous = {name: getattr(context, name) for name in wanted}
     for name, value in wanted.items():
         setattr(context, name, value)
-    log = logging.getLogger("ray.data")  # logs every start and end, and that its progress bars are off
+    log = logging.getLogger("ray.data")  # logs every start and end, and workers that died
     level = log.level
-    log.setLevel(logging.ERROR)
+    log.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
@@ -102,43 +131,38 @@ def _data_context() -> Iterator[None]:
             setattr(context, name, value)
 
 
-def put_records(table: pd.DataFrame) -> Any:
-    """Put a table (row, image) into Ray's object store, where the tasks read their slices. Returns its reference."""
-    return ray.put(
-        pa.table({"row": table.index.to_numpy(np.int64), "image": pa.array(table["image"].tolist(), pa.string())})
-    )
+def image_paths(table: pd.DataFrame) -> pa.Table:
+    """What the tasks need of the records: their rows, and the path of each image below the root."""
+    return pa.table({"row": table.index.to_numpy(np.int64), "image": pa.array(table["image"].tolist(), pa.string())})
 
 
-def ingest_shard(job: ShardJob, records: list[Any], shard: ShardRange) -> dict[str, int]:
-    """One task: read and decode the images of a shard, write the shard and its part file. `records` is [reference from
-    `put_records`]. Returns the number of rows and of refused ones."""
-    here = ray.get(records[0]).slice(shard.start, shard.stop - shard.start)
+def ingest_shard(job: ShardJob, paths_of_all: pa.Table, shard: ShardRange) -> dict[str, int]:
+    """One task: read and decode the images of a shard, write the shard and its part file. `paths_of_all`: `image_paths` of all
+    records. Returns the number of rows and of rejected ones.
+
+    Raises `DecoderCrash` or `MemoryError` if an image cannot be decoded with the care of `job`, and more care may help."""
+    here = paths_of_all.slice(shard.start, shard.stop - shard.start)
     rows, paths = here["row"].to_numpy(), here["image"].to_pylist()
     images_nHW = np.empty((len(rows), *job.image_format.size), PIXEL_DTYPES[job.image_format.depth])
     part: list[dict[str, Any]] = []
     stored: list[dict[str, Any]] = []
-    for row, data in zip(rows.tolist(), Root(job.root).read_each(paths), strict=True):
-        entry: dict[str, Any] = {"row": row, "offset": -1}
-        part.append(entry)
-        try:
-            if isinstance(data, ImageError):
-                raise data
-            image = decode(
-                data,
-                job.image_format.size,
-                aspect=job.image_format.aspect,
-                depth=job.image_format.depth,
-                exact_jpeg=job.image_format.exact_jpeg,
-            )
-        except ImageError as error:
-            entry["reason"] = error.reason
-            continue
-        images_nHW[len(stored)] = image.pixels
-        entry |= {"offset": len(stored), "file_sha256": hashlib.sha256(data).hexdigest()}
-        entry |= {"height": image.height, "width": image.width, **image.transform._asdict()}
-        if image.window is not None:
-            entry |= {"window_low": image.window[0], "window_high": image.window[1]}
-        stored.append(entry)
+    with _decoder(job) as decode_one:
+        for row, data in zip(rows.tolist(), Root(job.root).read_each(paths), strict=True):
+            entry: dict[str, Any] = {"row": row, "offset": -1}
+            part.append(entry)
+            try:
+                if isinstance(data, ImageError):
+                    raise data
+                image = decode_one(data)
+            except ImageError as error:
+                entry["reason"] = error.reason
+                continue
+            images_nHW[len(stored)] = image.pixels
+            entry |= {"offset": len(stored), "file_sha256": hashlib.sha256(data).hexdigest()}
+            entry |= {"height": image.height, "width": image.width, **image.transform._asdict()}
+            if image.window is not None:
+                entry |= {"window_low": image.window[0], "window_high": image.window[1]}
+            stored.append(entry)
     images_nHW = images_nHW[: len(stored)]
     for entry, statistics in zip(stored, image_statistics(images_nHW).to_dict("records"), strict=True):
         entry |= {str(name): value for name, value in statistics.items()}
@@ -149,30 +173,98 @@ def ingest_shard(job: ShardJob, records: list[Any], shard: ShardRange) -> dict[s
     )
     table = pa.Table.from_pylist(part, schema=PART_SCHEMA.with_metadata({"entry": file_entry.model_dump_json()}))
     write_atomic(part_path(out, shard.number), lambda file: pq.write_table(table, pa.PythonFile(file, mode="w")))
-    return {"rows": len(part), "refused": len(part) - len(stored)}
+    return {"rows": len(part), "rejected": len(part) - len(stored)}
 
 
-Task = Callable[[ShardJob, list[Any], ShardRange], dict[str, int]]
+@contextmanager
+def _decoder(job: ShardJob) -> Iterator[Callable[[bytes], DecodedImage]]:
+    """What decodes the bytes of one image, with the care of `job`."""
+    options: dict[str, Any] = vars(job.image_format)
+    if job.care == "none":
+        yield lambda data: decode(data, **options)
+        return
+    with IsolatedDecoder(memory=_memory_of_one() if job.care == "alone" else None) as decoder:
+        yield lambda data: _decode_with_care(decoder, data, options, is_alone=job.care == "alone")
+
+
+def _memory_of_one() -> int | None:
+    """Bytes that an image may take while no other is in work; None: unknown."""
+    total, free = memory_bytes()
+    share = float(os.environ.get(RAY_THRESHOLD, RAY_KILLS_AT)) - MEMORY_MARGIN
+    return max(LEAST_MEMORY, int(share * total) - (total - free)) if total else None
+
+
+def _decode_with_care(
+    decoder: IsolatedDecoder, data: bytes, options: dict[str, Any], *, is_alone: bool
+) -> DecodedImage:
+    """Raises `ImageError` also for an image whose decoder crashes each time, and `DecoderCrash` if another process may be why."""
+    reason = ""
+    for _ in range(CRASHES):
+        try:
+            return decoder.decode(data, **options)
+        except DecoderCrash as crash:
+            if not (crash.own_fault or is_alone):
+                raise
+            reason = str(crash)
+    raise ImageError(reason)
+
+
+Task = Callable[[ShardJob, pa.Table, ShardRange], dict[str, int]]
 
 
 def run_shards(
     todo: list[ShardRange], job: ShardJob, table: pd.DataFrame, task: Task = ingest_shard
 ) -> Iterator[dict[str, int]]:
-    """Run one task per shard; yields the result of each as it finishes. Raises the `UserError` of a task."""
+    """Run one task per shard; yields the result of each as it finishes. Raises the `UserError` of a task, and one if workers die in
+    every round."""
     if not todo:
         return
-
-    def work(item: dict[str, int]) -> dict[str, Any]:
-        try:
-            return {**task(job, records, ShardRange(**item)), "error": ""}
-        except UserError as error:  # returned as a value: if raised here, Ray prints three tracebacks
-            return {"error": str(error)}
-
     # A session of ours: Ray would join any cluster that it finds on this machine.
     with cluster.session(), _data_context():
-        records = [put_records(table)]  # a reference inside a list stays a reference
-        items = [each._asdict() for each in todo]
-        for finished in ray.data.from_items(items, override_num_blocks=len(items)).map(work).iter_rows():
-            if finished["error"]:
-                raise UserError(finished["error"])
-            yield finished
+        paths = [ray.put(image_paths(table))]  # a reference inside a list stays a reference
+        for care in ROUNDS:
+            unfinished = {shard.number: shard for shard in todo}
+            for number, finished in _run_round(todo, replace(job, care=care), paths, task):
+                del unfinished[number]
+                yield finished
+            todo = list(unfinished.values())
+            if not todo:
+                return
+    raise UserError(
+        f"the workers of {len(todo)} of {job.shards} shards died {len(ROUNDS)} times, though not at one image: machines were lost, or "
+        "other programs need the memory; free some, or use fewer cores with --cpus, and run the same command again, which continues"
+    )
+
+
+def _run_round(
+    todo: list[ShardRange], job: ShardJob, paths: list[Any], task: Task
+) -> Iterator[tuple[int, dict[str, int]]]:
+    """The number and the result of each shard whose worker did not die and that needs no more care. Raises the error of a task."""
+
+    def work(item: dict[str, int]) -> dict[str, Any]:
+        # Errors are returned as values: if raised here, Ray prints three tracebacks, and drops the shard as it does for a dead worker.
+        shard = ShardRange(**item)
+        try:
+            return {"number": shard.number, **task(job, ray.get(paths[0]), shard)}
+        except UserError as error:
+            return {"error": str(error)}
+        except (DecoderCrash, MemoryError):
+            return {"unfinished": shard.number}
+        except Exception as error:
+            return {"defect": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+
+    items = [each._asdict() for each in todo]
+    shards = ray.data.from_items(items, override_num_blocks=len(items))
+    pool = ray.data.TaskPoolStrategy(size=1 if job.care == "alone" else None)
+    with warnings.catch_warnings():  # Ray Data deprecates such arguments, and has no other way to limit its retries
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        results = shards.map(work, compute=pool, max_retries=0)
+    for finished in results.iter_rows():
+        if "error" in finished:
+            raise UserError(finished["error"])
+        if "defect" in finished:
+            defect = RuntimeError(finished["defect"])
+            defect.add_note(finished["traceback"])
+            raise defect
+        if "unfinished" not in finished:
+            yield finished.pop("number"), finished

@@ -1,14 +1,17 @@
 """Resources of workers and trials, and how many fit on the cluster: what can never fit is an error, not a wait. It does not call
-Ray."""
+Ray, so it is asked before Ray starts anything."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cxr_ray import config as cfg
 from cxr_ray.errors import UserError, unknown
+from cxr_ray.runtime import machine
 
 Resources = Mapping[str, float]
 """Amounts by Ray's resource names, such as {"CPU": 1}."""
+LOCAL = "node:this machine"
+"""In the resources of a node: it is this machine, and no cluster."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,39 @@ class TrialResources:
         return each if self.workers == 1 else f"{self.workers} workers with {each} each"
 
 
+@dataclass(frozen=True)
+class WorkerResources:
+    """What each worker of one training gets."""
+
+    per_worker: dict[str, float]
+    use_gpu: bool
+
+    @classmethod
+    def of(cls, train: cfg.Train, nodes: Sequence[Resources], *, share_cpus: bool = False) -> "WorkerResources":
+        """The resources of `train` on `nodes`. With `share_cpus` the workers share all CPUs; else each has one, unless
+        `train.resources_per_worker` says more. Raises `UserError` if the workers do not fit."""
+        fewest = train.min_workers or train.workers
+        each = 1 if not share_cpus else max(1, int(cluster_total("CPU", nodes)) // train.workers)
+        resources = {"CPU": float(each), **train.resources_per_worker}
+        use_gpu = use_gpus(train.gpu, fewest, cluster_total("GPU", nodes))
+        check_capacity({**resources, "GPU": resources.get("GPU", 1)} if use_gpu else resources, fewest, nodes)
+        return cls(resources, use_gpu)
+
+
+def this_machine(workers: int, *, gpus: int = 0) -> dict[str, float]:
+    """What a Ray that is started on this machine has, as its only node: all cores, and `gpus`. Two workers may share one core, so
+    that a training on several can be tried anywhere."""
+    return {"CPU": float(max(machine.cores(), min(workers, 2))), "GPU": float(gpus), LOCAL: 1.0}
+
+
+def check_cores(cores: int | None) -> None:
+    """Raises `UserError` if a command asks for more `cores` than this machine has."""
+    if cores is not None and cores > machine.cores():
+        raise UserError(
+            f"{cores} cores are asked for, but this machine has {machine.cores()}; lower --cpus, or leave it out"
+        )
+
+
 def use_gpus(wanted: bool | str, workers: int, gpus: float) -> bool:
     """Whether each of `workers` gets one of a cluster's `gpus`; `wanted` is `train.gpu`."""
     return gpus >= workers if wanted == "auto" else bool(wanted)
@@ -70,13 +106,15 @@ def use_gpus(wanted: bool | str, workers: int, gpus: float) -> bool:
 def check_capacity(per_worker: Resources, workers: int, nodes: Sequence[Resources]) -> int:
     """How many workers that need `per_worker` the nodes can run. Raises `UserError` if that is less than `workers`."""
     known = sorted({name for node in nodes for name in node if not name.startswith("node:")})
+    is_local = any(LOCAL in node for node in nodes)
+    here, more = ("this machine", "") if is_local else ("the cluster", ", or start more nodes")
     for name, amount in per_worker.items():
         if name not in known and name not in ("CPU", "GPU"):
             raise unknown("resource", name, known, where=" in train.resources_per_worker")
         if amount * workers > cluster_total(name, nodes):
             raise UserError(
-                f"{workers} workers need {format_resources({name: amount * workers})}, but the cluster has "
-                f"{cluster_total(name, nodes):g}; lower train.workers or train.resources_per_worker, or start more nodes"
+                f"{workers} workers need {format_resources({name: amount * workers})}, but {here} has "
+                f"{cluster_total(name, nodes):g}; lower train.workers or train.resources_per_worker{more}"
             )
     fit = sum(_workers_on_node(per_worker, node) for node in nodes)
     if fit < workers:

@@ -13,8 +13,9 @@ from typing import Any
 from cxr_ray import config as cfg
 from cxr_ray import registry, runs
 from cxr_ray.data import store as stores
+from cxr_ray.data.plan import Plan
 from cxr_ray.errors import OutOfMemory, Stopped, UserError
-from cxr_ray.on_ray.resources import check_capacity, cluster_total, use_gpus
+from cxr_ray.on_ray.resources import WorkerResources, cluster_total
 from cxr_ray.runtime import signals
 from cxr_ray.runtime.threads import background
 from cxr_ray.storage.lease import Lease
@@ -33,24 +34,48 @@ def train(config: cfg.Config, *, address: str | None = None, log: Callable[[str]
     if config.tune != cfg.Tune():
         log("note: the tune section is ignored: train uses the values of the other sections; `cxr-ray tune` searches")
     store, plan, config = prepare(config.model_copy(update={"tune": cfg.Tune()}), log=log)
-    run = open_run(config, store, plan)
-    config = run.config
+    train = config.train
+    if train.workers == 1 and address is None and "RAY_ADDRESS" not in os.environ:
+
+        def here(run: runs.Run) -> None:
+            from cxr_ray.training import trainer
+
+            with in_process(run.config, run, log) as context:
+                trainer.fit(run.config, plan, store, context, run)
+
+        return _train(open_run(config, store, plan), plan, here, log)
+    from cxr_ray.on_ray import cluster
+
+    _set_ray_defaults()
+    with cluster.nodes_for(address, train.workers) as nodes:
+        is_local = cluster.is_local(address)
+        resources = WorkerResources.of(train, nodes, share_cpus=is_local)  # before there is a run folder
+
+        def on_workers(run: runs.Run) -> None:
+            cores = int(cluster_total("CPU", nodes)) if is_local else None
+            with (
+                cluster.session(address, num_cpus=cores, dashboard=True),
+                _forward_log(run, log),
+                signals.on_sigterm(run.request_stop),
+            ):
+                train_on_workers(
+                    run, resources.per_worker, use_gpu=resources.use_gpu, max_failures=train.max_failures, log=log
+                )
+
+        return _train(open_run(config, store, plan), plan, on_workers, log)
+
+
+def _train(run: runs.Run, plan: Plan, fit: Callable[[runs.Run], None], log: Callable[[str], None]) -> runs.Run:
+    """Announce the run, train it with `fit`, and return it, finished."""
     log(f"run: {run.path}")
     log(f"plan: {plan.summary()}; labels: {', '.join(plan.labels)}")
     for warning in plan.warnings:
         log(f"warning: {warning}")
-    without_ray = config.train.workers == 1 and address is None and "RAY_ADDRESS" not in os.environ
     with Lease(run.path), epoch_bar(run):
         (run.path / "stop").unlink(missing_ok=True)
         run.update(status="started", error=None)
         try:
-            if without_ray:
-                from cxr_ray.training import trainer
-
-                with in_process(config, run, log) as context:
-                    trainer.fit(config, plan, store, context, run)
-            else:
-                _train_on_ray(config, run, address, log)
+            fit(run)
         except KeyboardInterrupt:
             where = shlex.quote(str(run.path))
             log(
@@ -66,24 +91,6 @@ def train(config: cfg.Config, *, address: str | None = None, log: Callable[[str]
     if info["status"] == "stopped":
         raise Stopped(f"stopped after a checkpoint; resume with cxr-ray train --resume {shlex.quote(str(run.path))}")
     return run
-
-
-def _train_on_ray(config: cfg.Config, run: runs.Run, address: str | None, log: Callable[[str], None]) -> None:
-    """Connect to Ray, or start it here, check that the workers fit, and train on them."""
-    from cxr_ray.on_ray import cluster
-
-    workers, fewest = config.train.workers, config.train.min_workers or config.train.workers
-    cores = max(os.cpu_count() or 1, workers)
-    _set_ray_defaults()
-    with cluster.session(address, num_cpus=cores, dashboard=True) as is_local:
-        resources = dict(config.train.resources_per_worker)
-        if "CPU" not in resources:
-            resources["CPU"] = max(1, cores // workers) if is_local else 1
-        nodes = cluster.nodes()
-        use_gpu = use_gpus(config.train.gpu, fewest, cluster_total("GPU", nodes))
-        check_capacity({**resources, "GPU": resources.get("GPU", 1)} if use_gpu else resources, fewest, nodes)
-        with _forward_log(run, log), signals.on_sigterm(run.request_stop):
-            train_on_workers(run, resources, use_gpu=use_gpu, max_failures=config.train.max_failures, log=log)
 
 
 def train_on_workers(

@@ -16,7 +16,7 @@ from cxr_ray import config as cfg
 from cxr_ray import registry
 from cxr_ray.errors import Stopped, UserError
 from cxr_ray.on_ray import cluster, schedulers
-from cxr_ray.on_ray.resources import TrialResources
+from cxr_ray.on_ray.resources import TrialResources, cluster_total
 from cxr_ray.on_ray.trial import train_trial
 from cxr_ray.on_ray.tune_callback import ProposalSearcher, SweepCallback, trial_spec
 from cxr_ray.runtime import signals
@@ -50,41 +50,48 @@ def tune(
     prepared = base.model_copy(update={"tune": config.tune})
     searched = space.parse(config.tune, base, plan.labels)
     warnings = [*plan.warnings, *fold_warnings]
-    sweep = sweeps.create(
-        prepared,
-        store=setup.store_info(store),
-        about={
-            "labels": list(plan.labels),
-            "task": plan.task,
-            "knobs": hyperparameter_names(config.tune, searched),
-            "metrics": config.tune.metrics,
-            "modes": config.tune.modes,
-            "constraints": [str(c) for c in ranking.constraints(config.tune)],
-            "rows": {part: len(rows) for part, rows in plan.rows.items()},
-            "warnings": warnings,
-        },
-    )
-    log(f"sweep: {sweep.path}")
-    log(f"plan: {plan.summary()}; labels: {', '.join(plan.labels)}")
-    for warning in warnings:
-        log(f"warning: {warning}")
-    with Lease(sweep.path):
-        try:
-            sweeps.update_config(sweep, prepared)
-            if retry_failed:
-                sweep.retry_failed()
-            proposals = plan_trials(sweep, searched, plan, store)
-            sweep.update(status="started", planned=proposals.planned)
-            if proposals.remaining:
-                _run(sweep, proposals, searched, address, log, on_update)
-        except UserError:
-            if not (sweep.path / "trials").exists():  # nothing was started: leave the name for the fixed configuration
-                shutil.rmtree(sweep.path)
-            raise
-        if sweep.info["status"] == "stopped":
-            raise Stopped(f"stopped; resume with cxr-ray tune --resume {shlex.quote(str(sweep.path))}")
-        sweep.update(status="finished")
-    return sweep
+    _set_ray_defaults()
+    with cluster.nodes_for(address, config.train.workers) as nodes:
+        resources = TrialResources.of(prepared, nodes)  # before there is a sweep folder
+        sweep = sweeps.create(
+            prepared,
+            store=setup.store_info(store),
+            about={
+                "labels": list(plan.labels),
+                "task": plan.task,
+                "knobs": hyperparameter_names(config.tune, searched),
+                "metrics": config.tune.metrics,
+                "modes": config.tune.modes,
+                "constraints": [str(c) for c in ranking.constraints(config.tune)],
+                "rows": {part: len(rows) for part, rows in plan.rows.items()},
+                "warnings": warnings,
+            },
+        )
+        log(f"sweep: {sweep.path}")
+        log(f"plan: {plan.summary()}; labels: {', '.join(plan.labels)}")
+        for warning in warnings:
+            log(f"warning: {warning}")
+        with Lease(sweep.path):
+            try:
+                sweeps.update_config(sweep, prepared)
+                if retry_failed:
+                    sweep.retry_failed()
+                proposals = plan_trials(sweep, searched, plan, store)
+                sweep.update(status="started", planned=proposals.planned)
+                if proposals.remaining:
+                    cores = int(cluster_total("CPU", nodes)) if cluster.is_local(address) else None
+                    with cluster.session(address, num_cpus=cores, dashboard=True):
+                        _run(sweep, proposals, searched, resources, log, on_update)
+            except UserError:
+                if not (
+                    sweep.path / "trials"
+                ).exists():  # nothing was started: the fixed configuration may use the name
+                    shutil.rmtree(sweep.path)
+                raise
+            if sweep.info["status"] == "stopped":
+                raise Stopped(f"stopped; resume with cxr-ray tune --resume {shlex.quote(str(sweep.path))}")
+            sweep.update(status="finished")
+        return sweep
 
 
 # -- the trials on Ray ---------------------------------------------------------------------------------------------
@@ -94,10 +101,56 @@ def _run(
     sweep: Sweep,
     proposals: Proposals,
     searched: space.Space,
-    address: str | None,
+    resources: TrialResources,
     log: Callable[[str], None],
     on_update: Callable[[Sweep], None],
 ) -> None:
+    config = sweep.config
+    tune = config.tune
+    max_concurrent = resources.max_concurrent(tune.max_concurrent)
+    if "mlflow" in config.report.trackers:
+        trackers.client(sweep.path.parent)  # creates the database once, before trials would create it concurrently
+    remaining = proposals.remaining
+    log(f"trials: {remaining:,} to train, {max_concurrent} at a time, each on {resources}")
+    if tune.scheduler == "asha":
+        log(f"asha: trials are not stopped before epoch {sweep.grace_epochs}")
+    for line in _links(sweep):
+        log(line)
+    callback = SweepCallback(sweep, proposals, log, on_update)
+    scratch = sweep.path / "ray"
+    pbt = tune.scheduler == "pbt"
+    trainable: Any = ray_tune.with_resources(train_trial, ray_tune.PlacementGroupFactory(resources.bundles()))
+    # On SIGTERM, running trials write a checkpoint and the sweep stops, so that it can be resumed.
+    with signals.on_sigterm(lambda: callback.stop("request")):
+        ray_tune.Tuner(
+            trainable,
+            # PBT takes no searcher: all its trials are known and start at once.
+            param_space={"spec": ray_tune.grid_search([trial_spec(sweep, t, searched) for t in _all(proposals)])}
+            if pbt
+            else None,
+            tune_config=ray_tune.TuneConfig(
+                num_samples=1 if pbt else remaining,
+                search_alg=None if pbt else ProposalSearcher(proposals, callback, searched),
+                scheduler=schedulers.build(sweep, searched),
+                # PBT's trials take turns: all are started, and only those that fit run.
+                max_concurrent_trials=None if pbt else max_concurrent,
+                # With several workers, Ray Train starts them elsewhere, so reusing the trial's process saves nothing.
+                reuse_actors=config.train.workers == 1,
+            ),
+            run_config=ray_tune.RunConfig(
+                name=f"launch-{time.time_ns()}",
+                storage_path=str(scratch),
+                callbacks=[callback],
+                failure_config=ray_tune.FailureConfig(max_failures=tune.retries),
+                checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=4) if pbt else None,
+                verbose=0,
+            ),
+        ).fit()
+    callback.finish()
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _set_ray_defaults() -> None:
     # Read by the trial's process: a trial that its scheduler stops writes its model first.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(STOP_TIMEOUT_S)
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
@@ -105,52 +158,6 @@ def _run(
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # the command handles an interrupt
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # we print our own table
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # warns of the missing loggers
-    config = sweep.config
-    tune = config.tune
-    cores = max(os.cpu_count() or 1, config.train.workers)
-    with cluster.session(address, num_cpus=cores, dashboard=True):
-        resources = TrialResources.of(config, cluster.nodes())
-        max_concurrent = resources.max_concurrent(tune.max_concurrent)
-        if "mlflow" in config.report.trackers:
-            trackers.client(sweep.path.parent)  # creates the database once, before trials would create it concurrently
-        remaining = proposals.remaining
-        log(f"trials: {remaining:,} to train, {max_concurrent} at a time, each on {resources}")
-        if tune.scheduler == "asha":
-            log(f"asha: trials are not stopped before epoch {sweep.grace_epochs}")
-        for line in _links(sweep):
-            log(line)
-        callback = SweepCallback(sweep, proposals, log, on_update)
-        scratch = sweep.path / "ray"
-        pbt = tune.scheduler == "pbt"
-        trainable: Any = ray_tune.with_resources(train_trial, ray_tune.PlacementGroupFactory(resources.bundles()))
-        # On SIGTERM, running trials write a checkpoint and the sweep stops, so that it can be resumed.
-        with signals.on_sigterm(lambda: callback.stop("request")):
-            ray_tune.Tuner(
-                trainable,
-                # PBT takes no searcher: all its trials are known and start at once.
-                param_space={"spec": ray_tune.grid_search([trial_spec(sweep, t, searched) for t in _all(proposals)])}
-                if pbt
-                else None,
-                tune_config=ray_tune.TuneConfig(
-                    num_samples=1 if pbt else remaining,
-                    search_alg=None if pbt else ProposalSearcher(proposals, callback, searched),
-                    scheduler=schedulers.build(sweep, searched),
-                    # PBT's trials take turns: all are started, and only those that fit run.
-                    max_concurrent_trials=None if pbt else max_concurrent,
-                    # With several workers, Ray Train starts them elsewhere, so reusing the trial's process saves nothing.
-                    reuse_actors=config.train.workers == 1,
-                ),
-                run_config=ray_tune.RunConfig(
-                    name=f"launch-{time.time_ns()}",
-                    storage_path=str(scratch),
-                    callbacks=[callback],
-                    failure_config=ray_tune.FailureConfig(max_failures=tune.retries),
-                    checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=4) if pbt else None,
-                    verbose=0,
-                ),
-            ).fit()
-        callback.finish()
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _all(proposals: Proposals) -> Iterator[Trial]:

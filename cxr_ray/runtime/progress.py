@@ -11,7 +11,7 @@ INTERVAL_S, INTERVAL_SHARE = 5.0, 0.1
 
 
 class Progress:
-    """Call it with the numbers of images (done, total, refused). Use it as a context manager, which closes the bar.
+    """Call it with the numbers of images (done, total, rejected). Use it as a context manager, which closes the bar.
 
     Without a terminal it prints a line at the first call, at most every 5 s and 10% of the work, and at the end, so that a job's
     log stays short and still shows progress."""
@@ -47,21 +47,21 @@ class Progress:
             self._bar.start()
         return self
 
-    def __call__(self, done: int, total: int, refused: int = 0) -> None:
+    def __call__(self, done: int, total: int, rejected: int = 0) -> None:
         now = self._clock()
         if self._first is None:
             self._first = done
             self._start = now
         elapsed = now - self._start
         rate = (done - self._first) / elapsed if elapsed > 0 else 0.0
-        rejected = f", {refused:,} rejected" if refused else ""
+        suffix = f", {rejected:,} rejected" if rejected else ""
         if self._bar is not None:
             self._bar.update(
-                self._task, completed=done, total=total, rate=f"{rate:,.0f} images/s{rejected}" if rate else rejected
+                self._task, completed=done, total=total, rate=f"{rate:,.0f} images/s{suffix}" if rate else suffix
             )
             return
         if self._cell is not None:
-            self._cell(done, total, f"{rate:,.0f} images/s{rejected}")
+            self._cell(done, total, f"{rate:,.0f} images/s{suffix}")
             return
         due = now - self._printed_s >= INTERVAL_S and done - self._printed_done >= INTERVAL_SHARE * total
         finished = done >= total and self._printed_done < total
@@ -70,7 +70,7 @@ class Progress:
             speed = f" at {rate:,.0f} images/s" if rate else ""
             share = 100 * done / total if total else 100.0
             print(
-                f"{self.what}: {done:,} of {total:,} images ({share:.0f}%){speed}{left}{rejected}",
+                f"{self.what}: {done:,} of {total:,} images ({share:.0f}%){speed}{left}{suffix}",
                 file=self._stream,
                 flush=True,
             )

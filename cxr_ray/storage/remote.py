@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from cxr_ray.errors import UserError
+from cxr_ray.storage.names import Spellings, readable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -249,13 +250,15 @@ class _Raw(io.RawIOBase):
 
 
 def to_path(name: str | os.PathLike[str] | AnyPath) -> AnyPath:
-    """A `Path`, or a `RemotePath` for a URL. Raises `UserError` for an unsupported scheme, a URL that contains a secret, and options
-    that its file system does not have."""
+    """A `Path`, or a `RemotePath` for a URL. Raises `UserError` for an unsupported scheme, a URL that contains a secret, options that
+    its file system does not have, and a path that is not UTF-8, which no file of a run could name."""
     if isinstance(name, RemotePath):
         return name
     if not isinstance(name, str | os.PathLike):
         raise UserError(f"expected a path or a URL, got {name!r}")
     text = os.fspath(name)
+    if readable(text) != text:
+        raise UserError(f"the path {readable(text)} has bytes that are not UTF-8 (%XX); rename that file or folder")
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", text, re.DOTALL)  # a Path reduces two slashes to one
     if match is None or not (text.startswith(f"{match[1]}://") or match[1].lower() in SCHEMES):
         return Path(text)
@@ -288,11 +291,17 @@ def local_copy(file: AnyPath) -> Iterator[Path]:
 
 
 def files_exist(root: AnyPath, files: Iterable[str]) -> list[bool]:
-    """Whether each of `files`, paths below `root`, exists; one listing for a remote root."""
+    """Whether each of `files`, paths below `root`, exists, if need be under another spelling (`names.Spellings`); one listing for a
+    remote root, where only the exact name counts."""
     if isinstance(root, RemotePath):
         existing = set(root.files())
         return [file in existing for file in files]
-    return [os.path.isfile(os.path.join(root, file)) for file in files]  # noqa: PTH113, PTH118 (a million of them)
+    spellings = Spellings(root)
+    return [
+        os.path.isfile(os.path.join(root, file))  # noqa: PTH113, PTH118 (a million of them)
+        or ((found := spellings.find(file)) is not None and (root / found).is_file())
+        for file in files
+    ]
 
 
 def map_threaded(

@@ -15,7 +15,7 @@ from cxr_ray.data.info import DatasetInfo
 from cxr_ray.data.store import Store
 from cxr_ray.datasets.hierarchy import GRAPHS, add_parents
 from cxr_ray.errors import unknown
-from cxr_ray.labels import NEGATIVE, apply_policy
+from cxr_ray.labels import NEGATIVE, apply_policy, label_values
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def derivations(info: DatasetInfo, data: cfg.Data) -> dict[str, Derivation]:
 def stored_labels(index: pd.DataFrame, store: Store) -> dict[str, npt.NDArray[np.float32]]:
     """Raw values [N] of each label of a store, for the rows of `index`. Kinds of a finding count for it where the store's source
     has a graph of them, also in stores that were written without."""
-    columns = {label: index[label].to_numpy(np.float32) for label in store.labels}
+    columns = {str(k): raw.to_numpy(np.float32) for k, raw in label_values(index, store.labels).items()}
     graph = GRAPHS.get(store.manifest.source)
     return columns if graph is None else add_parents(columns, *graph)
 

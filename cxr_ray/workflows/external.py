@@ -12,8 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cxr_ray import models, runs
-from cxr_ray.data import leakage
-from cxr_ray.data import plan as plans
+from cxr_ray.data import filters, leakage
 from cxr_ray.data import store as stores
 from cxr_ray.errors import UserError, listed
 from cxr_ray.evaluation.prediction_table import EvaluationSettings, rule_of
@@ -64,7 +63,7 @@ def evaluate(
             "match them, for example with --mapping 'Edema=Pulmonary edema'"
         )
     models.check_size(config.data.image_size or own.size, store.size)
-    dropped = plans.dropping_filter(store.index, store.info.filters if config.data.filters == "default" else ())
+    dropped = filters.dropping_filter(store.index, store.info.filters if config.data.filters == "default" else ())
     filtered = store.index[(dropped == "").to_numpy()]
     plan_table = run.plan
     train_or_val = own.index[own.index["row"].isin(plan_table.loc[plan_table["part"] != "test", "row"])]

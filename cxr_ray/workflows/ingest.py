@@ -17,7 +17,7 @@ from cxr_ray.runtime.progress import Progress
 from cxr_ray.storage.remote import AnyPath, to_path
 
 if TYPE_CHECKING:
-    from cxr_ray.on_ray.ingest import IngestResult, IngestSettings
+    from cxr_ray.on_ray.ingest import IngestResult
 
 LARGEST = 4096
 """Pixels of a side of the stored images."""
@@ -57,49 +57,59 @@ def ingest(  # noqa: PLR0913 - the options of the command, all of them by keywor
     `address`. `plugins` are modules that register sources. `log` gets the lines of the result; progress is printed.
 
     Raises `UserError` for an unknown name or option, a layout that the source does not know, and as `on_ray.ingest` does."""
-    from cxr_ray.on_ray.ingest import IngestSettings
-
     registry.load_plugins(plugins)
-    folder = to_path(root)
-    records = _records(dataset, folder, options)
+    records = read_records(dataset, to_path(root), options, hash_patients=hash_patients, hash_key=hash_key)
+    result, store = write_store(
+        records, root, out, size=size, aspect=aspect, depth=depth, exact_jpeg=exact_jpeg, where=where, max_rejected=max_rejected,
+        shard_mib=shard_mib, address=address, cpus=cpus, log=log,
+    )  # fmt: skip
+    return stores.open(result.path) if store is None else store
+
+
+def read_records(
+    dataset: str | Records,
+    root: AnyPath,
+    options: Mapping[str, Any] | None = None,
+    *,
+    hash_patients: bool = False,
+    hash_key: str | os.PathLike[str] | None = None,
+) -> Records:
+    """The records that an ingest of `dataset`, or its dry run, is of; see `ingest` for the parameters. Raises `UserError`."""
+    records = _records(dataset, root, options)
     if hash_key is not None and not hash_patients:
         raise UserError("hash_key needs hash_patients=True; give both, or neither")
     if hash_patients:
-        key = pseudonyms.load_key(None if hash_key is None else Path(hash_key), outside=folder)
+        key = pseudonyms.load_key(None if hash_key is None else Path(hash_key), outside=root)
         records = pseudonyms.pseudonymise(records, key)
-    settings = IngestSettings(
-        source=records.source or HAND_MADE,
-        size=_size(size),
-        aspect=aspect,
-        depth=depth,
-        exact_jpeg=exact_jpeg,
-        max_rejected=max_rejected,
-        shard_mib=shard_mib,
-        where=where,
-    )
-    result = write_store(records, folder, to_path(out), settings, address=address, cpus=cpus, log=log)
-    return stores.open(result.path)
+    return records
 
 
 def write_store(
     records: Records,
-    root: AnyPath,
-    out: AnyPath,
-    settings: "IngestSettings",
+    root: str | os.PathLike[str] | AnyPath,
+    out: str | os.PathLike[str] | AnyPath,
     *,
+    size: int | tuple[int, int],
     address: str | None = None,
     cpus: int | None = None,
     log: Callable[[str], None] = print,
-) -> "IngestResult":
-    """Write the store, show progress, and log what was written and rejected. Ray is started here, or used at `address`.
+    **settings: Any,
+) -> "tuple[IngestResult, stores.Store | None]":
+    """Write the store, show progress, and log what was written and rejected. `settings`: the other fields of `IngestSettings`. Ray is
+    started here, or used at `address`.
 
-    The images that were just written are scanned for burned-in letters, and for images of one gray. A remote store is scanned by
-    `describe`, which downloads it anyway. Raises as `on_ray.ingest` does."""
-    from cxr_ray.on_ray import cluster
+    The images that were just written are scanned for burned-in letters, and for images of one gray, in the store that is returned. It
+    is None for one that is not opened here: `describe` scans a remote store, which it downloads anyway. Raises as `on_ray.ingest`
+    does."""
+    from cxr_ray.on_ray import cluster, resources
+    from cxr_ray.on_ray.ingest import IngestSettings
     from cxr_ray.on_ray.ingest import ingest as on_ray
 
+    how = IngestSettings(source=records.source or HAND_MADE, size=_size(size), **settings)
+    if cluster.is_local(address):
+        resources.check_cores(cpus)
     with cluster.session(address, num_cpus=cpus), Progress("ingest") as progress:
-        result = on_ray(records, root, out, settings, progress=progress)
+        result = on_ray(records, to_path(root), to_path(out), how, progress=progress)
     if result.already:
         log(f"nothing to do: these {result.rows:,} images were already ingested with the same settings")
     else:
@@ -111,15 +121,12 @@ def write_store(
         )
     if result.rejected:
         log(f"rejected: {(result.path / 'rejected.parquet').resolve()}")
-    if not result.already and isinstance(result.path, Path):
-        written = stores.open(result.path)
-        for message in (
-            summary.one_gray_warning(written.index, written.info.filters),
-            burned_in.scan(written).warning(),
-        ):
+    store = stores.open(result.path) if not result.already and isinstance(result.path, Path) else None
+    if store is not None:
+        for message in (summary.one_gray_warning(store.index, store.info.filters), burned_in.scan(store).warning()):
             if message:
                 log(f"warning: {message}")
-    return result
+    return result, store
 
 
 def _records(dataset: str | Records, root: AnyPath, options: Mapping[str, Any] | None) -> Records:

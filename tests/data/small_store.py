@@ -43,7 +43,7 @@ def table() -> pd.DataFrame:
     )
 
 
-def make(path: Path) -> Store:
+def make(path: Path, info: DatasetInfo = INFO) -> Store:
     """Write the store to `path`."""
     boxes = pd.DataFrame({"row": [ROWS[0]], "label": ["Edema"], "x": [1.0], "y": [2.0], "w": [3.0], "h": [4.0]})
-    return store_writer.write(path, pixels(), table(), INFO, shard_rows=17, boxes=boxes)
+    return store_writer.write(path, pixels(), table(), info, shard_rows=17, boxes=boxes)

@@ -105,26 +105,6 @@ def test_filters_are_counted_in_order_and_may_be_turned_off():
     assert len(own.rows["train"]) == int((store.index["sex"] == "M").sum())
 
 
-@pytest.mark.parametrize(
-    ("query", "message"),
-    [
-        ("veiw == 'AP'", "unknown column 'veiw'; did you mean 'view'"),
-        ("view ==", "is not a query"),
-        ("row + 1", "is not true or false for each row"),
-        ("__import__('os').system('true') == 0", "is not a query|names an unknown column"),
-    ],
-)
-def test_bad_filters(query, message):
-    with pytest.raises(UserError, match=message):
-        plans.dropping_filter(fake_store(10).index, [Filter(name="x", query=query)])
-
-
-def test_a_filter_drops_rows_whose_value_is_missing():
-    table = fake_store(4).index.assign(age=pd.array([30, None, 10, 50], dtype="Int64"), weight=[1.0, 1.0, np.nan, 1.0])
-    assert plans.dropping_filter(table, [Filter(name="age", query="age > 20")]).tolist() == ["", "age", "age", ""]
-    assert plans.dropping_filter(table, [Filter(name="w", query="weight > 0")]).tolist() == ["", "", "w", ""]
-
-
 def test_the_error_for_no_rows_counts_what_each_filter_dropped():
     store = fake_store(10)
     with pytest.raises(UserError, match=r"no row of 10 is left after the filters \(view == 'XX': 10\)"):

@@ -53,7 +53,7 @@ def test_a_store_of_16_bits_is_read_on_the_scale_of_8_bits(tmp_path: Path) -> No
     images = np.random.default_rng(0).integers(0, 65536, (6, 5, 7), dtype=np.uint16)
     info = DatasetInfo(labels=("A",), task="binary")
     store = store_writer.write(tmp_path / "s", images, pd.DataFrame({"A": np.arange(6) % 2}), info, shard_rows=4)
-    assert (store.depth, store.size, store.manifest.format_version) == (16, (5, 7), 2)
+    assert (store.depth, store.size, store.manifest.format_version) == (16, (5, 7), 3)
     got = stores.open(store.path, verify="full").images([5, 0, 5])
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, images[[5, 0, 5]] / 257, rtol=1e-6)
@@ -118,7 +118,9 @@ def test_a_pickled_store_reopens_its_path_and_checks_the_fingerprint(path: Path,
 def test_a_store_without_default_labels_uses_all_labels(copy: Path) -> None:
     body = json.loads((copy / "manifest.json").read_text()) | {"default_labels": []}
     body.pop("digest")
-    (copy / "manifest.json").write_bytes(store_format.canonical_json({**body, "digest": store_format.digest_of(body)}))
+    (copy / "manifest.json").write_bytes(
+        store_format.canonical_json({**body, "digest": store_format.fingerprint_of(body)})
+    )
     assert stores.open(copy).info == INFO.model_copy(update={"default_labels": INFO.labels})
 
 
@@ -159,7 +161,7 @@ def test_folders_that_are_not_a_store_are_refused_with_the_cause(copy: Path, tmp
     (copy / "manifest.json").write_text(
         json.dumps({**json.loads(manifest), "format_version": store_format.FORMAT_VERSION + 1})
     )
-    with pytest.raises(UserError, match=r"format 3.*newer cxr_ray"):
+    with pytest.raises(UserError, match=r"format 4.*newer cxr_ray"):
         stores.open(copy)
     (copy / "manifest.json").write_text("{}")
     with pytest.raises(UserError, match="damaged"):

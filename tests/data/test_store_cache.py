@@ -144,7 +144,7 @@ def test_a_manifest_that_names_files_elsewhere_is_refused(url: str, tmp_path: Pa
     body = json.loads(manifest.read_bytes())
     body["files"]["../../escape"] = body["files"]["index.parquet"]
     del body["digest"]
-    manifest.write_bytes(store_format.canonical_json({**body, "digest": store_format.digest_of(body)}))
+    manifest.write_bytes(store_format.canonical_json({**body, "digest": store_format.fingerprint_of(body)}))
     with pytest.raises(UserError, match=r"is damaged"):
         stores.open(url, cache=str(tmp_path))
 

@@ -83,7 +83,7 @@ def test_an_unknown_field_of_the_manifest_counts_in_the_digest(copy: Path) -> No
     body = json.loads((copy / "manifest.json").read_text())
     body.pop("digest")
     body["new"] = 1
-    digest = store_format.digest_of(body)
+    digest = store_format.fingerprint_of(body)
     (copy / "manifest.json").write_bytes(store_format.canonical_json({**body, "digest": digest}))
     assert stores.open(copy).fingerprint == digest
     (copy / "manifest.json").write_bytes(store_format.canonical_json({**body, "new": 2, "digest": digest}))
@@ -127,11 +127,6 @@ def test_a_store_with_a_changed_manifest_is_refused_by_the_check_of_sizes(copy: 
         store_format.check(copy)
 
 
-@pytest.mark.parametrize(("depth", "version"), [(8, 1), (16, 2)])
-def test_the_format_version_is_the_oldest_that_has_the_depth(depth: int, version: int) -> None:
-    assert ImageFormat(depth=depth).version == version <= store_format.FORMAT_VERSION
-
-
 def test_the_index_has_the_source_s_own_columns_between_the_record_s_and_the_image_s() -> None:
     columns = store_format.index_columns(["image", "study_number", "patient", "A"], ["A"])
     at = columns.index("study_number")
@@ -139,7 +134,18 @@ def test_the_index_has_the_source_s_own_columns_between_the_record_s_and_the_ima
     assert len(columns) == len(store_format.RESERVED) + 2
 
 
-@pytest.mark.parametrize(("columns", "labels"), [(["shard"], []), ([], ["mean"]), ([], ["patient"])])
-def test_reserved_column_names_are_refused(columns: list[str], labels: list[str]) -> None:
-    with pytest.raises(UserError, match=f"reserves the column name '{(columns + labels)[0]}'"):
-        store_format.index_columns(columns, labels)
+@pytest.mark.parametrize("column", ["shard", "mean", "label/Edema"])
+def test_reserved_column_names_are_refused(column: str) -> None:
+    with pytest.raises(UserError, match=f"reserves the column name '{column}'"):
+        store_format.index_columns([column], ["A"])
+
+
+def test_label_columns_on_disk_and_in_memory_are_inverse() -> None:
+    """Those that share their name with a column of the store (`sex`) or of the source (`kind`) have the prefix in memory too."""
+    labels = ["Edema", "sex", "kind", "left"]
+    in_memory = ["patient", "sex", "kind", "left", "Edema", "label/sex", "label/kind", "label/left"]
+    on_disk = store_format.names_on_disk(in_memory, labels)
+    assert list(on_disk.values()) == [f"label/{label}" for label in labels]
+    written = [on_disk.get(name, name) for name in in_memory]
+    read = store_format.names_in_memory(written, labels)
+    assert [read.get(name, name) for name in written] == in_memory

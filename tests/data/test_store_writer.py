@@ -14,7 +14,7 @@ from cxr_ray.data import store as stores
 from cxr_ray.data import store_format, store_writer
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.errors import UserError
-from tests.data.small_store import ROWS, H, N, W, make, pixels
+from tests.data.small_store import INFO, ROWS, H, N, W, make, pixels
 
 
 def test_the_index_has_the_documented_columns(path: Path) -> None:
@@ -22,7 +22,7 @@ def test_the_index_has_the_documented_columns(path: Path) -> None:
     assert columns == [
         "row", "shard", "offset", "source_row", "image", "patient", "study", "view", "sex", "age", "source", "split", "mask",
         "study_number", "height", "width", "scale_y", "scale_x", "top", "left", "window_low", "window_high", "mean",
-        "variance", "pixels_sha256", "file_sha256", "phash", "Edema", "Lung Opacity",
+        "variance", "pixels_sha256", "file_sha256", "phash", "label/Edema", "label/Lung Opacity",
     ]  # fmt: skip
 
 
@@ -30,12 +30,12 @@ def test_the_manifest_has_the_documented_keys_in_order(path: Path) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     assert list(manifest) == [
         "format_version", "source", "labels", "task", "groups", "filters", "default_labels", "features", "notes", "size",
-        "aspect", "depth", "settings", "rows", "rejected", "files", "digest",
+        "aspect", "depth", "settings", "rows", "rejected", "files", "prose", "digest",
     ]  # fmt: skip
     assert manifest["size"] == [H, W] and (manifest["rows"], manifest["rejected"], manifest["format_version"]) == (
         N,
         0,
-        1,
+        3,
     )
     assert (
         sorted(manifest["files"])
@@ -80,9 +80,9 @@ def test_the_same_input_gives_the_same_bytes(path: Path, tmp_path: Path) -> None
 def test_a_non_empty_folder_and_reserved_names_are_refused(path: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not empty"):
         make(path)
-    with pytest.raises(UserError, match="column name 'mean'"):
-        table = pd.DataFrame({"mean": np.zeros(N)})
-        store_writer.write(tmp_path / "s", pixels(), table, DatasetInfo(labels=("mean",), task="binary"))
+    with pytest.raises(UserError, match="column name 'label/A'"):
+        table = pd.DataFrame({"label/A": np.zeros(N), "B": np.zeros(N)})
+        store_writer.write(tmp_path / "s", pixels(), table, DatasetInfo(labels=("B",), task="binary"))
 
 
 def test_missing_parent_folders_are_made_and_an_empty_folder_is_used(tmp_path: Path) -> None:
@@ -107,7 +107,42 @@ def test_columns_that_are_not_given_are_filled_in(tmp_path: Path) -> None:
         .isna()
         .all(axis=None)
     )
-    assert index["A"].dtype == np.float32 and store.depth == 8 and store.manifest.format_version == 1
+    assert index["A"].dtype == np.float32 and store.depth == 8 and store.manifest.format_version == 3
+
+
+def test_labels_may_have_the_names_of_columns(tmp_path: Path) -> None:
+    """Every column of the store, and one of the source; the columns themselves keep their values."""
+    names = (*sorted(store_format.RESERVED), "study_number", "Edema")
+    values = {name: np.float32(np.random.default_rng(i).integers(0, 2, 5)) for i, name in enumerate(names)}
+    columns = {"sex": list("FMFMF"), "study_number": np.arange(5)}
+    table = pd.DataFrame(columns | {f"label/{name}": value for name, value in values.items() if name in columns})
+    table = table.assign(**{name: value for name, value in values.items() if name not in columns})
+    images = np.random.default_rng(0).integers(0, 256, (5, 6, 8), dtype=np.uint8)
+    store_writer.write(tmp_path / "s", images, table, DatasetInfo(labels=names, task="multilabel"))
+    store = stores.open(tmp_path / "s", verify="full")
+    for position, stored in enumerate(store):
+        assert stored.labels == {name: value[position] for name, value in values.items()}
+        np.testing.assert_array_equal(stored.image, images[position])
+    assert store.index["sex"].tolist() == list("FMFMF") and store.index["study_number"].tolist() == list(range(5))
+    assert store.index["height"].tolist() == [6] * 5 and store.index["row"].tolist() == list(range(5))
+    assert store.index["Edema"].tolist() == values["Edema"].tolist()  # shared with no column: its own name
+    on_disk = pd.read_parquet(tmp_path / "s" / "index.parquet")
+    assert [name for name in on_disk if name.startswith("label/")] == [f"label/{name}" for name in names]
+
+
+def test_other_prose_is_the_same_store(path: Path, tmp_path: Path) -> None:
+    """Its fingerprint, not its manifest: that has the text for readers."""
+    info = INFO.model_copy(
+        update={
+            "notes": ("in other words",),
+            "filters": tuple(f.model_copy(update={"about": "x"}) for f in INFO.filters),
+        }
+    )
+    first, second = make(tmp_path / "a"), make(tmp_path / "b", info)
+    assert first.fingerprint == second.fingerprint and second.info.notes == ("in other words",)
+    assert (first.path / "manifest.json").read_bytes() != (second.path / "manifest.json").read_bytes()
+    other = INFO.model_copy(update={"filters": (INFO.filters[0].model_copy(update={"query": "view == 'PA'"}),)})
+    assert make(tmp_path / "c", other).fingerprint != first.fingerprint
 
 
 def test_rejected_images_and_no_images_at_all_can_be_written(tmp_path: Path) -> None:

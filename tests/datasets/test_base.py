@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 
 from cxr_ray import datasets
-from cxr_ray.data import plan
+from cxr_ray.data import filters
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.datasets import COLUMNS, Records, check_records, records_table
 from cxr_ray.errors import UserError
+from cxr_ray.labels import label_values
 from cxr_ray.registry import SOURCES, Options
 from tests.fakes.layouts import LAYOUTS, OPTIONS
 
@@ -45,7 +46,10 @@ def test_every_source_fulfils_the_contract(dataset: tuple[str, Path]) -> None:
     assert set(records.info.features) <= set(table.columns)
     for members in records.info.groups.values():
         assert set(members) <= set(records.info.labels)
-    assert set(plan.dropping_filter(table, records.info.filters)) <= {"", *(rule.name for rule in records.info.filters)}
+    assert set(filters.dropping_filter(table, records.info.filters)) <= {
+        "",
+        *(rule.name for rule in records.info.filters),
+    }
     if records.info.task == "multiclass":
         assert (table[list(records.info.labels)].sum(axis=1) == 1).all()
     pd.testing.assert_frame_equal(datasets.read(name, root, **options), table)  # the same when read again
@@ -100,12 +104,12 @@ def table_of(images: list[Any], values: list[float]) -> pd.DataFrame:
     return records_table({"image": images}, {"A": values}, rows=len(images))
 
 
-@pytest.mark.parametrize("path", ["/etc/x.png", "../x.png", "a/../../x.png", "..\\x.png", "C:/x.png"])
+@pytest.mark.parametrize("path", ["/etc/x.png", "../x.png", "a/../../x.png", "..\\x.png", "C:/x.png", "C:\\x.png"])
 def test_a_path_that_leaves_the_root_is_refused(path: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         check(table_of(["a/ok.png", path], [1, 0]), tmp_path)
     assert str(caught.value) == (
-        f"mine: the path {path!r} in row 1 (counted from 0) of the table in {tmp_path} leads out of that folder; "
+        f"mine: the path {path.replace(chr(92), '/')!r} in row 1 (counted from 0) of the table in {tmp_path} leads out of that folder; "
         "give paths below it"
     )
 
@@ -173,3 +177,23 @@ def test_a_source_that_builds_its_records_as_in_an_earlier_version_gets_one_line
             datasets.load("old_records", tmp_path)
     finally:
         SOURCES.unregister("old_records")
+
+
+@pytest.mark.parametrize("name", ["all", "mean", "macro", "micro", "weighted"])
+def test_a_label_with_a_name_that_means_several_labels_is_refused(name: str, tmp_path: Path) -> None:
+    table = records_table({"image": ["a.png"]}, {name: [1.0]}, rows=1)
+    with pytest.raises(UserError, match=f"a label cannot be called '{name}', which means several labels"):
+        check_records(Records(table, DatasetInfo(labels=(name,), task="binary")), tmp_path, "made")
+
+
+def test_labels_with_the_names_of_columns_get_columns_of_their_own(tmp_path: Path) -> None:
+    """Of a column of the records, of the source, of the store; also in a table that a plugin made itself."""
+    columns = {"image": ["a.png", "b.png"], "view": ["PA", "AP"], "kind": ["x", "y"]}
+    labels = {"view": [1.0, 0.0], "kind": [0.0, 1.0], "left": [1.0, 1.0], "Edema": [0.0, 0.0]}
+    info = DatasetInfo(labels=tuple(labels), task="multilabel")
+    table = records_table(columns, labels, rows=2)
+    assert list(table.columns[-4:]) == ["label/view", "label/kind", "label/left", "Edema"]
+    for given in (table, table.rename(columns={"label/left": "left"})):
+        checked = check_records(Records(given, info), tmp_path, "made").table
+        assert label_values(checked, info.labels).to_dict("list") == labels
+        assert checked["view"].tolist() == ["PA", "AP"] and checked["kind"].tolist() == ["x", "y"]

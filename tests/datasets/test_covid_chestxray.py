@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cxr_ray import datasets
-from cxr_ray.data import plan
+from cxr_ray.data import filters
 from cxr_ray.errors import UserError
 from tests.fakes import covid_chestxray
 
@@ -35,7 +35,7 @@ def test_the_late_release(tmp_path: Path) -> None:
 
 def test_the_declared_cleaning_keeps_frontal_x_rays(tmp_path: Path) -> None:
     records = datasets.load("covid_chestxray", covid_chestxray.write(tmp_path))
-    assert plan.dropping_filter(records.table, records.info.filters).tolist() == ["", "", "frontal", "", "", "X-ray"]
+    assert filters.dropping_filter(records.table, records.info.filters).tolist() == ["", "", "frontal", "", "", "X-ray"]
 
 
 def test_the_early_release(tmp_path: Path) -> None:

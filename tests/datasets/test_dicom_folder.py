@@ -10,7 +10,7 @@ import pytest
 
 from cxr_ray import datasets
 from cxr_ray.data import store as stores
-from cxr_ray.data.plan import dropping_filter
+from cxr_ray.data.filters import dropping_filter
 from cxr_ray.datasets.preview import dry_run
 from cxr_ray.datasets.pseudonyms import load_key, pseudonym
 from cxr_ray.errors import UserError

@@ -1,5 +1,7 @@
 """Class folders: splits, patients, and refused layouts."""
 
+import os
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,9 @@ import pandas as pd
 import pytest
 
 from cxr_ray import datasets
+from cxr_ray.datasets.preview import dry_run
 from cxr_ray.errors import UserError
+from cxr_ray.imaging.files import Root
 from tests.fakes import image_folder
 from tests.fakes.pictures import picture
 
@@ -190,3 +194,26 @@ def test_patients_from_published_file_names(shared_data: Path, tmp_path: Path) -
     assert records.info.labels == ("Covid-19",) and records.table["Covid-19"].sum() == 6
     known = records.table.dropna(subset=["patient"])
     assert sorted(known["patient"].astype(int)) == sorted(nih["Patient ID"])
+
+
+def test_names_that_are_not_utf8_and_classes_of_another_unicode_form_are_read(tmp_path: Path) -> None:
+    """train of Linux, val of macOS, which decomposes é; a Latin-1 name; patients.csv has composed names."""
+    for split, form in (("train", "NFC"), ("val", "NFD")):
+        for name in ("Pneumonié", "normal"):
+            folder = tmp_path / split / unicodedata.normalize(form, name)
+            folder.mkdir(parents=True)
+            picture(folder / f"{split}.png")
+    picture(tmp_path / "train" / "normal" / os.fsdecode(b"ni\xf1o.png"))
+    (tmp_path / "patients.csv").write_text("file,patient\nval/Pneumonié/val.png,p1\ntrain\\normal\\ni%F1o.png,p2\n")
+    records = load(tmp_path)
+    assert records.info.labels == ("Pneumonié",)
+    table = records.table.set_index("image")
+    assert table["Pneumonié"].to_dict() == {
+        "train/Pneumonié/train.png": 1, "train/normal/ni%F1o.png": 0, "train/normal/train.png": 0,
+        unicodedata.normalize("NFD", "val/Pneumonié/val.png"): 1, "val/normal/val.png": 0,
+    }  # fmt: skip
+    assert table["patient"].dropna().tolist() == ["p2", "p1"]
+    root = Root(tmp_path)
+    assert all(root.read(image) for image in records.paths)
+    counts = dry_run(records, tmp_path, size=(8, 8))
+    assert counts.missing == 0

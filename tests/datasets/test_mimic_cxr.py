@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cxr_ray import datasets
-from cxr_ray.data import plan
+from cxr_ray.data import filters
 from cxr_ray.errors import UserError
 from tests.fakes import mimic_cxr
 
@@ -32,7 +32,7 @@ def test_every_image_of_a_study_has_its_labels(tmp_path: Path, labeler: str, gzi
 
 def test_the_declared_cleaning_and_the_groups(tmp_path: Path) -> None:
     records = datasets.load("mimic_cxr", mimic_cxr.write(tmp_path))
-    assert plan.dropping_filter(records.table, records.info.filters).tolist() == [
+    assert filters.dropping_filter(records.table, records.info.filters).tolist() == [
         "",
         "frontal",
         "",

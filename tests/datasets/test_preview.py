@@ -13,6 +13,7 @@ from PIL import Image
 from cxr_ray import datasets
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.datasets import Records, records_table
+from cxr_ray.datasets.base import check_records
 from cxr_ray.datasets.preview import dry_run
 from cxr_ray.errors import UserError
 from cxr_ray.labels import Filter
@@ -133,3 +134,37 @@ def test_counts_of_the_published_slice_of_chexpert(shared_data: Path, tmp_path: 
     }  # fmt: skip
     assert sum(counts.dropped.values()) + counts.kept == counts.listed and min(counts.dropped.values()) > 0
     assert counts.missing == 10_251 and counts.seconds is None
+
+
+def test_a_decoder_that_kills_its_process_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "fakes" / "killer"))
+    records = make_records(6)
+    for row, name in enumerate(records.table["image"]):
+        Image.fromarray(np.full((40, 50), row, np.uint8)).save(tmp_path / name)
+    (tmp_path / "002.png").write_bytes(b"die of 6 ")
+    (tmp_path / "004.png").write_bytes(b"not one")
+    counts = dry_run(records, tmp_path, size=(32, 32))
+    assert counts.unusable == {"the decoder crashed": 1, "not an image": 1} and counts.sampled == 6
+    assert counts.seconds is not None and counts.missing == 0
+
+
+def test_labels_with_the_names_of_columns_are_counted_and_saved(tmp_path: Path) -> None:
+    """`sex` and `left` of the store, `kept` and `row` of records.parquet; --where says how to name either."""
+    labels = {
+        name: np.float32([1, 0, 1, float(number == 1)]) for number, name in enumerate(("sex", "left", "kept", "row"))
+    }
+    table = records_table({"image": list("abcd"), "sex": list("FFMM")}, labels, rows=4)
+    info = DatasetInfo(labels=tuple(labels), task="multilabel", default_labels=tuple(labels))
+    records = check_records(Records(table, info), tmp_path, "made")
+    counts = dry_run(records, tmp_path, size=(32, 32))
+    assert dict(zip(counts.labels["label"], counts.labels["positive"], strict=True)) == {
+        "sex": 2, "left": 3, "kept": 2, "row": 2
+    }  # fmt: skip
+    counts.save(tmp_path)
+    saved = pd.read_parquet(tmp_path / "records.parquet")
+    assert saved["kept"].tolist() == [True] * 4 and saved["row"].tolist() == [0, 1, 2, 3]
+    assert saved["sex"].tolist() == list("FFMM") and saved["label/sex"].tolist() == [1, 0, 1, 0]
+    assert saved["label/kept"].tolist() == saved["label/row"].tolist() == [1, 0, 1, 0]
+    where = info.model_copy(update={"filters": (Filter(name="--where", query="left == 1"),)})
+    with pytest.raises(UserError, match="names left, which is a label and another column"):
+        dry_run(Records(table, where), tmp_path, size=(32, 32))

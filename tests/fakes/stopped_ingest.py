@@ -7,7 +7,7 @@ import pytest
 
 from cxr_ray.datasets import Records
 from cxr_ray.on_ray import ingest
-from cxr_ray.on_ray.ingest_shards import ingest_shard, put_records
+from cxr_ray.on_ray.ingest_shards import image_paths, ingest_shard
 
 
 class Stopped(BaseException):
@@ -17,11 +17,11 @@ class Stopped(BaseException):
 @contextmanager
 def stopped_after(shards: int, records: Records, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Within the block, an ingest of `records` writes `shards` shards in this process and stops."""
-    reference = [put_records(records.table)]
+    paths = image_paths(records.table)
 
     def run_some(todo, job, table):
         for shard in todo[:shards]:
-            yield ingest_shard(job, reference, shard)
+            yield ingest_shard(job, paths, shard)
         raise Stopped
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):

@@ -1,6 +1,7 @@
 """Reading image files: links, missing files, pipes, and nothing outside the root."""
 
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,21 @@ def test_opening_a_pipe_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(ImageError, match="not a regular file"):
         read(tmp_path, "pipe.png")
+
+
+def test_a_file_is_read_under_each_spelling_of_its_name(tmp_path: Path) -> None:
+    """A table of Windows names a file that macOS wrote; the exact name counts first; links out of the root stay refused."""
+    composed, decomposed = (unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD"))
+    (tmp_path / "root" / "a").mkdir(parents=True)
+    (tmp_path / "outside").write_bytes(b"secret")
+    root = Root(tmp_path / "root")
+    (tmp_path / "root" / "a" / decomposed).write_bytes(b"one")
+    (tmp_path / "root" / "a" / "ñ").symlink_to(tmp_path / "outside")
+    assert root.read(f"a/{composed}") == root.read(f"a\\{composed}") == root.read(f"a/{decomposed}") == b"one"
+    for name, reason in (("a/n\u0303", "outside the root"), ("a/ö.png", "file missing")):
+        with pytest.raises(ImageError, match=reason):
+            root.read(name)
+    (tmp_path / "root" / "a" / composed).write_bytes(b"two")
+    assert Root(tmp_path / "root").read(f"a/{composed}") == b"two"
+    with pytest.raises(ImageError, match="file missing"):  # which of the two?
+        Root(tmp_path / "root").read(f"a\\{composed}")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -24,8 +25,9 @@ from cxr_ray.datasets import Records, records_table
 from cxr_ray.errors import UserError
 from cxr_ray.imaging.decode import decode
 from cxr_ray.imaging.files import read
-from cxr_ray.labels import Filter
+from cxr_ray.labels import Filter, label_values
 from cxr_ray.on_ray import ingest as ingest_module
+from cxr_ray.on_ray import ingest_shards
 from cxr_ray.on_ray.ingest import (
     IngestResult,
     IngestSettings,
@@ -33,11 +35,12 @@ from cxr_ray.on_ray.ingest import (
     ingest,
     rows_per_shard,
 )
-from cxr_ray.on_ray.ingest_shards import ShardJob, ShardRange, ingest_shard, put_records, run_shards
+from cxr_ray.on_ray.ingest_shards import ShardJob, ShardRange, image_paths, ingest_shard, run_shards
 from tests.fakes.stopped_ingest import stopped_after
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
+KILLER = Path(__file__).parents[1] / "fakes" / "killer"
 SIZE = (24, 32)
 N = 150  # three shards: 64, 64, 22
 
@@ -222,11 +225,10 @@ def test_the_order_of_the_tasks_does_not_change_the_bytes(
     good: tuple[Records, Path, Path], tmp_path: Path, monkeypatch
 ) -> None:
     """Shards one after the other, the last one first: any number of CPUs gives some such order."""
-    records = [put_records(good[0].table)]
 
     def run_reversed(todo: list[ShardRange], job: ShardJob, table: pd.DataFrame) -> Iterator[dict[str, int]]:
         for shard in reversed(todo):
-            yield ingest_shard(job, records, shard)
+            yield ingest_shard(job, image_paths(table), shard)
 
     monkeypatch.setattr(ingest_module, "run_shards", run_reversed)
     run(good[0], good[1], tmp_path / "s")
@@ -317,6 +319,86 @@ def test_paths_that_leave_the_root_are_refused(tmp_path: Path) -> None:
     assert stores.open(tmp_path / "s").rejected()["reason"].tolist() == ["outside the root"] * 2
 
 
+def test_an_image_whose_name_is_not_utf8_is_stored_under_a_readable_one(
+    good: tuple[Records, Path, Path], tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(good[1], tmp_path / "images"))
+    (root / "007.png").rename(root / os.fsdecode(b"ni\xf1o.png"))
+    table = good[0].table.copy()
+    table.loc[7, "image"] = "ni%F1o.png"
+    assert run(replace(good[0], table=table), root, tmp_path / "s").rejected == 0
+    store = stores.open(tmp_path / "s", verify="full")
+    assert store.index["image"][7] == "ni%F1o.png"
+    np.testing.assert_array_equal(store.images([7]), stores.open(good[2]).images([7]))
+
+
+# ---- workers that die
+
+
+def killing(job: ShardJob, paths: pa.Table, shard: ShardRange) -> dict[str, int]:
+    """The task of an ingest whose decoder may kill its process."""
+    sys.path.insert(0, str(KILLER))
+    import sitecustomize  # noqa: F401
+
+    return ingest_shard(job, paths, shard)
+
+
+def crashing_once(job: ShardJob, paths: pa.Table, shard: ShardRange) -> dict[str, int]:
+    """The task on a machine that is lost in the first round."""
+    if job.care == "none" and shard.number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return ingest_shard(job, paths, shard)
+
+
+def lost(job: ShardJob, paths: pa.Table, shard: ShardRange) -> dict[str, int]:
+    """The task on machines that are always lost."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def test_an_image_whose_decoder_crashes_is_rejected_and_all_others_are_stored(
+    good: tuple[Records, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By an abort, a segmentation fault, and a kill such as that of the kernel for memory; two of them in one shard."""
+    root = Path(shutil.copytree(good[1], tmp_path / "images"))
+    deadly = {5: signal.SIGABRT, 20: signal.SIGSEGV, 149: signal.SIGKILL}
+    for row, number in deadly.items():
+        (root / f"{row:03d}.png").write_bytes(f"die of {number:d} ".encode())
+    monkeypatch.setattr(ingest_module, "run_shards", lambda *a: run_shards(*a, killing))
+    calls: list[tuple[int, int, int]] = []
+    result = run(good[0], root, tmp_path / "s", max_rejected=0.05, progress=lambda *a: calls.append(a))
+    assert (result.rows, result.rejected) == (N - 3, 3) and calls[-1] == (N, N, 3)
+    store, first = stores.open(tmp_path / "s", verify="full"), stores.open(good[2])
+    reasons = store.rejected().set_index("row")["reason"].to_dict()
+    assert reasons == {5: "the decoder crashed", 20: "the decoder crashed", 149: "too little memory to decode it"}
+    rows = [row for row in range(N) if row not in deadly]
+    assert store.index["row"].tolist() == rows
+    np.testing.assert_array_equal(store.images(rows), first.images(rows))
+    kept = first.index[first.index["row"].isin(rows)].drop(columns=["offset"]).reset_index(drop=True)
+    pd.testing.assert_frame_equal(store.index.drop(columns=["offset"]), kept)
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_the_images_of_a_lost_machine_are_not_rejected(
+    good: tuple[Records, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest_module, "run_shards", lambda *a: run_shards(*a, crashing_once))
+    assert run(good[0], good[1], tmp_path / "s").rejected == 0
+    assert content(tmp_path / "s") == content(good[2])
+
+
+def test_workers_that_always_die_end_the_ingest_and_it_can_continue(
+    good: tuple[Records, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest_module, "run_shards", lambda *a: run_shards(*a, lost))
+        patch.setattr(ingest_shards, "ROUNDS", ("none", "alone"))  # two of four
+        with pytest.raises(UserError, match="the workers of 3 of 3 shards died 2 times, though not at one image"):
+            run(good[0], good[1], tmp_path / "s")
+    assert run(good[0], good[1], tmp_path / "s").rejected == 0
+    assert content(tmp_path / "s") == content(good[2])
+
+
 # ---- complete stores and interrupted ingests
 
 
@@ -382,14 +464,10 @@ from pathlib import Path
 sys.path.insert(0, {repository!r})
 import tests.conftest
 from tests.on_ray import test_ingest as t
-import pyarrow as pa
 records = t.make_records(Path({root!r}))
-table = pa.table({{"row": records.table.index.to_numpy(), "image": pa.array(records.table["image"].tolist(), pa.string())}})
-import ray
-ray.get = lambda reference: table  # without Ray: the tasks run in this process
-def run_shards(todo, job, table):
+def run_shards(todo, job, table):  # without Ray: the tasks run in this process
     for shard in todo:
-        yield t.ingest_shard(job, [None], shard)
+        yield t.ingest_shard(job, t.image_paths(table), shard)
 t.ingest_module.run_shards = run_shards
 t.run(records, {root!r}, {out!r}, progress=lambda done, total, refused: (print(done, flush=True), time.sleep(0.4)))
 """
@@ -437,12 +515,18 @@ def test_a_folder_with_other_content_is_refused_and_not_changed(
     assert run(good[0], good[1], tmp_path / "empty").rows == N
 
 
-def test_reserved_label_names_are_refused(good: tuple[Records, Path, Path], tmp_path: Path) -> None:
-    info = good[0].info.model_copy(update={"labels": ("A", "mean")})
-    records = replace(good[0], table=good[0].table.rename(columns={"B": "mean"}), info=info)
-    with pytest.raises(UserError, match="'mean'"):
-        run(records, good[1], tmp_path / "s")
-    assert not (tmp_path / "s").exists()
+def test_a_label_with_the_name_of_a_column_of_the_store_is_ingested(
+    good: tuple[Records, Path, Path], tmp_path: Path
+) -> None:
+    info = good[0].info.model_copy(update={"labels": ("A", "variance")})
+    records = replace(good[0], table=good[0].table.rename(columns={"B": "variance"}), info=info)
+    run(records, good[1], tmp_path / "s", where="`label/variance` != 1")
+    store, first = stores.open(tmp_path / "s"), stores.open(good[2])
+    kept = first.index[first.index["B"] != 1]
+    np.testing.assert_array_equal(label_values(store.index, store.labels), label_values(kept, first.labels))
+    assert store.index["variance"].tolist() == kept["variance"].tolist()
+    with pytest.raises(UserError, match="names variance, which is a label and another column"):
+        run(records, good[1], tmp_path / "t", where="variance != 1")
 
 
 def test_a_user_error_of_a_task_is_raised_as_one_line(

@@ -20,7 +20,7 @@ from cxr_ray.errors import UserError
 from cxr_ray.on_ray import ingest as ingest_module
 from cxr_ray.on_ray import train as on_ray
 from cxr_ray.on_ray.ingest import IngestSettings, ingest
-from cxr_ray.on_ray.ingest_shards import ingest_shard, put_records
+from cxr_ray.on_ray.ingest_shards import image_paths, ingest_shard
 from cxr_ray.storage import lease
 from cxr_ray.storage.remote import to_path
 from cxr_ray.workflows import evaluate
@@ -101,13 +101,13 @@ def test_a_second_ingest_into_one_folder_is_refused(s3, good, images, tmp_path, 
     settle_quickly(monkeypatch)
     out = s3.url("ingest/twice") if remote else str(tmp_path / "twice")
     entered, release = threading.Event(), threading.Event()
-    table = [put_records(good[0].table)]
+    paths = image_paths(good[0].table)
 
     def slow(todo, job, records):
         entered.set()
         assert release.wait(60)
         for shard in todo:
-            yield ingest_shard(job, table, shard)
+            yield ingest_shard(job, paths, shard)
 
     monkeypatch.setattr(ingest_module, "run_shards", slow)
     first = threading.Thread(target=run, args=(good[0], images, out))

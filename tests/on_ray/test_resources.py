@@ -4,7 +4,8 @@ import pytest
 
 from cxr_ray import config as cfg
 from cxr_ray.errors import UserError
-from cxr_ray.on_ray.resources import TrialResources, check_capacity
+from cxr_ray.on_ray.resources import TrialResources, WorkerResources, check_capacity, check_cores, this_machine
+from cxr_ray.runtime import machine
 
 
 def config(**sections) -> cfg.Config:
@@ -52,3 +53,44 @@ def test_workers_of_trials_are_counted_node_by_node():
         )
         == 3
     )
+
+
+def train(**settings) -> cfg.Train:
+    return config(train=settings).train
+
+
+def test_the_workers_of_a_training_share_the_cores_of_this_machine_and_have_one_each_on_a_cluster(monkeypatch):
+    monkeypatch.setattr(machine, "cores", lambda: 8)
+    here = [this_machine(3)]
+    assert here[0]["CPU"] == 8
+    assert WorkerResources.of(train(workers=3), here, share_cpus=True).per_worker == {"CPU": 2}
+    assert WorkerResources.of(train(workers=3), [{"CPU": 8.0}]).per_worker == {"CPU": 1}
+    given = WorkerResources.of(train(workers=2, resources_per_worker={"CPU": 3}), here, share_cpus=True)
+    assert given == WorkerResources({"CPU": 3}, use_gpu=False)
+    assert WorkerResources.of(train(workers=2), [this_machine(2, gpus=2)], share_cpus=True).use_gpu
+    with pytest.raises(UserError, match="2 workers need 2 GPUs, but this machine has 1; lower train"):
+        WorkerResources.of(train(workers=2, gpu=True), [this_machine(2, gpus=1)])
+
+
+def test_more_workers_than_this_machine_has_cores_is_an_error_but_two_may_share_one(monkeypatch):
+    monkeypatch.setattr(machine, "cores", lambda: 1)
+    assert WorkerResources.of(train(workers=2), [this_machine(2)], share_cpus=True).per_worker == {"CPU": 1}
+    for settings in ({"workers": 3}, {"workers": 99}, {"workers": 99, "min_workers": 3}):
+        count = settings.get("min_workers", settings["workers"])
+        with pytest.raises(
+            UserError, match=f"{count} workers need {count} CPUs, but this machine has 2; lower .*per_worker$"
+        ):
+            WorkerResources.of(train(**settings), [this_machine(settings["workers"])], share_cpus=True)
+    WorkerResources.of(
+        train(workers=99, min_workers=2), [this_machine(99)], share_cpus=True
+    )  # starts with those that fit
+    with pytest.raises(UserError, match="4 workers need 4 CPUs, but this machine has 2"):
+        TrialResources.of(config(train={"workers": 4}), [this_machine(4)])
+
+
+def test_an_ingest_takes_no_more_cores_than_there_are(monkeypatch):
+    monkeypatch.setattr(machine, "cores", lambda: 4)
+    check_cores(None)
+    check_cores(4)
+    with pytest.raises(UserError, match="5 cores are asked for, but this machine has 4; lower --cpus, or leave it out"):
+        check_cores(5)

@@ -13,7 +13,7 @@ def test_lines_are_few_and_the_last_is_always_there() -> None:
     with Progress("ingest", stream=out, clock=lambda: now[0]) as progress:
         for done in range(1001):
             now[0] = 0.1 * done
-            progress(done, 1000, refused=done // 500)
+            progress(done, 1000, rejected=done // 500)
     lines = out.getvalue().splitlines()
     assert len(lines) == 11 and lines[0] == "ingest: 0 of 1,000 images (0%)"
     assert lines[-1] == "ingest: 1,000 of 1,000 images (100%) at 10 images/s, 2 rejected"
@@ -24,6 +24,6 @@ def test_a_notebook_shows_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     with Progress("ingest", clock=lambda: now[0]) as progress:
         progress(0, 1000)
         now[0] = 10.0
-        progress(500, 1000, refused=1)
+        progress(500, 1000, rejected=1)
     assert len(shown) == 1 and "ingest: 500 of 1,000 images, 10 s, 50 images/s, 1 rejected" in shown[0][-1]
     assert capsys.readouterr().out == ""

@@ -1,6 +1,5 @@
 """`cxr-ray demo`: runs the other commands in sequence on synthetic X-rays."""
 
-import os
 import time
 from pathlib import Path
 
@@ -29,6 +28,7 @@ def demo(*, out: Path = Path("demo"), patients: int = 500, seed: int = 0) -> Non
     """
     from cxr_ray.cli.commands import evaluate, ingest, phantom, train
     from cxr_ray.on_ray import cluster
+    from cxr_ray.on_ray.resources import this_machine
 
     start = time.monotonic()
     config = configs.load("preset:demo", {"seed": seed, "output": str(out / "runs")})
@@ -36,8 +36,7 @@ def demo(*, out: Path = Path("demo"), patients: int = 500, seed: int = 0) -> Non
     shards = out / f"shards-{patients}-{seed}"
     config = config.model_copy(update={"data": config.data.model_copy(update={"shards": str(shards)})})
     size = config.data.image_size or (96, 96)
-    cores = max(os.cpu_count() or 1, config.train.workers)  # on one core, two workers share it
-    with cluster.session("local", num_cpus=cores):
+    with cluster.session("local", num_cpus=int(this_machine(config.train.workers)["CPU"])):
         if not (shards / "manifest.json").exists():
             phantom.phantom(pictures, patients=patients, size=max(size), seed=seed)
             ingest.run("phantom", pictures, shards, {}, ingest.Ingest(size=f"{size[0]}x{size[1]}"))

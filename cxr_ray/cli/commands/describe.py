@@ -11,6 +11,7 @@ from cyclopts import App
 
 from cxr_ray.cli.terminal import table
 from cxr_ray.errors import UserError
+from cxr_ray.labels import label_values
 
 SHADES = " .:-=+*#%@"
 
@@ -80,7 +81,7 @@ def describe(
 def show_tables(store: Any, top: int) -> None:
     """Print the counts of the store."""
     from cxr_ray.data import summary
-    from cxr_ray.data.plan import dropping_filter
+    from cxr_ray.data.filters import dropping_filter
     from cxr_ray.imaging import burned_in
 
     index, labels = store.index, list(store.labels)
@@ -154,7 +155,8 @@ def show_row(store: Any, row: int, save: Path | None) -> None:
         )
     )
     meaning = {1.0: "positive", 0.0: "negative", -1.0: "uncertain"}
-    table(["label", "value"], [[label, meaning.get(float(record[label]), "not mentioned")] for label in store.labels])
+    values_of = label_values(matches, store.labels).iloc[0].astype(float)
+    table(["label", "value"], [[label, meaning.get(value, "not mentioned")] for label, value in values_of.items()])
     if save is not None:
         from PIL import Image
 

@@ -14,7 +14,7 @@ from cyclopts import App
 
 from cxr_ray import __version__
 from cxr_ray.cli.terminal import table
-from cxr_ray.runtime import cpu
+from cxr_ray.runtime import cpu, machine
 
 app = App(name="doctor", help_format="markdown")
 
@@ -110,12 +110,8 @@ def torch_works() -> Finding:
 
 def hardware() -> Iterator[Finding]:
     """Cores, memory, bf16 support and GPUs."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        cores = os.cpu_count() or 1
-    yield Finding("cores", str(cores))
-    total, free = memory_bytes()
+    yield Finding("cores", str(machine.cores()))
+    total, free = machine.memory_bytes()
     too_little = 0 < free < 2 * GIB
     yield Finding(
         "memory",
@@ -146,22 +142,6 @@ def gpus() -> Finding:
             "install a torch built for this driver's CUDA, or set train.gpu false",
         )
     return Finding("GPU", ", ".join(names) or "none: training runs on the CPU")
-
-
-def memory_bytes() -> tuple[int, int]:
-    """(total, free) bytes, limited to those of the container; zeros if unknown."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-        total, free = sizes["MemTotal"], sizes["MemAvailable"]
-    except (OSError, KeyError, ValueError, IndexError):
-        return 0, 0
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8"))
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # no container, or `max`
-        return total, free
-    return min(total, limit), min(free, max(limit - used, 0))
 
 
 def storage(output: Path) -> Iterator[Finding]:

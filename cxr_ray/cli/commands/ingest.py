@@ -109,17 +109,6 @@ def own_flags() -> list[str]:
     return [*(name for name in named if name.startswith("--")), "--help"]
 
 
-def _records(source: str, root: AnyPath, options: dict[str, Any], how: Ingest) -> Any:
-    from cxr_ray import datasets
-
-    records = datasets.load(source, root, options)
-    if how.hash_patients:
-        from cxr_ray.datasets import pseudonyms
-
-        records = pseudonyms.pseudonymise(records, pseudonyms.load_key(how.hash_key, outside=root))
-    return records
-
-
 def split_words(words: tuple[str, ...], *, dry_run: bool) -> tuple[str, AnyPath, AnyPath | None, dict[str, Any]]:
     """SOURCE, ROOT, OUT and the source's options; flags may be anywhere. Raises `UserError`."""
     from cxr_ray.registry import SOURCES
@@ -157,9 +146,10 @@ def plan(
 ) -> Any:
     """Print what an ingest would do. Only a few images are decoded, to estimate its time."""
     from cxr_ray.datasets.preview import dry_run
+    from cxr_ray.workflows.ingest import read_records
 
     size = how.size_HW
-    records = _records(source, root, options, how)
+    records = read_records(source, root, options, hash_patients=how.hash_patients, hash_key=how.hash_key)
     if how.where is not None:  # --where is shown as one more rule, before those of the source
         rules = (Filter(name="--where", query=how.where), *records.info.filters)
         records = dataclasses.replace(records, info=records.info.model_copy(update={"filters": rules}))
@@ -187,22 +177,15 @@ def as_flags(options: dict[str, Any]) -> str:
 
 def run(source: str, root: AnyPath, out: AnyPath, options: dict[str, Any], how: Ingest = DEFAULTS) -> Any:
     """Ingest, print the path of the store, and return the result."""
-    size = how.size_HW
-    records = _records(source, root, options, how)  # before Ray starts, so that a wrong path is reported at once
-    from cxr_ray.on_ray.ingest import IngestSettings
-    from cxr_ray.workflows.ingest import write_store
+    from cxr_ray.workflows.ingest import read_records, write_store
 
-    settings = IngestSettings(
-        source=source,
-        size=size,
-        aspect=how.aspect,
-        depth=how.depth,
-        exact_jpeg=how.exact_jpeg,
-        max_rejected=how.max_rejected,
-        shard_mib=how.shard_mib,
-        where=how.where,
-    )
-    result = write_store(records, root, out, settings, address=how.address, cpus=how.cpus)
+    size = how.size_HW
+    given = {field.name: getattr(how, field.name) for field in dataclasses.fields(how)}
+    hashed = {name: given.pop(name) for name in ("hash_patients", "hash_key")}
+    records = read_records(
+        source, root, options, **hashed
+    )  # before Ray starts, so that a wrong path is reported at once
+    result, _ = write_store(records, root, out, **{**given, "size": size})
     print(f"shards: {result.path.resolve()}")
     print(f"next: cxr-ray describe {shlex.quote(str(out))}; cxr-ray train --store {shlex.quote(str(out))}")
     return result

@@ -10,6 +10,7 @@ from cyclopts import App
 from cxr_ray import config as configs
 from cxr_ray.cli import flags
 from cxr_ray.errors import UserError
+from cxr_ray.labels import UNCERTAIN, label_values
 
 app = App(name="init", help_format="markdown")
 
@@ -76,9 +77,10 @@ def this_machine() -> Machine:
     """The device that training would use here, its memory and its precision."""
     import torch
 
-    from cxr_ray.cli.commands.doctor import GIB, memory_bytes
+    from cxr_ray.cli.commands.doctor import GIB
     from cxr_ray.runtime import precision
     from cxr_ray.runtime.context import pick_device
+    from cxr_ray.runtime.machine import memory_bytes
 
     device = pick_device("auto")
     name = precision.pick("auto", device).name
@@ -179,8 +181,9 @@ def _labels(store: Any, plan: Any) -> list[str]:
         return [_line("labels", "all", f"{len(plan.labels)} labels; or a list{groups}")]
     what = "the classes" if plan.task == "multiclass" else "delete lines to train on fewer"
     lines = [f"{'  labels:':<32}# {what}{groups}"]
+    raw = label_values(store.index, plan.labels)
     for label in plan.labels:
-        values = store.index[label]
+        values = raw[label]
         counts = [f"{int((values == 1).sum()):,} positive"]
         if uncertain := int((values == -1).sum()):
             counts.append(f"{uncertain:,} uncertain")
@@ -190,7 +193,7 @@ def _labels(store: Any, plan: Any) -> list[str]:
 
 def _uncertain(store: Any, plan: Any) -> list[str]:
     """The training target of uncertain values, if there are any."""
-    if not any((store.index[label] == -1).any() for label in plan.labels):
+    if not (label_values(store.index, plan.labels) == UNCERTAIN).to_numpy().any():
         return []
     return [_line("uncertain", "zeros", "target of uncertain values: zeros, ones, ignore or smooth; also by label")]
 

@@ -71,6 +71,6 @@ def test_a_dry_run_decodes_images_with_the_settings_of_the_ingest(
 ) -> None:
     root = image_folder.write(tmp_path / "films", {"COVID": 2, "Normal": 2})
     calls = []
-    monkeypatch.setattr(preview, "decode", lambda *args, **settings: calls.append(settings))
+    monkeypatch.setattr(preview.IsolatedDecoder, "decode", lambda *args, **settings: calls.append(settings))
     ingest.plan("image_folder", root, None, {}, ingest.Ingest(size="32", aspect="center_crop"))
     assert calls and all(settings["aspect"] == "center_crop" for settings in calls)
