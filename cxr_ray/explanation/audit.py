@@ -139,12 +139,13 @@ class Audit:
                 f"No place stands out: none has over {MARGIN:.0%} more of the relevance than in other images, or over {FACTOR:g} times "
                 "that of random weights. That does not exclude shortcuts that are everywhere or move about."
             )
-        first = self.found.iloc[0]
+        first, count = self.found.iloc[0], len(self.found)
         others = "" if np.isnan(first["others"]) else f", in other images {first['others']:.0%}"
+        area = "" if np.isnan(first["area"]) else f" in {first['area']:.0%} of the image"
         return (
-            f"{len(self.found)} place{'s' if len(self.found) > 1 else ''} stand{'' if len(self.found) > 1 else 's'} out, first {first['place']} for {first['group']}: {first['share']:.0%} of the relevance "
-            f"({first['low']:.0%} to {first['high']:.0%}) in {first['area']:.0%} of the image{others}, with random weights "
-            f"{first['random']:.0%}. Look at these images there."
+            f"{count} place{'s stand' if count > 1 else ' stands'} out, first {first['place']} for {first['group']}: {first['share']:.0%} of "
+            f"the relevance ({first['low']:.0%} to {first['high']:.0%}){area}{others}, with random weights {first['random']:.0%}. "
+            "Look at these images there."
         )
 
     def figure(self, method: str | None = None) -> Figure:
@@ -153,7 +154,7 @@ class Audit:
         if name not in self.maps:
             raise UserError(f"the audit has no method {name!r}; it has {', '.join(self.maps)}")
         found = self.found[self.found["method"] == name]
-        frames = {group: of["place"].tolist() for group, of in found.groupby("group")}
+        frames = {str(group): of["place"].tolist() for group, of in found.groupby("group")}
         return audit_plots.mean_maps(self.maps[name], frames, grid=GRID, title=f"{self.model}: mean maps of {name}")
 
     def __repr__(self) -> str:

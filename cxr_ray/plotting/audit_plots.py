@@ -26,7 +26,7 @@ def mean_maps(
     `frames`: group to names of places; only cells (`line 1, column 2`) can be framed, regions are named in the title."""
     columns = min(COLUMNS, max(len(maps), 2))
     lines = -(-len(maps) // columns)
-    figure = Figure(figsize=(1.95 * columns, 2.35 * lines + 0.9), layout="constrained")
+    figure = Figure(figsize=(1.95 * columns, 2.1 * lines + 0.85), layout="constrained")
     figure.suptitle(title, fontsize=9, color=INK)
     axes = figure.subplots(lines, columns, squeeze=False)
     limit = max((float(np.quantile(one * one.size, 0.995)) for one in maps.values()), default=1.0) or 1.0

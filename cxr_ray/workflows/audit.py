@@ -82,7 +82,7 @@ def audit(  # noqa: PLR0913 - the options of the command, all of them by keyword
                         attribute(method, network, inputs, target_M, **given).maps.detach().float().cpu().numpy()
                         for network in (predictor.model.backbone, random)
                     ]
-                    collected[method, label].add(*pair, groups=inside, lungs_NHW=None if lungs is None else lungs[here])
+                    collected[method, label].add(pair[0], pair[1], inside, None if lungs is None else lungs[here])
             done += len(rows_M)
             progress(done, len(chosen.rows))
     name = predictor.run.path.name if predictor.run is not None else predictor.model.spec.name
@@ -164,5 +164,5 @@ def _result(
         rows += audits.compare(over, features, patient_N, method=method, explained="all explained labels")
         for group in features:
             total = sum(shares.counts[group] for shares in each)
-            maps.setdefault(method, {})[group] = sum(shares.sums[group] for shares in each) / total
+            maps.setdefault(method, {})[group] = np.sum([shares.sums[group] for shares in each], axis=0) / total
     return Audit(name, pd.DataFrame(rows, columns=list(audits.COLUMNS)), maps)

@@ -190,7 +190,7 @@ def write(
         if scores is not None:
             scores.table.to_csv(temporary / SCORES, index=False)
             whole = replace(whole, scores=scores.wide, verdict=scores.verdict)
-        explain_page.write(whole, temporary / PAGE, scores=scores and (scores.verdict, scores.wide, scores.notes))
+        explain_page.write(whole, temporary / PAGE, scores=scores.for_page if scores is not None else None)
     maps = {key: array for key, array in open_maps(folder / MAPS).items() if key in explainer.keys}
     return replace(whole, maps=maps, page=folder / PAGE)
 

@@ -21,6 +21,7 @@ from cxr_ray.explanation.cases import annotated_cases
 from cxr_ray.explanation.explainer import Explainer
 from cxr_ray.explanation.map_scores import Cases
 from cxr_ray.inference.predictor import Predictor
+from cxr_ray.report.explain_page import Scores
 
 STORED = "stored"
 """Instead of a file: the boxes that the ingest stored."""
@@ -40,6 +41,11 @@ class MapScores:
     def wide(self) -> pd.DataFrame:
         """A row per method, a column per score."""
         return scoring.wide(self.table)
+
+    @property
+    def for_page(self) -> Scores:
+        """What the page shows."""
+        return self.verdict, self.wide, self.notes
 
 
 def score(

@@ -113,6 +113,7 @@ def plant(kind: str, images: np.ndarray, marked: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["corner", "lead", "none"])
 def test_planted_shortcuts_stand_out_and_their_absence_does_not(kind: str, shared_data: Path, tmp_path: Path) -> None:
     """68 real images of COVID-19, half of them marked at random; a small CNN learns the mark in 20 s."""

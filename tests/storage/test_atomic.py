@@ -51,3 +51,39 @@ def test_a_really_full_disk_raises_a_user_error() -> None:
 def _fill(file: object) -> None:
     with Path("/dev/full").open("wb", buffering=0) as full:
         full.write(b"x")
+
+
+# Folders
+
+
+def test_a_folder_appears_complete_and_replaces_its_own_kind(tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        with atomic.replace_folder(tmp_path / "out", marker="page.html") as folder:
+            assert folder.parent == tmp_path and not (folder / "page.html").exists()
+            (folder / "page.html").write_text(text)
+            (folder / f"{text}.txt").write_text(text)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["page.html", "second.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("error", [UserError("x"), KeyboardInterrupt(), OSError(errno.ENOSPC, "full")])
+def test_a_failed_folder_leaves_the_earlier_one(error: BaseException, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "page.html").write_text("first")
+    expected = UserError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected), atomic.replace_folder(tmp_path / "out", marker="page.html") as folder:
+        (folder / "page.html").write_text("second")
+        raise error
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "page.html").read_text() == "first"
+
+
+def test_a_folder_of_someone_else_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with (
+        pytest.raises(UserError, match="was not written by this command"),
+        atomic.replace_folder(tmp_path / "out", marker="page.html"),
+    ):
+        raise AssertionError("the block must not run")
+    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
