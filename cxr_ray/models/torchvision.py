@@ -40,7 +40,7 @@ def _options(name: str) -> type[TorchvisionOptions]:
     """The Options class of torchvision's `name`, from the metadata of its default weights."""
     weights = get_model_weights(name).DEFAULT
     side = int(weights.transforms.keywords["crop_size"])
-    methods = GRADIENTS if WITHOUT_MAPS.match(name) else MAPS
+    methods: tuple[str, ...] = GRADIENTS if WITHOUT_MAPS.match(name) else MAPS
     methods += () if WITHOUT_RELEVANCE.match(name) else LRP
     base = GoogLeNetOptions if name == "googlenet" else TorchvisionOptions
     attributes: dict[str, Any] = {

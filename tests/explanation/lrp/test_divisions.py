@@ -85,7 +85,7 @@ def test_flat_gives_pixels_under_padding_nothing() -> None:
     found, share = divide(layer, x, Flat(), 1.0 / layer(x).detach())  # every output has the relevance 1
     corner = 1 / 4 + 2 / 6 + 1 / 9  # under the outputs at the corner, at two edges and in the middle
     assert float(found[0, 0, 0, 0]) == pytest.approx(corner)
-    assert float(found.sum()) == pytest.approx(9.0) and share.bias == 0.0
+    assert float(found.sum()) == pytest.approx(9.0) and float(share.bias) == 0.0
 
 
 def test_box_takes_its_bounds_from_each_image() -> None:

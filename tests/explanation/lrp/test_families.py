@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from cxr_ray import config, models
@@ -16,18 +17,19 @@ from cxr_ray.models.family import LRP
 from cxr_ray.registry import MODELS
 from tests.fakes.networks import build
 
+BATCH = 6
 FINDINGS = ("Cardiomegaly", "Lung Opacity", "Pleural Effusion")
 SMALL = [("lenet", 28), ("covid_cnn", 32), ("pneumonia_cnn", 32), ("resnet18", 32)]
-# The start of the names of each of torchvision's families, and its smallest network at a small size.
+# The starts of the names of torchvision's families whose code is the same, and a small network of theirs at a small size.
 FAMILIES = {
-    "alexnet": ("alexnet", 64), "vgg": ("vgg11_bn", 32), "resnet": ("resnet50", 32), "resnext": ("resnext50_32x4d", 32),
-    "wide_resnet": ("wide_resnet50_2", 32), "densenet": ("densenet121", 32), "googlenet": ("googlenet", 64),
-    "inception_v3": ("inception_v3", 75), "squeezenet": ("squeezenet1_1", 32), "shufflenet": ("shufflenet_v2_x0_5", 32),
-    "mnasnet": ("mnasnet0_5", 32), "mobilenet_v2": ("mobilenet_v2", 32), "mobilenet_v3": ("mobilenet_v3_small", 32),
-    "regnet_x": ("regnet_x_400mf", 32), "regnet_y": ("regnet_y_400mf", 32), "efficientnet_b": ("efficientnet_b0", 32),
-    "efficientnet_v2": ("efficientnet_v2_s", 32), "convnext": ("convnext_tiny", 32), "vit": ("vit_b_32", 64), "swin": ("swin_t", 64),
-    "maxvit": ("maxvit_t", 224),
+    ("alexnet",): ("alexnet", 64), ("vgg",): ("vgg11_bn", 32), ("resnet", "resnext", "wide_resnet"): ("resnext50_32x4d", 32),
+    ("densenet",): ("densenet121", 32), ("googlenet",): ("googlenet", 64), ("inception_v3",): ("inception_v3", 75),
+    ("squeezenet",): ("squeezenet1_1", 32), ("shufflenet",): ("shufflenet_v2_x0_5", 32), ("mnasnet",): ("mnasnet0_5", 32),
+    ("mobilenet_v2",): ("mobilenet_v2", 32), ("mobilenet_v3",): ("mobilenet_v3_small", 32), ("regnet_x",): ("regnet_x_400mf", 32),
+    ("regnet_y",): ("regnet_y_400mf", 32), ("efficientnet_b",): ("efficientnet_b0", 32), ("convnext",): ("convnext_tiny", 32),
+    ("vit",): ("vit_b_32", 32), ("swin",): ("swin_t", 32),
 }  # fmt: skip
+SLOW_FAMILIES = {("efficientnet_v2",): ("efficientnet_v2_s", 32), ("maxvit",): ("maxvit_t", 224)}
 
 
 def uneven(network: nn.Module, x: Tensor) -> nn.Module:
@@ -66,15 +68,21 @@ def test_small_networks_that_declare_it(name: str, size: int) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_network_of_every_family_that_declares_it(family: str) -> None:
-    check_declared(*FAMILIES[family])
+@pytest.mark.parametrize(("name", "size"), FAMILIES.values())
+def test_a_network_of_every_family_that_declares_it(name: str, size: int) -> None:
+    check_declared(name, size)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize(("name", "size"), SLOW_FAMILIES.values())
+def test_networks_that_take_longer(name: str, size: int) -> None:
+    check_declared(name, size)
 
 
 def test_every_network_that_declares_it_is_of_a_family_above() -> None:
+    starts = tuple(start for family in [*FAMILIES, *SLOW_FAMILIES] for start in family)
     declaring = {entry.name for entry in MODELS if "lrp_epsilon" in models.family_of(entry).explained_by}
-    others = {name for name in declaring if not name.startswith(tuple(FAMILIES))}
-    assert others <= {name for name, _ in SMALL}
+    assert {name for name in declaring if not name.startswith(starts)} <= {name for name, _ in SMALL}
 
 
 def test_what_declares_nothing_is_refused() -> None:
@@ -113,39 +121,41 @@ def phantoms(n: int, size: int) -> tuple[Tensor, Tensor]:
 
 
 def trained(name: str, size: int, steps: int) -> tuple[models.Classifier, Tensor]:
-    """A classifier in float64 after a small training on phantoms, and four images that it did not see."""
-    images, labels = phantoms(8 * steps + 4, size)
+    """A classifier in float64 after a small training on phantoms, and two images that it did not see."""
+    images, labels = phantoms(BATCH * steps + 2, size)
     torch.manual_seed(0)
     model = build(name, outputs=len(FINDINGS), size=(size, size))
-    optimiser = torch.optim.Adam(model.parameters(), lr=3e-4)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = 0.3
     for step in range(steps):
-        rows = slice(8 * step, 8 * step + 8)
+        rows = slice(BATCH * step, BATCH * step + BATCH)
         logits = models.head_logits(model(images[rows]))[0]
         loss = nn.functional.binary_cross_entropy_with_logits(logits, labels[rows])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    return model.double().eval(), images[-4:]
+    return model.double().eval(), images[-2:]
 
 
 def compare(network: nn.Module, x: Tensor, targets: Tensor) -> dict[str, float]:
-    """Errors of the identity relative to the logit, by method, and the correlation of epsilon 0 with gradient x input."""
+    """Errors of the identity relative to the logit, by method; of epsilon 0 the correlation with gradient x input and the clip terms."""
     out = {}
     for method in LRP:
         certificate = attribute(method, network, x, targets).certificate
         assert certificate is not None and certificate.adds_up.all()
         terms = certificate.relevance + certificate.bias + certificate.clip + certificate.epsilon
         out[method] = float(((terms - certificate.logit) / certificate.logit).abs().max())
-        out["clip"] = float(certificate.clip.abs().max())
     x = x.clone().requires_grad_()
     gradient = torch.autograd.grad(network(x).gather(1, targets[:, None]).sum(), x)[0]
     wanted = (gradient * x).sum(1).detach()
-    maps = attribute("lrp_epsilon", network, x.detach(), targets, epsilon=1e-12).maps
+    exact = attribute("lrp_epsilon", network, x.detach(), targets, epsilon=1e-12)
+    assert exact.certificate is not None
+    out["clip"] = float((exact.certificate.clip / exact.logits).abs().max())
     out["correlation"] = min(
-        float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) for a, b in zip(maps, wanted, strict=True)
+        float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
+        for a, b in zip(exact.maps, wanted, strict=True)
     )
     return out
 
@@ -155,10 +165,10 @@ def compare(network: nn.Module, x: Tensor, targets: Tensor) -> dict[str, float]:
     ("name", "size", "relu"),
     [("lenet", 28, True), ("covid_cnn", 64, True), ("pneumonia_cnn", 64, True), ("alexnet", 64, True), ("resnet18", 64, True),
      ("resnet50", 64, True), ("densenet121", 64, True), ("vgg16", 32, True), ("googlenet", 64, True), ("mobilenet_v2", 64, True),
-     ("efficientnet_b0", 64, False), ("vit_b_16", 64, False)],
+     ("efficientnet_b0", 64, False), ("vit_b_16", 32, False)],
 )  # fmt: skip
 def test_trained_networks_add_up(name: str, size: int, relu: bool) -> None:
-    model, images = trained(name, size, steps=6)
+    model, images = trained(name, size, steps=4)
     with torch.no_grad():
         targets = model(images).argmax(1)
     found = compare(model.backbone, model.preprocess(images), targets)
@@ -174,7 +184,10 @@ def test_imagenet_weights_of_mobilenet_saturate_and_add_up(shared_data: Path) ->
         config.Model(name="mobilenet_v2", weights=str(weights), head="append", stem="repeat"),
         outputs=3, image_size=(224, 224), mean=0.449, deviation=0.226,
     ).double().eval()  # fmt: skip
-    images, _ = phantoms(4, 224)
+    files = sorted((shared_data / "nih/images").iterdir())[:2]
+    images = torch.stack(
+        [torch.from_numpy(np.array(Image.open(file).convert("L").resize((224, 224)))) for file in files]
+    )
     x = model.preprocess(images)
     network = model.backbone
     with torch.no_grad():
@@ -182,4 +195,4 @@ def test_imagenet_weights_of_mobilenet_saturate_and_add_up(shared_data: Path) ->
     found = compare(network, x, targets)
     print("ImageNet mobilenet_v2", found)
     assert all(found[method] < 1e-6 for method in LRP) and found["correlation"] >= 0.9999
-    assert found["clip"] > 1e-3
+    assert found["clip"] > 0.1
