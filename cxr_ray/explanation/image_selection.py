@@ -20,6 +20,7 @@ from cxr_ray.errors import UserError, unknown
 from cxr_ray.explanation.explainer import check_label
 from cxr_ray.inference.inputs import Images, gray_batches
 from cxr_ray.inference.predictor import Predictor
+from cxr_ray.labels import POSITIVE, label_values
 from cxr_ray.storage.remote import to_path
 
 LIMIT = 32
@@ -144,7 +145,8 @@ def _of_other(store: Store, class_name: str | None, split: str | None) -> tuple[
     if class_name is None:
         return store.index["row"].to_numpy(np.int64), store.name
     check_label(class_name, store.labels, store.task)
-    found = store.index.loc[store.index[class_name] == 1.0, "row"].to_numpy(np.int64)
+    positive = label_values(store.index, [class_name])[class_name] == POSITIVE
+    found = store.index.loc[positive, "row"].to_numpy(np.int64)
     if not len(found):
         raise UserError(f"no image of {store.origin} is positive for {class_name}")
     return found, f"{store.name}-{class_name}"
@@ -166,7 +168,9 @@ def _pictures(predictor: Predictor, images: Any, limit: int | None) -> Selection
 
     def batches(size: int) -> Batches:
         done = 0
-        grays = gray_batches(images, lambda: predictor.image_format, value_range=predictor.value_range, batch_size=size)
+        _, grays = gray_batches(
+            images, lambda: predictor.image_format, value_range=predictor.value_range, batch_size=size
+        )
         for grays_MHW in grays:
             yield np.arange(done, done + len(grays_MHW), dtype=np.int64), grays_MHW
             done += len(grays_MHW)

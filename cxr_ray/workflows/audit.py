@@ -20,6 +20,7 @@ from cxr_ray.explanation.explainer import ALL, Explainer
 from cxr_ray.explanation.image_selection import Selection, select
 from cxr_ray.explanation.methods import attribute
 from cxr_ray.inference.predictor import Predictor
+from cxr_ray.labels import POSITIVE, label_values
 from cxr_ray.plotting import plots
 from cxr_ray.report import explain_page
 from cxr_ray.report.render import file_name
@@ -61,8 +62,10 @@ def audit(  # noqa: PLR0913 - the options of the command, all of them by keyword
         raise UserError("an audit compares groups of labelled images: give a run or a store, not pictures")
     labels = list(predictor.labels) if target == ALL else [target] if isinstance(target, str) else list(target)
     records = chosen.store.index.set_index("row").loc[chosen.rows]
-    features = _feature_groups(records, [k for k in chosen.store.labels if k not in predictor.labels])
-    own = {label: {f"{label} positive": records[label].to_numpy() == 1.0} for label in labels if label in records}
+    positive = label_values(records, chosen.store.labels) == POSITIVE
+    own = {label: {f"{label} positive": positive[label].to_numpy()} for label in labels if label in positive}
+    unused = {f"{k} (not trained on)": positive[k].to_numpy() for k in positive if k not in predictor.labels}
+    features = _feature_groups(records, unused)
     places = Places.of(*predictor.image_size)
     collected = {(method, label): Shares(places) for method in explainer.methods for label in labels}
     lungs = None if masks is None else _lungs(masks, chosen, predictor.image_size)
@@ -132,16 +135,16 @@ def _spread(chosen: Selection, limit: int) -> Selection:
     return Selection(chosen.name, rows, batches, store)
 
 
-def _feature_groups(records: pd.DataFrame, unused: Sequence[str]) -> dict[str, npt.NDArray[np.bool_]]:
-    """Images of each source and view, if there are several, and those positive for labels that the model was not trained on."""
+def _feature_groups(
+    records: pd.DataFrame, unused: Mapping[str, npt.NDArray[np.bool_]]
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Images [N] of each source and view, if there are several, and those positive for labels that the model was not trained on."""
     out: dict[str, npt.NDArray[np.bool_]] = {}
     for feature in FEATURES:
         if feature in records and 1 < records[feature].nunique() <= CATEGORIES:
             for category in sorted(records[feature].dropna().unique()):
                 out[f"{feature} {category}"] = (records[feature] == category).to_numpy(bool)
-    for label in unused:
-        out[f"{label} (not trained on)"] = records[label].to_numpy() == 1.0
-    return {name: inside for name, inside in out.items() if inside.sum() >= audits.FEWEST}
+    return {name: inside for name, inside in (out | dict(unused)).items() if inside.sum() >= audits.FEWEST}
 
 
 def _result(

@@ -62,7 +62,10 @@ class MultiheadAttention(Rule):
             F.linear(x, weight, bias).reshape(x.shape[0], x.shape[1], layer.num_heads, -1).transpose(1, 2)
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
-        out_NJSD, weights_NJST = attend(q, k, v, given.get("attn_mask"), None)
+        mask = given.get("attn_mask")
+        if mask is not None and mask.dtype == torch.bool:
+            mask = ~mask  # this layer's masks say what is hidden, those of the function what is seen
+        out_NJSD, weights_NJST = attend(q, k, v, mask, None)
         out = out_NJSD.transpose(1, 2).reshape(query.shape)
         out = F.linear(out, layer.out_proj.weight, layer.out_proj.bias)
         if not layer.batch_first:

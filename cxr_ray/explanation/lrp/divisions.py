@@ -112,13 +112,14 @@ class Gamma(Division):
 class Flat(Division):
     """Every input of an output gets the same (Lapuschkin et al. 2016): R_i = sum_j R_j / (number of inputs of j).
 
-    For the layer on the pixels. The bias gets nothing."""
+    For the layer on the pixels. The bias gets nothing, but where it is all of an output."""
 
     def divide(self, layer: Affine, c: Tensor, images: int) -> Share:
         """Pixels of the padding are no inputs."""
-        ones = torch.ones_like(layer.weight)
+        ones, relevance = torch.ones_like(layer.weight), layer.z * c
         count = layer.forward(torch.ones_like(layer.a[:1]), ones)
-        return Share([], relevance=layer.backward(layer.z * c / count, ones))
+        alone = total(torch.where(count == 0.0, relevance, 0.0), images)
+        return Share([], bias=alone, relevance=layer.backward(relevance / count.clamp(min=1.0), ones))
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,8 @@ class Linear(Rule):
             return None
         with torch.no_grad():
             zero: Tensor = step.run(*(torch.zeros_like(x) for x in step.inputs))
-        return zero
+        # -inf hides a position from a softmax: its coefficient is zero.
+        return torch.where(torch.isinf(zero), 0.0, zero)
 
 
 @LRP_RULES.register("mul", "multiply", "matmul", "bmm", "einsum", "div")

@@ -46,7 +46,7 @@ def _propagate(network: nn.Module, tape: Tape, targets: Tensor, scheme: Scheme, 
     _check_finite(network, logits)
     steps = fold_batch_norms(tape.steps)
     tape.steps.clear()
-    flow = _Flow(Assignment(scheme, steps, tape.image), images)
+    flow = _Flow(Assignment(scheme, steps, tape.image), images, masked=_is_masked(steps))
     start = torch.zeros_like(tape.logits).scatter_(1, targets[:, None], 1.0)
     flow.add(tape.logits, start)
     while steps:
@@ -67,10 +67,11 @@ class Amount(NamedTuple):
 class _Flow:
     """Coefficients and relevance of tensors, while the steps are gone through from the output to the input."""
 
-    def __init__(self, assignment: Assignment, images: int) -> None:
+    def __init__(self, assignment: Assignment, images: int, *, masked: bool) -> None:
         self.rows: list[dict[str, Any]] = []
         self._assignment = assignment
         self._images = images
+        self._masked = masked
         self._coefficients: dict[int, Tensor] = {}
         self._direct: dict[int, Tensor] = {}
         self._arrived: dict[int, Tensor] = {}
@@ -79,7 +80,8 @@ class _Flow:
         """Add a coefficient to a tensor; returns its relevance."""
         key = id(x)
         self._coefficients[key] = self._coefficients[key] + c if key in self._coefficients else c
-        return self._arrive(key, c * x.detach())
+        relevance = c * x.detach()
+        return self._arrive(key, torch.where(c == 0.0, 0.0, relevance) if self._masked else relevance)
 
     def back(self, step: Step) -> None:
         """Divide the relevance of a step's outputs. Steps whose outputs have none are skipped."""
@@ -142,6 +144,11 @@ def _adds_up(whole: Tensor, parts: list[Tensor], tolerance: float, magnitude: Te
     """[N], whether the parts sum to the whole within `tolerance` of the largest of them or of `magnitude`. Not finite is no."""
     largest = torch.stack([whole, *parts]).abs().amax(0) + magnitude
     return (whole - torch.stack(parts).sum(0)).abs() <= tolerance * largest
+
+
+def _is_masked(steps: list[Step]) -> bool:
+    """Whether a softmax has hidden positions: values of -inf, whose coefficient is zero."""
+    return any(step.kind == "softmax" and bool(torch.isinf(step.inputs[0]).any()) for step in steps)
 
 
 def _check_finite(network: nn.Module, logits: Tensor) -> None:

@@ -60,6 +60,8 @@ def record(network: nn.Module, inputs: Tensor) -> Tape:
         shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise Unsupported(f"gives {shape}, not logits [N, outputs]")
     recorder.check_end(logits)
+    if recorder.expanded:
+        _compare(network, image, logits)
     return Tape(recorder.steps, image, logits)
 
 
@@ -72,6 +74,8 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.steps: list[Step] = []
         self.path = [""]
+        self.inside: list[nn.Module] = []
+        self.expanded = False
         self._images = images
         self._live: dict[int, Tensor] = {}
         self._gates: dict[int, Tensor] = {}
@@ -100,6 +104,7 @@ class Recorder(TorchFunctionMode):
             raise self._unsupported(f"torch.{name}, which takes values out of the graph or writes into it")
         rule = LRP_RULES.of_operation(name)
         if rule is not None and rule.has("expand"):
+            self.expanded = True
             with self:
                 return rule.expand(*args, **kwargs)
         function: Callable[..., Any] = func
@@ -211,6 +216,15 @@ class Recorder(TorchFunctionMode):
         return Unsupported(f"{what} (in {self.path[-1] or 'the network itself'})")
 
 
+def _compare(network: nn.Module, image: Tensor, logits: Tensor) -> None:
+    """Raises `Unsupported` if the network without the recorder gives other logits."""
+    with torch.inference_mode(False), torch.no_grad():
+        plain = network(image.detach())
+    share = 0.1 if plain.dtype in (torch.float16, torch.bfloat16) else 1e-3
+    if not torch.allclose(logits, plain, rtol=0.0, atol=share * float(plain.abs().nan_to_num().max()), equal_nan=True):
+        raise Unsupported("an operation whose expansion gives other logits")
+
+
 @contextmanager
 def _watched(network: nn.Module, recorder: Recorder) -> Iterator[None]:
     """Inside the block the recorder knows which module runs, and layers with a rule of their own are steps."""
@@ -244,10 +258,17 @@ def _run_layer(
     recorder: Recorder, module: nn.Module, forward: Callable[..., Any], rule: Rule, *args: Any, **kwargs: Any
 ) -> Any:
     """The forward of a layer with a rule of its own."""
+    if module in recorder.inside:  # called by its surrogate
+        return forward(*args, **kwargs)
     if rule.has("expand"):
+        recorder.expanded = True
         return rule.expand(module, *args, **kwargs)
-    with torch._C.DisableTorchFunction():
-        return _step_of_layer(recorder, module, forward, rule, args, kwargs)
+    recorder.inside.append(module)
+    try:
+        with torch._C.DisableTorchFunction():
+            return _step_of_layer(recorder, module, forward, rule, args, kwargs)
+    finally:
+        recorder.inside.pop()
 
 
 def _step_of_layer(

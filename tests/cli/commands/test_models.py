@@ -18,7 +18,7 @@ def test_every_model_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     }
     assert {entry.name for entry in MODELS} <= set(lines)
     assert "11,689,512" in lines["resnet18"] and "224 x 224" in lines["resnet18"]
-    assert "gray, repeat" in lines["vit_b_16"] and " g c " in lines["vit_b_16"] and " g c r " in lines["vgg16"]
+    assert "gray, repeat" in lines["vit_b_16"] and " g c r " in lines["vit_b_16"] and " g r " in lines["swin_t"]
 
 
 def test_a_models_layers(capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,7 +32,7 @@ def test_a_models_layers(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_one_model(capsys: pytest.CaptureFixture[str]) -> None:
     shown = output(capsys, "googlenet", "--head", "append")
-    assert "integrated_gradients, occlusion, gradcam\n" in shown and "--auxiliary" in shown
+    assert "occlusion, gradcam, lrp_epsilon, lrp_alphabeta" in shown and "--auxiliary" in shown
     assert "[0.5, 0.5]" in shown and "next: cxr-ray models googlenet --size 224" in shown
 
 
