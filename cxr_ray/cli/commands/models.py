@@ -53,10 +53,7 @@ def models(
         print(
             "parameters: of torchvision models with a colour stem and 1,000 classes, of the others with a gray stem and 14 outputs"
         )
-        print(
-            "explained by: g gradient methods and occlusion, c Grad-CAM, r relevance (lrp_epsilon, lrp_alphabeta, lrp_gamma, "
-            "lrp_composite)"
-        )
+        print("explained by: g gradient methods and occlusion, c Grad-CAM, r relevance (methods lrp_...)")
         print("next: cxr-ray models NAME, or cxr-ray train --model NAME --store STORE")
         return
     line, chosen = summary.listing(name), config.Model(name=name, stem=stem, head=head)
