@@ -2,7 +2,7 @@
 # N images
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -17,6 +17,12 @@ MOST_CLASSES = 100
 def is_unremarkable(name: str) -> bool:
     """Whether a label means the absence of findings: normal, no finding(s), negative, healthy."""
     return re.sub(r"[\s_.-]+", " ", name).strip().casefold() in UNREMARKABLE
+
+
+def other_class(classes: Iterable[str], labels: Collection[str]) -> str | None:
+    """The label name of the one of two `classes` that has no label column; None if there are more classes."""
+    names = {safe_name(c) for c in classes}
+    return next(iter(names - set(labels))) if len(names) == 2 and len(labels) == 1 else None
 
 
 def class_columns(

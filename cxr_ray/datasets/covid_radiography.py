@@ -10,7 +10,7 @@ import pandas as pd
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.datasets.base import Records, records_table
 from cxr_ray.datasets.cells import url_host
-from cxr_ray.datasets.classes import class_columns
+from cxr_ray.datasets.classes import class_columns, other_class
 from cxr_ray.datasets.folders import find_images, note_of_others, subfolders
 from cxr_ray.datasets.tables import require_columns
 from cxr_ray.errors import UserError
@@ -74,6 +74,7 @@ def covid_radiography(root: AnyPath, options: Options) -> Records:
         info=DatasetInfo(
             labels=labels,
             task=task,
+            other_class=other_class(found, labels),
             default_labels=labels,
             features=("source",),
             notes=(*NOTES, *note_of_others(unread)),

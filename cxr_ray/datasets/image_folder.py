@@ -9,7 +9,7 @@ from pydantic import field_validator
 
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.datasets.base import PART_NAMES, Records, records_table
-from cxr_ray.datasets.classes import MOST_CLASSES, class_columns
+from cxr_ray.datasets.classes import MOST_CLASSES, class_columns, other_class
 from cxr_ray.datasets.folders import EXTENSIONS, find_images, note_of_others, resolve_file, subfolders
 from cxr_ray.datasets.tables import read_text_table, require_columns
 from cxr_ray.errors import UserError, listed, quoted, shortened
@@ -96,6 +96,7 @@ def image_folder(root: AnyPath, options: ImageFolderOptions) -> Records:
         info=DatasetInfo(
             labels=labels,
             task=task,
+            other_class=other_class(classes, labels),
             default_labels=labels,
             notes=tuple(notes),
         ),

@@ -166,7 +166,7 @@ def _contents(records: Records, table: pd.DataFrame, settings: IngestSettings, s
         **exact,
         "records": _digest_of_table(table),
         "boxes": None if records.boxes is None else _digest_of_table(records.boxes),
-        **records.info.model_dump(mode="json"),
+        **records.info.model_dump(mode="json", exclude={"other_class"}),  # earlier versions did not know it
     }
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from cxr_ray.datasets import class_columns
+from cxr_ray.datasets.classes import other_class
 from cxr_ray.errors import UserError
 
 
@@ -42,3 +43,9 @@ def test_label_names_are_safe_and_do_not_collide() -> None:
         UserError, match=r"^two classes have the same label name: a\.b, a/b, c \(.*\); rename one of them"
     ):
         class_columns(["a/b", "a.b", "c"], ["a/b", "a.b", "c"])
+
+
+def test_the_class_without_a_column_is_named() -> None:
+    assert other_class(["COVID", "No finding"], ["COVID"]) == "No finding"
+    assert other_class(["COVID", "a/b"], ["COVID"]) == "a_b"
+    assert other_class(["a", "b", "c"], ["a", "b", "c"]) is None and other_class(["a"], ["a"]) is None

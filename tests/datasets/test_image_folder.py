@@ -217,3 +217,8 @@ def test_names_that_are_not_utf8_and_classes_of_another_unicode_form_are_read(tm
     assert all(root.read(image) for image in records.paths)
     counts = dry_run(records, tmp_path, size=(8, 8))
     assert counts.missing == 0
+
+
+def test_the_other_class_of_two_is_recorded(tmp_path: Path) -> None:
+    image_folder.write(tmp_path, {"Covid": 1, "Normal": 1})
+    assert load(tmp_path).info.other_class == "Normal"
