@@ -12,8 +12,10 @@ GRADIENTS = ("saliency", "gradient", "gradient_x_input", "smoothgrad", "integrat
 """Valid for any differentiable network."""
 MAPS = (*GRADIENTS, "gradcam")
 """Valid for networks whose last maps (or tokens) keep the layout of the image."""
-RELEVANCE = (*MAPS, "lrp_epsilon", "lrp_alphabeta")
-"""Valid for chains, skip connections and concatenations of convolutions, batch norms, ReLUs, poolings and linear layers."""
+LRP = ("lrp_epsilon", "lrp_alphabeta", "lrp_gamma", "lrp_composite")
+"""Valid for networks of which every operation has a rule (`explanation/lrp/`)."""
+RELEVANCE = (*MAPS, *LRP)
+"""All of them."""
 
 
 class Family(Options):

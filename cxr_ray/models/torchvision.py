@@ -10,14 +10,14 @@ from torch import nn
 from torchvision.models import get_model, get_model_builder, get_model_weights, list_models
 
 from cxr_ray.errors import UserError
-from cxr_ray.models.family import MAPS, RELEVANCE, Family
+from cxr_ray.models.family import LRP, MAPS, Family
 from cxr_ray.models.heads import gray_stem, replace_head
 from cxr_ray.models.skeleton import Skeleton
 from cxr_ray.registry import MODELS
 
 IMAGENET_CLASSES = 1000
-# Families that relevance propagation has rules for.
-WITH_RELEVANCE = re.compile("alexnet|vgg|resnet|resnext|wide_resnet|densenet|mobilenet_v2")
+# The cosine attention of Swin v2 has no rule of relevance propagation.
+WITHOUT_RELEVANCE = re.compile("swin_v2")
 SCALED_BY_HALF = ("googlenet", "inception_v3")
 
 
@@ -39,7 +39,7 @@ def _options(name: str) -> type[TorchvisionOptions]:
     """The Options class of torchvision's `name`, from the metadata of its default weights."""
     weights = get_model_weights(name).DEFAULT
     side = int(weights.transforms.keywords["crop_size"])
-    methods = RELEVANCE if WITH_RELEVANCE.match(name) else MAPS
+    methods = MAPS if WITHOUT_RELEVANCE.match(name) else (*MAPS, *LRP)
     base = GoogLeNetOptions if name == "googlenet" else TorchvisionOptions
     attributes: dict[str, Any] = {
         "natural_size": (side, side),

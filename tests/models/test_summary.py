@@ -17,10 +17,20 @@ def test_a_line_for_every_model() -> None:
     assert lines["resnet18"].parameters == 11_689_512  # as in torchvision's documentation
     assert lines["lenet"].parameters == models.parameter_count(build("lenet", outputs=14, size=(28, 28)))
     assert lines["lenet"].image_size == (28, 28) and lines["inception_v3"].image_size == (299, 299)
-    for name in ("resnet50", "densenet121", "vgg16", "covid_cnn", "pneumonia_cnn", "lenet", "alexnet"):
+    for name in (
+        "resnet50",
+        "densenet121",
+        "vgg16",
+        "covid_cnn",
+        "pneumonia_cnn",
+        "lenet",
+        "alexnet",
+        "googlenet",
+        "vit_b_16",
+    ):
         assert lines[name].explained_by == family.RELEVANCE
-    assert lines["vit_b_16"].explained_by == lines["swin_t"].explained_by == family.MAPS
-    assert "lrp_epsilon" not in lines["googlenet"].explained_by
+    assert lines["swin_t"].explained_by == family.RELEVANCE
+    assert lines["swin_v2_t"].explained_by == family.MAPS
 
 
 def test_layers_of_lenet_are_the_published_ones() -> None:

@@ -32,7 +32,7 @@ def test_a_models_layers(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_one_model(capsys: pytest.CaptureFixture[str]) -> None:
     shown = output(capsys, "googlenet", "--head", "append")
-    assert "integrated_gradients, occlusion, gradcam\n" in shown and "--auxiliary" in shown
+    assert "integrated_gradients, occlusion, gradcam, lrp_epsilon" in shown and "--auxiliary" in shown
     assert "[0.5, 0.5]" in shown and "next: cxr-ray models googlenet --size 224" in shown
 
 

@@ -51,8 +51,8 @@ class SkipNet(nn.Module):
         out += x
         x = F.relu(out, inplace=True)
         x = torch.cat([self.side(x), F.max_pool2d(x, 3, 1, 1)], 1)
-        out = self.head(F.relu(x).mean((2, 3)))
-        return out
+        logits: Tensor = self.head(F.relu(x).mean((2, 3)))
+        return logits
 
     def by_papers(self, image: Tensor, target: int, rules: Rules) -> tuple[float, Array]:
         """The logit, and the relevance of `image` [C, H, W]."""

@@ -116,11 +116,11 @@ def softmax(x: Array, R: Array) -> Array:
 
 def product(A: Array, V: Array, R: Array) -> tuple[Array, Array]:
     """O = A V, [J, I] and [I, P] (Achtibat et al. 2024, eq. 15)."""
-    O, R_A, R_V = A @ V, np.zeros_like(A), np.zeros_like(V)
+    out, R_A, R_V = A @ V, np.zeros_like(A), np.zeros_like(V)
     for j in range(A.shape[0]):
         for i in range(A.shape[1]):
             for p in range(V.shape[1]):
-                part = A[j, i] * V[i, p] / (2.0 * O[j, p]) * R[j, p]
+                part = A[j, i] * V[i, p] / (2.0 * out[j, p]) * R[j, p]
                 R_A[j, i] += part
                 R_V[i, p] += part
     return R_A, R_V
