@@ -1,6 +1,6 @@
 """How right maps are, against boxes: a phantom with boxes of at most a tenth of the image, or real images with NIH's boxes.
 
-    python benchmarks/localisation.py phantom --out FOLDER [--patients 1200] [--epochs 6] [--cases 300] [--threads 1]
+    python benchmarks/localisation.py phantom --out FOLDER [--patients 1200] [--epochs 6] [--cases 200] [--threads 1]
     python benchmarks/localisation.py nih ROOT --weights mobilenet_v2-b0353104.pth --out FOLDER [--boxes BBox_List_2017.csv]
 
 Trains a model, chooses the method and its blur by the hit rate on val, scores every method on test with intervals by patient next to the
@@ -42,6 +42,10 @@ LARGEST = 0.1
 """Share of the image that the boxes of a label may cover together."""
 BLURS = (0.0, 0.03, 0.06)
 CHUNK = 16
+CHECKED = ("saliency", "gradcam", "integrated_gradients", "lrp_epsilon", "lrp_alphabeta")
+"""Methods whose faithfulness and randomised weights are reported too, with the chosen one."""
+SAMPLE = 96
+"""Test cases of those checks."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,11 @@ def candidates(black: float, layer: str) -> dict[str, tuple[str, dict[str, Any]]
         "integrated_gradients": ("integrated_gradients", {"steps": 12, "baseline": black}),
         "gradcam": ("gradcam", {}),
         f"gradcam {layer}": ("gradcam", {"layer": layer}),
-        "occlusion": ("occlusion", {"window": 24, "stride": 12}),
+        "occlusion": ("occlusion", {"window": 32, "stride": 16}),
+        "lrp_epsilon": ("lrp_epsilon", {}),
+        "lrp_alphabeta": ("lrp_alphabeta", {}),
+        "lrp_gamma": ("lrp_gamma", {}),
+        "lrp_composite": ("lrp_composite", {}),
     }
 
 
@@ -217,26 +225,26 @@ def report(task: Trained, prior: dict[str, Any], blur: dict[str, float], tunings
     hit = localisation.hits(maps[method], cases.masks)
     print("\nconfidence and hit:", map_scores.confidence_and_hit(cases.probabilities, hit, cases.patients))
 
-    settings = CurveSettings(task=task.run.info["task"])
+    sample = task.cases("test", min(SAMPLE, most))
+    checked = [method] + [name for name in CHECKED if name != method]
+    original = {name: localisation.positive(task.maps(network, sample, name), blur=blur[name]) for name in checked}
+    settings = CurveSettings(task=task.run.info["task"], steps=8, orders=3)
     areas: dict[str, dict[str, list[Any]]] = {}
-    for at, (x, target) in enumerate(task.batches(cases)):
-        part = {name: each[at * CHUNK : at * CHUNK + len(x)] for name, each in maps.items()}
+    for at, (x, target) in enumerate(task.batches(sample)):
+        part = {name: each[at * CHUNK : at * CHUNK + len(x)] for name, each in original.items()}
         for name, found in faithfulness(network, x, target, part, settings).items():
             for kind, values in found.items():
                 areas.setdefault(name, {}).setdefault(kind, []).append(values)
     joined = {name: {kind: np.concatenate(values) for kind, values in kinds.items()} for name, kinds in areas.items()}
     rows = []
-    for name in maps:
-        deletion = map_scores.mean_difference(joined[RANDOM]["deletion"], joined[name]["deletion"], cases.patients)
-        insertion = map_scores.mean_difference(joined[name]["insertion"], joined[RANDOM]["insertion"], cases.patients)
+    for name in checked:
+        deletion = map_scores.mean_difference(joined[RANDOM]["deletion"], joined[name]["deletion"], sample.patients)
+        insertion = map_scores.mean_difference(joined[name]["insertion"], joined[RANDOM]["insertion"], sample.patients)
         for kind, found in (("deletion", deletion), ("insertion", insertion)):
             rows.append({"method": name, "curve": kind, **found})
     faithful = pd.DataFrame(rows)
     print("\n" + faithful.round(3).to_string(index=False))
 
-    sample = task.cases("test", 64)
-    checked = [method] + [name for name in ("saliency", "gradcam", "integrated_gradients") if name != method]
-    original = {name: localisation.positive(task.maps(network, sample, name), blur=blur[name]) for name in checked}
     stages, checks = [], Checks()
     for layer, changed in cascade(network, stages=6):
         for name in checked:
@@ -269,13 +277,13 @@ def main() -> None:
         each = commands.add_parser(name)
         each.add_argument("--out", type=Path, required=True)
         each.add_argument("--threads", type=int, default=1)
-        each.add_argument("--cases", type=int, default=300)
+        each.add_argument("--cases", type=int, default=200)
     commands.choices["phantom"].add_argument("--patients", type=int, default=1200)
     commands.choices["phantom"].add_argument("--epochs", type=int, default=6)
     commands.choices["nih"].add_argument("root", type=Path)
     commands.choices["nih"].add_argument("--weights", required=True)
     commands.choices["nih"].add_argument("--boxes", type=Path)
-    commands.choices["nih"].add_argument("--method", default="gradcam")
+    commands.choices["nih"].add_argument("--method", default="integrated_gradients")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.what == "nih":

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cxr_ray.explanation import localisation
+from cxr_ray.explanation import localisation, similarity
 from cxr_ray.explanation.localisation import Maps
 from cxr_ray.metrics.intervals import percentile, resample_counts
 from cxr_ray.metrics.ranking import Resampled, ranked
@@ -173,6 +173,23 @@ def mean_difference(
     return {
         "a": _mean(a_N), "b": _mean(b_N), "difference": _mean(difference), "low": low, "high": high, "patients": len(patients),
     }  # fmt: skip
+
+
+def repeatability(
+    a_NHW: Maps, b_NHW: Maps, patients_N: npt.NDArray[np.int64], *, resamples: int = RESAMPLES, seed: int = 0
+) -> pd.DataFrame:
+    """How similar maps of two runs are on the same images: `measure` (ssim, rank_correlation), value, low, high.
+
+    Two seeds of one architecture: repeatability; two architectures: reproducibility (Arun et al. 2021). Intervals are by patient, NaN
+    for one patient."""
+    patients, group = np.unique(patients_N, return_inverse=True)
+    counts_RG = _counts(len(patients), resamples, seed)
+    rows = []
+    for measure, compare in (("ssim", similarity.ssim), ("rank_correlation", similarity.rank_correlation)):
+        value_N = compare(a_NHW, b_NHW)
+        low, high = _interval(_means(value_N, group, counts_RG)) if len(patients) > 1 else (np.nan, np.nan)
+        rows.append((measure, _mean(value_N), low, high))
+    return pd.DataFrame(rows, columns=["measure", "value", "low", "high"])
 
 
 def confidence_and_hit(

@@ -60,13 +60,19 @@ class Explanation:
     @property
     def table(self) -> pd.DataFrame:
         """A row per map: row, label, probability, logit, then the total relevance by method (the sum of the map)."""
+        return self.head(len(self))
+
+    def head(self, most: int) -> pd.DataFrame:
+        """The first rows of `table`; the other maps are not read."""
         columns = {
-            "row": self.rows,
-            "label": list(self.labels),
-            "probability": self.probabilities,
-            "logit": self.logits,
+            "row": self.rows[:most],
+            "label": list(self.labels[:most]),
+            "probability": self.probabilities[:most],
+            "logit": self.logits[:most],
         }
-        totals = {method: [float(one.sum(dtype=np.float64)) for one in maps] for method, maps in self.maps.items()}
+        totals = {
+            method: [float(one.sum(dtype=np.float64)) for one in maps[:most]] for method, maps in self.maps.items()
+        }
         return pd.DataFrame({**columns, **totals})
 
     @property
@@ -177,7 +183,7 @@ class Explanation:
     def _repr_html_(self) -> str:
         from cxr_ray.metrics.label_table import card
 
-        table = self.table.head(SHOWN).to_html(index=False, border=0, float_format="{:.3f}".format)
+        table = self.head(SHOWN).to_html(index=False, border=0, float_format="{:.3f}".format)
         about = "; ".join([*([self.verdict] if self.verdict else []), *([f"page: {self.page}"] if self.page else [])])
         return card(repr(self), images(self.figures(), ["side_by_side"]), table, about=about)
 

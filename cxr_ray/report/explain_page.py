@@ -127,7 +127,7 @@ def _colours(name: str) -> list[int]:
 
 def _table(explanation: Explanation) -> list[dict[str, Any]]:
     """A row per map: what is explained, and the total relevance by method."""
-    table = explanation.table.head(LISTED)
+    table = explanation.head(LISTED)
     return [
         {**{str(k): v for k, v in row.items()}, "failed": [m for m in explanation.maps if explanation.is_failed(m, n)]}
         for n, row in enumerate(table.to_dict("records"))

@@ -22,6 +22,7 @@ FAMILIES = {
     "convnext_tiny": (64, "features"),
     "inception_v3": (128, "Mixed_7c"),
     "swin_t": (64, "permute"),
+    "swin_v2_t": (64, "permute"),
     "maxvit_t": (224, "blocks.3"),
     "vit_b_16": (32, "encoder.layers.encoder_layer_11.ln_1"),
 }

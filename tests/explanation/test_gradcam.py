@@ -13,7 +13,7 @@ from cxr_ray.explanation.passes import explaining
 from tests.explanation.networks import FAMILIES, images, network, small_cnn
 from tests.fakes.networks import build
 
-SLOW = ("vgg11_bn", "inception_v3", "maxvit_t", "vit_b_16", "swin_t", "convnext_tiny", "resnext50_32x4d")
+SLOW = ("vgg11_bn", "inception_v3", "maxvit_t", "vit_b_16", "swin_t", "swin_v2_t", "convnext_tiny", "resnext50_32x4d")
 
 
 def check_against_captum(net: nn.Module, layer: str, size: int) -> None:

@@ -11,11 +11,13 @@ from cxr_ray.explanation.map_scores import (
     Cases,
     confidence_and_hit,
     mean_difference,
+    repeatability,
     score_table,
     scores_of_cases,
     tune,
     wide,
 )
+from cxr_ray.explanation.similarity import rank_correlation, ssim
 
 
 def made_up(n: int = 12, seed: int = 0, patients: int = 5) -> tuple[Cases, dict[str, np.ndarray], np.ndarray]:
@@ -123,3 +125,16 @@ def test_confidence_against_hit_is_the_share_of_ordered_pairs() -> None:
     pairs = [(p > q) + (p == q) / 2 for p in (0.9, 0.4) for q in (0.4, 0.8)]
     assert found["auroc"] == pytest.approx(np.mean(pairs)) and found["hits"] == 2
     assert np.isnan(confidence_and_hit(probability, np.ones(4), np.arange(4))["auroc"])
+
+
+def test_the_repeatability_of_two_runs_is_the_mean_similarity_of_their_maps() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.random((9, 14, 14))
+    b, patients = a + rng.random((9, 14, 14)), np.arange(9) // 2
+    found = repeatability(a, b, patients, resamples=200).set_index("measure")
+    assert found.loc["ssim", "value"] == pytest.approx(ssim(a, b).mean())
+    assert found.loc["rank_correlation", "value"] == pytest.approx(rank_correlation(a, b).mean())
+    assert (found["low"] < found["value"]).all() and (found["value"] < found["high"]).all()
+    same = repeatability(a, a, np.zeros(9, int)).set_index("measure")
+    np.testing.assert_allclose(same["value"], 1.0)
+    assert same["low"].isna().all()

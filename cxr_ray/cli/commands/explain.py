@@ -223,7 +223,7 @@ def read_options(words: Sequence[str], methods: Sequence[str]) -> dict[str, dict
 
 def print_explanation(explanation: Any) -> None:
     """Print the first maps' logits and total relevance, and how many certificates hold."""
-    shown = explanation.table.head(12)
+    shown = explanation.head(12)
     signed = [method for method in explanation.maps if explanation.scales[method].signed]
     table(
         ["row", "label", "probability", "logit", *(f"sum of {method}" for method in signed)],

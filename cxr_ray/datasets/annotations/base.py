@@ -64,10 +64,10 @@ ANNOTATIONS: Registry[Reader] = Registry(
 )
 
 
-def read_annotations(path: str | AnyPath, format: str = "auto") -> Annotations:
-    """The annotations in a file or folder. `format`: a name in `ANNOTATIONS`, or auto: by the file's own header.
+def read_annotations(path: str | AnyPath, format: str = "auto", **options: Any) -> Annotations:
+    """The annotations in a file or folder. `format`: a name in `ANNOTATIONS`, or auto: by the file's own header. `options`: the reader's own.
 
-    Raises `UserError` for an unknown format, a missing or damaged file, and a file that no reader recognises."""
+    Raises `UserError` for an unknown format or option, a missing or damaged file, and a file that no reader recognises."""
     from cxr_ray.datasets.annotations.detect import format_of
 
     place = to_path(path)
@@ -76,5 +76,5 @@ def read_annotations(path: str | AnyPath, format: str = "auto") -> Annotations:
             f"no annotations at {place.absolute()}; give a file of boxes or outlines, or a folder with masks"
         )
     entry = ANNOTATIONS[format_of(place) if format == "auto" else format]
-    found = entry.make(place, entry.options())
+    found = entry.make(place, entry.parse(options, where="options"))
     return Annotations(found.items, found.absent, entry.name)

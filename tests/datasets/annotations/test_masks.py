@@ -74,6 +74,7 @@ def test_chexmask_joins_the_lungs_and_leaves_out_poor_masks(tmp_path: Path) -> N
     (tmp_path / "m.csv").write_text(
         f"Image Index,Dice RCA (Max),Dice RCA (Mean),Landmarks,Left Lung,Right Lung,Heart,Height,Width\na.png,.9,.8,,{row}\nb.png,.9,.69,,{row}\n"
     )
+    assert len(read_annotations(str(tmp_path / "m.csv"), quality=0.6).items) == 4
     lungs, organ = read_annotations(str(tmp_path / "m.csv")).items
     assert (lungs.image, lungs.label, organ.label) == ("a.png", "Lungs", "Heart")
     np.testing.assert_array_equal(mask_of(lungs), left | right)
