@@ -3,11 +3,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torchvision.transforms.functional import gaussian_blur
 
 from cxr_ray import losses
 from cxr_ray.explanation.localisation import Maps
@@ -53,8 +55,10 @@ class CurveSettings:
     """Of the blocks, see `Blocks`."""
     steps: int = 16
     """Points of a curve after its first."""
-    baseline: float = 0.0
-    """Value of deleted pixels in the network's normalised input; 0 is its mean gray."""
+    baseline: float | Literal["blur"] = "blur"
+    """What replaces deleted pixels: the image blurred with a deviation of a tenth of its shorter side, or a value of the network's normalised
+    input. Patches of one value are no radiograph: mean gray looks like an opacity in a lung, and black squares anywhere lower the
+    probability, so that a random order seems to delete best."""
     orders: int = 5
     """Random orders whose mean is compared with; the same ones for every image."""
     seed: int = 0
@@ -77,10 +81,11 @@ def probability_curve(
     np.put_along_axis(rank_NB, order_NB, np.broadcast_to(np.arange(blocks.count), order_NB.shape), axis=1)
     curve = []
     with explaining(network, inputs, targets) as (x, target), torch.no_grad():
+        empty = _blurred(x) if settings.baseline == "blur" else torch.full_like(x, settings.baseline)
         rank_NHW = torch.from_numpy(rank_NB[:, blocks.number_HW]).to(x.device)
         for step in range(settings.steps + 1):
             changed = (rank_NHW < round(step * blocks.count / settings.steps))[:, None]
-            image = torch.where(changed == insert, x, torch.full_like(x, settings.baseline))
+            image = torch.where(changed == insert, x, empty)
             found = losses.probabilities(network(image).float(), task=settings.task)
             curve.append(found.gather(1, target[:, None]).squeeze(1).double().cpu().numpy())
     return np.stack(curve, axis=1)
@@ -111,3 +116,9 @@ def faithfulness(
             ]
             found[name][kind] = np.mean([area_under(curve) for curve in curves], axis=0)
     return found
+
+
+def _blurred(x: Tensor) -> Tensor:
+    sigma = 0.1 * min(x.shape[-2:])
+    side = 2 * min(round(3 * sigma), min(x.shape[-2:]) - 1) + 1
+    return gaussian_blur(x, [side, side], [sigma, sigma])

@@ -19,7 +19,8 @@ class Checks:
     """What is known of one method apart from its score table. None: not measured."""
 
     randomised_correlation: float | None = None
-    """Mean rank correlation of its maps with those after all weights were randomised."""
+    """Mean rank correlation of its maps, signed and without a blur, with those after all weights were randomised: a blur makes any two maps of
+    one image alike."""
     randomised_ssim: float | None = None
     """Mean SSIM of the same."""
     deletion: Mapping[str, float] | None = None

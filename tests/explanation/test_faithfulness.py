@@ -7,7 +7,7 @@ from torch import nn
 
 from cxr_ray.explanation.faithfulness import RANDOM, Blocks, CurveSettings, area_under, faithfulness, probability_curve
 
-SETTINGS = CurveSettings(task="multilabel", side=2, steps=9, orders=20)
+SETTINGS = CurveSettings(task="multilabel", side=2, steps=9, orders=20, baseline=0.0)
 
 
 class Corner(nn.Module):
@@ -39,7 +39,7 @@ def test_a_curve_changes_block_after_block() -> None:
     np.testing.assert_allclose(inserted[0], [0.5, 0.5, *[high] * 8], rtol=1e-6)
     np.testing.assert_allclose(area_under(curve), [np.trapezoid(curve[0], dx=1 / 9)])
     classes = probability_curve(
-        Corner(), x, torch.tensor([1]), order, CurveSettings(task="multiclass", side=2, steps=9)
+        Corner(), x, torch.tensor([1]), order, CurveSettings(task="multiclass", side=2, steps=9, baseline=0.0)
     )
     np.testing.assert_allclose(classes[0, [0, -1]], [high, 0.5], rtol=1e-6)
 
@@ -55,3 +55,16 @@ def test_a_right_map_beats_the_random_order_and_a_wrong_one_does_not() -> None:
     assert (found["wrong"]["deletion"] > found[RANDOM]["deletion"]).all()
     alone = faithfulness(Corner(), x[1:2], targets[:1], {}, SETTINGS)
     assert alone[RANDOM]["deletion"][0] == pytest.approx(found[RANDOM]["deletion"][1])
+
+
+def test_deleted_blocks_are_blurred_by_default() -> None:
+    x = torch.zeros((1, 1, 40, 40))
+    x[0, 0, :2, :2] = 8.0
+    offset = np.arange(-39, 40)
+    weight = np.exp(-(offset[abs(offset) <= 12] ** 2) / (2 * 4.0**2))
+    weight /= weight.sum()
+    padded = np.pad(x[0, 0].numpy(), 12, mode="reflect")
+    blurred = [[(np.outer(weight, weight) * padded[r : r + 25, c : c + 25]).sum() for c in range(2)] for r in range(2)]
+    settings = CurveSettings(task="multilabel", side=40, steps=1)
+    curve = probability_curve(Corner(), x, torch.tensor([1]), np.array([[0]]), settings)
+    np.testing.assert_allclose(curve[0, 1], 1 / (1 + np.exp(-np.sum(blurred))), rtol=1e-4)

@@ -26,7 +26,7 @@ from cxr_ray.inference.loading import load_model, load_predictor
 from cxr_ray.models import Classifier
 from cxr_ray.on_ray.train import train
 
-SIZE = 96
+SIZE = 64
 LABEL = "Lung Opacity"  # the finding of the phantom that may be anywhere in the lungs
 METHODS = {"saliency": 0.06, "integrated_gradients": 0.06}
 """Methods that val chooses among, and the blur of their maps."""
@@ -70,9 +70,10 @@ def maps_of(model: Classifier, network: torch.nn.Module, store: Store, cases: Ca
     return localisation.positive(np.concatenate(found), blur=METHODS[method])
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.long
 def test_the_method_chosen_on_val_points_better_than_the_location_prior(tmp_path: Path) -> None:
-    store = phantom_store(tmp_path / "store", patients=600)
+    store = phantom_store(tmp_path / "store", patients=800)
     run = train(
         cfg.validate(
             {
