@@ -242,7 +242,7 @@ def report(task: Trained, prior: dict[str, Any], blur: dict[str, float], tunings
             for kind, values in found.items():
                 areas.setdefault(name, {}).setdefault(kind, []).append(values)
     joined = {name: {kind: np.concatenate(values) for kind, values in kinds.items()} for name, kinds in areas.items()}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in checked:
         deletion = map_scores.mean_difference(joined[RANDOM]["deletion"], joined[name]["deletion"], sample.patients)
         insertion = map_scores.mean_difference(joined[name]["insertion"], joined[RANDOM]["insertion"], sample.patients)

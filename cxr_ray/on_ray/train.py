@@ -36,37 +36,35 @@ def train(config: cfg.Config, *, address: str | None = None, log: Callable[[str]
     store, plan, config = prepare(config.model_copy(update={"tune": cfg.Tune()}), log=log)
     train = config.train
     if train.workers == 1 and address is None and "RAY_ADDRESS" not in os.environ:
+        from cxr_ray.training import trainer
 
-        def here(run: runs.Run) -> None:
-            from cxr_ray.training import trainer
-
-            with in_process(run.config, run, log) as context:
-                trainer.fit(run.config, plan, store, context, run)
-
-        return _train(open_run(config, store, plan), plan, here, log)
+        run = open_run(config, store, plan)
+        with _announced(run, plan, log), in_process(run.config, run, log) as context:
+            trainer.fit(run.config, plan, store, context, run)
+        return _finished(run)
     from cxr_ray.on_ray import cluster
 
     _set_ray_defaults()
     with cluster.nodes_for(address, train.workers) as nodes:
         is_local = cluster.is_local(address)
         resources = WorkerResources.of(train, nodes, share_cpus=is_local)  # before there is a run folder
+        run = open_run(config, store, plan)
+        cores = int(cluster_total("CPU", nodes)) if is_local else None
+        with (
+            _announced(run, plan, log),
+            cluster.session(address, num_cpus=cores, dashboard=True),
+            _forward_log(run, log),
+            signals.on_sigterm(run.request_stop),
+        ):
+            train_on_workers(
+                run, resources.per_worker, use_gpu=resources.use_gpu, max_failures=train.max_failures, log=log
+            )
+        return _finished(run)
 
-        def on_workers(run: runs.Run) -> None:
-            cores = int(cluster_total("CPU", nodes)) if is_local else None
-            with (
-                cluster.session(address, num_cpus=cores, dashboard=True),
-                _forward_log(run, log),
-                signals.on_sigterm(run.request_stop),
-            ):
-                train_on_workers(
-                    run, resources.per_worker, use_gpu=resources.use_gpu, max_failures=train.max_failures, log=log
-                )
 
-        return _train(open_run(config, store, plan), plan, on_workers, log)
-
-
-def _train(run: runs.Run, plan: Plan, fit: Callable[[runs.Run], None], log: Callable[[str], None]) -> runs.Run:
-    """Announce the run, train it with `fit`, and return it, finished."""
+@contextmanager
+def _announced(run: runs.Run, plan: Plan, log: Callable[[str], None]) -> Iterator[None]:
+    """Within it, the run is trained: log what it is, hold its lease, and record that it started, or why it failed."""
     log(f"run: {run.path}")
     log(f"plan: {plan.summary()}; labels: {', '.join(plan.labels)}")
     for warning in plan.warnings:
@@ -75,7 +73,7 @@ def _train(run: runs.Run, plan: Plan, fit: Callable[[runs.Run], None], log: Call
         (run.path / "stop").unlink(missing_ok=True)
         run.update(status="started", error=None)
         try:
-            fit(run)
+            yield
         except KeyboardInterrupt:
             where = shlex.quote(str(run.path))
             log(
@@ -85,6 +83,10 @@ def _train(run: runs.Run, plan: Plan, fit: Callable[[runs.Run], None], log: Call
         except UserError as error:
             run.update(status="failed", error=str(error))
             raise
+
+
+def _finished(run: runs.Run) -> runs.Run:
+    """The run, if it is finished. Raises `UserError` for one that failed, and `Stopped` for one that was stopped."""
     info = run.info
     if info.get("error"):
         raise UserError(info["error"])

@@ -57,7 +57,7 @@ def test_commands_and_flags() -> None:
     assert texts("--v") == ["--version"]
     assert texts("unknown", "") == []
     assert texts("evaluate", "x", "--sp") == ["--split"]
-    assert texts("evaluate", "--interval") == ["--interval", "--interval-by"]
+    assert texts("evaluate", "--interval") == ["--interval", "--interval-by", "--intervals"]
     for command in COMMANDS:
         assert "--help" in texts(command, "--")
         assert all(found.text.startswith("--") for found in candidates.complete([command, "--"]))

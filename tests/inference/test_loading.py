@@ -32,7 +32,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> stores.Store:
 
 
 def trained(store: stores.Store, output: Path, name: str, **settings: object) -> runs.Run:
-    small = {"data.shards": store, "data.image_size": [28, 28], "model.name": "lenet", "train.epochs": 1}
+    small = {
+        "data.shards": store,
+        "data.image_size": [28, 28],
+        "model.name": "lenet",
+        "train.epochs": 1,
+        "train.precision": "fp32",
+    }
     return train({**small, "report.trackers": [], "output": output, "name": name, **settings}, log=quiet)
 
 

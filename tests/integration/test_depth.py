@@ -101,7 +101,7 @@ def deep_store(folder: Path, rows: int = 90) -> tuple[stores.Store, npt.NDArray[
 
 def test_a_16_bit_store_gives_gray_values_and_records_its_depth(tmp_path: Path) -> None:
     store, pixels = deep_store(tmp_path / "s")
-    assert (store.depth, store.manifest.format_version) == (16, 2) and store_format.verify(tmp_path / "s") == []
+    assert (store.depth, store.manifest.format_version) == (16, 3) and store_format.verify(tmp_path / "s") == []
     rows = store.index["row"].to_numpy()[::-1]
     grays = store.images(rows)
     np.testing.assert_array_equal(grays, pixels[::-1].astype(np.float32) / np.float32(257))

@@ -55,6 +55,6 @@ def test_an_interrupted_cell_leaves_a_run_that_resumes(settings: cfg.Config, mon
 
     with pytest.raises(KeyboardInterrupt):
         on_ray.train(settings, log=log)
-    assert lines[-1].startswith("interrupted: ") and "resumes from the last checkpoint" in lines[-1]
+    assert lines[-1].startswith("interrupted: ") and "continues from the last checkpoint" in lines[-1]
     run = on_ray.train(settings, log=lambda line: None)  # no lease is left behind
     assert run.info["status"] == "finished" and int(run.metrics["epoch"].max()) == 2

@@ -18,7 +18,7 @@ def test_every_model_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     }
     assert {entry.name for entry in MODELS} <= set(lines)
     assert "11,689,512" in lines["resnet18"] and "224 x 224" in lines["resnet18"]
-    assert "gray, repeat" in lines["vit_b_16"] and " g c r " in lines["vit_b_16"] and " g r " in lines["swin_t"]
+    assert "gray, repeat" in lines["vit_b_16"] and " g c r " in lines["vit_b_16"] and " g c  " in lines["swin_v2_t"]
 
 
 def test_a_models_layers(capsys: pytest.CaptureFixture[str]) -> None:
