@@ -120,7 +120,7 @@ def test_a_16_bit_store_gives_gray_values_and_records_its_depth(tmp_path: Path) 
     assert batch.schema.field("image").type == pa.fixed_shape_tensor(pa.uint16(), [32, 32])
     blank = pd.DataFrame({"A": np.zeros(len(pixels))})
     flat = store_writer.write(tmp_path / "flat", store.pictures(rows), blank, DatasetInfo(labels=("A",), task="binary"))
-    assert flat.manifest.format_version == 1 and flat.images([0]).dtype == np.uint8
+    assert flat.manifest.format_version == 3 and flat.images([0]).dtype == np.uint8
     np.testing.assert_allclose(
         baselines.thumbnails(store.images(rows)), baselines.thumbnails(store.pictures(rows)), atol=0.51
     )
