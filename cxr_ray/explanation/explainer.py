@@ -65,7 +65,7 @@ class Explainer:
     ) -> None:
         """`target`: predicted, all, a label or several. `options`: by method. Raises `UserError` for unknown methods, labels and
         options, for weights that are not finite, and for members of an ensemble whose inputs differ in size."""
-        self.predictor = predictor
+        self.predictor, self.target = predictor, target
         self.labels, self.task = predictor.labels, predictor.task
         self.methods = tuple(dict.fromkeys(methods))
         if not self.methods:

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 
 from cxr_ray import runs
+from cxr_ray.config import Config
 from cxr_ray.data.store import Store
 from cxr_ray.errors import UserError
 from cxr_ray.explanation import image_selection, results
@@ -25,6 +26,7 @@ from cxr_ray.models.serialization import SavedModel
 from cxr_ray.plotting import plots
 from cxr_ray.report import explain_page
 from cxr_ray.report.render import file_name
+from cxr_ray.runtime import machine
 from cxr_ray.runtime.context import pick_device
 from cxr_ray.runtime.progress import Progress
 from cxr_ray.storage.atomic import replace_folder
@@ -53,6 +55,8 @@ def explain(  # noqa: PLR0913 - the options of the command, all of them by keywo
     scale: float | None = None,
     boxes: str | os.PathLike[str] | None = None,
     batch_size: int = BATCH_SIZE,
+    workers: int = 1,
+    address: str | None = None,
     gpu: bool | str = "auto",
     plugins: Sequence[str] = (),
     log: Callable[[str], None] = print,
@@ -65,7 +69,8 @@ def explain(  # noqa: PLR0913 - the options of the command, all of them by keywo
     given. `methods`: names (default: saliency, lrp_epsilon and lrp_alphabeta, where they are valid for the network), with `options`
     by method such as {"lrp_epsilon": {"epsilon": 0.01}}. `target`: the label to explain, several, "all", or "predicted": each image's
     own highest output. `scale`: end of the colour scales, by default a quantile of a method's values. `boxes`: annotations of the run's
-    store to score the methods against (a file, or "stored"), for the page.
+    store to score the methods against (a file, or "stored"), for the page. With several `workers`, or an `address`, the maps of a store
+    are computed by Ray Data, on this machine or on that cluster.
 
     With `out` everything is written to that folder (docs/formats.md), `maps` are memory-mapped from it and only the first 32 maps have
     pictures. Raises `UserError` for unknown names, for images that cannot be explained, and for a method that cannot serve the network."""
@@ -73,7 +78,12 @@ def explain(  # noqa: PLR0913 - the options of the command, all of them by keywo
     explainer = Explainer(predictor, chosen_methods(predictor, methods, log), target=target, options=options)
     chosen = image_selection.select(predictor, images, rows=rows, class_name=class_name, split=split, limit=limit)
     check_scale(scale)
-    batches = map_batches(explainer, chosen, batch_size)
+    if workers > 1 or address is not None:
+        batches = ray_batches(
+            run_or_model, explainer, chosen, batch_size, workers=workers, address=address, gpu=gpu, plugins=plugins
+        )
+    else:
+        batches = map_batches(explainer, chosen, batch_size)
     name = model_name(run_or_model, predictor)
     if out is None:
         if boxes is not None:
@@ -154,6 +164,42 @@ def map_batches(explainer: Explainer, chosen: Selection, batch_size: int) -> Ite
             done += len(rows_M)
             if progress is not None:
                 progress(done, len(chosen.rows))
+
+
+def ray_batches(
+    run_or_model: AnyModel,
+    explainer: Explainer,
+    chosen: Selection,
+    batch_size: int = BATCH_SIZE,
+    *,
+    workers: int,
+    address: str | None = None,
+    gpu: bool | str = "auto",
+    plugins: Sequence[str] = (),
+) -> Iterator[MapBatch]:
+    """The maps of the chosen rows of a store, from `workers` actors of Ray Data. Raises `UserError` for pictures and models in memory."""
+    if workers < 1 or batch_size < 1:
+        raise UserError(f"workers and batch_size must be at least 1, got {workers} and {batch_size}")
+    where = run_or_model.path if isinstance(run_or_model, runs.Run) else run_or_model
+    if chosen.store is None or not isinstance(where, str | os.PathLike):
+        raise UserError(
+            "workers explain the rows of a store by a run or a file of weights; pictures and models in memory need none"
+        )
+    from cxr_ray.on_ray import explain as on_ray
+
+    outputs = explainer.target if isinstance(explainer.target, str) else tuple(explainer.target)
+    run = explainer.predictor.run
+    job = on_ray.ExplainJob(
+        model=str(Path(where).absolute()), store=chosen.store.origin, methods=explainer.methods, target=outputs,
+        cache=(run.config if run is not None else Config()).data.cache, options=explainer.options, plugins=tuple(plugins),
+        gpu=gpu, threads=max(1, machine.cores() // workers),
+    )  # fmt: skip
+    with Progress("explaining") as progress:
+        done = 0
+        for batch in on_ray.map_batches(job, chosen.rows, workers=workers, batch_size=batch_size, address=address):
+            done += len(set(batch.rows.tolist()))
+            progress(min(done, len(chosen.rows)), len(chosen.rows))
+            yield batch
 
 
 def write(

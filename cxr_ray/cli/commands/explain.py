@@ -33,6 +33,8 @@ def explain(
     beta: float | None = None,
     scale: float | None = None,
     batch_size: int = 16,
+    workers: int = 1,
+    address: str | None = None,
     figures: Words = None,
     kernel: str | None = None,
     pool: int = 2,
@@ -77,6 +79,10 @@ def explain(
         End of the colour scales, such as 0.1 for -0.1 to 0.1. Default: the 99.5th percentile of a method's absolute values.
     batch_size
         Images at once.
+    workers
+        Processes that share the rows of a store, by Ray Data. Each holds the model.
+    address
+        Address of a Ray cluster, such as auto, whose nodes see the run and the store. Default: this machine.
     figures
         Teaching figures of the first image, without maps: filters (learned ones beside Sobel edges), features (feature maps after
         each stage), pooling (the picture after one, two and three poolings, max and mean).
@@ -126,11 +132,15 @@ def explain(
     names = list(explaining.chosen_methods(predictor, split_words(methods) or None))
     explainer = explaining.Explainer(predictor, names, target=label or "predicted", options=read_options(given, names))
     scores = None if boxes is None else explaining.score_boxes(explainer, chosen, boxes, split, batch_size)
+    if workers > 1 or address is not None:
+        batches = explaining.ray_batches(run, explainer, chosen, batch_size, workers=workers, address=address)
+    else:
+        batches = explaining.map_batches(explainer, chosen, batch_size)
     explanation = explaining.write(
         out or explaining.default_folder(run, predictor, chosen.name),
         explaining.model_name(run, predictor),
         explainer,
-        explaining.map_batches(explainer, chosen, batch_size),
+        batches,
         scale=explaining.check_scale(scale),
         scores=scores,
     )

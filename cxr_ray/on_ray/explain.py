@@ -1,0 +1,145 @@
+"""The maps of a store's images on Ray: Ray Data divides the rows, actors hold the model. The maps themselves are in explanation/."""
+# N maps, H x W pixels of the network's input
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from cxr_ray.data import store as stores
+from cxr_ray.errors import UserError
+from cxr_ray.explanation.explainer import Explainer, MapBatch
+from cxr_ray.inference.loading import load_predictor
+from cxr_ray.on_ray import cluster
+from cxr_ray.runtime import machine
+
+MAP = "map/"
+"""Prefix of the columns that hold maps."""
+
+
+@dataclass(frozen=True)
+class ExplainJob:
+    """What every actor needs, in plain values. The fields mean what those of `workflows.explain.explain` do."""
+
+    model: str
+    """Folder of a run, or a file of weights, that every node sees."""
+    store: str
+    """Where the store is, as `Store.origin`."""
+    methods: tuple[str, ...]
+    target: str | tuple[str, ...]
+    cache: str
+    """As `data.cache`."""
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    plugins: tuple[str, ...] = ()
+    gpu: bool | str = "auto"
+    threads: int = 1
+    """CPU threads of an actor."""
+
+
+def map_batches(
+    job: ExplainJob, rows_M: npt.NDArray[np.int64], *, workers: int, batch_size: int, address: str | None = None
+) -> Iterator[MapBatch]:
+    """The maps of these rows of the store, in their order, from `workers` actors. Ray is started here, or used at `address`.
+
+    At most a few batches per actor are in memory at once. Raises `UserError` as an `Explainer` does, and if there are too few CPUs."""
+    if cluster.is_local(address) and workers > machine.cores():
+        raise UserError(
+            f"{workers} workers are asked for, but this machine has {machine.cores()} cores; lower the workers"
+        )
+    with cluster.session(address, num_cpus=max(workers, os.cpu_count() or 1)):
+        context = DataContext.get_current()
+        before = context.execution_options.preserve_order, context.enable_progress_bars
+        context.execution_options.preserve_order, context.enable_progress_bars = True, False
+        try:
+            blocks = [rows_M[at : at + batch_size] for at in range(0, len(rows_M), batch_size)]
+            maps = ray.data.from_numpy(blocks).map_batches(
+                _Actor,
+                fn_constructor_args=(job,),
+                batch_size=batch_size,
+                batch_format="numpy",
+                compute=ActorPoolStrategy(size=min(workers, len(blocks))),
+                num_cpus=1,
+                num_gpus=1 if _on_gpu(job) else 0,
+            )
+            for block in maps.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
+                yield _from_columns(cast(dict[str, Any], block), job.methods)
+        finally:
+            context.execution_options.preserve_order, context.enable_progress_bars = before
+
+
+def _on_gpu(job: ExplainJob) -> bool:
+    return job.gpu is not False and bool(ray.cluster_resources().get("GPU", 0))
+
+
+class _Actor:
+    """An explainer that stays open. Called with row numbers, it returns the columns of their maps."""
+
+    def __init__(self, job: ExplainJob) -> None:
+        import torch
+
+        torch.set_num_threads(job.threads)
+        self._explainer = Explainer(
+            load_predictor(job.model, gpu=job.gpu, plugins=job.plugins),
+            job.methods,
+            target=job.target,
+            options=job.options,
+        )
+        self._store = stores.open(job.store, verify="none", cache=job.cache)
+
+    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
+        (rows_M,) = batch.values()
+        return _to_columns(self._explainer(rows_M, self._store.images(rows_M)))
+
+
+def _to_columns(batch: MapBatch) -> dict[str, Any]:
+    """A batch as columns with one entry per map: Ray Data may cut between them."""
+    keys = list(zip(batch.rows.tolist(), batch.labels, strict=True))
+    own: dict[tuple[int, str], list[dict[str, Any]]] = {key: [] for key in keys}
+    for certificate in batch.certificates:
+        own[certificate["row"], certificate["label"]].append(certificate)
+    return {
+        "row": batch.rows,
+        "label": np.asarray(batch.labels, dtype=object),
+        "logit": batch.logits,
+        "probability": batch.probabilities,
+        "image": batch.images,
+        "certificates": np.asarray([json.dumps(own[key], default=_plain) for key in keys], dtype=object),
+        "identities": np.asarray([json.dumps(batch.identities)] * len(keys), dtype=object),
+        **{MAP + name: maps for name, maps in batch.maps.items()},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy as Python's, for JSON."""
+    return value.item()
+
+
+def _from_columns(columns: Mapping[str, npt.NDArray[Any]], methods: Sequence[str]) -> MapBatch:
+    """The inverse of `_to_columns`, with certificates by method as an `Explainer` orders them."""
+    certificates = [one for text in columns["certificates"] for one in json.loads(text)]
+    names = list(dict.fromkeys(one["method"] for one in certificates))
+    order = {name: at for at, name in enumerate(sorted(names, key=lambda name: _place(name, methods)))}
+    return MapBatch(
+        images=np.stack(list(columns["image"])),
+        rows=np.asarray(columns["row"], np.int64),
+        labels=[str(label) for label in columns["label"]],
+        logits=np.asarray(columns["logit"], np.float32),
+        probabilities=np.asarray(columns["probability"], np.float32),
+        maps={
+            name.removeprefix(MAP): np.stack(list(values)) for name, values in columns.items() if name.startswith(MAP)
+        },
+        certificates=sorted(certificates, key=lambda one: order[one["method"]]),
+        identities=json.loads(columns["identities"][0]),
+    )
+
+
+def _place(name: str, methods: Sequence[str]) -> tuple[int, str]:
+    """Where the certificates of a method, or of METHOD/MEMBER, come."""
+    method = name.partition("/")[0]
+    return (list(methods).index(method) if method in methods else len(methods), name)
