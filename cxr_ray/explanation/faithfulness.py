@@ -57,8 +57,8 @@ class CurveSettings:
     """Points of a curve after its first."""
     baseline: float | Literal["blur"] = "blur"
     """What replaces deleted pixels: the image blurred with a deviation of a tenth of its shorter side, or a value of the network's normalised
-    input. Patches of one value are no radiograph: mean gray looks like an opacity in a lung, and black squares anywhere lower the
-    probability, so that a random order seems to delete best."""
+    input. Which replacement is right is open, and it decides the answer: on the phantom insertion favours integrated gradients only
+    with black, and deletion with none (benchmarks/README.md)."""
     orders: int = 5
     """Random orders whose mean is compared with; the same ones for every image."""
     seed: int = 0

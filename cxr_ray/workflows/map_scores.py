@@ -34,7 +34,7 @@ class MapScores:
     table: pd.DataFrame
     """A row per method, label and score, with intervals and differences to the location prior (`map_scores.COLUMNS`)."""
     verdict: str
-    """One sentence whether to trust the maps of the method with the highest hit rate."""
+    """One sentence whether to trust the maps of the method with the highest hit rate on val, or on the part itself if val cannot tell."""
     notes: tuple[str, ...]
 
     @property
@@ -78,7 +78,7 @@ def score(
             "training images too, or score the part train of a run that was trained on others"
         )
     maps = _maps(explainer, store, cases, batch_size)
-    tunings = None
+    tunings, val_hits = None, dict[str, float]()
     notes = [f"{len(cases)} annotations of {part}; the location prior is from the training part."]
     if part != "val":
         try:
@@ -88,6 +88,7 @@ def score(
                 val_maps = {**_maps(explainer, store, on_val, batch_size)}
                 val_maps[scoring.PRIOR] = location_prior.prior_maps(prior, on_val.labels.tolist())
                 tunings = {name: scoring.tune(each, on_val) for name, each in val_maps.items()}
+                val_hits = {m: float(localisation.hits(val_maps[m], on_val.masks).mean()) for m in explainer.methods}
                 notes.append("Thresholds of the tuned IoU are from val.")
         except UserError:
             pass
@@ -95,8 +96,11 @@ def score(
         notes.append("No tuned IoU: val has too few annotations, or is the scored part.")
     table = scoring.score_table(maps, location_prior.prior_maps(prior, cases.labels.tolist()), cases, tunings=tunings)
     hit = table[(table["score"] == "hit") & (table["label"] == scoring.ALL) & (table["method"] != scoring.PRIOR)]
-    best = str(hit.sort_values("value", ascending=False)["method"].iloc[0])
-    return MapScores(table, trust.trust(table, best), tuple(notes))
+    hits = val_hits or dict(zip(hit["method"], hit["value"], strict=True))
+    if len(hits) > 1:
+        chosen_on = "val" if val_hits else f"{part} itself, so its scores are optimistic"
+        notes.append(f"The method of the verdict has the highest hit rate on {chosen_on}.")
+    return MapScores(table, trust.trust(table, max(hits, key=hits.__getitem__)), tuple(notes))
 
 
 def _annotations(store: Store, given: str | os.PathLike[str]) -> Annotations:
