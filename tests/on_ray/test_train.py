@@ -224,7 +224,7 @@ def test_a_stopped_and_a_killed_driver_resume_and_end_bit_equal(store, tmp_path,
     (tmp_path / "config.yaml").write_text(slow.to_yaml())
     env = {**os.environ, "PYTHONPATH": str(ROOT), "CXR_RAY_TEST_STEP_S": "0.15"}
     command = [sys.executable, "-m", "cxr_ray", "train"]
-    resume = ["--resume", str(tmp_path / "cut")]
+    resume = ["--resume", str(tmp_path / "cut"), "--plugins", "tests.fakes.slow_model"]
 
     first = subprocess.Popen(
         [*command, "-c", str(tmp_path / "config.yaml")], env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True

@@ -411,7 +411,7 @@ def test_a_killed_sweep_resumes_repeats_nothing_and_gives_the_same_results(store
         first.wait()
     done = {name: (folder / "trials" / name / "metrics.csv").stat().st_mtime_ns for name in finished_trials(folder)}
     assert 1 <= len(done) < 4
-    rest = start_driver("--resume", str(folder))
+    rest = start_driver("--resume", str(folder), "--plugins", "tests.fakes.slow_model")
     out, _ = rest.communicate(timeout=280)
     assert rest.returncode == 0, out
     sweep = sweeps.load(folder)
