@@ -179,6 +179,9 @@ def resolve_target(target: str | Sequence[str], labels: Sequence[str], task: str
         return list(range(len(labels)))
     if not names:
         raise UserError("name a label to explain, or `predicted`")
+    for name in (PREDICTED, ALL):
+        if name in names and name not in labels:
+            raise UserError(f"the target `{name}` stands alone: give it, or labels, not both")
     return [labels.index(check_label(name, labels, task)) for name in dict.fromkeys(names)]
 
 

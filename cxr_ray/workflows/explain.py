@@ -27,7 +27,8 @@ from cxr_ray.report import explain_page
 from cxr_ray.report.render import file_name
 from cxr_ray.runtime.context import pick_device
 from cxr_ray.runtime.progress import Progress
-from cxr_ray.storage.atomic import replace_folder
+from cxr_ray.storage.atomic import check_replaceable, replace_folder
+from cxr_ray.storage.remote import to_local_path
 from cxr_ray.workflows import map_scores
 from cxr_ray.workflows.map_scores import MapScores
 
@@ -79,8 +80,10 @@ def explain(  # noqa: PLR0913 - the options of the command, all of them by keywo
         if boxes is not None:
             raise UserError("scores are shown on the page: give out, or use cxr_ray.workflows.map_scores")
         return results.collect(name, list(batches), scale=scale)
+    folder = to_local_path(out, "folder of maps")
+    check_replaceable(folder, marker=PAGE)
     scores = None if boxes is None else score_boxes(explainer, chosen, boxes, split, batch_size)
-    return write(Path(out), name, explainer, batches, scale=scale, scores=scores)
+    return write(folder, name, explainer, batches, scale=scale, scores=scores)
 
 
 def score_boxes(

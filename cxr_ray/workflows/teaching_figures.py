@@ -57,7 +57,9 @@ def draw(
         stages = [(stage.name, stage.maps) for stage in teaching.feature_maps(network, input_1CHW)]
         out["features"] = teaching_plots.features(image, stages)
     if "pooling" in names:
-        step = stride or pool
+        step = pool if stride is None else stride
+        if min(pool, step) < 1:
+            raise UserError(f"a window and its stride are at least 1 pixel, got {pool} and {step}")
         pooled = {
             kind: teaching.pooled(image, POOLINGS, pool, kind=kind, stride=step, padding=padding)
             for kind in ("max", "mean")
