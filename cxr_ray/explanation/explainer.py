@@ -79,7 +79,7 @@ class Explainer:
         self._outputs = resolve_target(target, self.labels, self.task)
         self._members = _named(predictor)
         for name, member in self._members.items():
-            _check_finite(member, name)
+            check_finite(member, name)
         sizes = {member.image_size for member in self._members.values()}
         if len(sizes) > 1:
             listed = ", ".join(f"{name} {m.image_size[0]} x {m.image_size[1]}" for name, m in self._members.items())
@@ -206,7 +206,8 @@ def _named(predictor: Predictor) -> dict[str, Predictor]:
     return out
 
 
-def _check_finite(member: Predictor, name: str) -> None:
+def check_finite(member: Predictor, name: str) -> None:
+    """Raises `UserError` if a weight of the model, which is called `name` there, is not finite."""
     broken = [key for key, tensor in member.model.state_dict().items() if not torch.isfinite(tensor).all()]
     if broken:
         raise UserError(

@@ -180,16 +180,17 @@ def run_audit(run: str, predictor: Any, images: str | None, out: Path | None, **
     check_replaceable(folder, marker=auditing.PAGE)
     found = auditing.audit(predictor, images, **settings)
     page = auditing.write(found, folder)
-    table(
-        ["group", "place", "method", "share", "others", "difference", "95% interval", "random weights", "stands out"],
-        [
-            [r["group"], r["place"], r["method"], r["share"], r["others"], r["difference"],
-             f"{r['difference_low']:.3f} to {r['difference_high']:.3f}", r["random"], r["stands_out"]]
-            for r in found.table.to_dict("records")
-            if r["stands_out"] or r["place"] in ("border", "corners")
-        ],
-        title=f"{found.model}: shares of the relevance",
-    )  # fmt: skip
+    if not found.table.empty:
+        table(
+            ["group", "place", "method", "share", "others", "difference", "95% interval", "random weights", "stands out"],
+            [
+                [r["group"], r["place"], r["method"], r["share"], r["others"], r["difference"],
+                 f"{r['difference_low']:.3f} to {r['difference_high']:.3f}", r["random"], r["stands_out"]]
+                for r in found.table.to_dict("records")
+                if r["stands_out"] or r["place"] in ("border", "corners")
+            ],
+            title=f"{found.model}: shares of the relevance",
+        )  # fmt: skip
     print(found.verdict)
     print(f"page: {page}")
     print(f"next: open the page in a browser, or: cxr-ray explain {shlex.quote(run)} --class LABEL to see images")
