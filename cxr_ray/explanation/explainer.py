@@ -1,7 +1,7 @@
 """A trained model with the methods, outputs and options that explain it, batch by batch. Nothing is read, drawn or written here."""
 # N maps: an image and an explained output each. M images, H x W pixels of the network's input, L labels
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -172,7 +172,7 @@ def default_methods(predictor: Predictor) -> tuple[str, ...]:
 
 def resolve_target(target: str | Sequence[str], labels: Sequence[str], task: str) -> list[int] | None:
     """Positions of the explained outputs; None for `predicted`. Raises `UserError` for an unknown label, or a number."""
-    names = [target] if isinstance(target, str) else list(target)
+    names = list(target) if isinstance(target, Iterable) and not isinstance(target, str) else [target]
     if names == [PREDICTED] and PREDICTED not in labels:
         return None
     if names == [ALL] and ALL not in labels:

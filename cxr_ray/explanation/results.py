@@ -203,9 +203,10 @@ class Explanation:
         )
 
     def __repr__(self) -> str:
-        failed = f", {len(self.failed)} maps do not add up" if len(self.failed) else ""
+        failures = len(self.failed)
+        failed = f", {failures} map{'s do' if failures > 1 else ' does'} not add up" if failures else ""
         images = len(dict.fromkeys(self.rows.tolist()))
-        return f"Explanation({self.model}: {images} images, {', '.join(self.maps)}{failed})"
+        return f"Explanation({self.model}: {images} image{'s' if images != 1 else ''}, {', '.join(self.maps)}{failed})"
 
     def _repr_html_(self) -> str:
         from cxr_ray.metrics.label_table import card
