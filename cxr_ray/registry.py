@@ -41,10 +41,8 @@ class Entry(Generic[T]):
             return self.options(**options)
         except ValidationError as error:
             first = error.errors()[0]
-            path = ".".join(str(p) for p in first["loc"])
-            raise UserError(
-                f"{where}.{path} of {self.name}: {requirement(first['msg'])}, got {first['input']!r}"
-            ) from None
+            path = ".".join([where, *(str(p) for p in first["loc"])])  # no loc: several options together
+            raise UserError(f"{path} of {self.name}: {requirement(first['msg'])}, got {first['input']!r}") from None
 
 
 class Registry(Generic[T]):

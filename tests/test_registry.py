@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import model_validator
 
 from cxr_ray.errors import UserError
 from cxr_ray.registry import LOSSES, MODELS, MOVED, SOURCES, Options, Registry, load_named_plugins, load_plugins
@@ -69,6 +70,22 @@ def test_options_are_validated(registry: Registry, options: dict[str, object], m
     with pytest.raises(UserError) as caught:
         registry["narrow"].parse(options, where="model.options")
     assert str(caught.value).startswith(message)
+
+
+def test_options_that_do_not_go_together_name_no_single_one(registry: Registry) -> None:
+    class Pair(Options):
+        low: int = 0
+        high: int = 1
+
+        @model_validator(mode="after")
+        def _in_order(self) -> "Pair":
+            if self.low > self.high:
+                raise ValueError("low must not be above high")
+            return self
+
+    registry.register("pair", Pair)(narrow)
+    with pytest.raises(UserError, match=r"^options of pair: low must not be above high, got"):
+        registry["pair"].parse({"low": 2}, where="options")
 
 
 def test_an_entry_without_options_says_so(registry: Registry) -> None:

@@ -133,7 +133,11 @@ class Audit:
 
     @property
     def verdict(self) -> str:
-        """One sentence: where relevance stands out, or that it does not."""
+        """Where relevance stands out, that it does not, or that nothing could be compared."""
+        if self.table.empty:
+            return (
+                f"Nothing could be compared: no group has {FEWEST} images or more. Audit more images, or another part."
+            )
         if self.found.empty:
             return (
                 f"No place stands out: none has over {MARGIN:.0%} more of the relevance than in other images, or over {FACTOR:g} times "

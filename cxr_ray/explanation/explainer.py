@@ -1,7 +1,7 @@
 """A trained model with the methods, outputs and options that explain it, batch by batch. Nothing is read, drawn or written here."""
 # N maps: an image and an explained output each. M images, H x W pixels of the network's input, L labels
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -79,7 +79,7 @@ class Explainer:
         self._outputs = resolve_target(target, self.labels, self.task)
         self._members = _named(predictor)
         for name, member in self._members.items():
-            _check_finite(member, name)
+            check_finite(member, name)
         sizes = {member.image_size for member in self._members.values()}
         if len(sizes) > 1:
             listed = ", ".join(f"{name} {m.image_size[0]} x {m.image_size[1]}" for name, m in self._members.items())
@@ -172,13 +172,16 @@ def default_methods(predictor: Predictor) -> tuple[str, ...]:
 
 def resolve_target(target: str | Sequence[str], labels: Sequence[str], task: str) -> list[int] | None:
     """Positions of the explained outputs; None for `predicted`. Raises `UserError` for an unknown label, or a number."""
-    names = [target] if isinstance(target, str) else list(target)
+    names = list(target) if isinstance(target, Iterable) and not isinstance(target, str) else [target]
     if names == [PREDICTED] and PREDICTED not in labels:
         return None
     if names == [ALL] and ALL not in labels:
         return list(range(len(labels)))
     if not names:
         raise UserError("name a label to explain, or `predicted`")
+    for name in (PREDICTED, ALL):
+        if name in names and name not in labels:
+            raise UserError(f"the target `{name}` stands alone: give it, or labels, not both")
     return [labels.index(check_label(name, labels, task)) for name in dict.fromkeys(names)]
 
 
@@ -203,7 +206,8 @@ def _named(predictor: Predictor) -> dict[str, Predictor]:
     return out
 
 
-def _check_finite(member: Predictor, name: str) -> None:
+def check_finite(member: Predictor, name: str) -> None:
+    """Raises `UserError` if a weight of the model, which is called `name` there, is not finite."""
     broken = [key for key, tensor in member.model.state_dict().items() if not torch.isfinite(tensor).all()]
     if broken:
         raise UserError(

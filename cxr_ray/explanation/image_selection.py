@@ -62,6 +62,11 @@ def select(
         raise UserError("rows are given by number, so they have no class: give --rows or --class, not both")
     if rows is not None and split is not None:
         raise UserError("rows are given by number, whatever their part: give --rows or --split, not both")
+    for name, number in [("a row", row) for row in (() if rows is None else rows)] + [
+        ("the limit", 1 if limit is None else limit)
+    ]:
+        if not isinstance(number, int | np.integer):
+            raise UserError(f"{name} is a whole number, got {number!r}")
     if limit is not None and limit < 1:
         raise UserError(f"the limit must be at least 1, got {limit}")
     store, own = _store_of(predictor, images)

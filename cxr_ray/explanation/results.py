@@ -21,6 +21,10 @@ SHOWN = 32
 """Maps that figures and pages show at most (the notebook's number of images)."""
 SIDE_BY_SIDE, GRID = 6, 6
 """Images in the figure of methods side by side, and in a grid of pictures over maps."""
+TERMS = ("relevance", "bias", "clip", "epsilon")
+"""What a certificate divides the logit into."""
+MOST = 0.5
+"""Share of the relevance from which on a method's stabiliser took most of it."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -79,6 +83,29 @@ class Explanation:
     def failed(self) -> pd.DataFrame:
         """The certificates that do not hold."""
         return self.certificates[~self.certificates["adds_up"].astype(bool)]
+
+    @cached_property
+    def division(self) -> pd.DataFrame:
+        """Where the logit went, a row per method with certificates: number of maps, how many hold, means of the logit and its terms,
+        and `absorbed`, the mean share of the stabiliser in the absolute terms of a map."""
+        table = self.certificates
+        terms = table[list(TERMS)].abs()
+        absorbed = (terms["epsilon"] / terms.sum(axis=1)).fillna(0.0)
+        groups = table.assign(absorbed=absorbed).groupby("method", sort=False)
+        means = groups[["logit", *TERMS, "absorbed"]].mean()
+        means.insert(0, "maps", groups.size())
+        means.insert(1, "holds", groups["adds_up"].sum().astype(int))
+        return means
+
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence for each method whose stabiliser took most of the relevance: its certificates hold, and its maps show little."""
+        return [
+            f"{method}: the stabiliser absorbed {row.absorbed:.0%} of the relevance, so these maps show little of the logit; choose a "
+            "smaller epsilon or another method"
+            for method, row in self.division.iterrows()
+            if row.absorbed > MOST
+        ]
 
     def figure(self, name: str = "side_by_side") -> Figure:
         """A matplotlib figure: side_by_side, overlays-METHOD, grid-METHOD or, with several labels, labels-METHOD. Raises
@@ -176,15 +203,18 @@ class Explanation:
         )
 
     def __repr__(self) -> str:
-        failed = f", {len(self.failed)} maps do not add up" if len(self.failed) else ""
+        failures = len(self.failed)
+        failed = f", {failures} map{'s do' if failures > 1 else ' does'} not add up" if failures else ""
         images = len(dict.fromkeys(self.rows.tolist()))
-        return f"Explanation({self.model}: {images} images, {', '.join(self.maps)}{failed})"
+        return f"Explanation({self.model}: {images} image{'s' if images != 1 else ''}, {', '.join(self.maps)}{failed})"
 
     def _repr_html_(self) -> str:
         from cxr_ray.metrics.label_table import card
 
         table = self.head(SHOWN).to_html(index=False, border=0, float_format="{:.3f}".format)
-        about = "; ".join([*([self.verdict] if self.verdict else []), *([f"page: {self.page}"] if self.page else [])])
+        about = "; ".join(
+            [*self.warnings, *([self.verdict] if self.verdict else []), *([f"page: {self.page}"] if self.page else [])]
+        )
         return card(repr(self), images(self.figures(), ["side_by_side"]), table, about=about)
 
 
@@ -208,8 +238,10 @@ def collect(model: str, batches: Sequence[MapBatch], *, scale: float | None = No
 
 
 def certificate_table(rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
-    """Certificates by method, then in the order of the maps."""
-    return pd.DataFrame(rows, columns=list(CERTIFICATE)).sort_values("method", kind="stable", ignore_index=True)
+    """Certificates by method, in the order of the methods and of the maps."""
+    table = pd.DataFrame(rows, columns=list(CERTIFICATE))
+    order = {method: at for at, method in enumerate(dict.fromkeys(table["method"]))}
+    return table.sort_values("method", key=lambda names: names.map(order), kind="stable", ignore_index=True)
 
 
 def _joined(title: str, caption: Caption) -> Caption:

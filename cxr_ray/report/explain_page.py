@@ -136,11 +136,9 @@ def _table(explanation: Explanation) -> list[dict[str, Any]]:
 
 def _certificates(explanation: Explanation) -> list[dict[str, Any]]:
     """A row per method with certificates: how many hold, the mean of the terms, and the identity."""
-    out: list[dict[str, Any]] = []
-    for method, of in explanation.certificates.groupby("method", sort=False):
-        means = {name: float(of[name].mean()) for name in ("logit", "relevance", "bias", "clip", "epsilon")}
-        identity = explanation.identities.get(str(method).partition("/")[0], "")
-        out.append(
-            {"method": method, "maps": len(of), "holds": int(of["adds_up"].sum()), "identity": identity, **means}
-        )
-    return out
+    rows = explanation.division.reset_index().to_dict("records")
+    identities = explanation.identities
+    return [
+        {**{str(k): v for k, v in row.items()}, "identity": identities.get(str(row["method"]).partition("/")[0], "")}
+        for row in rows
+    ]

@@ -67,6 +67,15 @@ def make_folder(folder: AnyPath) -> None:
         raise UserError(f"cannot make {folder} ({error.strerror}); choose a folder that you may write to") from None
 
 
+def check_replaceable(folder: Path, *, marker: str) -> None:
+    """Raises `UserError` if `replace_folder` would refuse `folder`: it is neither empty nor has it a file named `marker`. For work that
+    takes long before it writes."""
+    if folder.exists() and not (folder.is_dir() and ((folder / marker).is_file() or not any(folder.iterdir()))):
+        raise UserError(
+            f"{folder.absolute()} exists and was not written by this command (it has no {marker}); choose another folder"
+        )
+
+
 @contextmanager
 def replace_folder(folder: Path, *, marker: str) -> Iterator[Path]:
     """A new folder to fill, which becomes `folder` after the block. If the block raises, `folder` is unchanged and nothing is left.
@@ -74,10 +83,7 @@ def replace_folder(folder: Path, *, marker: str) -> Iterator[Path]:
     An earlier `folder` is replaced as a whole if it is empty or has a file named `marker`. Raises `UserError` for any other, before
     the block, and on a full disk or a folder that is not writable."""
     folder = folder.absolute()
-    if folder.exists() and not (folder.is_dir() and ((folder / marker).is_file() or not any(folder.iterdir()))):
-        raise UserError(
-            f"{folder} exists and was not written by this command (it has no {marker}); choose another folder"
-        )
+    check_replaceable(folder, marker=marker)
     make_folder(folder.parent)
     temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.tmp"
     old = temporary.with_suffix(".old")

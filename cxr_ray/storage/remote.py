@@ -259,12 +259,18 @@ def to_path(name: str | os.PathLike[str] | AnyPath) -> AnyPath:
     text = os.fspath(name)
     if readable(text) != text:
         raise UserError(f"the path {readable(text)} has bytes that are not UTF-8 (%XX); rename that file or folder")
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", text, re.DOTALL)  # a Path reduces two slashes to one
-    if match is None or not (text.startswith(f"{match[1]}://") or match[1].lower() in SCHEMES):
+    match = _url(text)
+    if match is None:
         return Path(text)
     if match[1].lower() not in SCHEMES:
         raise UserError(f"{match[1]}:// is not supported; known: a local path, {_known_schemes()}")
     return RemotePath(f"{match[1].lower()}://{match[2]}")
+
+
+def _url(text: str) -> re.Match[str] | None:
+    """Scheme and rest of a URL, also of one of ours that was a `Path`, which reduces two slashes to one."""
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", text, re.DOTALL)
+    return match if match and (text.startswith(f"{match[1]}://") or match[1].lower() in SCHEMES) else None
 
 
 def to_local_path(name: str | os.PathLike[str], kind: str) -> Path:
@@ -272,8 +278,10 @@ def to_local_path(name: str | os.PathLike[str], kind: str) -> Path:
     is no path."""
     if not isinstance(name, str | os.PathLike):
         raise UserError(f"a {kind} is given by its path, got {name!r}")
-    if "://" in os.fspath(name):
-        raise UserError(f"a {kind} must be in a local folder, not at {os.fspath(name)}; copy it to this machine first")
+    if match := _url(os.fspath(name)):
+        raise UserError(
+            f"a {kind} must be in a local folder, not at {match[1]}://{match[2]}; give a local path, or copy it to this machine first"
+        )
     return Path(name)
 
 

@@ -1,9 +1,11 @@
 """Explain a trained model on images, from Python and for the command: maps, certificates, figures and a page."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,13 +31,17 @@ from cxr_ray.report.render import file_name
 from cxr_ray.runtime import machine
 from cxr_ray.runtime.context import pick_device
 from cxr_ray.runtime.progress import Progress
-from cxr_ray.storage.atomic import replace_folder
+from cxr_ray.runtime.signals import on_sigterm
+from cxr_ray.storage.atomic import check_replaceable, replace_folder
+from cxr_ray.storage.remote import to_local_path
 from cxr_ray.workflows import map_scores
 from cxr_ray.workflows.map_scores import MapScores
 
 AnyModel: TypeAlias = runs.Run | Predictor | Classifier | str | os.PathLike[str]
 BATCH_SIZE = 16
 PAGE, MAPS, CERTIFICATES, SCORES = "explain.html", "maps.npz", "certificates.csv", "scores.csv"
+TERMINATED = 143
+"""Exit status of a process that SIGTERM ended: 128 + 15."""
 MANY = 64
 """Images from which on progress is shown."""
 
@@ -89,8 +95,10 @@ def explain(  # noqa: PLR0913 - the options of the command, all of them by keywo
         if boxes is not None:
             raise UserError("scores are shown on the page: give out, or use cxr_ray.workflows.map_scores")
         return results.collect(name, list(batches), scale=scale)
+    folder = to_local_path(out, "folder of maps")
+    check_replaceable(folder, marker=PAGE)
     scores = None if boxes is None else score_boxes(explainer, chosen, boxes, split, batch_size)
-    return write(Path(out), name, explainer, batches, scale=scale, scores=scores)
+    return write(folder, name, explainer, batches, scale=scale, scores=scores)
 
 
 def score_boxes(
@@ -216,7 +224,7 @@ def write(
     folder = folder.absolute()
     shown: list[MapBatch] = []
     slim: list[MapBatch] = []
-    with replace_folder(folder, marker=PAGE) as temporary:
+    with on_sigterm(partial(sys.exit, TERMINATED)), replace_folder(folder, marker=PAGE) as temporary:
         with MapsWriter(temporary, explainer.keys) as writer:
             for batch in batches:
                 writer.add(batch)

@@ -10,6 +10,7 @@ import torch
 
 from cxr_ray.errors import UserError, unknown
 from cxr_ray.explanation import teaching
+from cxr_ray.explanation.explainer import check_finite
 from cxr_ray.inference.predictor import Predictor
 from cxr_ray.plotting import plots, teaching_plots
 from cxr_ray.plotting.plots import Figure
@@ -39,6 +40,7 @@ def draw(
             raise unknown("figure", name, NAMES)
     if len(predictor.members) > 1:
         raise UserError("an ensemble has no filters of its own: give one of its members")
+    check_finite(predictor, predictor.run.path.name if predictor.run is not None else "the model")
     with torch.no_grad():
         input_1CHW = predictor.model.preprocess(predictor.model_images(gray_HW[None]))
     network, image = predictor.model.backbone, np.asarray(gray_HW, np.float64)
@@ -57,7 +59,9 @@ def draw(
         stages = [(stage.name, stage.maps) for stage in teaching.feature_maps(network, input_1CHW)]
         out["features"] = teaching_plots.features(image, stages)
     if "pooling" in names:
-        step = stride or pool
+        step = pool if stride is None else stride
+        if min(pool, step) < 1:
+            raise UserError(f"a window and its stride are at least 1 pixel, got {pool} and {step}")
         pooled = {
             kind: teaching.pooled(image, POOLINGS, pool, kind=kind, stride=step, padding=padding)
             for kind in ("max", "mean")

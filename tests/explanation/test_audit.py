@@ -72,6 +72,14 @@ def test_images_of_one_patient_are_not_independent() -> None:
     assert width(np.arange(60) // 5) > 1.5 * width(np.arange(60))
 
 
+def test_groups_that_are_too_small_are_not_said_to_be_harmless() -> None:
+    group, maps = np.arange(8) < audit.FEWEST - 1, np.random.default_rng(3).exponential(size=(8, 16, 16))
+    shares = Shares(Places.of(16, 16))
+    shares.add(maps, maps, {"g": group})
+    rows = audit.compare(shares, {"g": group}, np.arange(8), method="m", explained="e")
+    assert audit.Audit("x", pd.DataFrame(rows, columns=list(audit.COLUMNS)), {}).verdict.startswith("Nothing could be")
+
+
 def test_the_share_outside_the_lungs_is_of_images_with_masks() -> None:
     rng = np.random.default_rng(3)
     maps, lungs = rng.normal(size=(12, 16, 16)), np.zeros((12, 16, 16), bool)

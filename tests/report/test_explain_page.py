@@ -1,5 +1,6 @@
 """The page of an explanation: what it contains and must not contain, and that method, label and opacity switch in a browser."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -56,10 +57,31 @@ def test_it_is_one_file_with_escaped_text(page: Path) -> None:
     assert "<i>run</i>" not in text and "<b>" not in text.replace('<b data-end="', "") and "<these>" not in text
     assert not re.findall(r'(?:src|href)="(?!data:|#)', text) and "url(" not in text and "@import" not in text
     assert "1 map does not add up" in text and "3 of 4" in text and "relevance + bias = logit" in text
-    assert "0.700 (0.6 to 0.8)" in text and "a note" in text
+    assert "0.700 (0.6 to 0.8)" in text and "a note" in text and "stabiliser absorbed" not in text
     explain_page.write(explanation(), page.with_name("again.html"))
     without = page.with_name("again.html").read_text(encoding="utf-8")
     assert "Scores against annotations" not in without
+
+
+def test_a_stabiliser_that_took_most_is_stated(tmp_path: Path) -> None:
+    """Its certificates hold, and its maps show next to nothing."""
+    given = explanation()
+    table = given.certificates.assign(relevance=0.05, bias=-0.05, epsilon=1.0, adds_up=True)
+    table = pd.concat([table.assign(method="weak"), given.certificates], ignore_index=True)
+    found = dataclasses.replace(given, certificates=table)
+    assert found.division.index.tolist() == ["weak", "lrp"]
+    assert found.division["absorbed"].tolist() == pytest.approx([1 / 1.1, 0])
+    assert found.division["holds"].tolist() == [4, 3] and found.division["bias"].tolist() == pytest.approx([-0.05, 0.5])
+    (warning,) = found.warnings
+    assert warning.startswith("weak: the stabiliser absorbed 91% of the relevance")
+    assert warning in found._repr_html_()
+    explain_page.write(found, tmp_path / "weak.html")
+    assert warning in (tmp_path / "weak.html").read_text(encoding="utf-8")
+
+
+def test_certificates_keep_the_order_of_the_methods() -> None:
+    rows = [{"method": name, "row": row} for row in (1, 2) for name in ("lrp_epsilon", "lrp_alphabeta")]
+    assert certificate_table(rows)["method"].tolist() == ["lrp_epsilon"] * 2 + ["lrp_alphabeta"] * 2
 
 
 def browse(page: Path, folder: Path, script: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from cxr_ray.errors import UserError
 from cxr_ray.storage import remote
-from cxr_ray.storage.remote import RemotePath, to_path
+from cxr_ray.storage.remote import RemotePath, to_local_path, to_path
 
 TREE = {"a.csv": b"1", "b.txt": b"22", "one/x.png": b"png", "one/two/y.png": b"more", "three/z.PNG": bytes(3 * 2**20)}
 
@@ -48,6 +48,13 @@ def test_a_url_keeps_its_options_in_every_derived_path() -> None:
     copy = pickle.loads(pickle.dumps(child))
     assert copy == child and hash(copy) == hash(child) and copy.path == child.path
     assert to_path(Path(str(root))) == root  # a Path reduces two slashes to one
+
+
+@pytest.mark.parametrize("name", ["s3://bucket/run", Path("s3://bucket/run"), Path("GS://bucket/run"), "http://x/y"])
+def test_a_url_is_no_local_path(name: str | Path) -> None:
+    with pytest.raises(UserError, match=r"a run must be in a local folder, not at \w+://\w+/\w+; "):
+        to_local_path(name, "run")
+    assert to_local_path("C:/x", "run") == Path("C:/x")
 
 
 @pytest.mark.parametrize("name", ["CheXpert-v1.0 batch 2 (train 1)", "Röntgen", "a+b", "100%20"])

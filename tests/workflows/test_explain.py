@@ -1,5 +1,6 @@
 """explain: maps of runs, files, ensembles and pictures; what is written; every mistake is one line that leaves nothing behind."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 import cxr_ray
 from cxr_ray.explanation.methods import METHODS, Attribution, Certificate
 from cxr_ray.plotting.explanation_plots import Scale
+from cxr_ray.workflows import teaching_figures
 from tests.fakes.explained import quiet, store, trained
 
 
@@ -161,6 +163,25 @@ def test_the_same_command_replaces_its_folder_and_no_other(tmp_path: Path) -> No
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
 
 
+def test_a_terminated_process_leaves_nothing(tmp_path: Path) -> None:
+    """A method that terminates the process in the second batch, as a scheduler would."""
+
+    def stopped(network: Any, inputs: torch.Tensor, targets: torch.Tensor, options: Any) -> Attribution:
+        assert list(tmp_path.iterdir())  # the hidden folder that becomes the result
+        if len(inputs) < 3:
+            signal.raise_signal(signal.SIGTERM)
+        return Attribution(inputs.sum(1), torch.zeros(len(inputs)))
+
+    before = signal.getsignal(signal.SIGTERM)
+    METHODS.register("stopped")(stopped)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            explain(trained(), limit=5, batch_size=3, methods=["stopped"], out=tmp_path / "out")
+    finally:
+        METHODS.unregister("stopped")
+    assert ended.value.code == 143 and not list(tmp_path.iterdir()) and signal.getsignal(signal.SIGTERM) is before
+
+
 def test_a_certificate_that_fails_is_marked_everywhere(tmp_path: Path) -> None:
     def half_right(network: Any, inputs: torch.Tensor, targets: torch.Tensor, options: Any) -> Attribution:
         """A map whose certificate holds for every other image."""
@@ -225,6 +246,10 @@ def broken_weights(folder: Path) -> Path:
         ({"rows": [3], "class_name": "Mass"}, "not both"),
         ({"rows": [3], "split": "val"}, "not both"),
         ({"split": "tset"}, r"unknown split 'tset'.*did you mean 'test'"),
+        ({"target": 1}, "by its name, not its number 1: number 1, counted from 0, is 'Mass'"),
+        ({"target": ["all", "Mass"]}, "`all` stands alone"),
+        ({"rows": [3.5]}, "a row is a whole number, got 3.5"),
+        ({"limit": 2.5}, "the limit is a whole number, got 2.5"),
         ({"limit": 0}, "at least 1"),
         ({"batch_size": 0}, "at least 1"),
         ({"scale": -1.0}, "above 0"),
@@ -260,6 +285,8 @@ def test_weights_that_are_not_finite(tmp_path: Path) -> None:
     path = broken_weights(tmp_path)
     with pytest.raises(cxr_ray.UserError, match=r"the weights of model are not finite \(1 tensors"):
         explain(path, store().images([3]), methods="saliency")
+    with pytest.raises(cxr_ray.UserError, match=r"the weights of the model are not finite"):
+        teaching_figures.draw(cxr_ray.load_predictor(path, gpu=False), store().images([3])[0], ["filters"])
 
 
 def test_a_plain_torch_module_is_refused() -> None:

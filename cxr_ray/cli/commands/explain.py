@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,14 +10,26 @@ from cyclopts import App, Parameter
 
 from cxr_ray.cli.terminal import table
 from cxr_ray.errors import UserError
+from cxr_ray.storage.atomic import check_replaceable
+from cxr_ray.storage.remote import to_local_path
 
 app = App(name="explain", help_format="markdown")
 Words = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
+TERMS = {"relevance": "pixels", "bias": "biases", "clip": "clips", "epsilon": "epsilon"}
+"""Terms of a certificate, as they are printed."""
+POOL, PADDING = 2, 0
+FIGURE_FLAGS = ("kernel", "pool", "stride", "padding")
+IGNORED = {
+    "audit": ("rows", "class", "figures", "scale", "boxes", *FIGURE_FLAGS),
+    "figures": ("methods", "label", "option", "epsilon", "alpha", "beta", "scale", "boxes", "masks"),
+    "maps": ("masks", *FIGURE_FLAGS),
+}
+"""Flags that would change nothing, by what the command makes."""
 
 
 @app.default
 def explain(
-    run: Path,
+    run: str,
     images: str | None = None,
     /,
     *,
@@ -37,13 +49,14 @@ def explain(
     address: str | None = None,
     figures: Words = None,
     kernel: str | None = None,
-    pool: int = 2,
+    pool: int = POOL,
     stride: int | None = None,
-    padding: int = 0,
+    padding: int = PADDING,
     audit: Annotated[bool, Parameter(negative="")] = False,
     masks: str | None = None,
     boxes: str | None = None,
-    out: Path | None = None,
+    out: str | None = None,
+    plugins: Words = None,
 ) -> None:
     """Show which pixels a model's output depends on: maps, certificates, figures, an audit for shortcuts.
 
@@ -58,7 +71,7 @@ def explain(
     methods
         Explanation methods, such as saliency,gradcam. Default: saliency, lrp_epsilon and lrp_alphabeta, where they are valid.
     label
-        Label to explain, several, or all. Default: predicted, each image's own highest output.
+        Label to explain, several (Edema,Mass), or all. Default: predicted, each image's own highest output.
     rows
         Row numbers of the store, such as 5,9.
     class_name
@@ -104,44 +117,56 @@ def explain(
         of the store. One table of methods and scores, next to the location prior, and a sentence whether to trust the maps.
     out
         Folder to write to. Default: explanations/NAME in the run folder.
+    plugins
+        Modules that register the run's model. A run that was trained with plugins needs them named here.
     """
     short = {"epsilon": epsilon, "alpha": alpha, "beta": beta}
     given = [*(option or ()), *(f"{name}={value}" for name, value in short.items() if value is not None)]
     chosen_rows = read_rows(rows)
+    check_flags(
+        "audit" if audit else "figures" if figures else "maps",
+        {**short, "methods": methods, "label": label, "rows": rows, "class": class_name, "option": option, "scale": scale,
+         "figures": figures, "kernel": kernel, "pool": None if pool == POOL else pool, "stride": stride,
+         "padding": None if padding == PADDING else padding, "masks": masks, "boxes": boxes},
+    )  # fmt: skip
     from cxr_ray.workflows import explain as explaining
 
-    predictor = explaining.open_predictor(run)
-    if audit and (rows or class_name or figures):
-        other = "rows" if rows else "class" if class_name else "figures"
-        raise UserError(f"--audit compares groups of images of a part; remove --{other}")
+    predictor = explaining.open_predictor(run, plugins=plugins or ())
+    labels = read_labels(label, predictor.labels)
+    folder = None if out is None else to_local_path(out, "folder of maps")
     if audit:
         names = split_words(methods) or ["saliency"]
         run_audit(
-            run, predictor, images, out, methods=names, target=label or "all", split=split, limit=limit,
+            run, predictor, images, folder, methods=names, target=labels or "all", split=split, limit=limit,
             options=read_options(given, names), batch_size=batch_size, masks=masks,
         )  # fmt: skip
         return
     selection = explaining.image_selection.select
     chosen = selection(predictor, images, rows=chosen_rows, class_name=class_name, split=split, limit=limit)
     if figures:
-        folder = out or explaining.default_folder(run, predictor, "figures")
+        folder = folder or explaining.default_folder(run, predictor, "figures")
         draw_figures(
             predictor, chosen, split_words(figures), folder, kernel=kernel, pool=pool, stride=stride, padding=padding
         )
         return
     names = list(explaining.chosen_methods(predictor, split_words(methods) or None))
-    explainer = explaining.Explainer(predictor, names, target=label or "predicted", options=read_options(given, names))
+    explainer = explaining.Explainer(predictor, names, target=labels or "predicted", options=read_options(given, names))
+    explaining.check_scale(scale)
+    folder = folder or explaining.default_folder(run, predictor, chosen.name)
+    check_replaceable(folder, marker=explaining.PAGE)
     scores = None if boxes is None else explaining.score_boxes(explainer, chosen, boxes, split, batch_size)
     if workers > 1 or address is not None:
-        batches = explaining.ray_batches(run, explainer, chosen, batch_size, workers=workers, address=address)
+        batches = explaining.ray_batches(
+            run, explainer, chosen, batch_size, workers=workers, address=address, plugins=plugins or ()
+        )
     else:
         batches = explaining.map_batches(explainer, chosen, batch_size)
     explanation = explaining.write(
-        out or explaining.default_folder(run, predictor, chosen.name),
+        folder,
         explaining.model_name(run, predictor),
         explainer,
         batches,
-        scale=explaining.check_scale(scale),
+        scale=scale,
         scores=scores,
     )
     print_explanation(explanation)
@@ -150,29 +175,37 @@ def explain(
         table(head, [[name, *row] for name, *row in scores.wide.itertuples()], title="scores against annotations")
         print(scores.verdict)
     print(f"page: {explanation.page}")
-    print(f"next: open the page in a browser, or: cxr-ray explain {shlex.quote(str(run))} --audit")
+    audited = (
+        ""
+        if predictor.run is None or len(predictor.members) > 1
+        else f", or: cxr-ray explain {shlex.quote(run)} --audit"
+    )
+    print(f"next: open the page in a browser{audited}")
 
 
-def run_audit(run: Path, predictor: Any, images: str | None, out: Path | None, **settings: Any) -> None:
+def run_audit(run: str, predictor: Any, images: str | None, out: Path | None, **settings: Any) -> None:
     """Audit, print what stands out, and write the page."""
     from cxr_ray.workflows import audit as auditing
     from cxr_ray.workflows import explain as explaining
 
+    folder = out or explaining.default_folder(run, predictor, "audit")
+    check_replaceable(folder, marker=auditing.PAGE)
     found = auditing.audit(predictor, images, **settings)
-    page = auditing.write(found, out or explaining.default_folder(run, predictor, "audit"))
-    table(
-        ["group", "place", "method", "share", "others", "difference", "95% interval", "random weights", "stands out"],
-        [
-            [r["group"], r["place"], r["method"], r["share"], r["others"], r["difference"],
-             f"{r['difference_low']:.3f} to {r['difference_high']:.3f}", r["random"], r["stands_out"]]
-            for r in found.table.to_dict("records")
-            if r["stands_out"] or r["place"] in ("border", "corners")
-        ],
-        title=f"{found.model}: shares of the relevance",
-    )  # fmt: skip
+    page = auditing.write(found, folder)
+    if not found.table.empty:
+        table(
+            ["group", "place", "method", "share", "others", "difference", "95% interval", "random weights", "stands out"],
+            [
+                [r["group"], r["place"], r["method"], r["share"], r["others"], r["difference"],
+                 f"{r['difference_low']:.3f} to {r['difference_high']:.3f}", r["random"], r["stands_out"]]
+                for r in found.table.to_dict("records")
+                if r["stands_out"] or r["place"] in ("border", "corners")
+            ],
+            title=f"{found.model}: shares of the relevance",
+        )  # fmt: skip
     print(found.verdict)
     print(f"page: {page}")
-    print(f"next: open the page in a browser, or: cxr-ray explain {shlex.quote(str(run))} --class LABEL to see images")
+    print(f"next: open the page in a browser, or: cxr-ray explain {shlex.quote(run)} --class LABEL to see images")
 
 
 def draw_figures(predictor: Any, chosen: Any, names: Sequence[str], folder: Path, **settings: Any) -> None:
@@ -183,6 +216,28 @@ def draw_figures(predictor: Any, chosen: Any, names: Sequence[str], folder: Path
     for path in teaching_figures.write(teaching_figures.draw(predictor, grays[0], names, **settings), folder):
         print(f"figure: {path}")
     print("next: the same figures of another image: --rows N, or a picture as the second word")
+
+
+def check_flags(made: str, given: Mapping[str, Any]) -> None:
+    """Raises `UserError` for the first flag of `given` (None: not given) that would change nothing."""
+    for name in IGNORED[made]:
+        if given[name] is None:
+            continue
+        if made == "maps":
+            raise UserError(
+                f"--{name} belongs to {'--audit' if name == 'masks' else '--figures'}: add that, or remove --{name}"
+            )
+        does = "compares groups of images of a part" if made == "audit" else "draws teaching figures without maps"
+        raise UserError(f"--{made} {does}; remove --{name}")
+
+
+def read_labels(words: Sequence[str] | None, known: Sequence[str]) -> list[str] | None:
+    """`["Edema,Mass"]` as ["Edema", "Mass"]; a label that has a comma itself stays whole."""
+    return (
+        None
+        if words is None
+        else [part for word in words for part in ([word] if word in known else split_words([word]))]
+    )
 
 
 def split_words(words: Iterable[str] | None) -> list[str]:
@@ -241,10 +296,17 @@ def print_explanation(explanation: Any) -> None:
             [str(r["row"]), r["label"], r["probability"], r["logit"], *(r[m] for m in signed)]
             for r in shown.to_dict("records")
         ],
-        title=f"{explanation.model}: {len(explanation)} maps by {', '.join(explanation.maps)}"
+        title=f"{explanation.model}: {len(explanation)} map{'s' if len(explanation) != 1 else ''} by {', '.join(explanation.maps)}"
         + (f", the first {len(shown)}" if len(explanation) > len(shown) else ""),
     )
-    for method, of in explanation.certificates.groupby("method", sort=False):
-        print(f"{method}: {int(of['adds_up'].sum())} of {len(of)} maps add up to the logit")
+    for method, of in explanation.division.to_dict("index").items():
+        terms = " + ".join(f"{of[term]:.3f} ({name})" for term, name in TERMS.items())
+        print(
+            f"{method}: {of['holds']} of {of['maps']} maps add up; mean logit {of['logit']:.3f} = {terms}".replace(
+                "+ -", "- "
+            )
+        )
+    for warning in explanation.warnings:
+        print(f"warning: {warning}")
     if len(explanation.failed):
         print("warning: maps that do not add up are marked in the figures and on the page; do not read them")

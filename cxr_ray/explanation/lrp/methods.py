@@ -64,7 +64,7 @@ class AlphaBetaOptions(LrpOptions):
     @model_validator(mode="after")
     def _one_apart(self) -> "AlphaBetaOptions":
         if abs(self.alpha - self.beta - 1.0) > 1e-9:
-            raise ValueError("alpha - beta must be 1, or relevance is not conserved")
+            raise ValueError("alpha - beta must be 1 (such as alpha 3 and beta 2), or relevance is not conserved")
         return self
 
     def scheme(self) -> Scheme:

@@ -1,10 +1,13 @@
 """`cxr-ray explain`: its words, what it prints and writes, and mistakes, which are one line and leave nothing behind."""
 
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 
 from cxr_ray.cli import main
@@ -24,6 +27,13 @@ def test_lists_of_words() -> None:
     for wrong in (["a"], ["5-9"], ["-1"], [","]):
         with pytest.raises(UserError, match="such as --rows 5,9"):
             explain.read_rows(wrong)
+
+
+def test_labels_may_be_one_word_and_may_have_commas() -> None:
+    known = ["Edema", "Mass", "Mass, left"]
+    assert explain.read_labels(["Edema,Mass"], known) == explain.read_labels(["Edema", "Mass"], known) == known[:2]
+    assert explain.read_labels(["Mass, left", "Edema"], known) == ["Mass, left", "Edema"]
+    assert explain.read_labels(None, known) is None and explain.read_labels(["Edma"], known) == ["Edma"]
 
 
 def test_options_go_to_the_methods_that_have_them() -> None:
@@ -47,7 +57,7 @@ def test_maps_of_a_class_are_written_below_the_run(capsys: pytest.CaptureFixture
     out = capsys.readouterr().out.splitlines()
     folder = run.path / "explanations" / "train-Mass"
     assert out[-2] == f"page: {folder / 'explain.html'}" and out[-1].startswith("next: ")
-    assert any("3 of 3 maps add up to the logit" in line for line in out)
+    assert any(line.startswith("lrp_epsilon: 3 of 3 maps add up; mean logit ") for line in out)
     with np.load(folder / "maps.npz", allow_pickle=False) as found:
         assert set(found.files) == {"rows", "labels", "saliency", "lrp_epsilon"} and len(found["rows"]) == 3
     assert (
@@ -60,7 +70,7 @@ def test_maps_of_a_class_are_written_below_the_run(capsys: pytest.CaptureFixture
 
 def test_a_picture_and_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(store().images([3])[0]).save(tmp_path / "x.png")
-    words = ("--label", "Mass", "Edema", "--methods", "saliency", "--out", tmp_path / "out")
+    words = ("--label", "Mass,Edema", "--methods", "saliency", "--out", tmp_path / "out")
     assert run_command(trained().path, tmp_path / "x.png", *words) == 0
     with np.load(tmp_path / "out" / "maps.npz") as found:
         assert found["labels"].tolist() == ["Mass", "Edema"] and found["rows"].tolist() == [0, 0]
@@ -110,7 +120,14 @@ def test_the_audit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--figures", "filter"], "did you mean 'filters'"),
         (["--figures", "filters", "--kernel", "x"], "cannot read the kernel"),
         (["--figures", "pooling", "--pool", "99"], "window of 99"),
+        (["--figures", "pooling", "--pool", "0"], "at least 1 pixel, got 0 and 0"),
+        (["--figures", "pooling", "--stride", "0"], "at least 1 pixel, got 2 and 0"),
+        (["--figures", "filters", "--methods", "saliency"], "draws teaching figures without maps; remove --methods"),
         (["--audit", "--rows", "3"], "remove --rows"),
+        (["--audit", "--boxes", "stored"], "remove --boxes"),
+        (["--masks", "x.csv"], "--masks belongs to --audit"),
+        (["--pool", "3"], "--pool belongs to --figures"),
+        (["--label", "all", "Mass"], "`all` stands alone"),
         (["--audit", "--label", "Edma"], "did you mean 'Edema'"),
         (["--audit", "--masks", "nowhere.csv"], "nowhere.csv"),
         (["--boxes", "stored"], "has no stored boxes"),
@@ -125,6 +142,51 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and message in error
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_someone_else_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    assert run_command(trained().path, "--audit", "--out", tmp_path) == 2
+    shown = capsys.readouterr()
+    assert "exists and was not written by this command" in shown.err and "auditing" not in shown.out
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_urls_are_not_taken_for_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command("s3://bucket/run") == run_command(trained().path, "--out", "s3://bucket/out") == 2
+    error = capsys.readouterr().err
+    assert "not at s3://bucket/run;" in error and "not at s3://bucket/out;" in error and not list(tmp_path.iterdir())
+
+
+def test_plugins_are_imported_only_if_they_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained().path, run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump({**config, "plugins": ["plugin_of_test_explain"]}))
+    (tmp_path / "plugin_of_test_explain.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    words = (run, "--limit", 1, "--methods", "saliency")
+    assert run_command(*words) == 2
+    assert "add --plugins plugin_of_test_explain" in capsys.readouterr().err
+    assert "plugin_of_test_explain" not in sys.modules
+    assert run_command(*words, "--plugins", "plugin_of_test_explain") == 0
+    assert "plugin_of_test_explain" in sys.modules
+
+
+def test_weights_in_a_file_are_explained_on_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is suggested next does not need a store."""
+    Image.fromarray(store().images([3])[0]).save(tmp_path / "x.png")
+    weights = shutil.copy(trained().weights, tmp_path / "model.safetensors")
+    assert run_command(weights, tmp_path / "x.png", "--methods", "saliency") == 0
+    assert capsys.readouterr().out.endswith("next: open the page in a browser\n")
+    assert (tmp_path / "model-explanations" / "pictures" / "explain.html").is_file()
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
