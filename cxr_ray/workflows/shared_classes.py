@@ -20,8 +20,8 @@ def with_other_class(
 ) -> dict[str, npt.NDArray[np.float32]]:
     """The label columns [N] of a store, with one for its other class: a store of two classes has one column.
 
-    The other class is called as the store records it, else as the one of the run's `classes` that means no finding: a source calls
-    the other class positive unless it was told otherwise. Without either the columns are unchanged."""
+    The other class is called as the store records it, else as the one of the run's `classes` that means no finding, which a
+    source makes the positive one only if `positive` names it. Without either the columns are unchanged."""
     if info.task != "binary" or len(columns) != 1:
         return dict(columns)
     (positive_N,) = columns.values()

@@ -88,8 +88,8 @@ def left_out(records: Records) -> int:
 
 def listed_files(root: Path, name: str) -> int:
     """Image files in the folders of a source that lists those."""
-    beside = (".csv",) if name == "dicom_folder" else (".csv", ".xlsx", ".md", ".txt")  # it counts all but its table
-    files = [p for p in root.rglob("*") if not p.is_dir() and p.suffix.lower() not in beside]
+    tables = (".csv",) if name == "dicom_folder" else (".csv", ".xlsx", ".md", ".txt")  # it counts all but its table
+    files = [p for p in root.rglob("*") if not p.is_dir() and p.suffix.lower() not in tables]
     if FOLDERS[name]:
         files = [p for p in files if p.parent.name == FOLDERS[name]]
     return len(files)
