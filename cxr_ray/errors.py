@@ -88,6 +88,6 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 def unknown(kind: str, name: str, known: Iterable[str], *, where: str = "") -> UserError:
     """The error for an unknown name. It suggests the closest known name and lists up to 40 of them."""
-    names = sorted(str(k) for k in known)
+    names = sorted({str(k) for k in known})
     hint = closest(name, names) or "."
     return UserError(f"unknown {kind} {quoted(name)}{where}{hint} Known: {listed(names, most=40)}")

@@ -28,6 +28,8 @@ SMOOTH_RANGES: dict[str, tuple[float, float]] = {"smooth": (0.55, 0.85), "smooth
 sampled uniformly from this range."""
 LABEL_PREFIX = "label/"
 """Of the label columns of a store on disk, and in memory of those whose name another column has. No label contains a slash."""
+BREAKS = frozenset({"Cc", "Zl", "Zp"})
+"""Unicode categories of line breaks and of what may change the terminal. No label contains one; a header of Excel may."""
 T = TypeVar("T")
 
 
@@ -42,9 +44,11 @@ class Filter(BaseModel):
 
 
 def safe_name(name: str) -> str:
-    """A label that can be part of a metric name or a column name: slashes and dots become `_`. Characters are composed (NFC), as
-    people type them; macOS decomposes the names of class folders."""
-    return unicodedata.normalize("NFC", name.strip()).replace("/", "_").replace(".", "_")
+    """A label that can be part of a metric name or a column name, and be printed on one line: slashes and dots become `_`, line
+    breaks and other control characters a space. Characters are composed (NFC), as people type them; macOS decomposes the names of
+    class folders."""
+    line = "".join(" " if unicodedata.category(c) in BREAKS else c for c in unicodedata.normalize("NFC", name))
+    return line.strip().replace("/", "_").replace(".", "_")
 
 
 def label_column(label: str, columns: Container[str]) -> str:

@@ -31,6 +31,7 @@ def test_an_unknown_name_lists_the_known_ones_in_order() -> None:
     error = unknown("model", "resnet19", ["vgg16", "resnet18"], where=" in the sweep")
     assert isinstance(error, UserError)
     assert str(error) == "unknown model 'resnet19' in the sweep; did you mean 'resnet18'? Known: resnet18, vgg16"
+    assert str(unknown("label", "x", ["left", "view", "left"])) == "unknown label 'x'. Known: left, view"
     assert str(unknown("model", "xyz", ["vgg16"])) == "unknown model 'xyz'. Known: vgg16"
 
 

@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxr_ray.errors import UserError
-from cxr_ray.labels import SMOOTH_RANGES, apply_policy, expand_by_label, hard_targets, merge_groups, resolve
+from cxr_ray.labels import (
+    SMOOTH_RANGES,
+    apply_policy,
+    expand_by_label,
+    hard_targets,
+    merge_groups,
+    resolve,
+    safe_name,
+)
 
 LABELS = ("Edema", "Mass", "Effusion")
 GROUPS = {"two": ("Mass", "Edema"), "wet": ("Edema", "Effusion")}
@@ -127,3 +135,16 @@ def test_values_by_label_group_and_all():
     assert str(caught.value) == "report.thresholds: two and wet disagree about 'Edema'; set 'Edema' itself"
     with pytest.raises(UserError, match=r"unknown label 'Edma' in report\.thresholds; did you mean 'Edema'"):
         expand_by_label({"Edma": 0.4}, LABELS, GROUPS, where=where)
+
+
+@given(st.text(max_size=12))
+def test_a_label_is_one_line_without_what_changes_a_terminal(name):
+    label = safe_name(name)
+    assert len(label.splitlines()) <= 1 and not set(label) & {*map(chr, (*range(32), *range(127, 160))), "/", "."}
+    assert safe_name(label) == label
+
+
+def test_a_label_from_a_header_of_two_lines_keeps_its_words():
+    assert safe_name("Pleural\neffusion ") == "Pleural effusion"
+    assert safe_name("Nodule/Mass") == "Nodule_Mass"
+    assert safe_name("E\u0301panchement") == "\u00c9panchement"

@@ -12,6 +12,7 @@ from cxr_ray import config as cfg
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.errors import UserError, quoted, unknown
 from cxr_ray.labels import NEGATIVE, POSITIVE, UNCERTAIN, label_values, merge_groups, resolve, safe_name
+from cxr_ray.metrics.names import TAKEN_LABELS
 
 S = TypeVar("S")
 
@@ -51,9 +52,13 @@ def derived_members(
     Raises `UserError` as `add_derived` does; `columns` are names that are taken too."""
     names = list(data.derive)
     for name in names:
-        if name in (*info.labels, *columns, "all") or name in data.groups or name in info.groups:
+        if name in (*info.labels, *columns) or name in data.groups or name in info.groups:
             raise UserError(
                 f"data.derive: {quoted(name)} is already a label, a group or a column; give it another name"
+            )
+        if name in TAKEN_LABELS:
+            raise UserError(
+                f"data.derive: {quoted(name)} means several labels in settings and metrics; give the label another name"
             )
         if not name or name != safe_name(name):
             raise UserError(

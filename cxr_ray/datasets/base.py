@@ -11,14 +11,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cxr_ray.config.metric_names import ALIASES
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.data.store_format import separate_labels
 from cxr_ray.datasets.recognise import likely_source
 from cxr_ray.datasets.tables import TEXT
 from cxr_ray.errors import UserError, quoted, shortened, unknown
 from cxr_ray.labels import LABEL_PREFIX, NEGATIVE, PARTS, POSITIVE, UNCERTAIN, label_column, safe_name
-from cxr_ray.metrics.names import AVERAGES
+from cxr_ray.metrics.names import TAKEN_LABELS
 from cxr_ray.registry import SOURCES
 from cxr_ray.storage.names import readable
 from cxr_ray.storage.remote import AnyPath, to_path
@@ -32,8 +31,6 @@ PART_NAMES = {
 """Names of the parts in datasets, in lower case, to ours."""
 ANY_LAYOUT = ("table", "dicom_folder")
 """Sources for folders of any layout: another source may know the dataset, and need not be meant."""
-TAKEN_LABELS = ("all", *sorted((*AVERAGES, *ALIASES)))
-"""What settings and metrics call several labels together."""
 BOX_COLUMNS = ("row", "label", "x", "y", "w", "h")
 
 

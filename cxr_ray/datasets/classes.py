@@ -42,7 +42,7 @@ def class_columns(
     if len(by_label) < len(classes):
         raise UserError(
             f"two classes have the same label name: {listed(sorted(classes), most=MOST_CLASSES)} "
-            "(slashes and dots become _); rename one of them"
+            "(slashes and dots become _, line breaks a space); rename one of them"
         )
     if positive is not None and positive not in classes:
         raise unknown("class", positive, classes, where=" for --positive")

@@ -3,6 +3,7 @@
 What is unambiguous is recognised; what is not is an error that names the option. tables.py chooses the reader by the file's name.
 """
 
+import codecs
 import csv
 import gzip
 import io
@@ -77,10 +78,12 @@ def recognise_encoding(body: bytes) -> str:
 
 def recognise_delimiter(head: str, preferred: str = ",") -> str:
     """The delimiter of a table with this beginning: the first, from `preferred` on, with several columns and as many fields in
-    every complete record as in the header; else `preferred`."""
-    others = [delimiter for delimiter in DELIMITERS if delimiter != preferred]
-    consistent = [d for d in (preferred, *others) if _columns(head, d) > 1]
-    return consistent[0] if consistent else preferred
+    every complete record as in the header; else the first with several columns in the header, whose rows are ragged; else
+    `preferred`."""
+    ordered = [preferred, *(delimiter for delimiter in DELIMITERS if delimiter != preferred)]
+    consistent = [d for d in ordered if _columns(head, d) > 1]
+    in_header = [d for d in ordered if d in head.partition("\n")[0]]
+    return [*consistent, *in_header, preferred][0]
 
 
 def _columns(head: str, delimiter: str) -> int:
@@ -175,6 +178,8 @@ def _to_utf8(body: bytes, given: str | None, *, suggest: bool) -> bytes:
     except UnicodeDecodeError as error:
         before = body[: error.start].count(b"\n")
         where = f"row {before - 1} (counted from 0)" if before else "the header"
+        if given and (fitting := recognise_encoding(body)) not in ("utf-8", codecs.lookup(given).name):
+            raise ValueError(f"it is not text in {encoding}; it seems to be {fitting}: leave out --encoding") from None
         if not encoding.startswith("utf-8"):
             raise ValueError(f"{where} is not text in {encoding}; give its encoding with --encoding") from None
         around = body[max(error.start - 30, 0) : error.start + 30].decode("cp1252", errors="replace")

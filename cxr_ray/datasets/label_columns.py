@@ -75,6 +75,7 @@ class LabelOptions(Options):
         if encoding is None:
             return None
         try:
+            "".encode(encoding)  # refuses codecs that are not of text, such as base64
             return codecs.lookup(encoding).name
         except LookupError:
             raise ValueError("unknown encoding; known are utf-8, utf-16, cp1252 and the others of Python") from None
@@ -143,8 +144,8 @@ def label_columns(
     labels = {safe_name(k): values for k, values in found.items()}
     if len(labels) < len(found):
         raise UserError(
-            f"{path}: two labels have the same name after slashes and dots become _: {listed(_same_names(found))}; rename one of "
-            "them"
+            f"{path}: two labels have the same name after slashes and dots become _ (and line breaks a space): "
+            f"{listed(_same_names(found))}; rename one of them"
         )
     return task, labels
 

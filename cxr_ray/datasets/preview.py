@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cxr_ray.data import summary
-from cxr_ray.data.filters import dropping_filter, refuse_ambiguous
+from cxr_ray.data.filters import WHERE, dropping_filter, selected
 from cxr_ray.data.store_writer import write_parquet
 from cxr_ray.datasets.base import Records
 from cxr_ray.errors import printable, shortened
@@ -23,8 +23,6 @@ from cxr_ray.runtime import machine
 from cxr_ray.storage.atomic import make_folder, write_atomic
 from cxr_ray.storage.remote import AnyPath, files_exist, to_path
 
-WHERE = "--where"
-"""Name of the filter that the ingest itself applies. The declared filters are applied by the plan."""
 SAMPLE_SIZE = 24
 """Images that are read and decoded to estimate the time."""
 VECTORS_SHOWN = 20
@@ -146,7 +144,7 @@ def dry_run(
     table = records.table
     for rule in records.info.filters:
         if rule.name == WHERE:
-            refuse_ambiguous(rule.query, table)
+            selected(table, rule.query)  # refuses what the ingest refuses
     dropped_by = dropping_filter(table, records.info.filters)
     kept = table[dropped_by == ""]
     counts = dropped_by.value_counts()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from cxr_ray.config.metric_names import MEAN, split_name
+from cxr_ray.config.metric_names import ALIASES, MEAN, split_name
 from cxr_ray.errors import UserError, unknown
 from cxr_ray.labels import PARTS
 
@@ -26,6 +26,8 @@ OVERALL_METRICS: dict[str, tuple[str, ...]] = {
 MICRO, WEIGHTED = "micro", "weighted"
 AVERAGES = (MEAN, MICRO, WEIGHTED)
 """Mean over the labels that define the metric (macro); over all cells pooled; mean over labels weighted by their positives."""
+TAKEN_LABELS = ("all", *sorted((*AVERAGES, *ALIASES)))
+"""What settings and metrics call several labels together. No label may be called so."""
 MAIN_METRICS = ("recall", "auroc", "precision")
 """The metrics that every table, page and message shows first, in this order: most important first."""
 TABLE_METRICS = (*MAIN_METRICS, "f1", "ap")

@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 
 from cxr_ray.data import store_format, store_writer
-from cxr_ray.data.filters import dropping_filter, refuse_ambiguous
+from cxr_ray.data.filters import selected
 from cxr_ray.data.store_format import INGEST_FOLDER, ImageFormat, Manifest
 from cxr_ray.datasets import Records
 from cxr_ray.errors import UserError
@@ -142,13 +142,7 @@ def _narrow(table: pd.DataFrame, where: str | None) -> pd.DataFrame:
     """The records that `where` selects. Raises `UserError` if there are none."""
     if table.empty:
         raise UserError("there is no record to ingest; does the source find its images?")
-    if where is None:
-        return table
-    refuse_ambiguous(where, table)
-    selected = table[dropping_filter(table, [Filter(name="--where", query=where)]) == ""]
-    if selected.empty:
-        raise UserError(f"--where {where!r} leaves none of the {len(table):,} records; widen it")
-    return selected
+    return table if where is None else selected(table, where)
 
 
 def _contents(records: Records, table: pd.DataFrame, settings: IngestSettings, step: int) -> dict[str, Any]:

@@ -77,12 +77,20 @@ def refusal(store: FakeStore, **settings: Any) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["Edema", "view", "all", "wet", "own"])
+@pytest.mark.parametrize("name", ["Edema", "view", "wet", "own"])
 def test_a_name_that_is_taken_is_refused(name: str) -> None:
     store = fake_store(10)
     store.declare(groups={"wet": ("Edema",)})
     message = refusal(store, derive={name: {"any": ["Mass"]}}, groups={"own": ["Mass"]})
     assert message == f"data.derive: {name!r} is already a label, a group or a column; give it another name"
+
+
+@pytest.mark.parametrize("name", ["all", "mean", "micro", "macro", "weighted"])
+def test_a_name_that_means_several_labels_is_refused(name: str) -> None:
+    store = fake_store(10)
+    store.index = store.index.drop(columns="mean", errors="ignore")
+    message = refusal(store, derive={name: {"any": ["Mass"]}})
+    assert message == f"data.derive: {name!r} means several labels in settings and metrics; give the label another name"
 
 
 def test_wrong_members_are_refused() -> None:

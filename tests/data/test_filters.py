@@ -14,6 +14,9 @@ from tests.fakes.store import fake_store
     ("query", "message"),
     [
         ("veiw == 'AP'", "unknown column 'veiw'; did you mean 'view'"),
+        ("`veiw` == 'AP'", "unknown column 'veiw'; did you mean 'view'"),
+        ("`Pleural efusion` == 1", "unknown column 'Pleural efusion'"),
+        ("row > 1 and `label/Mass's` == 1", 'unknown column "label/Mass\'s"'),
         ("view ==", "is not a query"),
         ("row + 1", "is not true or false for each row"),
         ("__import__('os').system('true') == 0", "is not a query|names an unknown column"),
@@ -51,3 +54,11 @@ def test_a_name_that_a_label_shares_with_a_column_is_refused_and_either_can_be_n
     declared = [Filter(name="women", query="sex == 'F'")]  # of a source, which knows only its columns
     assert filters.dropping_filter(table, declared).tolist() == ["", "", "women", "women"]
     filters.refuse_ambiguous("sex == 'F'", fake_store(4).index)
+
+
+def test_records_have_no_column_yet_that_only_the_store_will_have():
+    """A label called phash, at ingest: what the message proposes can be written."""
+    table = fake_store(4).index.rename(columns={"Mass": "label/phash"})
+    with pytest.raises(UserError, match=r"a column that the store will have; write `label/phash` for the label, in"):
+        filters.refuse_ambiguous("phash == 1", table)
+    assert len(filters.dropping_filter(table, [Filter(name="x", query="`label/phash` == 1")])) == 4

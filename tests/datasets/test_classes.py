@@ -37,8 +37,9 @@ def test_positive_must_be_one_of_two_classes() -> None:
 
 
 def test_label_names_are_safe_and_do_not_collide() -> None:
-    task, columns = class_columns(["a/b", "c.d", "e"], ["a/b", "c.d", "e"])
-    assert task == "multiclass" and list(columns) == ["a_b", "c_d", "e"]
+    names = ["a/b", "c.d", "e\n\x1b[1m", "\x85f"]
+    task, columns = class_columns(names, names)
+    assert task == "multiclass" and list(columns) == ["a_b", "c_d", "e  [1m", "f"]
     with pytest.raises(
         UserError, match=r"^two classes have the same label name: a\.b, a/b, c \(.*\); rename one of them"
     ):

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,11 @@ def test_a_header_may_lack_the_last_delimiter_of_its_rows(tmp_path: Path) -> Non
             "x,y\n1,2\n3,4,5\n",
             "row 1 (counted from 0) has 3 fields, the header 2; a cell that contains the delimiter must be in quotes",
         ),
+        (
+            "x;y\n1;2\n3;4;5\n",
+            "row 1 (counted from 0) has 3 fields, the header 2; a cell that contains the delimiter must be in quotes",
+        ),
+        ("x\ty\n1\t2\n3\n", "row 1 (counted from 0) has 1 fields, the header 2; it is cut off"),
         ("", "it is empty"),
         ("\n\n", "it is empty"),
     ],
@@ -145,6 +151,15 @@ def test_windows_1252_is_one_flag_away(tmp_path: Path) -> None:
         "the header is not UTF-8 text; give --enc"
     )
     assert problem(path, body, TextForm(encoding="utf-16")).endswith("; give its encoding with --encoding")
+
+
+@pytest.mark.parametrize("written", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_where_the_text_has_another_encoding_the_flag_is_to_be_left_out(tmp_path: Path, written: str) -> None:
+    body = "image,Befund\na.png,Ödem\n".encode(written)
+    assert re.fullmatch(
+        r"it is not text in utf-8; it seems to be utf-(16|32)(-[lb]e)?: leave out --encoding",
+        problem(tmp_path / "a.csv", body, TextForm(encoding="utf-8")),
+    )
 
 
 @pytest.mark.parametrize(

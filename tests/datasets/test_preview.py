@@ -90,6 +90,12 @@ def test_with_images_the_time_is_estimated_and_unusable_images_are_counted(tmp_p
     assert one_core.seconds is not None and one_core.cores == 1
 
 
+def test_where_that_leaves_nothing_is_refused_as_by_the_ingest(tmp_path: Path) -> None:
+    records = make_records(filters=(Filter(name="--where", query="age > 500"), *FILTERS))
+    with pytest.raises(UserError, match=r"^--where 'age > 500' leaves none of the \d+ records; widen it$"):
+        dry_run(records, tmp_path, size=(32, 32))
+
+
 def test_where_reduces_the_ingest_and_declared_filters_do_not(tmp_path: Path) -> None:
     where = Filter(name="--where", query="view == 'PA'")
     records = make_records(filters=(where, *FILTERS))
@@ -166,5 +172,5 @@ def test_labels_with_the_names_of_columns_are_counted_and_saved(tmp_path: Path) 
     assert saved["sex"].tolist() == list("FFMM") and saved["label/sex"].tolist() == [1, 0, 1, 0]
     assert saved["label/kept"].tolist() == saved["label/row"].tolist() == [1, 0, 1, 0]
     where = info.model_copy(update={"filters": (Filter(name="--where", query="left == 1"),)})
-    with pytest.raises(UserError, match="names left, which is a label and another column"):
+    with pytest.raises(UserError, match="names left, which is a label and a column that the store will have"):
         dry_run(Records(table, where), tmp_path, size=(32, 32))

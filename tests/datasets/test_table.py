@@ -178,7 +178,8 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
 def test_labels_of_the_same_name_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "image,a.b,a/b\na.png,1,0\n") / "images.csv"
     assert refusal(tmp_path, labels=["a.b", "a/b"]) == (
-        f"{path}: two labels have the same name after slashes and dots become _: a.b, a/b; rename one of them"
+        f"{path}: two labels have the same name after slashes and dots become _ (and line breaks a space): "
+        "a.b, a/b; rename one of them"
     )
 
 
@@ -378,7 +379,10 @@ def test_form_options_are_checked(tmp_path: Path) -> None:
     assert refusal(tmp_path, labels=["A"], delimiter=";;").startswith(
         "options.delimiter of table: must be one character"
     )
-    assert refusal(tmp_path, labels=["A"], encoding="ansi-x").startswith("options.encoding of table: unknown encoding")
+    for unknown in ("ansi-x", "base64", "rot13"):
+        assert refusal(tmp_path, labels=["A"], encoding=unknown).startswith(
+            "options.encoding of table: unknown encoding"
+        )
 
 
 def test_messages_never_print_long_cells_or_control_characters(tmp_path: Path) -> None:

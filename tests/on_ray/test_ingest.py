@@ -525,7 +525,7 @@ def test_a_label_with_the_name_of_a_column_of_the_store_is_ingested(
     kept = first.index[first.index["B"] != 1]
     np.testing.assert_array_equal(label_values(store.index, store.labels), label_values(kept, first.labels))
     assert store.index["variance"].tolist() == kept["variance"].tolist()
-    with pytest.raises(UserError, match="names variance, which is a label and another column"):
+    with pytest.raises(UserError, match="names variance, which is a label and a column that the store will have"):
         run(records, good[1], tmp_path / "t", where="variance != 1")
 
 
