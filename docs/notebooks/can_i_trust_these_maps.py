@@ -104,9 +104,9 @@ marked = rng.random(len(pictures)) < 0.5
 pictures[marked, 3:9, 3:9] = 255
 torch.manual_seed(0)
 model = cxr_ray.create_model("covid_cnn", num_outputs=1, image_size=64)
-optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 data = torch.utils.data.TensorDataset(torch.from_numpy(pictures), torch.from_numpy(marked).float())
-for _ in range(6):
+for _ in range(25):
     for batch, target in DataLoader(data, batch_size=16, shuffle=True):
         loss = torch.nn.functional.binary_cross_entropy_with_logits(model(batch)[:, 0], target)
         optimizer.zero_grad()
