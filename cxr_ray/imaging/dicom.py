@@ -272,7 +272,7 @@ def _check_codestream(found: Codestream, dataset: "Dataset", bits: Bits, max_pix
     if (found.height, found.width) != (dataset.Rows, dataset.Columns):
         raise ImageError("damaged")
     if found.samples != dataset.SamplesPerPixel:
-        raise ImageError("SamplesPerPixel contradicts the codestream")
+        raise ImageError("SamplesPerPixel contradicts the pixels")
     plain = min(found.bits, bits.stored) > 8 and (not bits.signed or found.bits == dataset.BitsAllocated)
     if found.bits > dataset.BitsAllocated or not (found.bits == bits.stored or plain):
         raise ImageError("BitsStored contradicts the codestream")

@@ -17,7 +17,7 @@ from cxr_ray.data.store_format import ImageFormat
 from cxr_ray.errors import UserError
 from cxr_ray.inference.inputs import Images, format_of_files, gray_batches
 from cxr_ray.models import GRAY_RANGE, serialization
-from cxr_ray.runtime import precision
+from cxr_ray.runtime import memory, precision
 from cxr_ray.runtime.context import pick_device
 
 
@@ -25,6 +25,7 @@ class Predictor:
     """A trained model on a device. `predictor(images)` gives probabilities float32 [N, L] of the labels `predictor.labels`."""
 
     def __init__(self, saved: serialization.SavedModel, device: torch.device, *, run: runs.Run | None = None) -> None:
+        memory.keep_heap()
         self.labels, self.task = saved.labels, saved.task
         spec = saved.model.spec
         self.image_size = spec.image_size

@@ -1,6 +1,9 @@
-"""Device memory: how many rows fit at once, what to do if a batch does not, and pinned host memory."""
+"""Memory: how many rows fit a device at once, what to do if a batch does not, pinned host memory, and the heap of the process."""
 
+import ctypes
 import gc
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +13,25 @@ import numpy.typing as npt
 import torch
 
 from cxr_ray.errors import OutOfMemory, UserError
+
+MMAP_THRESHOLD, TRIM_THRESHOLD = 32 * 2**20, 512 * 2**20
+"""Bytes: allocations from which on glibc maps memory of their own (32 MiB is the most it allows), and free memory at the end of the heap
+that it keeps."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
+def keep_heap() -> None:
+    """Let this process keep the memory that a step frees for the next one.
+
+    glibc gives free memory at the end of its heap back to the system, so that every step of a small network gets its activations as new
+    pages: a quarter of the time of a LeNet at 64 pixels. Does nothing on a system without glibc, and where MALLOC_TRIM_THRESHOLD_ or
+    MALLOC_MMAP_THRESHOLD_ is set."""
+    own = any(f"MALLOC_{name}_THRESHOLD_" in os.environ for name in ("TRIM", "MMAP"))
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if own or mallopt is None:
+        return
+    mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+    mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD)
 
 
 def rows_that_fit(step: Callable[[int], None], most: int) -> int:

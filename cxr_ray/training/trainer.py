@@ -42,6 +42,7 @@ def fit(config: cfg.Config, plan: Plan, store: loader.TrainingStore, context: Co
     Resumes from the run's last complete checkpoint, if there is one. Every rank calls it; rank 0 writes the run folder. Returns
     the last epoch's metrics by name. The model of the selected epoch (`train.select`) is in `model.safetensors`, its val
     predictions in `predictions/val.parquet`."""
+    memory.keep_heap()
     config = config.for_task(plan.task)
     metrics.parse(config.train.monitor, labels=plan.labels, task=plan.task)
     trainer = _Trainer(_resolve_precision(config, context, run), plan, store, context, run)
