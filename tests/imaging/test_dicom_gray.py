@@ -137,7 +137,7 @@ def test_other_contradictions_of_a_codestream_are_refused() -> None:
     gray, rgb = (RAW // 16).astype(np.uint8), np.stack([RAW // 16] * 3, -1).astype(np.uint8)
     for syntax in ("jpeg", "j2k"):
         wrong = edited(dicom(rgb, syntax), SamplesPerPixel=1, PhotometricInterpretation="MONOCHROME2")
-        assert reason(wrong) == "SamplesPerPixel contradicts the codestream"
+        assert reason(wrong) == "SamplesPerPixel contradicts the pixels"
         wrong = edited(dicom(gray, syntax), SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0)
         assert reason(wrong) == "SamplesPerPixel contradicts the codestream"
     assert reason(edited(dicom(rgb), BitsStored=7, HighBit=6)) == "unsupported pixel kind"

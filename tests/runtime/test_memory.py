@@ -135,7 +135,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no glibc")
 def test_a_step_reuses_the_memory_of_the_one_before() -> None:
-    """Counted in page faults: 120 MiB are 30,720 pages of 4 KiB."""
+    """Counted in page faults; how many a step has depends on the size of pages."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
     faults = {
         how: int(
@@ -143,7 +143,7 @@ def test_a_step_reuses_the_memory_of_the_one_before() -> None:
         )
         for how in ("keep", "return")
     }
-    assert faults["keep"] < 10 * 30_720 / 4 < faults["return"]
+    assert faults["keep"] < faults["return"] / 4
     own = {**environment, "MALLOC_TRIM_THRESHOLD_": "0"}
     kept = subprocess.run([sys.executable, "-c", HEAP, "keep"], env=own, capture_output=True, check=True)
-    assert int(kept.stdout) > 10 * 30_720 / 4  # the user's own choice stays
+    assert int(kept.stdout) > faults["return"] / 2  # the user's own choice stays
