@@ -139,7 +139,7 @@ def test_other_contradictions_of_a_codestream_are_refused() -> None:
         wrong = edited(dicom(rgb, syntax), SamplesPerPixel=1, PhotometricInterpretation="MONOCHROME2")
         assert reason(wrong) == "SamplesPerPixel contradicts the pixels"
         wrong = edited(dicom(gray, syntax), SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0)
-        assert reason(wrong) == "SamplesPerPixel contradicts the codestream"
+        assert reason(wrong) == "SamplesPerPixel contradicts the pixels"
     assert reason(edited(dicom(rgb), BitsStored=7, HighBit=6)) == "unsupported pixel kind"
 
 

@@ -121,6 +121,7 @@ HEAP = """
 import resource, sys
 import torch
 from cxr_ray.runtime import memory
+torch.set_num_threads(1)
 if sys.argv[1] == "keep":
     memory.keep_heap()
 def step():  # activations of a step, freed together
@@ -134,16 +135,15 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no glibc")
-def test_a_step_reuses_the_memory_of_the_one_before() -> None:
-    """Counted in page faults; how many a step has depends on the size of pages."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
-    faults = {
-        how: int(
-            subprocess.run([sys.executable, "-c", HEAP, how], env=environment, capture_output=True, check=True).stdout
+def test_a_step_reuses_the_memory_of_the_one_before_unless_the_user_chose_otherwise() -> None:
+    """Counted in page faults, next to a process whose user wants everything returned. What glibc does on its own varies from run to run."""
+    plain = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    kept, returned = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", HEAP, "keep"], env=environment, capture_output=True, check=True
+            ).stdout
         )
-        for how in ("keep", "return")
-    }
-    assert faults["keep"] < faults["return"] / 4
-    own = {**environment, "MALLOC_TRIM_THRESHOLD_": "0"}
-    kept = subprocess.run([sys.executable, "-c", HEAP, "keep"], env=own, capture_output=True, check=True)
-    assert int(kept.stdout) > faults["return"] / 2  # the user's own choice stays
+        for environment in (plain, {**plain, "MALLOC_TRIM_THRESHOLD_": "0"})
+    )
+    assert kept < returned / 4
