@@ -53,7 +53,7 @@ def safe_name(name: str) -> str:
 
 def label_column(label: str, columns: Container[str]) -> str:
     """The column of a label in a table of records, or a store's index, with these `columns`: its name, or `label/NAME` where the
-    table has that one, because another column has the label's name (a label `sex` beside the patient's sex)."""
+    table has that one, because another column has the label's name (a label `sex` and the patient's sex)."""
     prefixed = LABEL_PREFIX + label
     return prefixed if prefixed in columns else label
 

@@ -1,4 +1,4 @@
-"""Labels made of several others (`data.derive`), as columns beside those of a store. They belong to a plan, never to the store."""
+"""Labels made of several others (`data.derive`), as columns in addition to those of a store. They belong to a plan, never to the store."""
 # N rows, M labels of which one is made
 
 from collections.abc import Mapping, Sequence

@@ -133,7 +133,7 @@ class Explanation:
         return {method: Scale.of(maps[self.shown()], self.scale) for method, maps in self.maps.items()}
 
     def caption(self, method: str, n: int) -> Caption:
-        """Total relevance beside the logit for a signed map; the label for others."""
+        """Total relevance alongside the logit for a signed map; the label for others."""
         total = float(self.maps[method][n].sum(dtype=np.float64))
         failed = self.is_failed(method, n)
         text = f"sum {total:.3g}, logit {self.logits[n]:.3g}" if self.scales[method].signed else ""

@@ -10,13 +10,13 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy
 
 from cxr_ray.data import store as stores
 from cxr_ray.errors import UserError
 from cxr_ray.explanation.explainer import Explainer, MapBatch
 from cxr_ray.inference.loading import load_predictor
-from cxr_ray.on_ray import cluster
+from cxr_ray.on_ray import cluster, data_context
 from cxr_ray.runtime import machine
 
 MAP = "map/"
@@ -52,25 +52,19 @@ def map_batches(
         raise UserError(
             f"{workers} workers are asked for, but this machine has {machine.cores()} cores; lower the workers"
         )
-    with cluster.session(address, num_cpus=max(workers, os.cpu_count() or 1)):
-        context = DataContext.get_current()
-        before = context.execution_options.preserve_order, context.enable_progress_bars
-        context.execution_options.preserve_order, context.enable_progress_bars = True, False
-        try:
-            blocks = [rows_M[at : at + batch_size] for at in range(0, len(rows_M), batch_size)]
-            maps = ray.data.from_numpy(blocks).map_batches(
-                _Actor,
-                fn_constructor_args=(job,),
-                batch_size=batch_size,
-                batch_format="numpy",
-                compute=ActorPoolStrategy(size=min(workers, len(blocks))),
-                num_cpus=1,
-                num_gpus=1 if _on_gpu(job) else 0,
-            )
-            for block in maps.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
-                yield _from_columns(cast(dict[str, Any], block), job.methods)
-        finally:
-            context.execution_options.preserve_order, context.enable_progress_bars = before
+    with cluster.session(address, num_cpus=max(workers, os.cpu_count() or 1)), data_context.quiet(preserve_order=True):
+        blocks = [rows_M[at : at + batch_size] for at in range(0, len(rows_M), batch_size)]
+        maps = ray.data.from_numpy(blocks).map_batches(
+            _Actor,
+            fn_constructor_args=(job,),
+            batch_size=batch_size,
+            batch_format="numpy",
+            compute=ActorPoolStrategy(size=min(workers, len(blocks))),
+            num_cpus=1,
+            num_gpus=1 if _on_gpu(job) else 0,
+        )
+        for block in maps.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
+            yield _from_columns(cast(dict[str, Any], block), job.methods)
 
 
 def _on_gpu(job: ExplainJob) -> bool:

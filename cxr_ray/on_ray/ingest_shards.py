@@ -9,7 +9,6 @@ whose decoder crashes there twice is rejected; one that is only near a crash, or
 # n rows of one shard, H x W pixels of a stored image
 
 import hashlib
-import logging
 import os
 import traceback
 import warnings
@@ -25,7 +24,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 import ray.data
-from ray.data.context import DataContext
 from ray.util.annotations import RayDeprecationWarning
 
 from cxr_ray.data import store_writer
@@ -36,7 +34,7 @@ from cxr_ray.imaging.files import Root
 from cxr_ray.imaging.isolated import DecoderCrash, IsolatedDecoder
 from cxr_ray.imaging.pixels import PIXEL_DTYPES, DecodedImage, ImageError
 from cxr_ray.imaging.statistics import image_statistics
-from cxr_ray.on_ray import cluster
+from cxr_ray.on_ray import cluster, data_context
 from cxr_ray.runtime.machine import memory_bytes
 from cxr_ray.storage.atomic import write_atomic
 from cxr_ray.storage.remote import AnyPath, to_path
@@ -105,30 +103,6 @@ def read_part(out: AnyPath, number: int) -> tuple[pd.DataFrame, pd.DataFrame, Fi
     # Filtered before pandas: the missing phash of a rejected image would turn the column into floats.
     stored = table.filter(used).drop_columns("reason").to_pandas()
     return stored, table.filter(pc.invert(used)).select(["row", "reason"]).to_pandas(), entry
-
-
-@contextmanager
-def _data_context() -> Iterator[None]:
-    """Settings of Ray Data for the ingest; restored at the end."""
-    context = DataContext.get_current()
-    wanted = {
-        "op_resource_reservation_enabled": False,  # with it, one of two CPUs stays idle
-        "enable_progress_bars": False,
-        "print_on_execution_start": False,
-        "max_errored_blocks": -1,  # a worker that died ends its shard only
-    }
-    previous = {name: getattr(context, name) for name in wanted}
-    for name, value in wanted.items():
-        setattr(context, name, value)
-    log = logging.getLogger("ray.data")  # logs every start and end, and workers that died
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-        for name, value in previous.items():
-            setattr(context, name, value)
 
 
 def image_paths(table: pd.DataFrame) -> pa.Table:
@@ -219,8 +193,12 @@ def run_shards(
     every round."""
     if not todo:
         return
+    quiet = data_context.quiet(
+        op_resource_reservation_enabled=False,  # with it, one of two CPUs stays idle
+        max_errored_blocks=-1,  # a worker that died ends its shard only
+    )
     # A session of ours: Ray would join any cluster that it finds on this machine.
-    with cluster.session(), _data_context():
+    with cluster.session(), quiet:
         paths = [ray.put(image_paths(table))]  # a reference inside a list stays a reference
         for care in ROUNDS:
             unfinished = {shard.number: shard for shard in todo}

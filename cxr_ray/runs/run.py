@@ -220,6 +220,12 @@ class Run:
         """Update keys of `run.json` atomically."""
         update_json(self.path / "run.json", changes)
 
+    def count_test_evaluation(self) -> int:
+        """Count one more evaluation of test in `run.json`; returns their number."""
+        count = int(self.info.get("test_looks", 0)) + 1
+        self.update(test_looks=count)
+        return count
+
     def request_stop(self) -> None:
         """Ask the training to write a checkpoint and end, by a file named `stop`. Any process with write access can do so."""
         (self.path / "stop").touch()

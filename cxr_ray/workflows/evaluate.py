@@ -169,7 +169,7 @@ def evaluate(
     if by == "image":
         _write_operating_points(run, results, val)
     if part == "test":
-        run.update(test_looks=int(run.info.get("test_looks", 0)) + 1)
+        run.count_test_evaluation()
     page = run.path / ("report.html" if by == "image" else "report-by-study.html")
     images = store.pictures if config.report.images and by == "image" else None
     report_path = run_page.write(run, part, evaluation=results, predictions=table, path=page, images=images)

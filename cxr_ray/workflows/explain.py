@@ -84,12 +84,9 @@ def explain(  # noqa: PLR0913 - the options of the command, all of them by keywo
     explainer = Explainer(predictor, chosen_methods(predictor, methods, log), target=target, options=options)
     chosen = image_selection.select(predictor, images, rows=rows, class_name=class_name, split=split, limit=limit)
     check_scale(scale)
-    if workers > 1 or address is not None:
-        batches = ray_batches(
-            run_or_model, explainer, chosen, batch_size, workers=workers, address=address, gpu=gpu, plugins=plugins
-        )
-    else:
-        batches = map_batches(explainer, chosen, batch_size)
+    batches = map_batches(
+        run_or_model, explainer, chosen, batch_size, workers=workers, address=address, gpu=gpu, plugins=plugins
+    )
     name = model_name(run_or_model, predictor)
     if out is None:
         if boxes is not None:
@@ -160,8 +157,24 @@ def check_scale(scale: float | None) -> float | None:
     return scale
 
 
-def map_batches(explainer: Explainer, chosen: Selection, batch_size: int) -> Iterator[MapBatch]:
-    """The maps of the chosen images, a batch at a time."""
+def map_batches(
+    run_or_model: AnyModel,
+    explainer: Explainer,
+    chosen: Selection,
+    batch_size: int = BATCH_SIZE,
+    *,
+    workers: int = 1,
+    address: str | None = None,
+    gpu: bool | str = "auto",
+    plugins: Sequence[str] = (),
+) -> Iterator[MapBatch]:
+    """The maps of the chosen images, a batch at a time: from this process, or with several `workers` or an `address` from Ray."""
+    if workers > 1 or address is not None:
+        return _from_ray(run_or_model, explainer, chosen, batch_size, workers, address, gpu, plugins)
+    return _from_here(explainer, chosen, batch_size)
+
+
+def _from_here(explainer: Explainer, chosen: Selection, batch_size: int) -> Iterator[MapBatch]:
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {batch_size}")
     with ExitStack() as stack:
@@ -174,16 +187,15 @@ def map_batches(explainer: Explainer, chosen: Selection, batch_size: int) -> Ite
                 progress(done, len(chosen.rows))
 
 
-def ray_batches(
+def _from_ray(
     run_or_model: AnyModel,
     explainer: Explainer,
     chosen: Selection,
-    batch_size: int = BATCH_SIZE,
-    *,
+    batch_size: int,
     workers: int,
-    address: str | None = None,
-    gpu: bool | str = "auto",
-    plugins: Sequence[str] = (),
+    address: str | None,
+    gpu: bool | str,
+    plugins: Sequence[str],
 ) -> Iterator[MapBatch]:
     """The maps of the chosen rows of a store, from `workers` actors of Ray Data. Raises `UserError` for pictures and models in memory."""
     if workers < 1 or batch_size < 1:

@@ -1,4 +1,4 @@
-"""Teaching figures of a trained model and one image: filters beside Sobel edges, feature maps after each stage, poolings."""
+"""Teaching figures of a trained model and one image: filters next to Sobel edges, feature maps after each stage, poolings."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ def draw(
 ) -> dict[str, Figure]:
     """Figures by name. `gray_HW`: an image of gray values 0 to 255.
 
-    `kernel` (see `teaching.read_kernel`) is shown beside Sobel's two. `pool`, `stride` (default: `pool`) and `padding` are those of the
+    `kernel` (see `teaching.read_kernel`) is shown next to Sobel's two. `pool`, `stride` (default: `pool`) and `padding` are those of the
     poolings. Raises `UserError` for unknown names, for an ensemble, and for what does not fit the image or the network."""
     for name in names:
         if name not in NAMES:

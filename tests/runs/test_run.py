@@ -172,3 +172,9 @@ def test_a_folder_of_another_kind_is_named(tmp_path: Path) -> None:
     (tmp_path / "sweep.json").rename(tmp_path / "run.json")
     with pytest.raises(UserError, match="is a run, not a sweep; `cxr-ray show`"):
         runs.folder_of(tmp_path, "sweep")
+
+
+def test_evaluations_of_test_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")  # a run of a version that did not count
+    run = runs.Run(tmp_path)
+    assert [run.count_test_evaluation(), run.count_test_evaluation()] == [1, 2] and run.info["test_looks"] == 2

@@ -1,11 +1,12 @@
 """`cxr-ray compare`: prints and writes the differences between runs. Computing them is in evaluation.compare."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from cxr_ray.cli.commands.evaluate import check_thresholds, read_thresholds
+from cxr_ray.cli.parameters import Words
 from cxr_ray.cli.terminal import bullets, table
 from cxr_ray.errors import UserError
 
@@ -16,9 +17,9 @@ app = App(name="compare", help_format="markdown")
 def compare(
     *runs: Path,
     split: Literal["train", "val", "test"] | None = None,
-    thresholds: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
+    thresholds: Words = None,
     out: Path | None = None,
-    plugins: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
+    plugins: Words = None,
 ) -> None:
     """Compare runs on the rows they share: differences with confidence intervals, on one page.
 

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter, validators
 
 from cxr_ray.cli.commands.evaluate import check_thresholds, read_thresholds
+from cxr_ray.cli.parameters import Words
 from cxr_ray.cli.terminal import table
 
 app = App(name="errors", help_format="markdown")
-Words = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
 
 
 @app.default
@@ -76,8 +76,7 @@ def errors(
         f"probability: of {'the label' if with_threshold else 'the true class'}; loss: minus the logarithm of what the truth got"
     )
     if part == "test" and rule is not None:
-        saved.update(test_looks=int(saved.info.get("test_looks", 0)) + 1)
-        print(f"test-set evaluations so far: {saved.info['test_looks']}")
+        print(f"test-set evaluations so far: {saved.count_test_evaluation()}")
     if len(shown):
         store = shlex.quote(str(saved.info["store"]["path"]))
         print(f"next: cxr-ray describe {store} --row {shown['row'].iloc[0]} --save row.png")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter, validators
 
 from cxr_ray.cli import near_misses
+from cxr_ray.cli.parameters import Words
 from cxr_ray.cli.terminal import merge_notes, table
 from cxr_ray.errors import UserError
 
@@ -28,16 +29,16 @@ def evaluate(
     /,
     *,
     split: Literal["train", "val", "test"] | None = None,
-    thresholds: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
+    thresholds: Words = None,
     by: Literal["image", "study"] = "image",
     combine: Literal["max", "mean"] = "max",
     data: str | None = None,
-    mapping: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
+    mapping: Words = None,
     bootstrap: Annotated[int | None, Parameter(validator=validators.Number(gte=0))] = None,
     interval: Literal["percentile", "bca"] | None = None,
     interval_by: Literal["patient", "image"] | None = None,
     intervals: Annotated[bool, Parameter(negative="")] = False,
-    plugins: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
+    plugins: Words = None,
 ) -> None:
     """Evaluate a run on its test part, label by label, and write its report.
 

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from cxr_ray.cli.parameters import Words
 from cxr_ray.cli.terminal import table
 from cxr_ray.errors import UserError
 from cxr_ray.storage.atomic import check_replaceable
 from cxr_ray.storage.remote import to_local_path
 
 app = App(name="explain", help_format="markdown")
-Words = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
 TERMS = {"relevance": "pixels", "bias": "biases", "clip": "clips", "epsilon": "epsilon"}
 """Terms of a certificate, as they are printed."""
 POOL, PADDING = 2, 0
@@ -97,7 +97,7 @@ def explain(
     address
         Address of a Ray cluster, such as auto, whose nodes see the run and the store. Default: this machine.
     figures
-        Teaching figures of the first image, without maps: filters (learned ones beside Sobel edges), features (feature maps after
+        Teaching figures of the first image, without maps: filters (learned ones next to Sobel edges), features (feature maps after
         each stage), pooling (the picture after one, two and three poolings, max and mean).
     kernel
         With --figures filters: a kernel of your own, such as '0,1;-1,0', or diagonal.
@@ -155,12 +155,9 @@ def explain(
     folder = folder or explaining.default_folder(run, predictor, chosen.name)
     check_replaceable(folder, marker=explaining.PAGE)
     scores = None if boxes is None else explaining.score_boxes(explainer, chosen, boxes, split, batch_size)
-    if workers > 1 or address is not None:
-        batches = explaining.ray_batches(
-            run, explainer, chosen, batch_size, workers=workers, address=address, plugins=plugins or ()
-        )
-    else:
-        batches = explaining.map_batches(explainer, chosen, batch_size)
+    batches = explaining.map_batches(
+        run, explainer, chosen, batch_size, workers=workers, address=address, plugins=plugins or ()
+    )
     explanation = explaining.write(
         folder,
         explaining.model_name(run, predictor),

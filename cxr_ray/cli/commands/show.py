@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from cxr_ray.cli.commands.evaluate import LESS_IMPORTANT, check_thresholds, read_thresholds
+from cxr_ray.cli.parameters import Words
 from cxr_ray.cli.terminal import merge_notes, table
 
 app = App(name="show", help_format="markdown")
-Words = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
 
 
 @app.default
@@ -71,8 +71,7 @@ def show(
             "epochs: their predictions were not saved (--report.keep_predictions true), so they cannot be evaluated again"
         )
     if "test" in parts and (rule is not None or chosen is not None):
-        saved_run.update(test_looks=int(saved_run.info.get("test_looks", 0)) + 1)
-        print(f"test-set evaluations so far: {saved_run.info['test_looks']}")
+        print(f"test-set evaluations so far: {saved_run.count_test_evaluation()}")
     print(f"run: {saved_run.path}")
     if (page := saved_run.path / "report.html").is_file():
         print(f"report: {page}")
