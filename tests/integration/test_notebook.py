@@ -1,4 +1,4 @@
-"""The notebooks in `docs/notebooks/`: they run from top to bottom as they are, with no import but cxr_ray, torch and numpy."""
+"""The notebooks in `docs/tutorials/`: they run from top to bottom as they are, with no import but cxr_ray, torch and numpy."""
 
 import ast
 import os
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.py"))
-NOTEBOOK = ROOT / "docs" / "notebooks" / "first_steps.py"
-MAPS = ROOT / "docs" / "notebooks" / "can_i_trust_these_maps.py"
+NOTEBOOKS = sorted((ROOT / "docs" / "tutorials").glob("*.py"))
+NOTEBOOK = ROOT / "docs" / "tutorials" / "first_steps.py"
+MAPS = ROOT / "docs" / "tutorials" / "can_i_trust_these_maps.py"
 TEXT = NOTEBOOK.read_text(encoding="utf-8")
 SHOWN = {"ingest", "create_model", "train", "evaluate", "tune", "compare", "make_ensemble", "load_predictor"}
 
