@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Applies the constraints to the build of the package too, which `pip install -c` does not.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: venv demo test test-long test-zoo lint format clean
+.PHONY: venv demo test test-long test-zoo lint format docs clean
 .DEFAULT_GOAL := test
 
 venv: $(STAMP)
@@ -44,6 +44,11 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The site, in build/docs. Executes the tutorials, which takes minutes; NOTEBOOKS=off shows pages of text in seconds.
+docs: $(STAMP)
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html -d build/doctrees docs build/docs
+	$(BIN)/python docs/check.py build/docs
 
 clean:
 	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache
