@@ -301,6 +301,7 @@ def _check_same(sweep: Sweep, config: cfg.Config, store: Mapping[str, Any]) -> N
     may_differ: Any = {
         "name": True,
         "output": True,
+        "data": {"verify"},
         "tune": {"trials", "max_concurrent", "max_time", "retries", "hang_minutes", "ensemble"},
     }
     before, now = (c.model_dump(mode="json", exclude=may_differ) for c in (sweep.config, config))
