@@ -41,7 +41,9 @@ def test_any_flipped_bit_is_found_with_its_file(folder: Path, data: st.DataObjec
     at = data.draw(st.integers(0, store.manifest.files[name].bytes - 1))
     flip(folder / name, at)
     try:
-        with pytest.raises(UserError, match=rf"{name}.* has changed: its checksum differs, on the node .*cxr-ray verify"):
+        with pytest.raises(
+            UserError, match=rf"{name}.* has changed: its checksum differs, on the node .*cxr-ray verify"
+        ):
             store_check.ByteCheck(store).wait()
     finally:
         flip(folder / name, at)
