@@ -78,7 +78,7 @@ def submit(
         else:
             _list(jobs)
         return 0
-    job = _job(words, working_dir.absolute(), python, gpus)
+    job = read_job(words, working_dir.absolute(), python=python, gpus=gpus)
     jobs = on_ray.Jobs(address)
     name = jobs.start(job)
     print(f"job: {name} on {jobs.address}")
@@ -106,7 +106,7 @@ def _follow(jobs: "Jobs", name: str, job: "Job", address: str | None) -> int:
     return jobs.exit_code(name)
 
 
-def _job(words: tuple[str, ...], working_dir: Path, python: str, gpus: float) -> "Job":
+def read_job(words: tuple[str, ...], working_dir: Path, *, python: str = "python", gpus: float = 0.0) -> "Job":
     """The job of a command. Raises `UserError` for what would fail on the cluster and can be seen here."""
     from cxr_ray.on_ray.submit import Job
 
