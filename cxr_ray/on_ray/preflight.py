@@ -80,7 +80,8 @@ def _ask(node: Mapping[str, Any], needs: Needs, mark: str) -> dict[str, Any]:
     task = ray.remote(num_cpus=0, max_retries=1)(_answer).options(scheduling_strategy=strategy)
     reference = task.remote(needs.store, needs.output, tuple(needs.plugins), mark, node["NodeID"])
     try:
-        return dict(ray.get(reference, timeout=TIMEOUT_S))
+        answer: dict[str, Any] = ray.get(reference, timeout=TIMEOUT_S)
+        return answer
     except ray.exceptions.GetTimeoutError:
         ray.cancel(reference, force=True)
         raise UserError(
