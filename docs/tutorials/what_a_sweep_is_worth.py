@@ -63,7 +63,9 @@ sweep.figure("hyperparameter-optim.lr")
 # %%
 for row in sweep.info["worth"]["against"]:
     if row["metric"] == "auroc":
-        print(f"auroc of the winner minus that of {row['what']}: {row['value']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})")
+        print(
+            f"auroc of the winner minus that of {row['what']}: {row['value']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+        )
 
 # %% [markdown]
 # But the winner was *selected* on val, so a comparison there favours it. The part that selected nothing is test. The winner has been evaluated there
