@@ -1,4 +1,15 @@
 "use strict";
+// A table or figure that is wider than the page has a hint above it, and fades out to the right until its end is reached.
+for (const box of document.querySelectorAll(".scroll")) {
+  const update = () => {
+    const hidden = box.scrollWidth - box.clientWidth;
+    box.classList.toggle("overflows", hidden > 2);
+    box.classList.toggle("more", hidden - box.scrollLeft > 2);
+  };
+  new ResizeObserver(update).observe(box);
+  box.addEventListener("scroll", update);
+  update();
+}
 // Click a column header to sort: the first click sorts descending; averages stay at the bottom.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];

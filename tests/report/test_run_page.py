@@ -25,6 +25,7 @@ from cxr_ray.evaluation.prediction_table import EvaluationSettings, PredictionTa
 from cxr_ray.metrics import compute_metrics, prevalence, thresholds
 from cxr_ray.plotting import plots
 from cxr_ray.report import run_page, sections
+from tests.report.pages import assert_menu_in_page_order
 
 MANY = ["Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture"]
 CLASSES = ["Covid-19", "No_findings", "Pneumonia"]
@@ -140,14 +141,20 @@ class Page(HTMLParser):
         self.words: list[str] = []
         self.loads: list[str] = []
         self.tags: list[str] = []
+        self.hidden = False
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        self.hidden = tag in ("script", "style")
         self.loads += [value or "" for key, value in attrs if key in ("src", "href", "srcset", "data")]
 
+    def handle_endtag(self, tag: str) -> None:
+        self.hidden = False
+
     def handle_data(self, data: str) -> None:
-        self.words.append(data)
+        if not self.hidden:
+            self.words.append(data)
 
     @property
     def text(self) -> str:
@@ -184,6 +191,7 @@ def test_one_file_that_loads_nothing_and_names_no_patient(written: Callable[[str
     text = path.read_text(encoding="utf-8")
     page = Page(text)
     assert len(text) < 3_000_000
+    assert_menu_in_page_order(text)
     assert all(a.startswith(("data:image/svg+xml;base64,", "#")) for a in page.loads)
     assert not {"link", "iframe", "object", "form"} & set(page.tags)
     assert page.tags.count("script") == (
@@ -506,5 +514,6 @@ def test_a_comparison_shows_undefined_metrics_as_dashes(tmp_path: Path) -> None:
         "pairs": [], "shown": [], "seeds": [],
     }  # fmt: skip
     run_page.write_comparison(found, tmp_path / "compare.html")
+    assert_menu_in_page_order((tmp_path / "compare.html").read_text(encoding="utf-8"))
     page = Page((tmp_path / "compare.html").read_text(encoding="utf-8"))
     assert page.text.count("–") == 3 * 2 * 5 - 1 and "0.500" in page.text

@@ -19,6 +19,7 @@ from cxr_ray.labels import Filter
 from cxr_ray.plotting import store_plots
 from cxr_ray.report import store_page
 from tests.fakes.store import fake_store
+from tests.report.pages import assert_menu_in_page_order
 from tests.report.test_run_page import CHROMIUM
 
 FIGURES = ["label_frequency", "pixels", "samples", "sizes"]
@@ -97,7 +98,9 @@ def test_every_figure_is_a_picture_and_in_the_page(written: Path) -> None:
 def test_the_page_names_no_patient_and_loads_nothing(store: stores.Store, written: Path) -> None:
     page = (written / "describe.html").read_text(encoding="utf-8")
     assert "secret" not in page and str(store.path) not in page
-    assert not re.search(r"(src|href)=\"(?!data:|#)", page) and "http" not in page and "<script" not in page
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page) and "http" not in page
+    assert page.count("<script") == 1 and "fetch(" not in page
+    assert_menu_in_page_order(page)
 
 
 def test_equal_stores_give_equal_bytes(store: stores.Store, written: Path, tmp_path: Path) -> None:
