@@ -35,28 +35,3 @@ for (const table of document.querySelectorAll("table.sortable")) {
     head.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(); });
   });
 }
-// The threshold explorer: metrics of a label at the threshold that the slider selects.
-const explorer = document.getElementById("explorer");
-if (explorer) {
-  const labels = JSON.parse(document.getElementById("explorer-data").textContent);
-  const [pick, slide] = [explorer.querySelector("select"), explorer.querySelector("input")];
-  const show = (name, text) => { explorer.querySelector(`[data-value=${name}]`).textContent = text; };
-  const update = () => {
-    const one = labels[pick.value], k = Number(slide.value), called = one.tp[k] + one.fp[k];
-    show("threshold", one.threshold[k]);
-    show("recall", (one.tp[k] / one.positives).toFixed(3));
-    show("precision", (one.tp[k] / called).toFixed(3));
-    show("specificity", one.rows > one.positives ? (1 - one.fp[k] / (one.rows - one.positives)).toFixed(3) : "–");
-    show("alarms", (100 * called / one.rows).toFixed(1));
-    show("missed", `${one.positives - one.tp[k]} of ${one.positives}`);
-    slide.setAttribute("aria-valuetext", `threshold ${one.threshold[k]}`);
-  };
-  const choose = () => {
-    slide.max = labels[pick.value].threshold.length - 1;
-    slide.value = labels[pick.value].at;
-    update();
-  };
-  pick.addEventListener("change", choose);
-  slide.addEventListener("input", update);
-  choose();
-}
