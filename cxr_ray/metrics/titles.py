@@ -1,7 +1,7 @@
 """Metrics in words, for pages, figures and tables that people read."""
 
 from cxr_ray.config.metric_names import split_name
-from cxr_ray.metrics.names import AT_PRECISION, AVERAGES
+from cxr_ray.metrics.names import AT_PRECISION, AVERAGES, MEAN
 
 NAMES = {
     "accuracy": "Accuracy",
@@ -28,6 +28,16 @@ NAMES = {
     "top5": "Top-5 accuracy",
     **{metric: f"Recall at a precision of {least:g}" for metric, least in AT_PRECISION.items()},
 }
+
+
+def heading(metric: str, label: str, task: str) -> str:
+    """A metric of one label, of all, or their mean, above a number or a figure: ROC AUC, Mean recall, Macro F1."""
+    if label != MEAN or task == "binary":
+        return NAMES[metric]
+    if metric == "f1" and task == "multiclass":
+        return "Macro F1"
+    name = NAMES[metric]
+    return f"Mean {name if name.isupper() or name.startswith('ROC') else name.lower()}"
 
 
 def metric_text(name: str) -> str:
