@@ -115,35 +115,41 @@ def write(
     reasons = _reasons(parts)
     if sum(count for count, _ in reasons.values()) == len(inputs):
         raise NoneUsable(_none_usable(inputs, reasons))
+    labels = shape.decisions.labels
+    rows, refused, positives = 0, 0, dict.fromkeys(labels, 0)
+    for table in _tables(inputs, parts, shape):
+        rows += table.num_rows
+        refused += table.num_rows - table["refused"].null_count
+        for label in labels:
+            positives[label] += pc.sum(table[f"decision/{label}"]).as_py() or 0
     described = {
         "format": FORMAT,
         **metadata,
-        "rows": 0,
-        "refused": 0,
+        "rows": rows,
+        "refused": refused,
         "reasons": {reason: count for reason, (count, _) in sorted(reasons.items())},
-        "positives": dict.fromkeys(shape.decisions.labels, 0),
+        "positives": positives,
     }
-
-    def counted() -> Iterator[pa.Table]:
-        for table in _by_study(inputs, parts, shape) if shape.by_study else _by_input(inputs, parts, shape):
-            described["rows"] += table.num_rows
-            described["refused"] += table.num_rows - table["refused"].null_count
-            for label in shape.decisions.labels:
-                described["positives"][label] += pc.sum(table[f"decision/{label}"]).as_py() or 0
-            yield table
-
-    def write_csv(file: Any) -> None:
-        _write_csv(file, counted(), shape.schema)
+    # Made again rather than kept: the memory is that of one part.
+    tables = _tables(inputs, parts, shape)
+    if path.suffix.lower() == ".csv":
         write_atomic(sidecar(path), json.dumps(described, indent=1, ensure_ascii=False) + "\n")
-
-    def write_parquet(file: Any) -> None:
-        with pq.ParquetWriter(pa.PythonFile(file, mode="w"), shape.schema) as writer:
-            for table in counted():
-                writer.write_table(table)
-            writer.add_key_value_metadata({KEY: json.dumps(described, ensure_ascii=False).encode()})
-
-    write_atomic(path, write_csv if path.suffix.lower() == ".csv" else write_parquet)
+        write_atomic(path, lambda file: _write_csv(file, tables, shape.schema))
+    else:
+        schema = shape.schema.with_metadata({KEY: json.dumps(described, ensure_ascii=False).encode()})
+        write_atomic(path, lambda file: _write_parquet(file, tables, schema))
     return described
+
+
+def _tables(inputs: InputList, parts: PredictionParts, shape: Shape) -> Iterator[pa.Table]:
+    """The rows of the output: of each part, or all studies."""
+    return _by_study(inputs, parts, shape) if shape.by_study else _by_input(inputs, parts, shape)
+
+
+def _write_parquet(file: Any, tables: Iterator[pa.Table], schema: pa.Schema) -> None:
+    with pq.ParquetWriter(pa.PythonFile(file, mode="w"), schema) as writer:
+        for table in tables:
+            writer.write_table(table.replace_schema_metadata(schema.metadata))
 
 
 def _reasons(parts: PredictionParts) -> dict[str, tuple[int, int]]:
@@ -257,7 +263,7 @@ def _rows(columns: dict[str, Any], part: pa.Table, shape: Shape) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _write_csv(file: Any, tables: Any, schema: pa.Schema) -> None:
+def _write_csv(file: Any, tables: Iterator[pa.Table], schema: pa.Schema) -> None:
     file.write(pd.DataFrame(columns=schema.names).to_csv(index=False).encode())
     for table in tables:
         body = io.StringIO()
