@@ -194,7 +194,7 @@ def _by_study(inputs: InputList, parts: PredictionParts, shape: Shape) -> Iterat
     for number in range(len(parts)):
         positions = parts.positions(number)
         part = parts.read(number)
-        frame = part.select([*(f"prob/{label}" for label in labels), "refused"]).to_pandas()
+        frame = part.select([*(f"prob/{label}" for label in labels), "refused", "unusual_score"]).to_pandas()
         for name in IDENTIFIERS:
             frame[name] = _identifiers(inputs, name, positions, part)
         frames.append(frame.assign(row=positions, source_row=positions))
@@ -218,6 +218,7 @@ def _by_study(inputs: InputList, parts: PredictionParts, shape: Shape) -> Iterat
         columns |= {name: [text or None for text in table[name].tolist()] for name in IDENTIFIERS}
     columns["images"] = table["images"].to_numpy(np.int64)
     part = {f"prob/{label}": table[f"prob/{label}"].to_numpy(np.float32) for label in labels}
+    part["unusual_score"] = table["unusual_score"].to_numpy(np.float32)
     yield _rows(columns, pa.table({**part, "refused": pa.array(table["refused"].tolist(), pa.string())}), shape)
 
 
@@ -253,12 +254,14 @@ def _rows(columns: dict[str, Any], part: pa.Table, shape: Shape) -> pa.Table:
             full[usable] = array[:, j]
             columns[f"{kind}/{label}"] = pa.array(full, mask=~usable)
     columns["refused"] = refused
+    score_n = part["unusual_score"].to_numpy()
+    columns["unusual_score"] = pa.array(score_n, mask=np.isnan(score_n))
+    columns["unusual"] = pa.array(score_n > 1, mask=np.isnan(score_n))
     schema = shape.schema
-    missing = pa.nulls(len(refused))
     arrays = [
         pa.array(value, field.type) if not isinstance(value, pa.Array) else value.cast(field.type)
         for field in schema
-        for value in [columns.get(field.name, missing)]
+        for value in [columns[field.name]]
     ]
     return pa.Table.from_arrays(arrays, schema=schema)
 

@@ -21,7 +21,7 @@ def batch(positions: list[int]) -> PredictedBatch:
     refused = tuple("bad" if at % 5 == 0 else None for at in positions)
     prob = np.array([[at / 1000, 1 - at / 1000] for at in positions], np.float32).reshape(-1, 2)
     prob[[reason is not None for reason in refused]] = np.nan
-    return PredictedBatch(np.asarray(positions, np.int64), prob, refused)
+    return PredictedBatch(np.asarray(positions, np.int64), prob, refused, prob[:, 0])
 
 
 @settings(max_examples=25, deadline=None)
