@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "Evaluate a run on its test part, label by label, and write its report.",
     "explain": "Show which pixels a model's output depends on: maps, certificates, figures, an audit for shortcuts.",
     "show": "Show a run's settings and metrics, also for other labels, parts and thresholds.",
+    "embed": "Write the pooled features of a store's images, to fit heads on them in seconds and to find similar images.",
     "errors": "List the worst wrong decisions of a run: row, truth, decision, probability, loss and file.",
     "runs": "List the runs in a folder.",
     "compare": "Compare runs on the rows they share: differences with confidence intervals, on one page.",

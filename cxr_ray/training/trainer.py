@@ -18,7 +18,7 @@ import torch
 
 from cxr_ray import config as cfg
 from cxr_ray import losses, metrics, models, runs
-from cxr_ray.data import loader, mixup
+from cxr_ray.data import features, loader, mixup
 from cxr_ray.data.plan import Plan
 from cxr_ray.errors import UserError
 from cxr_ray.metrics import Value
@@ -45,7 +45,8 @@ def fit(config: cfg.Config, plan: Plan, store: loader.TrainingStore, context: Co
     memory.keep_heap()
     config = config.for_task(plan.task)
     metrics.parse(config.train.monitor, labels=plan.labels, task=plan.task)
-    trainer = _Trainer(_resolve_precision(config, context, run), plan, store, context, run)
+    source = distributed.all_or_none(lambda: _source(store, config, run))
+    trainer = _Trainer(_resolve_precision(config, context, run), plan, source, context, run)
     latest = trainer.resume()
     with trainer.tracking() as track:
         while trainer.end_reason is None and trainer.progress.last_epoch < config.train.epochs:
@@ -61,6 +62,14 @@ def fit(config: cfg.Config, plan: Plan, store: loader.TrainingStore, context: Co
             trainer.check_end(epoch)
         distributed.run_on_rank0(trainer.finish)
     return latest
+
+
+def _source(store: loader.TrainingStore, config: cfg.Config, run: Run) -> loader.TrainingStore:
+    """What batches are read from: the store, or the features of its images that the run started with."""
+    source: loader.TrainingStore = features.training_source(store, config.data)
+    if isinstance(source, features.FeatureStore):
+        features.check_unchanged(source, run.info)
+    return source
 
 
 def _resolve_precision(config: cfg.Config, context: Context, run: Run) -> cfg.Config:
