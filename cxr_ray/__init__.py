@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _PUBLIC is what Python reads
     from cxr_ray.workflows.evaluations import compare, evaluate
     from cxr_ray.workflows.explain import explain
     from cxr_ray.workflows.ingest import ingest
+    from cxr_ray.workflows.predict import Prediction, predict
     from cxr_ray.workflows.results import Comparison, Evaluation
     from cxr_ray.workflows.runs import load_run, make_ensemble, resume, train
     from cxr_ray.workflows.tune import load_sweep, tune
@@ -59,6 +60,8 @@ _PUBLIC = {
     "Evaluation": "cxr_ray.workflows.results:Evaluation",
     "compare": "cxr_ray.workflows.evaluations:compare",
     "Comparison": "cxr_ray.workflows.results:Comparison",
+    "predict": "cxr_ray.workflows.predict:predict",
+    "Prediction": "cxr_ray.workflows.predict:Prediction",
     "explain": "cxr_ray.workflows.explain:explain",
     "Explanation": "cxr_ray.explanation.results:Explanation",
     "tune": "cxr_ray.workflows.tune:tune",
@@ -77,6 +80,7 @@ __all__ = [
     "Evaluation",
     "Explanation",
     "Finished",
+    "Prediction",
     "Predictor",
     "Records",
     "Run",
@@ -99,6 +103,7 @@ __all__ = [
     "make_ensemble",
     "make_phantom",
     "open_store",
+    "predict",
     "read_dataset",
     "resume",
     "save_model",

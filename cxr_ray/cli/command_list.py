@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "Train a model on a store, in this process or on Ray.",
     "tune": "Search hyperparameters: many trials on one store, evaluated label by label on the same rows.",
     "evaluate": "Evaluate a run on its test part, label by label, and write its report.",
+    "predict": "Predict every image of an archive with a run, and write one table; for DICOMs also structured reports.",
     "explain": "Show which pixels a model's output depends on: maps, certificates, figures, an audit for shortcuts.",
     "show": "Show a run's settings and metrics, also for other labels, parts and thresholds.",
     "embed": "Write the pooled features of a store's images, to fit heads on them in seconds and to find similar images.",

@@ -36,6 +36,10 @@ OWN_SIGNALS = (
 """Signals that a process gets by its own fault. The kernel sends SIGKILL when memory is short."""
 
 
+CRASHES = 2
+"""An image is rejected when its decoder has crashed this often, one time after the other."""
+
+
 class DecoderCrash(Exception):
     """The process of the decoder has died. `own_fault`: by a signal of its own, neither killed from outside nor out of memory."""
 
@@ -118,6 +122,22 @@ class IsolatedDecoder:
             process.stdin.close()
         process.stdout.close()
         return process.wait()
+
+
+def decode_with_care(decoder: IsolatedDecoder, data: bytes, options: dict[str, Any], *, is_alone: bool) -> DecodedImage:
+    """An image whose decoder crashes each time is not used. `options`: parameters of `decode.decode`. `is_alone`: no other image is
+    in work, so that none can be why this one is killed.
+
+    Raises `ImageError` as `decode.decode` does and for such an image, and `DecoderCrash` if another process may be why."""
+    reason = ""
+    for _ in range(CRASHES):
+        try:
+            return decoder.decode(data, **options)
+        except DecoderCrash as crash:
+            if not (crash.own_fault or is_alone):
+                raise
+            reason = str(crash)
+    raise ImageError(reason)
 
 
 # ---- the other side
