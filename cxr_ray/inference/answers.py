@@ -65,8 +65,9 @@ def answers(
     """The answers for decoded images, as plain JSON: `probabilities`, `calibrated`, `decisions`, `unusual`, `unusual_score`.
 
     What a run does not have is null: a calibrator, a check for unusual images."""
-    found = predictor.checked(np.stack([grays for grays, _ in images]), aspect_N=np.array([a for _, a in images]))
-    positive_NL, calibrated_NL = decisions.decide(found.prob_NL), decisions.calibrated(found.prob_NL)
+    prob_NL = predictor.probabilities(np.stack([grays for grays, _ in images]))
+    score_N = np.full(len(prob_NL), np.nan)
+    positive_NL, calibrated_NL = decisions.decide(prob_NL), decisions.calibrated(prob_NL)
     labels = decisions.labels
 
     def by_label(values: Any) -> dict[str, Any]:
@@ -74,11 +75,11 @@ def answers(
 
     return [
         {
-            "probabilities": by_label(found.prob_NL[i]),
+            "probabilities": by_label(prob_NL[i]),
             "calibrated": None if calibrated_NL is None else by_label(calibrated_NL[i]),
             "decisions": by_label(positive_NL[i]),
             "unusual": None if np.isnan(score) else bool(score > 1.0),
             "unusual_score": None if np.isnan(score) else float(score),
         }
-        for i, score in enumerate(found.score_N)
+        for i, score in enumerate(score_N)
     ]
