@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+os.environ["OMP_WAIT_POLICY"] = "passive"  # as the service's replicas: threads that spin lose most on a machine with other work
+
 import numpy as np
 import psutil
 import torch
@@ -32,7 +34,7 @@ class Service:
 
     def __init__(self, run: Path, token: Path) -> None:
         command = [sys.executable, "-m", "cxr_ray", "serve", str(run), "--port", "0", "--token-file", str(token)]
-        environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("OMP_")}
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         assert self.process.stdout is not None
         for line in self.process.stdout:

@@ -21,6 +21,7 @@ COMMANDS = {
     "runs": "List the runs in a folder.",
     "compare": "Compare runs on the rows they share: differences with confidence intervals, on one page.",
     "serve": "Serve a run over HTTP: POST a PNG, JPEG or DICOM file as the body to /predict, and get probabilities and decisions.",
+    "submit": "Run another command as a job of a Ray cluster, and follow its log.",
     "phantom": "Write synthetic chest X-rays to disk, in a documented layout.",
     "config": "Show every setting with its default and meaning, or a config file, resolved.",
     "completion": "Print a script for tab completion in bash, zsh or fish.",

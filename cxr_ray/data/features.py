@@ -116,14 +116,17 @@ class FeatureStore:
         return np.asarray(self.images(rows)[:, 0], np.float32)
 
 
-def training_source(store: AnySource, data: cfg.Data) -> Any:
+def training_source(store: AnySource, data: cfg.Data, run_info: Mapping[str, Any] | None = None) -> Any:
     """What a training on `store` reads: its images, or with `data.features` their features, with the store's index.
 
-    Raises `UserError` if there are no features there, or those of another store."""
+    Raises `UserError` if there are no features there, those of another store, or others than `run_info` names (run.json)."""
     if data.features is None:
         return store
-    found = open(data.features, verify=data.verify)
+    # A training checks every byte before it starts: features are small next to the images.
+    every_byte = run_info is not None and data.verify == "background"
+    found = open(data.features, verify="full" if every_byte else data.verify)
     check_store(found, store)
+    check_unchanged(found, run_info or {})
     return FeatureStore(found.path, found.manifest, store.index)  # type: ignore[attr-defined]
 
 
@@ -174,9 +177,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise UserError(
                 f"{folder} is unfinished: run the same `cxr-ray embed` again, and it goes on from there"
             ) from None
-        raise UserError(
-            f"no features at {folder}: give a folder that `cxr-ray embed MODEL STORE OUT` wrote"
-        ) from None
+        raise UserError(f"no features at {folder}: give a folder that `cxr-ray embed MODEL STORE OUT` wrote") from None
     except (ValueError, KeyError, TypeError, ValidationError):
         raise UserError(f"{folder} has no features: its {MANIFEST} is not that of `cxr-ray embed`") from None
     if manifest.format != FORMAT or manifest.digest != digest_of(body):
@@ -193,7 +194,7 @@ def write_manifest(folder: Path, origin: Origin, *, features: int, rows: int, fi
 
 def write_shard(path: Path, rows: npt.NDArray[np.int64], features_ND: npt.NDArray[np.float32]) -> FileEntry:
     """Write the features [N, D] of the row numbers `rows` [N]; returns the file's length and checksum."""
-    count, width = features_ND.shape
+    width = features_ND.shape[1]
     flat = pa.array(np.ascontiguousarray(features_ND, np.float32).reshape(-1))
     tensor = pa.ExtensionArray.from_storage(
         pa.fixed_shape_tensor(pa.float32(), [width]), pa.FixedSizeListArray.from_arrays(flat, width)

@@ -65,8 +65,8 @@ def answers(
     """The answers for decoded images, as plain JSON: `probabilities`, `calibrated`, `decisions`, `unusual`, `unusual_score`.
 
     What a run does not have is null: a calibrator, a check for unusual images."""
-    prob_NL = predictor.probabilities(np.stack([grays for grays, _ in images]))
-    score_N = np.full(len(prob_NL), np.nan)
+    aspect_N = np.array([aspect for _, aspect in images])
+    prob_NL, score_N = predictor.checked(np.stack([grays for grays, _ in images]), aspect_N=aspect_N)
     positive_NL, calibrated_NL = decisions.decide(prob_NL), decisions.calibrated(prob_NL)
     labels = decisions.labels
 

@@ -22,8 +22,8 @@ from cxr_ray.models.heads import head_name
 from cxr_ray.models.serialization import SavedModel
 from cxr_ray.runtime import memory, precision
 from cxr_ray.storage.atomic import make_folder, sha256, write_atomic
-from cxr_ray.storage.lease import Lease
 from cxr_ray.storage.lease import NAME as LEASE
+from cxr_ray.storage.lease import Lease
 
 
 def embed(
@@ -105,7 +105,9 @@ def _begin(saved: SavedModel, store: Store, out: Path, precision_name: str) -> O
         write_atomic(note, origin.model_dump_json(indent=1))
     if found != origin:
         other = [k for k in Origin.model_fields if getattr(found, k) != getattr(origin, k)]
-        raise UserError(f"{out} has {state} of another {' and '.join(other)}: choose another folder, or delete this one")
+        raise UserError(
+            f"{out} has {state} of another {' and '.join(other)}: choose another folder, or delete this one"
+        )
     if not (out / MANIFEST).is_file() and not (out / EMBEDDER).is_file():
         tensors = model.state_dict()
         serialization.write(

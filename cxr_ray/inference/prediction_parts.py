@@ -68,7 +68,11 @@ class PredictionParts:
 
     def _open(self) -> None:
         file = self.folder / MANIFEST
-        wanted: dict[str, Any] = {"settings": self._settings, "digest": digest_of(self._settings), "part_inputs": PART_INPUTS}
+        wanted: dict[str, Any] = {
+            "settings": self._settings,
+            "digest": digest_of(self._settings),
+            "part_inputs": PART_INPUTS,
+        }
         if not file.exists():
             write_atomic(file, json.dumps(wanted, indent=1, ensure_ascii=False))
             found = wanted

@@ -4,7 +4,7 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,22 @@ from cxr_ray.data import loader
 from cxr_ray.data.loader import TrainingStore
 from cxr_ray.data.store_format import ImageFormat
 from cxr_ray.errors import UserError
-from cxr_ray.inference import embedder
+from cxr_ray.inference import embedder, unusual
 from cxr_ray.inference.inputs import Images, format_of_files, gray_batches
-from cxr_ray.models import GRAY_RANGE, serialization
+from cxr_ray.inference.unusual import Floats, UnusualCheck
+from cxr_ray.models import GRAY_RANGE, head_logits, serialization
+from cxr_ray.models.features import feature_count, logits_and_features
 from cxr_ray.runtime import memory, precision
 from cxr_ray.runtime.context import pick_device
+from cxr_ray.storage.atomic import sha256
+
+
+class Checked(NamedTuple):
+    """Probabilities of a batch, and how much its images differ from those of the training."""
+
+    prob_NL: Floats
+    score_N: Floats
+    """Of `UnusualCheck.scores`: above 1 the image is unusual. NaN if the run has no check."""
 
 
 class Predictor:
@@ -87,6 +98,51 @@ class Predictor:
             logits = self.model(self.model_images(grays_NHW)).float()
         return losses.probabilities(logits, task=self.task).cpu().numpy()
 
+    @cached_property
+    def check(self) -> UnusualCheck | None:
+        """The check for unusual images of the run's present model; None if it has none, or for a file of weights."""
+        return None if self._run is None else check_of(self._run)
+
+    def checked(self, grays_NHW: npt.NDArray[Any], *, aspect_N: npt.NDArray[np.float64] | None = None) -> Checked:
+        """As `probabilities`, and in the same pass the scores [N] of the check for unusual images.
+
+        `aspect_N`: height / width of the original images, NaN where it is unknown."""
+        if self.check is None:
+            return Checked(self.probabilities(grays_NHW), np.full(len(grays_NHW), np.nan, np.float32))
+        prob_NL, values = self.measured(grays_NHW)
+        return Checked(prob_NL, self.check.scores(values, aspect_N))
+
+    def measured(self, grays_NHW: npt.NDArray[Any]) -> tuple[Floats, dict[str, Floats]]:
+        """Probabilities [N, L], and what the check measures by name: as `unusual.measure`, and `features` if the model has a head."""
+        images = self.model_images(grays_NHW)
+        black, white = GRAY_RANGE if grays_NHW.dtype == np.uint8 else self.value_range
+        with torch.inference_mode():
+            values = unusual.measure(
+                (images - black) / (white - black) * 255.0 if (black, white) != GRAY_RANGE else images
+            )
+            with self._precision.autocast(self.device):
+                if self._has_features:
+                    logits, features = logits_and_features(self.model, images)
+                    values["features"] = features.cpu().numpy()
+                else:
+                    logits = head_logits(self.model(images))[0]
+            return losses.probabilities(logits.float(), task=self.task).cpu().numpy(), values
+
+    def measured_rows(
+        self, store: TrainingStore, rows: npt.NDArray[np.int64], *, batch_size: int = 64
+    ) -> dict[str, Floats]:
+        """What the check measures of store rows [N], by name: as `measured`."""
+        batches = [self.measured(grays)[1] for _, grays in loader.eval_batches(store, rows, batch_size=batch_size)]
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+    @cached_property
+    def _has_features(self) -> bool:
+        """Whether a layer of the model can be identified as its head."""
+        try:
+            return feature_count(self.model) > 0
+        except UserError:
+            return False
+
     def rows(
         self,
         store: TrainingStore,
@@ -135,10 +191,23 @@ class FeaturePredictor(Predictor):
         batch_size: int = 64,
         progress: Callable[[int, int], None] | None = None,
     ) -> npt.NDArray[np.float32]:
-        if getattr(store, "fingerprint", None) != self._features.manifest.store:
+        if not self._has_features_of(store):
             return super().rows(store, rows, batch_size=batch_size, progress=progress)
         batches = loader.eval_batches(self._features, rows, batch_size=batch_size)
         return self._collect(len(rows), batches, progress, self._of_features)
+
+    def measured_rows(
+        self, store: TrainingStore, rows: npt.NDArray[np.int64], *, batch_size: int = 64
+    ) -> dict[str, Floats]:
+        if not self._has_features_of(store):
+            return super().measured_rows(store, rows, batch_size=batch_size)
+        images = loader.eval_batches(store, rows, batch_size=batch_size)
+        batches = [unusual.measure(self.model_images(grays)) for _, grays in images]
+        values = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        return {**values, "features": self._features.vectors(rows)}
+
+    def _has_features_of(self, store: TrainingStore) -> bool:
+        return getattr(store, "fingerprint", None) == self._features.manifest.store
 
     def _of_features(self, features_N1D: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Probabilities [N, L] of features [N, 1, D]."""
@@ -167,6 +236,13 @@ class Ensemble(Predictor):
         mean = np.mean([member.probabilities(grays_NHW) for member in self._members], axis=0, dtype=np.float64)
         return np.asarray(mean, dtype=np.float32)
 
+    def checked(self, grays_NHW: npt.NDArray[Any], *, aspect_N: npt.NDArray[np.float64] | None = None) -> Checked:
+        """Mean probabilities, and the mean scores of those members that have a check: unusual is what is so on average."""
+        each = [member.checked(grays_NHW, aspect_N=aspect_N) for member in self._members]
+        mean = np.mean([one.prob_NL for one in each], axis=0, dtype=np.float64)
+        scores = [one.score_N for one in each if not np.isnan(one.score_N).any()] or [each[0].score_N]
+        return Checked(np.asarray(mean, dtype=np.float32), np.mean(scores, axis=0, dtype=np.float32))
+
 
 def load(run: runs.Run | str | os.PathLike[str], *, gpu: bool | str = "auto") -> Predictor:
     """The predictor of a run or its folder; for an ensemble, of all its members.
@@ -194,3 +270,14 @@ def _of_run(run: runs.Run, device: torch.device) -> Predictor:
     if run.config.data.features is not None:
         return FeaturePredictor(run, device)
     return Predictor(embedder.saved_model(run), device, run=run)
+
+
+def check_of(run: runs.Run) -> UnusualCheck | None:
+    """The check for unusual images that was fitted to the present model of `run`; None if there is none, or of other weights.
+
+    Raises `UserError` if its file is damaged."""
+    try:
+        check = unusual.read(run.path / unusual.FILE)
+    except FileNotFoundError:
+        return None
+    return check if check.about["weights"] == sha256(run.weights) else None

@@ -29,6 +29,9 @@ QUEUED = 256
 """Requests that may wait for a replica."""
 DECODE_MEMORY = 6 * 2**30
 """Bytes that the decoder of one image may allocate; one at the pixel cap takes about 3 GiB."""
+WAITING = {"OMP_WAIT_POLICY": "passive"}
+"""Torch's threads sleep when they wait for each other. By default they spin, and while the decoders have the cores a batch then takes
+fifty times as long (benchmarks/README.md, `serve`)."""
 POLL_S = 0.05
 """Time between looks at `should_stop`."""
 FULL = "too many requests at once: send the request again later"
@@ -143,13 +146,13 @@ def _replicas(settings: ServiceSettings, address: str | None) -> Any:
         if not os.environ.get("CXR_RAY_DEBUG"):
             logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.start(proxy_location="Disabled")
-        deployment = serve.deployment(
+        deployment: Any = serve.deployment(
             Model,
             name=DEPLOYMENT,
             num_replicas=settings.replicas,
             max_ongoing_requests=2 * settings.batch_size + threads,
             max_queued_requests=QUEUED,
-            ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
+            ray_actor_options={"num_cpus": 1, "num_gpus": gpus, "runtime_env": {"env_vars": WAITING}},
             health_check_period_s=2.0,
             graceful_shutdown_timeout_s=5.0,
             logging_config={"enable_access_log": False, "log_level": "WARNING"},
@@ -172,9 +175,7 @@ async def _http(
 
     from cxr_ray.service.app import make_app
 
-    app = make_app(
-        _asker(handle), _health(handle), settings.metadata, token=settings.token, limits=settings.limits
-    )
+    app = make_app(_asker(handle), _health(handle), settings.metadata, token=settings.token, limits=settings.limits)
     config = uvicorn.Config(
         app,
         access_log=False,
@@ -248,4 +249,6 @@ def _socket(host: str, port: int) -> Any:
         return made
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"cannot listen on {host} port {port} ({why}); give another --port, or 0 for any free one") from None
+        raise UserError(
+            f"cannot listen on {host} port {port} ({why}); give another --port, or 0 for any free one"
+        ) from None

@@ -38,7 +38,7 @@ class Bodies:
     """Reads bodies, and counts what is held of them."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits, self._held = limits, 0
+        self._limits, self._size = limits, 0
 
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
@@ -61,7 +61,7 @@ class Bodies:
                 self._check(size + len(chunk), more=len(chunk))
                 chunks.append(chunk)
                 size += len(chunk)
-                self._held += len(chunk)
+                self._size += len(chunk)
             if not size:
                 raise Refusal(400, "the body is empty: send the bytes of a PNG, JPEG or DICOM file as the body")
             yield b"".join(chunks)
@@ -71,7 +71,7 @@ class Bodies:
                 await self._drain(request)
             raise
         finally:
-            self._held -= size
+            self._size -= size
 
     def _declared(self, request: Request) -> int:
         """The length in the header, 0 without one."""
@@ -82,7 +82,7 @@ class Bodies:
         """Refuse a body of `size` bytes, of which `more` are new (None: all)."""
         if size > self._limits.body:
             raise Refusal(413, f"the body is larger than {self._limits.body:,} bytes")
-        if self._held + (size if more is None else more) > self._limits.bodies:
+        if self._size + (size if more is None else more) > self._limits.bodies:
             raise Refusal(503, "too many bodies at once: send the request again later", retry_s=1)
 
     async def _drain(self, request: Request) -> None:

@@ -54,6 +54,4 @@ def embed(
             )
         saved = embedder.by_name(os.fspath(run_or_model), weights, image_size or opened.size, plugins=plugins)
     with Progress("embed") as progress:
-        return embedding.embed(
-            saved, opened, folder, device=pick_device(gpu), batch_size=batch_size, progress=progress
-        )
+        return embedding.embed(saved, opened, folder, device=pick_device(gpu), batch_size=batch_size, progress=progress)

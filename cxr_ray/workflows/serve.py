@@ -1,9 +1,10 @@
-"""A trained run as an HTTP service, for the command: what is served, and what its callers are told of it."""
+"""A trained run as an HTTP service, for the command: what is served, and what it says of itself."""
 
 import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,30 +19,44 @@ if TYPE_CHECKING:
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MIB = 2**20
+BODIES = 8
+"""Bodies of the largest size that are held at once."""
 MODULES = ("starlette", "uvicorn", "fastapi")
 """Of the extra `serve`."""
 
 
-def serve(
-    run_or_model: str | Path,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    token_file: Path | None = None,
-    thresholds: "Rule | None" = None,
-    replicas: int = 1,
-    batch_size: int = 16,
-    max_mib: int = 64,
-    gpu: bool | str = "auto",
-    address: str | None = None,
-    plugins: Sequence[str] = (),
-    log: Callable[[str], None] = print,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """How a run is served."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    """0: any free port."""
+    token_file: Path | None = None
+    """None: a new token, which is logged once."""
+    thresholds: "Rule | None" = None
+    """A number, one by label, or a rule, instead of the run's own."""
+    replicas: int = 1
+    batch_size: int = 16
+    max_mib: int = 64
+    """Of a body."""
+    gpu: bool | str = "auto"
+    address: str | None = None
+    """Of a Ray cluster; None: RAY_ADDRESS, else this machine."""
+    plugins: Sequence[str] = ()
+
+
+def serve(run_or_model: str | Path, options: ServeOptions | None = None, *, log: Callable[[str], None] = print) -> None:
     """Serve a run, an ensemble or a model file until SIGINT or SIGTERM. `log` gets the URL once requests are answered.
 
-    `thresholds` are a number, one by label, or a rule, instead of the run's own. Raises `UserError`."""
+    Raises `UserError`."""
+    options = options or ServeOptions()
     _check_extra()
-    for name, value in (("replicas", replicas), ("batch-size", batch_size), ("max-mib", max_mib)):
+    for name, value in (
+        ("replicas", options.replicas),
+        ("batch-size", options.batch_size),
+        ("max-mib", options.max_mib),
+    ):
         if value < 1:
             raise UserError(f"--{name} must be at least 1, got {value}")
     from cxr_ray.inference import loading
@@ -51,13 +66,16 @@ def serve(
     from cxr_ray.workflows.decisions import decisions_of
 
     path = to_local_path(run_or_model, "run").absolute()
-    predictor = loading.load_predictor(path, gpu=False, plugins=plugins)
-    decisions = decisions_of(predictor, thresholds)
-    about = metadata(predictor, decisions, path, max_mib=max_mib)
+    predictor = loading.load_predictor(path, gpu=False, plugins=options.plugins)
+    decisions = decisions_of(predictor, options.thresholds)
+    about = metadata(predictor, decisions, path, max_mib=options.max_mib)
     del predictor
+    host, token_file = options.host, options.token_file
     token, made = (make_token(), False) if token_file is None else token_in(token_file)
     if host not in LOOPBACK:
-        log(f"warning: {host} may be reached from other machines, and requests are not encrypted: put a proxy with TLS before it")
+        log(
+            f"warning: {host} may be reached from other machines, and requests are not encrypted: put a proxy with TLS before it"
+        )
 
     def ready(url: str) -> None:
         if token_file is None:
@@ -73,17 +91,17 @@ def serve(
     settings = on_ray.ServiceSettings(
         run=str(path),
         decisions=decisions,
-        plugins=tuple(plugins),
-        gpu=gpu,
+        plugins=tuple(options.plugins),
+        gpu=options.gpu,
         host="127.0.0.1" if host == "localhost" else host,
-        port=port,
+        port=options.port,
         token=token,
         metadata=about,
-        replicas=replicas,
-        batch_size=batch_size,
-        limits=Limits(body=max_mib * MIB, bodies=max(8, 2 * replicas) * max_mib * MIB),
+        replicas=options.replicas,
+        batch_size=options.batch_size,
+        limits=Limits(body=options.max_mib * MIB, bodies=BODIES * options.max_mib * MIB),
     )
-    on_ray.serve(settings, address=address, on_ready=ready)
+    on_ray.serve(settings, address=options.address, on_ready=ready)
     log("stopped")
 
 

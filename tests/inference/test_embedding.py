@@ -69,7 +69,7 @@ def test_the_head_does_not_change_the_identity() -> None:
     torch.manual_seed(0)
     one, two = (create_model("lenet", 2, image_size=28) for _ in range(2))
     assert embedding.weights_sha256(one) != embedding.weights_sha256(two)
-    two.load_state_dict({k: v for k, v in one.state_dict().items()})
+    two.load_state_dict(one.state_dict())
     for p in two.head_parameters():
         torch.nn.init.zeros_(p)
     assert embedding.weights_sha256(one) == embedding.weights_sha256(two)

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,7 +74,9 @@ def service(ray_local: object, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 def test_many_clients_get_the_answers_of_the_predictor(service: Service) -> None:
     with ThreadPoolExecutor(8) as clients:
-        answers = list(clients.map(lambda body: ask(service.port, "POST", "/predict", body, token=TOKEN), service.bodies))
+        answers = list(
+            clients.map(lambda body: ask(service.port, "POST", "/predict", body, token=TOKEN), service.bodies)
+        )
     assert {one.status for one in answers} == {200}
     found = [list(one.body["probabilities"].values()) for one in answers]
     np.testing.assert_allclose(found, service.probabilities, atol=1e-5)

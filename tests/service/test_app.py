@@ -20,7 +20,7 @@ LIMIT = 4 * MIB
 
 
 async def answer(body: bytes) -> Mapping[str, Any]:
-    """What the model is told to do by the body."""
+    """The body says what the model does."""
     if body == b"fail":
         raise ValueError("secret")
     if body == b"restart":

@@ -94,7 +94,9 @@ def test_the_run_predicts_images_by_the_network_and_its_head(made: Embedded) -> 
 
 
 def resolved(**sections: Any) -> cfg.Config:
-    return on_features.resolve(cfg.validate(cfg.merge({"data": {"features": "f"}, "model": {"name": "linear"}}, sections)))
+    return on_features.resolve(
+        cfg.validate(cfg.merge({"data": {"features": "f"}, "model": {"name": "linear"}}, sections))
+    )
 
 
 def test_defaults_for_images_are_off() -> None:

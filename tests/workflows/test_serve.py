@@ -8,7 +8,6 @@ import pytest
 from cxr_ray.data import store as stores
 from cxr_ray.errors import UserError
 from cxr_ray.inference import predictor
-from cxr_ray.runs import ensemble
 from cxr_ray.storage.atomic import sha256
 from cxr_ray.workflows import serve
 from cxr_ray.workflows.decisions import decisions_of
@@ -16,21 +15,16 @@ from tests.fakes import trainings
 from tests.fakes.store import fake_store
 
 
-def test_metadata_of_a_run_and_of_an_ensemble(tmp_path: Path) -> None:
+def test_metadata_of_a_run(tmp_path: Path) -> None:
     store = stores.open(trainings.write_store(tmp_path / "shards", fake_store()))
-    one, two = (trainings.fit(trainings.config(tmp_path, name=name, seed=i), store) for i, name in enumerate("ab"))
-    found = predictor.load(one)
-    about = serve.metadata(found, decisions_of(found, 0.3), one.path, max_mib=8)
+    run = trainings.fit(trainings.config(tmp_path), store)
+    found = predictor.load(run)
+    about = serve.metadata(found, decisions_of(found, 0.3), run.path, max_mib=8)
     assert json.loads(json.dumps(about)) == about
     assert about["labels"] == list(found.labels) and about["thresholds"] == dict.fromkeys(found.labels, 0.3)
-    assert about["weights_sha256"] == [sha256(one.weights)] and about["limits"]["body_bytes"] == 8 * 2**20
-    assert about["model"]["name"] == "a" and sha256(one.weights).startswith(about["model"]["version"])
+    assert about["weights_sha256"] == [sha256(run.weights)] and about["limits"]["body_bytes"] == 8 * 2**20
+    assert about["model"]["name"] == "run" and sha256(run.weights).startswith(about["model"]["version"])
     assert str(tmp_path) not in json.dumps(about)
-    both = predictor.load(ensemble.make(tmp_path / "both", [one, two]))
-    assert both.run is not None
-    together = serve.metadata(both, decisions_of(both, 0.3), both.run.path, max_mib=8)
-    assert together["weights_sha256"] == [sha256(run.weights) for run in (one, two)]
-    assert together["model"]["version"] != about["model"]["version"]
 
 
 @pytest.mark.parametrize(
@@ -38,4 +32,4 @@ def test_metadata_of_a_run_and_of_an_ensemble(tmp_path: Path) -> None:
 )
 def test_refused_before_ray_starts(tmp_path: Path, options: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        serve.serve(tmp_path / "none", **options)
+        serve.serve(tmp_path / "none", serve.ServeOptions(**options))

@@ -67,14 +67,14 @@ def serve(
         Modules that register the run's model. A run that was trained with plugins needs them named here.
     """
     from cxr_ray.cli.commands.evaluate import read_thresholds
+    from cxr_ray.workflows.serve import ServeOptions
     from cxr_ray.workflows.serve import serve as start
 
-    start(
-        run,
+    options = ServeOptions(
         host=host,
         port=port,
         token_file=token_file,
-        thresholds=read_thresholds(thresholds) if thresholds else None,
+        thresholds=read_thresholds(thresholds),
         replicas=replicas,
         batch_size=batch_size,
         max_mib=max_mib,
@@ -82,3 +82,4 @@ def serve(
         address=address,
         plugins=plugins or (),
     )
+    start(run, options)
