@@ -54,7 +54,7 @@ class ServiceSettings:
     metadata: Mapping[str, Any]
     """The answer of `/metadata`; its entry `model` is part of every prediction."""
     replicas: int = 1
-    batch_size: int = 16
+    batch_size: int = 8
     """Most images of a batch."""
     batch_wait_s: float = 0.005
     """How long the first image of a batch waits for others."""
@@ -142,7 +142,8 @@ def _replicas(settings: ServiceSettings, address: str | None) -> Any:
     cores = machine.cores() if local else None
     threads = max(1, (cores or 1) // settings.replicas)
     gpus = 1 if settings.gpu is True or (settings.gpu == "auto" and torch.cuda.is_available()) else 0
-    with cluster.session(address, num_cpus=max(cores, settings.replicas) if cores else None, loopback=True):
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own is 15: any other work on the machine would come first
+    with cluster.session(address, num_cpus=max(cores, settings.replicas) if cores else None, loopback=True) as is_own:
         if not os.environ.get("CXR_RAY_DEBUG"):
             logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.start(proxy_location="Disabled")
@@ -160,7 +161,8 @@ def _replicas(settings: ServiceSettings, address: str | None) -> Any:
         try:
             yield serve.run(deployment.bind(settings, threads), name=APP, route_prefix=None)
         finally:
-            serve.shutdown()
+            if not is_own:  # one that was started here ends with everything in it
+                serve.shutdown()
 
 
 async def _http(

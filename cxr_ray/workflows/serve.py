@@ -37,7 +37,7 @@ class ServeOptions:
     thresholds: "Rule | None" = None
     """A number, one by label, or a rule, instead of the run's own."""
     replicas: int = 1
-    batch_size: int = 16
+    batch_size: int = 8
     max_mib: int = 64
     """Of a body."""
     gpu: bool | str = "auto"

@@ -27,7 +27,7 @@ def serve(
     token_file: Path | None = None,
     thresholds: Words = None,
     replicas: int = 1,
-    batch_size: int = 16,
+    batch_size: int = 8,
     max_mib: int = 64,
     gpu: bool | None = None,
     address: str | None = None,

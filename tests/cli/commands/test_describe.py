@@ -32,3 +32,13 @@ def test_derived_labels_are_counted(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "Any" in (tmp_path / "page" / "describe.html").read_text()
     assert cli.main(["describe", str(store.path), "--derive", "{Any: {any: [Edma]}}"]) == 2
     assert "unknown label 'Edma' in data.derive.Any; did you mean 'Edema'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["--neighbours", "3"], ["--features", "f"], ["--neighbours", "3", "--features", "f", "--row", "3"]]
+)
+def test_neighbours_need_features_and_nothing_else(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["describe", str(tmp_path), *words]) == 2
+    assert "--neighbours" in capsys.readouterr().err
