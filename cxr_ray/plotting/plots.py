@@ -66,7 +66,7 @@ def roc(true_N: Array, score_N: Array, point: tuple[float, float] | None, *, lab
     draw_roc(axes, true_N, score_N)
     _mark(axes, point)
     _name(axes, label, f"ROC curve{_on(part)}")
-    axes.legend(loc="lower right", borderaxespad=0.1)
+    axes.legend(loc="best", borderaxespad=0.1)
     return figure
 
 
