@@ -178,7 +178,7 @@ def progress(table: pd.DataFrame, *, chosen: int | None, title: str = "") -> Fig
             axes.plot(x, y, color=colour, linewidth=1.3, zorder=3 if part == "val" else 2, label=part, **style)
     if chosen is not None:
         axes.axvline(chosen, color=RULE, linewidth=0.9, zorder=1, label=f"selected: {chosen}")
-    axes.set_title(f"{title} by epoch", fontweight="bold", pad=15, fontsize=8 if len(title) < 28 else 7)
+    axes.set_title(f"{title} by epoch" if len(title) < 24 else title, fontweight="bold", pad=15)
     axes.set_ylabel(title, fontsize=8 if len(title) < 28 else 7)
     axes.legend(
         loc="lower left", bbox_to_anchor=(-0.02, 0.985), ncols=3, borderpad=0, handlelength=1.4, columnspacing=1.2

@@ -19,6 +19,7 @@ def jinja() -> Environment:
     environment = Environment(
         loader=PackageLoader("cxr_ray.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # menus have the order of the data
     environment.filters |= {
         "number": number,
         "interval": interval,

@@ -431,6 +431,45 @@ def test_page_fits_its_width(written: Callable[[str], runs.Run], tmp_path: Path,
 
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_the_course_of_a_chosen_metric_and_label_is_drawn(written: Callable[[str], runs.Run], tmp_path: Path) -> None:
+    """Recall of Edema chosen in headless Chromium: a line per part through the values of metrics.csv, and ticks at their places."""
+    run = written("multilabel")
+    probe = """<script>addEventListener("load", () => {
+      const box = document.getElementById("courses"), [metric, label] = box.querySelectorAll("select");
+      const first = [metric.value, label.value];
+      metric.value = "Recall"; metric.dispatchEvent(new Event("input"));
+      label.value = "Edema"; label.dispatchEvent(new Event("input"));
+      const lines = Object.fromEntries([...box.querySelectorAll("polyline")].map(l => [l.dataset.part, l.getAttribute("points")]));
+      const ticks = [...box.querySelectorAll("text[text-anchor=end]")].map(t => [Number(t.textContent), Number(t.getAttribute("y")) - 4]);
+      const out = document.createElement("pre"); out.id = "out";
+      out.textContent = JSON.stringify({first, lines, ticks, metrics: metric.options.length});
+      document.body.append(out);
+    })</script>"""
+    page = tmp_path / "probe.html"
+    text = (run.path / "report.html").read_text(encoding="utf-8")
+    page.write_text(text.replace("</head>", probe + "</head>"), encoding="utf-8")
+    shown = subprocess.run(
+        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+         "--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}",
+         "--virtual-time-budget=4000", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    ).stdout  # fmt: skip
+    found = re.search(r'<pre id="out">(.*?)</pre>', shown, re.DOTALL)
+    assert found, shown[-500:]
+    out = json.loads(unescape(found.group(1)))
+    assert out["first"] == ["Loss", "all labels together"] and out["metrics"] > 10
+    (low, low_y), (high, high_y) = out["ticks"][0], out["ticks"][-1]
+    table = run.metrics[(run.metrics["metric"] == "recall") & (run.metrics["label"] == "Edema")]
+    for part in ("train", "val"):
+        points = [tuple(map(float, point.split(","))) for point in out["lines"][part].split()]
+        values = [low + (high - low) * (y - low_y) / (high_y - low_y) for _, y in points]
+        want = table[table["part"] == part].sort_values("epoch")["value"]
+        np.testing.assert_allclose(values, want, atol=2e-3)
+        assert np.allclose(np.diff([x for x, _ in points], 2), 0)  # epochs at equal steps
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_the_explorer_moves_and_tables_sort(written: Callable[[str], runs.Run], tmp_path: Path) -> None:
     """The slider moved, another label selected and a header clicked in headless Chromium: the page shows the computed metrics."""
     run = written("multilabel")
