@@ -92,7 +92,7 @@ def write(
         calibrated = analysis.recalibrated(evaluation["calibration"], prob_NL, evaluation["labels"])
     curves = _curves(predictions, evaluation, calibrated and calibrated[1], figures, part=part)
     select = "best" if is_selected_on_val(info, config.train) else "last"
-    epochs = _epochs(run.metrics, info, select, evaluation["task"], figures)
+    epochs = _epochs(run.metrics, info, select, evaluation["task"], figures, name=run.path.name)
     path = path or run.path / "report.html"
     recalls, at_recall = sections.at_recall_rows(evaluation)
     page = (
@@ -321,7 +321,7 @@ def _curves(
 
 
 def _epochs(
-    metrics: pd.DataFrame, info: dict[str, Any], select: str, task: str, figures: dict[str, Figure]
+    metrics: pd.DataFrame, info: dict[str, Any], select: str, task: str, figures: dict[str, Figure], *, name: str
 ) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     last = int(metrics["epoch"].max()) if len(metrics) else None
@@ -329,6 +329,10 @@ def _epochs(
     for metric, (label, draw) in run_figures.by_epoch(metrics, chosen=chosen, task=task).items():
         figures[f"epochs-{metric}"] = draw()
         out.append({"name": _title(metric, label, task), "figure": figures[f"epochs-{metric}"]})
+    title = f"{name} by epoch"
+    figures |= {
+        key: draw() for key, draw in run_figures.training(metrics, chosen=chosen, task=task, title=title).items()
+    }
     return out
 
 
