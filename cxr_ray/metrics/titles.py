@@ -43,7 +43,7 @@ def heading(metric: str, label: str, task: str) -> str:
 def metric_text(name: str) -> str:
     """A metric in words: `val/auroc/mean` is mean ROC AUC, `val/recall/Edema` recall of Edema."""
     _, metric, label = split_name(name)
-    text = NAMES[metric]
+    text = NAMES.get(metric, metric)  # a plugin's metric has no other name
     text = text if text.startswith(("ROC", "F1")) else text[0].lower() + text[1:]
     return f"{label} {text}" if label in AVERAGES else f"{text} of {label}" if label else text
 

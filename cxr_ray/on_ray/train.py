@@ -41,7 +41,7 @@ def train(config: cfg.Config, *, address: str | None = None, log: Callable[[str]
         run = open_run(config, store, plan)
         with _announced(run, plan, log), in_process(run.config, run, log) as context:
             trainer.fit(run.config, plan, store, context, run)
-        return _finished(run)
+        return _finished(run, store, log)
     from cxr_ray.on_ray import cluster
 
     _set_ray_defaults()
@@ -59,7 +59,7 @@ def train(config: cfg.Config, *, address: str | None = None, log: Callable[[str]
             train_on_workers(
                 run, resources.per_worker, use_gpu=resources.use_gpu, max_failures=train.max_failures, log=log
             )
-        return _finished(run)
+        return _finished(run, store, log)
 
 
 @contextmanager
@@ -85,13 +85,18 @@ def _announced(run: runs.Run, plan: Plan, log: Callable[[str], None]) -> Iterato
             raise
 
 
-def _finished(run: runs.Run) -> runs.Run:
-    """The run, if it is finished. Raises `UserError` for one that failed, and `Stopped` for one that was stopped."""
+def _finished(run: runs.Run, store: stores.Store, log: Callable[[str], None]) -> runs.Run:
+    """The run, if it is finished, with its check for unusual images.
+
+    Raises `UserError` for one that failed, and `Stopped` for one that was stopped."""
     info = run.info
     if info.get("error"):
         raise UserError(info["error"])
     if info["status"] == "stopped":
         raise Stopped(f"stopped after a checkpoint; resume with cxr-ray train --resume {shlex.quote(str(run.path))}")
+    from cxr_ray.inference import unusual_fit  # loads torch
+
+    unusual_fit.fit_missing(run, store, gpu="auto" if run.config.train.gpu else False, log=log)
     return run
 
 

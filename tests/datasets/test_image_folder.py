@@ -198,7 +198,7 @@ def test_patients_from_published_file_names(shared_data: Path, tmp_path: Path) -
 
 
 def test_patients_of_kaggles_pneumonia_folders(tmp_path: Path) -> None:
-    """The pattern of docs/coming-from.md: a patient of every name, and the images of one child together."""
+    """The pattern of docs/coming-from/what-does-what.md: a patient of every name, and the images of one child together."""
     names = {
         "PNEUMONIA": {"person1_bacteria_1": "person1", "person1_bacteria_2": "person1", "person1946_virus_4872": "person1946"},
         "NORMAL": {"IM-0115-0001": "IM-0115", "IM-0115-0002": "IM-0115", "NORMAL2-IM-0115-0001": "NORMAL2-IM-0115",
@@ -210,7 +210,7 @@ def test_patients_of_kaggles_pneumonia_folders(tmp_path: Path) -> None:
             picture(tmp_path / "train" / folder / f"{name}.jpeg", number)
     for part in ("val", "test"):
         image_folder.write(tmp_path / part, {"NORMAL": 1, "PNEUMONIA": 1}, pattern="IM-000{patient}-0001.jpeg")
-    guide = (Path(__file__).parents[2] / "docs" / "coming-from.md").read_text(encoding="utf-8")
+    guide = (Path(__file__).parents[2] / "docs" / "coming-from" / "what-does-what.md").read_text(encoding="utf-8")
     pattern = re.findall(r"--patient-regex '([^']+)'", guide)[0]
     records = load(tmp_path, patient_regex=pattern)
     assert records.info.labels == ("PNEUMONIA",) and records.table["patient"].notna().all()

@@ -1,4 +1,4 @@
-"""docs/coming-from.md: its commands parse, its files are those that the commands write, and its patient pattern is that of the tests."""
+"""docs/coming-from/what-does-what.md: its commands parse, its files are those that the commands write, and its patient pattern is that of the tests."""
 
 import re
 import shlex
@@ -10,7 +10,7 @@ from cxr_ray.cli import app as cli
 from cxr_ray.workflows import part_curves
 from tests.integration.test_readme import BLOCK, ROOT, commands, parse
 
-TEXT = (ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs" / "coming-from" / "what-does-what.md").read_text(encoding="utf-8")
 INLINE = [shlex.split(words) for words in re.findall(r"`(cxr-ray \w+ [^`]+)`", TEXT)]
 BLOCKS = [words for block in BLOCK.finditer(TEXT) for words in commands(block["body"])]
 
