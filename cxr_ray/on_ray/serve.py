@@ -27,6 +27,8 @@ ANSWER_S = 60.0
 """A request without an answer after this time gets 503; a replica that died is restarted meanwhile."""
 QUEUED = 256
 """Requests that may wait for a replica."""
+FEWEST_DECODERS = 6
+"""Processes that decode, or one per core. On two cores more than two fill the batches while the model has the cores."""
 DECODE_MEMORY = 6 * 2**30
 """Bytes that the decoder of one image may allocate; one at the pixel cap takes about 3 GiB."""
 WAITING = {"OMP_WAIT_POLICY": "passive"}
@@ -56,7 +58,7 @@ class ServiceSettings:
     replicas: int = 1
     batch_size: int = 8
     """Most images of a batch."""
-    batch_wait_s: float = 0.005
+    batch_wait_s: float = 0.01
     """How long the first image of a batch waits for others."""
     limits: Limits = field(default_factory=Limits)
 
@@ -74,8 +76,9 @@ class Model:
         torch.set_num_threads(threads)
         self._settings = settings
         self._predictor = loading.load_predictor(settings.run, gpu=settings.gpu, plugins=settings.plugins)
-        self._decoders = Decoders(threads, self._predictor.image_format, memory=DECODE_MEMORY).__enter__()
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="cxr-decode")
+        decoders = max(FEWEST_DECODERS, threads)
+        self._decoders = Decoders(decoders, self._predictor.image_format, memory=DECODE_MEMORY).__enter__()
+        self._threads = ThreadPoolExecutor(decoders, thread_name_prefix="cxr-decode")
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="cxr-model")
         blank = np.zeros((settings.batch_size, *self._predictor.image_format.size), np.uint8)
         self._predictor.probabilities(blank)  # the first batch takes longer
@@ -151,7 +154,7 @@ def _replicas(settings: ServiceSettings, address: str | None) -> Any:
             Model,
             name=DEPLOYMENT,
             num_replicas=settings.replicas,
-            max_ongoing_requests=2 * settings.batch_size + threads,
+            max_ongoing_requests=2 * settings.batch_size + max(FEWEST_DECODERS, threads),
             max_queued_requests=QUEUED,
             ray_actor_options={"num_cpus": 1, "num_gpus": gpus, "runtime_env": {"env_vars": WAITING}},
             health_check_period_s=2.0,
