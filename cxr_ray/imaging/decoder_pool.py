@@ -7,7 +7,7 @@ that crashes costs one image. How a single file is decoded: isolated.py and deco
 import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -17,8 +17,11 @@ from cxr_ray.imaging.pixels import DecodedImage, ImageError
 from cxr_ray.runtime.machine import memory_bytes
 from cxr_ray.storage.remote import MAX_REQUESTS, map_threaded
 
-AHEAD = 8
-"""Images per thread that may be decoded before their turn: a large one must not let the others wait."""
+CHUNK = 16
+"""Files that a process gets at once, at most: it must not wait for its caller after each."""
+AHEAD = 2
+"""Chunks per process, or files of a remote root per request, that may be decoded before their turn: a large image must not let the others
+wait."""
 FREE_SHARE = 0.8
 """Share of the free memory that an image may take which is decoded alone, after its process was killed among others."""
 
@@ -52,8 +55,27 @@ class DecoderPool:
     def decode_each(self, root: Root, names: Sequence[str]) -> Generator[DecodedImage | ImageError, None, None]:
         """The image in each file `names` below `root` in order, or why it cannot be used. Raises `UserError` if the server of a
         remote root does not answer."""
-        threads = max(MAX_REQUESTS, len(self._decoders)) if root.is_remote else len(self._decoders)
-        return map_threaded(lambda name: self._decode(root, name), names, threads=threads, ahead=AHEAD)
+        processes = len(self._decoders)
+        if root.is_remote:
+            threads = max(MAX_REQUESTS, processes)
+            yield from map_threaded(lambda name: self._decode(root, name), names, threads=threads, ahead=AHEAD)
+            return
+        size = max(1, min(CHUNK, len(names) // (2 * processes)))
+        chunks = [names[at : at + size] for at in range(0, len(names), size)]
+        for images in map_threaded(
+            lambda chunk: self._decode_chunk(root, chunk), chunks, threads=processes, ahead=AHEAD
+        ):
+            yield from images
+
+    def _decode_chunk(self, root: Root, names: Sequence[str]) -> list[DecodedImage | ImageError]:
+        images: list[DecodedImage | ImageError] = []
+        while len(images) < len(names):
+            with self._decoder() as decoder, suppress(DecoderCrash):
+                for image in decoder.decode_files(str(root), names[len(images) :], **self._options):
+                    images.append(image)  # noqa: PERF402 - those before a crash are kept
+            if len(images) < len(names):  # this one ended the process
+                images.append(self._decode(root, names[len(images)]))
+        return images
 
     def _decode(self, root: Root, name: str) -> DecodedImage | ImageError:
         try:

@@ -20,8 +20,12 @@ class Root:
         root = remote.to_path(path)
         self._remote = root if isinstance(root, remote.RemotePath) else None
         self._path = "" if isinstance(root, remote.RemotePath) else os.path.realpath(root)
+        self._name = str(root)
         self._folders: dict[str, str] = {}  # folder as named -> folder with links resolved
         self._spellings = Spellings(self._path)
+
+    def __str__(self) -> str:
+        return self._name
 
     @property
     def is_remote(self) -> bool:

@@ -49,15 +49,18 @@ class PredictedBatch:
     """[n, L], NaN where refused."""
     refused: tuple[str | None, ...]
     """[n] as in `DecodedBatch`."""
+    scores: npt.NDArray[np.float32]
+    """[n] of the run's check for unusual images: above 1 an image is unusual. NaN without a check, and where refused."""
 
 
 def predict(predictor: Predictor, batch: DecodedBatch) -> PredictedBatch:
     """The results of a batch."""
     prob_NL = np.full((len(batch.positions), len(predictor.labels)), np.nan, np.float32)
+    score_N = np.full(len(batch.positions), np.nan, np.float32)
     if len(batch.grays):
         usable = np.array([reason is None for reason in batch.refused])
-        prob_NL[usable] = predictor.probabilities(batch.grays)
-    return PredictedBatch(batch.positions, prob_NL, batch.refused)
+        prob_NL[usable], score_N[usable] = predictor.checked(batch.grays, aspect_N=batch.aspects)
+    return PredictedBatch(batch.positions, prob_NL, batch.refused, score_N)
 
 
 def slices(positions: Ints, batch_size: int) -> list[Ints]:
@@ -72,7 +75,7 @@ def read_rows(store: Store, rows: Ints, batches: Sequence[Ints]) -> Iterator[Dec
     def make(number: int) -> DecodedBatch:
         positions = batches[number]
         here = rows[positions]
-        sizes = np.ones((len(here), 2)) if size_of is None else size_of.loc[here].to_numpy(np.float64)
+        sizes = np.full((len(here), 2), np.nan) if size_of is None else size_of.loc[here].to_numpy(np.float64)
         return DecodedBatch(positions, store.images(here), (None,) * len(here), sizes[:, 0] / sizes[:, 1])
 
     return prefetch(make, range(len(batches)))

@@ -115,35 +115,41 @@ def write(
     reasons = _reasons(parts)
     if sum(count for count, _ in reasons.values()) == len(inputs):
         raise NoneUsable(_none_usable(inputs, reasons))
+    labels = shape.decisions.labels
+    rows, refused, positives = 0, 0, dict.fromkeys(labels, 0)
+    for table in _tables(inputs, parts, shape):
+        rows += table.num_rows
+        refused += table.num_rows - table["refused"].null_count
+        for label in labels:
+            positives[label] += pc.sum(table[f"decision/{label}"]).as_py() or 0
     described = {
         "format": FORMAT,
         **metadata,
-        "rows": 0,
-        "refused": 0,
+        "rows": rows,
+        "refused": refused,
         "reasons": {reason: count for reason, (count, _) in sorted(reasons.items())},
-        "positives": dict.fromkeys(shape.decisions.labels, 0),
+        "positives": positives,
     }
-
-    def counted() -> Iterator[pa.Table]:
-        for table in _by_study(inputs, parts, shape) if shape.by_study else _by_input(inputs, parts, shape):
-            described["rows"] += table.num_rows
-            described["refused"] += table.num_rows - table["refused"].null_count
-            for label in shape.decisions.labels:
-                described["positives"][label] += pc.sum(table[f"decision/{label}"]).as_py() or 0
-            yield table
-
-    def write_csv(file: Any) -> None:
-        _write_csv(file, counted(), shape.schema)
+    # Made again rather than kept: the memory is that of one part.
+    tables = _tables(inputs, parts, shape)
+    if path.suffix.lower() == ".csv":
         write_atomic(sidecar(path), json.dumps(described, indent=1, ensure_ascii=False) + "\n")
-
-    def write_parquet(file: Any) -> None:
-        with pq.ParquetWriter(pa.PythonFile(file, mode="w"), shape.schema) as writer:
-            for table in counted():
-                writer.write_table(table)
-            writer.add_key_value_metadata({KEY: json.dumps(described, ensure_ascii=False).encode()})
-
-    write_atomic(path, write_csv if path.suffix.lower() == ".csv" else write_parquet)
+        write_atomic(path, lambda file: _write_csv(file, tables, shape.schema))
+    else:
+        schema = shape.schema.with_metadata({KEY: json.dumps(described, ensure_ascii=False).encode()})
+        write_atomic(path, lambda file: _write_parquet(file, tables, schema))
     return described
+
+
+def _tables(inputs: InputList, parts: PredictionParts, shape: Shape) -> Iterator[pa.Table]:
+    """The rows of the output: of each part, or all studies."""
+    return _by_study(inputs, parts, shape) if shape.by_study else _by_input(inputs, parts, shape)
+
+
+def _write_parquet(file: Any, tables: Iterator[pa.Table], schema: pa.Schema) -> None:
+    with pq.ParquetWriter(pa.PythonFile(file, mode="w"), schema) as writer:
+        for table in tables:
+            writer.write_table(table.replace_schema_metadata(schema.metadata))
 
 
 def _reasons(parts: PredictionParts) -> dict[str, tuple[int, int]]:
@@ -188,7 +194,7 @@ def _by_study(inputs: InputList, parts: PredictionParts, shape: Shape) -> Iterat
     for number in range(len(parts)):
         positions = parts.positions(number)
         part = parts.read(number)
-        frame = part.select([*(f"prob/{label}" for label in labels), "refused"]).to_pandas()
+        frame = part.select([*(f"prob/{label}" for label in labels), "refused", "unusual_score"]).to_pandas()
         for name in IDENTIFIERS:
             frame[name] = _identifiers(inputs, name, positions, part)
         frames.append(frame.assign(row=positions, source_row=positions))
@@ -212,6 +218,7 @@ def _by_study(inputs: InputList, parts: PredictionParts, shape: Shape) -> Iterat
         columns |= {name: [text or None for text in table[name].tolist()] for name in IDENTIFIERS}
     columns["images"] = table["images"].to_numpy(np.int64)
     part = {f"prob/{label}": table[f"prob/{label}"].to_numpy(np.float32) for label in labels}
+    part["unusual_score"] = table["unusual_score"].to_numpy(np.float32)
     yield _rows(columns, pa.table({**part, "refused": pa.array(table["refused"].tolist(), pa.string())}), shape)
 
 
@@ -247,17 +254,19 @@ def _rows(columns: dict[str, Any], part: pa.Table, shape: Shape) -> pa.Table:
             full[usable] = array[:, j]
             columns[f"{kind}/{label}"] = pa.array(full, mask=~usable)
     columns["refused"] = refused
+    score_n = part["unusual_score"].to_numpy()
+    columns["unusual_score"] = pa.array(score_n, mask=np.isnan(score_n))
+    columns["unusual"] = pa.array(score_n > 1, mask=np.isnan(score_n))
     schema = shape.schema
-    missing = pa.nulls(len(refused))
     arrays = [
         pa.array(value, field.type) if not isinstance(value, pa.Array) else value.cast(field.type)
         for field in schema
-        for value in [columns.get(field.name, missing)]
+        for value in [columns[field.name]]
     ]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _write_csv(file: Any, tables: Any, schema: pa.Schema) -> None:
+def _write_csv(file: Any, tables: Iterator[pa.Table], schema: pa.Schema) -> None:
     file.write(pd.DataFrame(columns=schema.names).to_csv(index=False).encode())
     for table in tables:
         body = io.StringIO()

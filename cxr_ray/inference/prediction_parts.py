@@ -105,13 +105,15 @@ class PredictionParts:
             here = batch.positions // self._size == number
             refused = tuple(reason for reason, own in zip(batch.refused, here, strict=True) if own)
             buffered = self._buffers.setdefault(number, [])
-            buffered.append(PredictedBatch(batch.positions[here], batch.probabilities[here], refused))
+            buffered.append(
+                PredictedBatch(batch.positions[here], batch.probabilities[here], refused, batch.scores[here])
+            )
             if sum(len(each.positions) for each in buffered) == len(self._positions(number)):
                 self._write(number, self._buffers.pop(number))
         return sum(reason is not None for reason in batch.refused)
 
     def read(self, number: int) -> pa.Table:
-        """A part: `prob/LABEL` float32 (NaN where refused), `refused`, and the columns of `finish`, in the order of the inputs."""
+        """A part: `prob/LABEL` and `unusual_score` float32 (NaN where refused), `refused`, and the columns of `finish`, in the order of the inputs."""
         return pq.read_table(pa.BufferReader(self._path(number).read_bytes()))
 
     def positions(self, number: int) -> npt.NDArray[np.int64]:
@@ -142,6 +144,7 @@ class PredictionParts:
         refused = [reasons[at] for at in order.tolist()]
         columns: dict[str, Any] = {f"prob/{label}": prob_nL[:, j] for j, label in enumerate(self._labels)}
         columns["refused"] = pa.array(refused, pa.string())
+        columns["unusual_score"] = np.concatenate([each.scores for each in batches])[order]
         if self._finish is not None:
             further = self._finish(positions[order], prob_nL, refused)
             columns |= {name: pa.array(values, pa.string()) for name, values in further.items()}

@@ -16,8 +16,7 @@ def combine(predictions: pd.DataFrame, labels: Sequence[str], *, method: Method,
     Each column of probabilities (`prob/LABEL`, `NAME:prob/LABEL` of a baseline) becomes its maximum or mean over the images of the
     study (Irvin et al. 2019 use the maximum, arXiv:1901.07031). A label is positive if it is positive in any image, else negative if
     it is negative in any image, else unknown; a study whose images have several classes is unknown; predictions of new
-    images have no truth. An image without a study is a
-    study of its own. The other columns are those of the study's first image; the new column `images` [S] counts its images."""
+    images have no truth. Their `unusual_score` is that of the most unusual image. An image without a study is a study of its own. The other columns are those of the study's first image; the new column `images` [S] counts its images."""
     no_study = predictions["study"].isna() | predictions["patient"].isna()
     names = predictions["patient"].astype(str) + "\x1f" + predictions["study"].astype(str)
     key = np.where(no_study, "\x1f\x1f" + predictions["row"].astype(str), names)
@@ -33,5 +32,7 @@ def combine(predictions: pd.DataFrame, labels: Sequence[str], *, method: Method,
         out[truth] = grouped[truth].max()  # skips NaN: any 1 gives 1, else any 0 gives 0
     if truth and task == "multiclass":
         out.loc[out[truth].sum(axis=1) != 1, truth] = np.nan
+    if "unusual_score" in predictions:
+        out["unusual_score"] = grouped["unusual_score"].max()
     out["images"] = grouped.size()
     return out.reset_index(drop=True)[[*predictions.columns, "images"]]

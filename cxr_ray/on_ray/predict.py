@@ -175,6 +175,7 @@ def _predicted_table(batch: PredictedBatch) -> pa.Table:
         {
             "position": batch.positions,
             "refused": pa.array(batch.refused, pa.string()),
+            "score": batch.scores,
             **{f"{PROB}{at}": column for at, column in enumerate(batch.probabilities.T)},
         }
     )
@@ -186,4 +187,5 @@ def _predicted_batch(block: pa.Table) -> PredictedBatch:
         block["position"].to_numpy(),
         np.stack([block[name].to_numpy() for name in names], axis=1),
         tuple(block["refused"].to_pylist()),
+        block["score"].to_numpy(),
     )

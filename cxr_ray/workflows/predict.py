@@ -237,6 +237,7 @@ def _describe(run: Any, predictor: Predictor, shape: Shape, inputs: InputList, *
         "by": "image" if shape.by_study is None else f"study ({shape.by_study} of its images)",
         "ids": shape.ids,
         "reports": reports,
+        "check": [None if each.check is None else digest_of(dict(each.check.thresholds)) for each in predictor.members],
     }
     if inputs.store is None:
         settings["image_format"] = {**vars(predictor.image_format), "size": list(predictor.image_format.size)}

@@ -102,14 +102,14 @@ def predict(
 
 def print_prediction(found: Any) -> None:
     """Print how many rows each label is positive in, the reasons of refused ones, and the path of the table."""
-    about = found.metadata
+    about, classes = found.metadata, found.metadata["thresholds"] is None
     rows = [
-        [label, f"{found.positives[label]:,}", "" if about["thresholds"] is None else about["thresholds"][label]]
+        [label, f"{found.positives[label]:,}", *([] if classes else [about["thresholds"][label]])]
         for label in about["labels"]
     ]
     more = len(rows) - SHOWN
     table(
-        ["label", "positive", "threshold"],
+        ["label", "positive", *([] if classes else ["threshold"])],
         rows[:SHOWN],
         title=f"{about['run']}: {found.rows:,} rows by {about['by']}, {found.refused:,} refused"
         + (f"; {more} more labels are in the table" if more > 0 else ""),
