@@ -3,6 +3,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from cxr_ray.plotting.plots import Figure
 from cxr_ray.plotting.run_figures import data_uri
 
 
+@cache
 def jinja() -> Environment:
-    """The template environment of all pages, with their filters."""
+    """The template environment of all pages, with their filters. One for all: it keeps compiled templates."""
     environment = Environment(
         loader=PackageLoader("cxr_ray.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

@@ -40,8 +40,8 @@ FROM_REPORTS = "They were extracted from radiology reports by software, and some
 FROM_FOLDERS = "Each image has the class of the folder that it was in."
 FROM_TABLE = "They come from a table that the user gave."
 ORIGINS = {
-    "chexpert": "They were extracted from radiology reports by software, except those of the official val list, which radiologists "
-    "read; some are wrong.",
+    "chexpert": "They were extracted from radiology reports by software, and some are wrong; the images of the dataset's own "
+    "valid.csv were read by radiologists.",
     "mimic_cxr": FROM_REPORTS,
     "nih": FROM_REPORTS,
     "padchest": "They were extracted from radiology reports, a part by hand and the rest by software, and some are wrong.",
