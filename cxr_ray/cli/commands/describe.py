@@ -160,7 +160,9 @@ def show_row(store: Any, row: int, save: Path | None) -> None:
     if save is not None:
         from PIL import Image
 
-        save.parent.mkdir(parents=True, exist_ok=True)
+        from cxr_ray.storage.atomic import make_folder
+
+        make_folder(save.absolute().parent)
         Image.fromarray(pixels).save(save, format="PNG")
         print(f"image: {save.resolve()}")
 
