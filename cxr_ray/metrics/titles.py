@@ -47,11 +47,11 @@ def metric_title(name: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def p_text(row: Mapping[str, Any], resamples: int) -> str:
-    """The `p` of a difference: `0.031`, or `≤ 0.002 (1,000 resamples)` where so many resamples show no smaller one. Empty without it."""
+def p_text(row: Mapping[str, Any], resamples: int | None = None) -> str:
+    """The `p` of a difference: `0.031`, or `≤ 0.002 (1,000 resamples)` where its resamples show no smaller one. Empty without it."""
     p = row.get("p")
     if p is None:
         return ""
     if row.get("p_is_bound"):
-        return f"≤ {p:.1g} ({resamples:,} resamples)"
+        return f"≤ {p:.1g}" + ("" if resamples is None else f" ({resamples:,} resamples)")
     return f"{p:.3f}" if p >= 0.001 else f"{p:.1g}"

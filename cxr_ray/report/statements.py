@@ -181,10 +181,10 @@ def verdict(evaluation: Mapping[str, Any]) -> list[str]:
         return []
     strongest = min(gaps, key=lambda name: gaps[name]["value"])
     gap, against = gaps[strongest], BASELINES.get(strongest, strongest)
-    side = "above" if gap["value"] >= 0 else "below"
-    line = (
-        f"Its {name_of_metric} is {number(abs(gap['value']))} {side} that of the strongest trivial baseline ({against}"
+    distance = (
+        f"is {number(abs(gap['value']))} {'above' if gap['value'] > 0 else 'below'}" if gap["value"] else "equals"
     )
+    line = f"Its {name_of_metric} {distance} that of the strongest trivial baseline ({against}"
     between = f"; difference {interval(gap)})" if interval(gap) else ")"
     others = [BASELINES.get(name, name) for name, one in gaps.items() if one.get("low", 0.0) <= 0.0]
     if gap.get("low") is None:

@@ -327,3 +327,45 @@ def test_every_policy_for_uncertain_has_a_text() -> None:
 def test_every_source_says_where_its_labels_come_from() -> None:
     built_in = {entry.name for entry in SOURCES if entry.make.__module__.startswith("cxr_ray.")}
     assert set(statements.ORIGINS) == built_in
+
+
+def comparison(**gaps: tuple[float, float | None, float | None]) -> dict[str, Any]:
+    """An evaluation of classes whose macro F1 differs from that of each baseline by (value, low, high)."""
+    table = predictions(CLASSES, "multiclass", 60, 1.0)
+    out = evaluation_of(table, CLASSES, "multiclass", baselines={}, bootstrap=0)
+    out["differences"] = {
+        name: [{"metric": "f1", "label": "mean", "value": value, **({} if low is None else {"low": low, "high": high})}]
+        for name, (value, low, high) in gaps.items()
+    }
+    return out
+
+
+@pytest.mark.parametrize(
+    ("gaps", "text"),
+    [
+        (
+            {"thumbnail": (0.3, 0.1, 0.5), "border": (0.2, 0.1, 0.3), "untrained": (0.1, -0.1, 0.2)},
+            "0.200 above that of the strongest trivial baseline (the thumbnail's border; difference 0.10 to 0.30): the model uses "
+            "more of the image than a thumbnail shows.",
+        ),
+        (
+            {"thumbnail": (0.3, -0.1, 0.5), "border": (0.2, 0.1, 0.3)},
+            "(the thumbnail's border; difference 0.10 to 0.30), which chance does not explain; for the 16 × 16 thumbnail it may.",
+        ),
+        ({"border": (0.2, 0.1, 0.3)}, "difference 0.10 to 0.30), which chance does not explain."),
+        ({"border": (-0.2, -0.3, -0.1)}, "it is worse than a regression on 60 gray values. Do not use it."),
+        ({"thumbnail": (-0.2, -0.3, -0.1)}, "it is worse than a regression on 256 gray values. Do not use it."),
+        (
+            {"thumbnail": (0.0, 0.0, 0.0)},
+            "Its macro F1 equals that of the strongest trivial baseline (the 16 × 16 thumbnail): it is not shown",
+        ),
+        ({"thumbnail": (0.1, None, None)}, "no interval was computed, so chance is not excluded."),
+    ],
+)
+def test_the_verdict_says_no_more_than_the_intervals(gaps: dict[str, Any], text: str) -> None:
+    (line,) = statements.verdict(comparison(**gaps))
+    assert text in line
+
+
+def test_without_trivial_baselines_there_is_no_verdict() -> None:
+    assert statements.verdict(comparison(untrained=(0.1, 0.05, 0.2))) == statements.verdict(comparison()) == []
