@@ -392,7 +392,8 @@ def _seeds(runs: Sequence[Run], scored: Sequence[Scored], labels: Sequence[str])
             "high": max(values),
         }
         samples = [one.samples[key] for one in scored if key in one.samples]
-        if samples and (interval := percentile(np.mean(samples, axis=0))) is not None:
+        interval = percentile(np.mean(samples, axis=0)) if samples else None
+        if interval is not None and interval.low < interval.high:
             row["between"] = [interval.low, interval.high]
         out.append(row)
     return out
