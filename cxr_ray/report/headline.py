@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cxr_ray.metrics import MAIN_METRICS, MEAN
-from cxr_ray.metrics.titles import NAMES
+from cxr_ray.metrics.titles import heading
 from cxr_ray.report.render import interval
 
 HEADLINE = {
@@ -35,18 +35,8 @@ def cell(values: Values, metric: str, label: str, task: str) -> dict[str, Any]:
     row = values.get((metric, label))
     why = (row or {}).get("no_interval", "")
     return {
-        "name": title(metric, label, task),
+        "name": heading(metric, label, task),
         "value": row and row["value"],
         "interval": interval(row) or ("no interval" if why else ""),
         "why": why,
     }
-
-
-def title(metric: str, label: str, task: str) -> str:
-    """The name of a metric of a label, or of the mean over labels."""
-    if label != MEAN or task == "binary":
-        return NAMES[metric]
-    if metric == "f1" and task == "multiclass":
-        return "Macro F1"
-    name = NAMES[metric]
-    return f"Mean {name if name.isupper() or name.startswith('ROC') else name.lower()}"

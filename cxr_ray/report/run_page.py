@@ -15,11 +15,12 @@ from cxr_ray.evaluation.baselines import MAX_ROWS
 from cxr_ray.labels import PARTS
 from cxr_ray.metrics import AVERAGES, MEAN, TABLE_METRICS
 from cxr_ray.metrics.names import MICRO, WEIGHTED
-from cxr_ray.metrics.titles import NAMES
+from cxr_ray.metrics.titles import NAMES, heading
 from cxr_ray.plotting import plots, run_figures
 from cxr_ray.plotting.plots import Figure
 from cxr_ray.report import sections, statements
-from cxr_ray.report.headline import by_metric, cell, headline_cells, title
+from cxr_ray.report.comparison_page import PRIMARY
+from cxr_ray.report.headline import by_metric, cell, headline_cells
 from cxr_ray.report.render import jinja, write_figures
 from cxr_ray.runs import Run, evaluation_files, is_selected_on_val
 from cxr_ray.storage.atomic import write_atomic
@@ -66,14 +67,14 @@ def write(
     figures: dict[str, Figure] = {}
     parts = _parts(run, info)
     if evaluation["confusion"]:
-        figures["confusion"] = plots.confusion(evaluation["confusion"], evaluation["classes"])
+        figures["confusion"] = plots.confusion(evaluation["confusion"], evaluation["classes"], part=part)
     if any(p["labels"] for p in parts.values()):
         figures["prevalence"] = plots.prevalence(parts, evaluation["labels"])
     calibrated = None
     if evaluation.get("calibration"):
         prob_NL = predictions[[f"prob/{k}" for k in evaluation["labels"]]].to_numpy()
         calibrated = analysis.recalibrated(evaluation["calibration"], prob_NL, evaluation["labels"])
-    curves = _curves(predictions, evaluation, calibrated and calibrated[1], figures)
+    curves = _curves(predictions, evaluation, calibrated and calibrated[1], figures, part=part)
     select = "best" if is_selected_on_val(info, config.train) else "last"
     epochs = _epochs(run.metrics, info, select, evaluation["task"], figures)
     path = path or evaluation_files.of_part(run, part).page
@@ -113,11 +114,14 @@ def write(
             limits=sorted(set(evaluation["thresholds"].values())),
             undefined=_undefined(evaluation["undefined"]),
             baselines=_baselines(evaluation, values),
-            baseline_columns=[title(m, label, evaluation["task"]) for m, label in BASELINE_COLUMNS[evaluation["task"]]],
+            baseline_columns=[
+                heading(m, label, evaluation["task"]) for m, label in BASELINE_COLUMNS[evaluation["task"]]
+            ],
             verdict=statements.verdict(evaluation),
             confusion=figures.get("confusion"),
             curves=curves,
             epochs=epochs,
+            courses=run_figures.courses(run.metrics),
             parts=parts,
             prevalence=figures.get("prevalence"),
             colours=plots.PART_COLOURS,
@@ -149,12 +153,6 @@ def _facts(
         "baselines": statements.baselines_text(evaluation, train_rows, MAX_ROWS),
         "augmented": ", on augmented images" if statements.is_augmented(config) else "",
     }
-
-
-def write_comparison(found: dict[str, Any], path: Path) -> None:
-    """Write the page of a comparison (see `evaluation.compare`): one file that loads nothing."""
-    page = jinja().get_template("comparison.html").render(found=found, names=NAMES, first=TABLE_METRICS)
-    write_atomic(path, page)
 
 
 AVERAGED = {
@@ -218,7 +216,7 @@ def _baselines(evaluation: dict[str, Any], values: dict[tuple[str, str], dict[st
         {
             "name": name,
             "cells": [cell(by_metric, m, label, evaluation["task"]) for m, label in columns],
-            "gap": gap.get(statements.PRIMARY[evaluation["task"]]),
+            "gap": gap.get(PRIMARY[evaluation["task"]]),
         }
         for name, by_metric, gap in rows
     ]
@@ -229,11 +227,13 @@ def _curves(
     evaluation: dict[str, Any],
     recalibrated_NL: npt.NDArray[np.float64] | None,
     figures: dict[str, Figure],
+    *,
+    part: str,
 ) -> list[dict[str, Any]]:
     """ROC, precision-recall and reliability plots of each label that has positives and negatives, with the operating point."""
     out: list[dict[str, Any]] = []
     labels, values = evaluation["labels"], evaluation["values"]
-    for label, draws in run_figures.by_label(predictions, labels, values, recalibrated_NL).items():
+    for label, draws in run_figures.by_label(predictions, labels, values, recalibrated_NL, part=part).items():
         truth_N = predictions[f"true/{label}"].to_numpy()
         panels = {kind: draw() for kind, draw in draws.items()}
         figures |= {f"{kind}-{label}": figure for kind, figure in panels.items()}
@@ -250,7 +250,7 @@ def _epochs(
     chosen = last if select == "last" else (info.get("best") or {}).get("epoch")
     for metric, (label, draw) in run_figures.by_epoch(metrics, chosen=chosen, task=task).items():
         figures[f"epochs-{metric}"] = draw()
-        out.append({"name": title(metric, label, task), "figure": figures[f"epochs-{metric}"]})
+        out.append({"name": heading(metric, label, task), "figure": figures[f"epochs-{metric}"]})
     return out
 
 

@@ -8,12 +8,11 @@ from cxr_ray.errors import UserError
 from cxr_ray.evaluation.analysis import has_enough_cases
 from cxr_ray.metrics import MEAN
 from cxr_ray.metrics.subgroups import MIN_CASES
-from cxr_ray.report.headline import by_metric, title
+from cxr_ray.metrics.titles import heading
+from cxr_ray.report.comparison_page import PRIMARY
+from cxr_ray.report.headline import by_metric
 from cxr_ray.report.render import interval, number, thousands
 from cxr_ray.runs import Run, is_selected_on_val, selected_text
-
-PRIMARY = {"multilabel": ("auroc", MEAN), "binary": ("auroc", MEAN), "multiclass": ("f1", MEAN)}
-"""The metric that is compared with the baselines."""
 
 UNTRAINED = "untrained"
 BASELINES = {
@@ -168,7 +167,7 @@ def cautions(evaluation: Mapping[str, Any], info: Mapping[str, Any], part: str) 
 def verdict(evaluation: Mapping[str, Any]) -> list[str]:
     """How the model compares with its strongest trivial baseline, in words that the interval of the difference supports."""
     metric, label = PRIMARY[evaluation["task"]]
-    name_of_metric = title(metric, label, evaluation["task"])
+    name_of_metric = heading(metric, label, evaluation["task"])
     if not name_of_metric.startswith(("ROC", "F1")):
         name_of_metric = name_of_metric[0].lower() + name_of_metric[1:]
     gaps = {

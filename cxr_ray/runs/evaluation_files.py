@@ -1,6 +1,6 @@
 """Where a run's evaluations are: the results, page and predictions of each have names of their own, so that none replaces another.
 
-A repetition, such as one with other thresholds, replaces its own files. The names are specified in docs/formats.md.
+A repetition, such as one with other thresholds, replaces its own files. The names are specified in docs/reference/formats.md.
 """
 
 import json

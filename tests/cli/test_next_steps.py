@@ -85,8 +85,6 @@ def test_hints_of_evaluations_and_errors_work(
     assert "next:" not in output and "all reports:" in output
     assert ("each class against the rest" in output) == (task == "multiclass")
     assert main(["show", str(run.path), "--split", "both"]) == 0
-    command = capsys.readouterr().out.partition("run cxr-ray ")[2].partition(" first")[0]
-    assert main(shlex.split(command)) == 0
 
 
 def test_hints_for_an_ensemble_of_folds_work(
