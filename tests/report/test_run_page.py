@@ -10,7 +10,7 @@ from collections.abc import Callable
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -232,21 +232,6 @@ def test_the_label_table_has_the_computed_metrics(written: Callable[[str], runs.
     assert "Fewer than 10 positives in test:" in page.text and "Fracture (none)" in page.text
 
 
-def test_the_report_states_how_each_part_was_used(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "a-run", ["Covid"], "binary", part="val", rows=60)
-    assert (
-        "Val selected the epoch, so these metrics are optimistic" in Page(run_page.write(run, "val").read_text()).text
-    )
-    out = run.evaluation("val")
-    assert "val selected nothing in this run" in run_page.standing("val", out, run.info, "last")
-    assert "the model was fitted to" in run_page.standing("train", out, run.info, "best")
-    assert "has been evaluated 3 times" in run_page.standing("test", out, {"test_looks": 3}, "best")
-
-
-def test_every_policy_for_uncertain_has_a_text() -> None:
-    assert set(run_page.POLICIES) == set(get_args(cfg.Uncertain))
-
-
 def test_equal_runs_give_equal_bytes(written: Callable[[str], runs.Run]) -> None:
     run = written("multiclass")
     first = (run.path / "report.html").read_bytes()
@@ -263,27 +248,6 @@ def test_names_of_labels_cannot_break_the_page(tmp_path: Path) -> None:
 def test_a_part_that_was_not_evaluated_is_refused(written: Callable[[str], runs.Run]) -> None:
     with pytest.raises(UserError, match="evaluate"):
         run_page.write(written("multiclass"), "val")
-
-
-@pytest.mark.parametrize(
-    "skill,text", [(3.0, "uses more of the image"), (0.0, "chance alone may explain"), (-2.0, "it is worse than")]
-)
-def test_the_verdict_follows_the_interval(skill: float, text: str) -> None:
-    table = predictions(CLASSES, "multiclass", 200, skill)
-    assert text in run_page.verdict(evaluation_of(table, CLASSES, "multiclass"))[0]
-
-
-def test_a_border_that_predicts_the_label_is_reported() -> None:
-    table = predictions(CLASSES, "multiclass", 200, 3.0)
-    truth = table[[f"true/{k}" for k in CLASSES]].to_numpy()
-    even = np.full(truth.shape, 1 / 3)
-    assert len(run_page.verdict(evaluation_of(table, CLASSES, "multiclass", baselines={"border": even}))) == 1
-    assert (
-        "hardly any lung"
-        in run_page.verdict(
-            evaluation_of(table, CLASSES, "multiclass", baselines={"border": 0.8 * truth + 0.2 * even})
-        )[1]
-    )
 
 
 # The evaluation as data.

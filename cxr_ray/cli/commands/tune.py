@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from cxr_ray import config as configs
-from cxr_ray.cli import config_flags
+from cxr_ray.cli import config_flags, next_steps
 from cxr_ray.cli.commands.train import FileFlag, HelpAll, Words
 from cxr_ray.cli.terminal import console, fit
 from cxr_ray.errors import UserError
@@ -97,6 +97,7 @@ def read_sweep(folder: str, file: str | None, words: tuple[str, ...]) -> configs
 
 def run(config: configs.Config, *, address: str | None = None, retry_failed: bool = False, refit: str = "none") -> Any:
     """Run the sweep, print its results, and return it."""
+    from cxr_ray import runs
     from cxr_ray.workflows import select
     from cxr_ray.workflows import tune as workflow
 
@@ -121,7 +122,7 @@ def run(config: configs.Config, *, address: str | None = None, retry_failed: boo
     if page.exists():
         print(f"page: {page}")
     print(f"sweep: {sweep.path}")
-    print(f"next: open the page in a browser, or: cxr-ray evaluate {shlex.quote(str(best))}")
+    print(f"next: open the page in a browser, or: {next_steps.after_training(runs.load(best))}")
     return sweep
 
 
