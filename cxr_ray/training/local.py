@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from cxr_ray import config as cfg
 from cxr_ray import runs
-from cxr_ray.runtime import signals
 
 if TYPE_CHECKING:  # it loads torch
     from cxr_ray.runtime.context import Context
@@ -16,7 +15,7 @@ if TYPE_CHECKING:  # it loads torch
 def in_process(config: cfg.Config, run: runs.Run, log: Callable[[str], None]) -> "Iterator[Context]":
     """Within it, the context for `trainer.fit` in this process: `train.gpu` chooses the device, `train.threads` the CPU threads.
 
-    Progress goes to the run's log and to `log`; SIGTERM, or a `stop` file, stops the training after a checkpoint."""
+    Progress goes to the run's log and to `log`; a `stop` file stops the training after a checkpoint."""
     import torch
 
     from cxr_ray.runtime.context import LocalContext, pick_device
@@ -32,5 +31,4 @@ def in_process(config: cfg.Config, run: runs.Run, log: Callable[[str], None]) ->
         def should_stop(self) -> bool:
             return run.stop_requested
 
-    with signals.on_sigterm(run.request_stop):
-        yield RunContext(device=pick_device(config.train.gpu))
+    yield RunContext(device=pick_device(config.train.gpu))

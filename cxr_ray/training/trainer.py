@@ -221,6 +221,9 @@ class _Trainer:
             self.saver.write_within_epoch(self.progress, epoch, self._seconds())
         if decision.stop:
             self.end_reason = "stop"
+            if self.is_rank0:
+                done = f"batch {self.progress.outputs.batches} of {self.learner.steps_per_epoch}"
+                self.context.log(f"stopped after {done} in epoch {epoch} (step-{self.learner.steps:08d})")
         return decision.stop
 
     def _raise_diverged(self, epoch: int, step: int, samples: loader.EpochSamples, problem: str) -> NoReturn:
@@ -405,7 +408,8 @@ class _Trainer:
                 "(train.max_time)"
             )
         if selected is not None:
-            self.context.log(f"model of {runs.selected_text({'best': progress.best, 'kept': selected}, self.train)}")
+            kept = runs.selected_text({"best": progress.best, "kept": selected}, self.train)
+            self.context.log(f"model of {kept}" if status == "finished" else f"model so far: of {kept}")
         self.run.update(
             status=status,
             ended=self.end_reason,
