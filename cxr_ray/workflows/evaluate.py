@@ -26,7 +26,7 @@ from cxr_ray.inference import predictor
 from cxr_ray.metrics import COUNTS, TABLE_METRICS, calibration, operating_points, studies
 from cxr_ray.report import run_page
 from cxr_ray.runs import ensemble
-from cxr_ray.runtime.progress import Progress
+from cxr_ray.runtime import progress
 from cxr_ray.storage.atomic import write_atomic
 from cxr_ray.workflows.results import Evaluation
 
@@ -186,20 +186,22 @@ def compute_results(
     labels, task, plan = data.plan.labels, data.plan.task, data.plan
     predictions = PredictionTable(data.predictions, labels, task)
     val = None if data.val is None else PredictionTable(data.val, labels, task)
-    results = evaluate_table(predictions, settings, val=val, baselines=data.baselines)
+    with progress.shown():
+        results = evaluate_table(predictions, settings, val=val, baselines=data.baselines)
     shift_L = calibration.shift(plan.pos_weight, plan.truth["train"], plan.repeats)
     results["calibration"] = analysis.calibration_results(predictions, val, shift_L, interval_by=settings.interval_by)
     results["by"] = by if by == "image" else f"study ({combine} of its images)"
     shared = [c for c in data.records.columns if c in data.train_records.columns]
-    results["groups"] = analysis.subgroup_results(
-        predictions,
-        data.records.loc[data.predictions["row"], shared],
-        plan.truth["train"],
-        data.train_records.loc[plan.rows["train"], shared],
-        settings,
-        thresholds_L=np.array([results["thresholds"][k] for k in labels]),
-        unused=[k for k in data.unused_labels if k in shared],
-    )
+    with progress.shown():
+        results["groups"] = analysis.subgroup_results(
+            predictions,
+            data.records.loc[data.predictions["row"], shared],
+            plan.truth["train"],
+            data.train_records.loc[plan.rows["train"], shared],
+            settings,
+            thresholds_L=np.array([results["thresholds"][k] for k in labels]),
+            unused=[k for k in data.unused_labels if k in shared],
+        )
     return results, data.predictions
 
 
@@ -271,15 +273,16 @@ def predictions_of(run: runs.Run, store: stores.Store, plan: Plan, part: str) ->
 
 def predict_rows(run: runs.Run, store: stores.Store, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """Probabilities [N, L] of the model of `run` for store rows [N]. Progress is printed."""
-    with Progress("predict") as progress:
-        return predictor.load(run).rows(store, rows, batch_size=run.config.train.batch_size, progress=progress)
+    with progress.Progress("predict") as show:
+        return predictor.load(run).rows(store, rows, batch_size=run.config.train.batch_size, progress=show)
 
 
 def _baselines(run: runs.Run, store: stores.Store, plan: Plan, part: str) -> dict[str, npt.NDArray[np.float64]]:
     """The probabilities [N, L] of the baselines by name; fitted once per run and part."""
     if (saved := saved_predictions(run, f"rivals-{part}", plan.rows[part])) is not None:
         return {name: saved[[f"{name}/{k}" for k in plan.labels]].to_numpy(float) for name in BASELINES}
-    probs = baselines.fit_baselines(store, plan, part, seed=run.config.seed)
+    with progress.shown():
+        probs = baselines.fit_baselines(store, plan, part, seed=run.config.seed)
     frame = pd.DataFrame({f"{name}/{k}": probs[name][:, j] for name in BASELINES for j, k in enumerate(plan.labels)})
     run.write_predictions(f"rivals-{part}", pd.concat([pd.DataFrame({"row": plan.rows[part]}), frame], axis=1))
     return probs

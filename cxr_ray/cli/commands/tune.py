@@ -16,6 +16,7 @@ from cxr_ray.cli.commands.train import FileFlag, HelpAll, Words
 from cxr_ray.cli.terminal import console, fit
 from cxr_ray.errors import UserError
 from cxr_ray.registry import load_named_plugins
+from cxr_ray.runtime.progress import Rate, text
 
 app = App(
     name="tune",
@@ -139,39 +140,40 @@ def _trained(sweep: Any, config: configs.Config, address: str | None) -> Any:
 
 @contextmanager
 def show_progress() -> Iterator[tuple[Any, Any]]:
-    """Functions (log a line, draw a sweep): a live table of the trials on a terminal; else plain lines, and nothing is drawn."""
+    """Functions (log a line, draw a sweep): a live table of the trials on a terminal, else plain lines."""
     if not sys.stdout.isatty():
-        yield (lambda line: print(line, flush=True)), (lambda sweep: None)
+        yield (lambda line: print(line, flush=True)), None
         return
     from rich.live import Live
 
     def log(line: str) -> None:  # without markup: a path or an error may contain brackets
         live.console.print(line, markup=False, highlight=False, emoji=False)
 
+    rate = Rate()
     with Live(console=console(), refresh_per_second=2) as live:
-        yield log, (lambda sweep: live.update(trial_table(sweep)))
+        yield log, (lambda sweep: live.update(trial_table(sweep, rate)))
 
 
-def trial_table(sweep: Any) -> Any:
-    """A table of up to 30 trials, the best first: status, epochs, hyperparameters, objectives, seconds.
+def trial_table(sweep: Any, rate: Rate | None = None) -> Any:
+    """A table of up to 30 trials, the best first: status, epochs, hyperparameters, objectives, seconds. The title has the time left by
+    `rate`, which counts the trials that ended.
 
     With several objectives, a * marks the Pareto front (`ranking.pareto_front`)."""
     from cxr_ray.tuning import ranking
+    from cxr_ray.tuning.trial import ENDED
 
     info, config = sweep.info, sweep.config
     trials = sweep.trial_records
-    ended = [t for t in trials if t.status in ("finished", "stopped early", "failed")]
-    remaining = max(0, int(info.get("planned") or 0) - len(ended))
-    times = [t.seconds for t in ended if t.seconds]
-    running = max(1, sum(t.status == "running" for t in trials))
-    eta = f", about {remaining * sum(times) / len(times) / running:,.0f} s left" if times and remaining else ""
+    ended = sum(t.status in ENDED for t in trials)
+    planned = max(int(info.get("planned") or 0), len(trials))
+    base = config.model_dump()
     several = len(info["metrics"]) > 1
     front = ranking.pareto_front(sweep.ranked(), config.tune.modes) if several else set()
     sign, rows = configs.sign_of(config.tune.modes[0]), []
     for t in sorted(trials, key=lambda t: -sign * t.values.get(config.tune.metrics[0], -sign * 1e9))[:30]:
         epochs = t.hyperparameters.get("train.epochs", config.train.epochs)
         cells = [t.name + (" (base)" if t.base else ""), t.status, f"{t.epochs}/{epochs}",
-                 *(_short(t.hyperparameters.get(k, "")) for k in info["knobs"]),
+                 *(_short(t.hyperparameters.get(k, configs.value_at(base, k))) for k in info["knobs"]),
                  *(_short(t.values.get(m, "-")) for m in info["metrics"]), *(["*" if t.number in front else ""] if several else []),
                  f"{t.seconds:.0f}"]  # fmt: skip
         rows.append(cells)
@@ -184,7 +186,7 @@ def trial_table(sweep: Any) -> Any:
         *(["pareto"] if several else []),
         "seconds",
     ]
-    title = f"{sweep.path.name}: {len(ended)} of {info.get('planned', '?')} trials ended{eta}"
+    title = text(sweep.path.name, ended, planned, "trials", rate=rate(ended) if rate else 0.0)
     return fit(columns, rows, title=title, first_out=["seconds", "status"])[1]
 
 
