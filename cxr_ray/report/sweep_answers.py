@@ -32,24 +32,26 @@ FEW = 10
 
 
 def answers(evaluated: Sequence[Row], config: cfg.Config, info: Mapping[str, Any]) -> dict[str, Any] | None:
-    """`knobs` (name, title, levels), `sentences`, and `tables`: metric and rows of label, positives, cells. None without a
+    """`factors` (name, title, levels), `sentences`, and `tables`: metric and rows of label, positives, cells. None without a
     hyperparameter of two levels, `needed` is how many trials the answers need if there are too few."""
     scales = figures.scales_of(evaluated, config, info) if evaluated else {}
-    knobs = [_knob(name, scale, evaluated) for name, scale in scales.items()]
-    knobs = [knob for knob in knobs if len(knob["levels"]) > 1]
-    if not knobs:
+    factors = [_factor(name, scale, evaluated) for name, scale in scales.items()]
+    factors = [factor for factor in factors if len(factor["levels"]) > 1]
+    if not factors:
         return None
     objective = config.tune.metrics[0]
     lower = config.tune.modes[0] == "min"
     metric = split_name(objective)[1]
     by_label = metric if metric in RATES else "auroc"
     wanted = list(dict.fromkeys((by_label, *MAIN_METRICS)))
-    tables = [_table(evaluated, knobs, m, objective if m == by_label else None, lower, info["labels"]) for m in wanted]
-    needed = 1 + sum(len(knob["levels"]) - 1 for knob in knobs) + main_effects.FREE
+    tables = [
+        _table(evaluated, factors, m, objective if m == by_label else None, lower, info["labels"]) for m in wanted
+    ]
+    needed = 1 + sum(len(factor["levels"]) - 1 for factor in factors) + main_effects.FREE
     return {
-        "knobs": knobs,
+        "factors": factors,
         "tables": [t for t in tables if any(cell for row in t["rows"] for cell in row["cells"])],
-        "sentences": [_sentence(knob, cell, objective) for knob, cell in zip(knobs, tables[0]["rows"][0]["cells"], strict=True)]
+        "sentences": [_sentence(factor, cell, objective) for factor, cell in zip(factors, tables[0]["rows"][0]["cells"], strict=True)]
         if tables[0]["rows"]
         else [],
         "needed": None if len(evaluated) >= needed else needed,
@@ -57,7 +59,7 @@ def answers(evaluated: Sequence[Row], config: cfg.Config, info: Mapping[str, Any
     }  # fmt: skip
 
 
-def _knob(name: str, scale: Scale, evaluated: Sequence[Row]) -> dict[str, Any]:
+def _factor(name: str, scale: Scale, evaluated: Sequence[Row]) -> dict[str, Any]:
     """A hyperparameter: its levels that trials have (text and number of trials), and the level of each trial."""
     given = [row.hyperparameters[name] for row in evaluated]
     if scale.kind == "choice":
@@ -84,7 +86,7 @@ def _knob(name: str, scale: Scale, evaluated: Sequence[Row]) -> dict[str, Any]:
 
 def _table(
     evaluated: Sequence[Row],
-    knobs: Sequence[Mapping[str, Any]],
+    factors: Sequence[Mapping[str, Any]],
     metric: str,
     objective: str | None,
     lower: bool,
@@ -98,7 +100,7 @@ def _table(
     value_TM = np.array([[row.values.get(name, np.nan) for name in names] for row in evaluated], float).reshape(
         -1, len(names)
     )
-    level_TK = np.array([knob["at"] for knob in knobs]).T
+    level_TK = np.array([factor["at"] for factor in factors]).T
     found = main_effects.effects(level_TK, value_TM, lower=[lower and (name == objective or same) for name in names])
     tested = [effect for row in found for effect in row if effect is not None]
     p_of = dict(zip(map(id, tested), main_effects.adjusted([effect.p for effect in tested]), strict=True))
@@ -110,22 +112,22 @@ def _table(
         )
         few = positives is not None and positives < FEW and name != first
         cells = [
-            None if effect is None else _cell(effect, knob, p_of[id(effect)], few=few)
-            for knob, effect in zip(knobs, effects_K, strict=True)
+            None if effect is None else _cell(effect, factor, p_of[id(effect)], few=few)
+            for factor, effect in zip(factors, effects_K, strict=True)
         ]
         rows.append({"label": label if name != first else metric_text(name), "first": name == first,
                      "positives": None if positives is None or name == first else int(positives), "few": few, "cells": cells})  # fmt: skip
     return {"metric": NAMES[metric], "rows": rows, "tests": len(tested)}
 
 
-def _cell(effect: Effect, knob: Mapping[str, Any], p: float, *, few: bool) -> dict[str, Any]:
+def _cell(effect: Effect, factor: Mapping[str, Any], p: float, *, few: bool) -> dict[str, Any]:
     """What one hyperparameter did to one metric: the best level, the difference, p, a verdict, and a bar for each level."""
     verdict = "too few positives" if few else main_effects.verdict(p)
     span = abs(effect.difference) or 1.0
     bars = [
         {"height": 25 + 75 * (1 - abs(mean - effect.means[effect.best]) / span), "value": render.number(mean), **level,
          "best": at == effect.best, "behind": behind < main_effects.LIKELY}
-        for at, (mean, level, behind) in enumerate(zip(effect.means, knob["levels"], effect.behind, strict=True))
+        for at, (mean, level, behind) in enumerate(zip(effect.means, factor["levels"], effect.behind, strict=True))
     ]  # fmt: skip
     shown = verdict in ("sure", "likely")
     equal = [bar["text"] for bar in bars if not bar["behind"] and not bar["best"]] if shown else []
@@ -133,13 +135,13 @@ def _cell(effect: Effect, knob: Mapping[str, Any], p: float, *, few: bool) -> di
             "p": render.number(p), "verdict": verdict, "shown": shown, "bars": bars, "equal": equal}  # fmt: skip
 
 
-def _sentence(knob: Mapping[str, Any], cell: Mapping[str, Any] | None, objective: str) -> dict[str, str]:
+def _sentence(factor: Mapping[str, Any], cell: Mapping[str, Any] | None, objective: str) -> dict[str, str]:
     """The answer for one hyperparameter over all labels."""
     if cell is None:
-        return {"title": knob["title"], "answer": "no answer", "about": "too few trials, or all have the same value"}
+        return {"title": factor["title"], "answer": "no answer", "about": "too few trials, or all have the same value"}
     if not cell["shown"]:
         about = f"its levels differ by {cell['difference'].lstrip('+−')} in {metric_text(objective)}, as chance alone may (p {cell['p']})"
-        return {"title": knob["title"], "answer": "none is shown to be better", "about": about}
+        return {"title": factor["title"], "answer": "none is shown to be better", "about": about}
     also = f"; {' and '.join(cell['equal'])} may be as good" if cell["equal"] else ""
     about = f"{cell['difference']} {metric_text(objective)} against {cell['worst']}, {cell['verdict']} (p {cell['p']}){also}"
-    return {"title": knob["title"], "answer": cell["best"], "about": about}
+    return {"title": factor["title"], "answer": cell["best"], "about": about}

@@ -54,8 +54,8 @@ def test_the_cells_are_the_effects_of_the_trials(sweep: Sweep) -> None:
     table = found["tables"][0]
     assert table["metric"] == "ROC AUC" and [row["label"] for row in table["rows"]] == ["mean ROC AUC", *LABELS]
     for row, of in zip(table["rows"], expected, strict=True):
-        for cell, one, knob in zip(row["cells"], of, found["knobs"], strict=True):
-            assert one is not None and cell["best"] == knob["levels"][one.best]["text"]
+        for cell, one, factor in zip(row["cells"], of, found["factors"], strict=True):
+            assert one is not None and cell["best"] == factor["levels"][one.best]["text"]
             assert cell["difference"] == f"{one.difference:+.3f}" and cell["p"] == f"{next(p):.3f}"
 
 
@@ -68,11 +68,11 @@ def test_the_planted_effect_is_found_and_chance_is_called_chance(sweep: Sweep) -
 
 
 def test_levels_are_choices_or_thirds_of_the_range_with_their_trials(sweep: Sweep) -> None:
-    rate, weight, count = answers_of(sweep)["knobs"]
+    rate, weight, count = answers_of(sweep)["factors"]
     assert [level["text"] for level in rate["levels"]] == ["1e-06 to 1e-05", "1e-05 to 0.0001", "0.0001 to 0.001"]
     assert [level["text"] for level in weight["levels"]] == ["0 to 0.333", "0.333 to 0.667", "0.667 to 1"]
     assert [level["text"] for level in count["levels"]] == ["0", "150"]
-    assert all(sum(level["trials"] for level in knob["levels"]) == 40 for knob in (rate, weight, count))
+    assert all(sum(level["trials"] for level in factor["levels"]) == 40 for factor in (rate, weight, count))
 
 
 def test_few_trials_give_no_answer(tmp_path: Path) -> None:

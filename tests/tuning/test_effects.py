@@ -77,7 +77,7 @@ def test_without_enough_to_tell_there_is_no_effect() -> None:
     level_TK = grid(2, 2, repeats=3)
     constant, undefined = np.ones(12), np.where(np.arange(12) == 3, np.nan, np.arange(12.0))
     assert effects(level_TK, np.stack([constant, undefined], axis=1), lower=[False] * 2) == [[None, None]] * 2
-    twice = np.repeat(level_TK[:, :1], 2, axis=1)  # the same levels twice: neither can be told from the other
+    twice = np.repeat(level_TK[:, :1], 2, axis=1)  # the same levels twice: nothing separates them
     assert effects(twice, np.arange(12.0)[:, None], lower=[False]) == [[None, None]]
     one = np.zeros((12, 1), int)
     assert effects(one, np.arange(12.0)[:, None], lower=[False]) == [[None]]
