@@ -27,7 +27,7 @@ from cxr_ray.tuning import sweep as sweeps
 from cxr_ray.tuning.search import Proposals
 from cxr_ray.tuning.setup import hyperparameter_names, plan_trials, prepare_sweep
 from cxr_ray.tuning.sweep import Sweep
-from cxr_ray.tuning.trial import Trial
+from cxr_ray.tuning.trial import ENDED, Trial
 
 STOP_TIMEOUT_S = 60
 """Time for a trial that its scheduler stops to write its model; then Ray kills it."""
@@ -120,7 +120,9 @@ def _run(
     if "mlflow" in config.report.trackers:
         trackers.client(sweep.path.parent)  # creates the database once, before trials would create it concurrently
     remaining = proposals.remaining
-    log(f"trials: {remaining:,} to train, {max_concurrent} at a time, each on {resources}")
+    base = any(trial.base and trial.status not in ENDED for trial in proposals.trials)
+    with_base = ", among them the base configuration as trial 0000 (tune.base: false leaves it out)" if base else ""
+    log(f"trials: {remaining:,} to train{with_base}, {max_concurrent} at a time, each on {resources}")
     if tune.scheduler == "asha":
         log(f"asha: trials are not stopped before epoch {sweep.grace_epochs}")
     for line in _links(sweep):
