@@ -14,7 +14,7 @@ from cyclopts.exceptions import CycloptsError, MissingArgumentError
 
 from cxr_ray import __version__
 from cxr_ray.cli.command_list import COMMANDS
-from cxr_ray.errors import Interrupted, Stopped, UserError, unknown
+from cxr_ray.errors import Interrupted, Stopped, UserError, masked, unknown
 from cxr_ray.storage.atomic import DISK_FULL, NOT_WRITABLE
 
 COMPLETE = "_complete"
@@ -147,4 +147,4 @@ def one_line(text: str) -> str:
 
 def _print_error(line: str) -> None:
     sys.stdout.flush()
-    print(f"cxr-ray: {line}", file=sys.stderr, flush=True)
+    print(f"cxr-ray: {masked(line)}", file=sys.stderr, flush=True)

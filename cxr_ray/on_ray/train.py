@@ -42,7 +42,7 @@ def train(config: cfg.Config, *, address: str | None = None, log: Callable[[str]
         run = open_run(config, store, plan)
         with _announced(run, plan, log) as interrupt, in_process(run.config, run, log) as context:
             trainer.fit(run.config, plan, store, context, run)
-        return _finished(run, interrupt)
+        return _finished(run, store, interrupt, log)
     from cxr_ray.on_ray import cluster
 
     _set_ray_defaults()
@@ -59,7 +59,7 @@ def train(config: cfg.Config, *, address: str | None = None, log: Callable[[str]
             train_on_workers(
                 run, resources.per_worker, use_gpu=resources.use_gpu, max_failures=train.max_failures, log=log
             )
-        return _finished(run, interrupt)
+        return _finished(run, store, interrupt, log)
 
 
 @contextmanager
@@ -88,9 +88,10 @@ def _announced(run: runs.Run, plan: Plan, log: Callable[[str], None]) -> Iterato
             raise
 
 
-def _finished(run: runs.Run, interrupt: signals.Interrupt) -> runs.Run:
-    """The run, if it is finished. Raises `UserError` for one that failed, `Interrupted` after Ctrl-C, and `Stopped` for one that was
-    stopped otherwise."""
+def _finished(run: runs.Run, store: stores.Store, interrupt: signals.Interrupt, log: Callable[[str], None]) -> runs.Run:
+    """The run, if it is finished, with its check for unusual images.
+
+    Raises `UserError` for one that failed, `Interrupted` after Ctrl-C, and `Stopped` for one that was stopped otherwise."""
     info = run.info
     if info.get("error"):
         raise UserError(info["error"])
@@ -98,6 +99,9 @@ def _finished(run: runs.Run, interrupt: signals.Interrupt) -> runs.Run:
         checkpoint = checkpoints.pointer_target(run.path / "checkpoints", "last")
         message = f"stopped after a checkpoint; resume with cxr-ray train --resume {shlex.quote(str(run.path))}"
         raise Interrupted(f"{message} (checkpoint: {checkpoint})") if interrupt.requested else Stopped(message)
+    from cxr_ray.inference import unusual_fit  # loads torch
+
+    unusual_fit.fit_missing(run, store, gpu="auto" if run.config.train.gpu else False, log=log)
     if interrupt.requested:
         raise Interrupted(f"interrupted when the training had finished; the run is complete: {run.path}")
     return run

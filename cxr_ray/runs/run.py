@@ -29,7 +29,7 @@ from cxr_ray.metrics import MAIN_METRICS, label_table
 from cxr_ray.metrics import prevalence as part_prevalence
 from cxr_ray.registry import load_named_plugins
 from cxr_ray.runs import selection
-from cxr_ray.storage.atomic import folder_lock, write_atomic
+from cxr_ray.storage.atomic import folder_lock, make_folder, write_atomic
 from cxr_ray.storage.remote import to_local_path
 
 if TYPE_CHECKING:  # matplotlib is loaded when a figure is drawn
@@ -174,7 +174,7 @@ class Run:
         return label_table.label_table(self.latest_values()[1], self.info["labels"])
 
     def figure(self, name: str) -> "Figure":
-        """A matplotlib figure of the training or of its last evaluation: epochs-METRIC, prevalence, confusion, roc-LABEL, pr-LABEL,
+        """A matplotlib figure of the training or of its last evaluation: epochs-METRIC, epochs-METRIC-LABEL, prevalence, confusion, roc-LABEL, pr-LABEL,
         reliability-LABEL. Raises `UserError` with the names that this run has."""
         from cxr_ray.plotting import run_figures
 
@@ -187,6 +187,7 @@ class Run:
         chosen = selection.selected_epoch(selection.val_metrics(self), self.config.train)
         epochs = run_figures.by_epoch(metrics, chosen=chosen, task=info["task"])
         figures = {f"epochs-{metric}": draw for metric, (_, draw) in epochs.items()}
+        figures |= run_figures.by_epoch_and_label(metrics, chosen=chosen)
         if any(of["labels"] for of in info.get("prevalence", {}).values()):
             figures["prevalence"] = lambda: plots.prevalence(info["prevalence"], info["labels"])
         evaluated = self.headline()[0]
@@ -313,7 +314,7 @@ def create(config: cfg.Config, *, store: Mapping[str, Any], plan: pd.DataFrame, 
         return run
     if path.exists() and any(path.iterdir()):
         raise UserError(f"{path} exists and is not a run folder; give another name")
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     write_atomic(path / "config.yaml", resolved.to_yaml())
     write_atomic(path / "environment.json", json.dumps(environment(store), indent=1))
     _write_table(path / "plan.parquet", plan)
@@ -347,7 +348,8 @@ def prevalence(store: plans.StoreLike, plan: plans.Plan) -> dict[str, Any]:
 
 def _check_same(run: Run, config: cfg.Config, store: Mapping[str, Any]) -> None:
     name, finished = run.path.name, run.info["status"] == "finished"
-    place = {"name", "output"}  # not compared: a moved folder is the same run
+    # Not compared: a moved folder is the same run, and what is checked changes no result.
+    place: Any = {"name": True, "output": True, "data": {"verify"}}
     changed = differences(
         run.config.model_dump(mode="json", exclude=place), config.model_dump(mode="json", exclude=place)
     )

@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
-from cxr_ray.errors import UserError
+from cxr_ray.errors import UserError, has_secret
 from cxr_ray.storage.names import Spellings, readable
 
 Item = TypeVar("Item")
@@ -313,12 +313,13 @@ def files_exist(root: AnyPath, files: Iterable[str]) -> list[bool]:
 
 
 def map_threaded(
-    function: Callable[[Item], Result], items: Sequence[Item], *, threads: int = MAX_REQUESTS
-) -> Iterator[Result]:
-    """`function(item)` of each item in order, computed by `threads` threads; an error is raised at its item's turn."""
+    function: Callable[[Item], Result], items: Sequence[Item], *, threads: int = MAX_REQUESTS, ahead: int = 1
+) -> Generator[Result, None, None]:
+    """`function(item)` of each item in order, computed by `threads` threads, at most `ahead` x `threads` items before their turn; an error
+    is raised at its item's turn."""
     with ThreadPoolExecutor(threads) as pool:
         rest = iter(items)
-        pending = deque(pool.submit(function, item) for item in islice(rest, threads))
+        pending = deque(pool.submit(function, item) for item in islice(rest, ahead * threads))
         try:
             while pending:
                 yield pending.popleft().result()
@@ -348,7 +349,11 @@ def file_system(url: str) -> tuple[Any, str]:
     scheme = SCHEMES[parts.scheme]
     if not parts.netloc:
         raise UserError(f"{url} names no bucket; write {parts.scheme}://BUCKET/FOLDER")
-    if parts.password or (scheme == "s3" and parts.username):
+    if (
+        parts.password
+        or (scheme == "s3" and parts.username)
+        or has_secret(f"{scheme}://{parts.hostname}?{parts.query}")
+    ):
         bare = url.replace(f"{parts.netloc.rpartition('@')[0]}@", "")
         raise UserError(
             f"a URL is written to configs and logs and must not contain a secret: {bare}; {CREDENTIALS[scheme]}"

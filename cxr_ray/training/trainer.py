@@ -7,6 +7,7 @@ Ray Train worker and in a Tune trial.
 
 import csv
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,7 +20,8 @@ import torch
 
 from cxr_ray import config as cfg
 from cxr_ray import losses, metrics, models, runs
-from cxr_ray.data import loader, mixup
+from cxr_ray.data import loader, mixup, store_check
+from cxr_ray.data.features import training_source
 from cxr_ray.data.plan import Plan
 from cxr_ray.errors import UserError
 from cxr_ray.metrics import Value
@@ -44,13 +46,15 @@ def fit(config: cfg.Config, plan: Plan, store: loader.TrainingStore, context: Co
     memory.keep_heap()
     config = config.for_task(plan.task)
     metrics.parse(config.train.monitor, labels=plan.labels, task=plan.task)
-    trainer = _Trainer(_resolve_precision(config, context, run), plan, store, context, run)
+    source = distributed.all_or_none(lambda: training_source(store, config.data, run.info))
+    trainer = _Trainer(_resolve_precision(config, context, run), plan, source, context, run)
     latest = trainer.resume()
-    with trainer.tracking() as track:
+    with trainer.tracking() as track, trainer.checking_bytes() as check_bytes:
         while trainer.end_reason is None and trainer.progress.last_epoch < config.train.epochs:
             epoch = trainer.progress.last_epoch + 1
             with trainer.timed():
                 speed = trainer.train_epoch(epoch)
+                check_bytes(epoch)
                 parts = None if trainer.end_reason else trainer.evaluate_epoch(epoch)
                 if parts is None:  # stopped within the epoch, after a checkpoint
                     break
@@ -123,6 +127,30 @@ class _Trainer:
             raise
         finally:
             opened.close(status)
+
+    @contextmanager
+    def checking_bytes(self) -> Iterator[Callable[[int], None]]:
+        """Gives a function to call after an epoch was trained: the first time it waits for the check of the store's bytes, and raises
+        `UserError` on every rank if one found damage. One rank of each node checks (`data.verify: background`)."""
+        first_of_node = int(os.environ.get("LOCAL_RANK", "0")) == 0
+        background = self.config.data.verify == "background"
+        check = store_check.start(self.store) if background and first_of_node else None
+        pending = background
+
+        def wait(epoch: int) -> None:
+            nonlocal pending
+            if not pending or not epoch or self.end_reason is not None:
+                return
+            if check is not None and not check.is_done and self.is_rank0:
+                self.context.log("waiting until the store's bytes are checked (data.verify: background)")
+            distributed.all_or_none(check.wait if check is not None else lambda: None)
+            pending = False
+
+        try:
+            yield wait
+        finally:
+            if check is not None:
+                check.cancel()
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -228,8 +256,8 @@ class _Trainer:
         if decision.stop:
             self.end_reason = "stop"
             if self.is_rank0:
-                done = f"batch {self.progress.outputs.batches} of {self.learner.steps_per_epoch}"
-                self.context.log(f"stopped after {done} in epoch {epoch} (step-{self.learner.steps:08d})")
+                batches, steps = self.progress.outputs.batches, self.learner.steps_per_epoch
+                self.context.log(f"stopped after batch {batches} of {steps} in epoch {epoch}")
         return decision.stop
 
     def _raise_diverged(self, epoch: int, step: int, samples: loader.EpochSamples, problem: str) -> NoReturn:
@@ -286,22 +314,16 @@ class _Trainer:
         own = rows[loader.rank_slice(len(rows), self.context.rank, world)]
         # A rank with one row less may have one batch less, and must still poll as often as the others.
         size, largest_share = self.learner.eval_batch_size, -(-len(rows) // world)
-        batches = itertools.count(1)
         with self._progress(what) as progress:
-
-            def stop() -> bool:
-                progress(min(next(batches) * size * world, len(rows)), len(rows))
-                return self._should_stop()
-
-            progress(0, len(rows))
-            logits = self.learner.predict(own, stop=stop)
+            ends = itertools.chain(range(size * world, len(rows), size * world), itertools.repeat(len(rows)))
+            logits = self.learner.predict(own, stop=lambda: self._should_stop(progress(next(ends), len(rows))))
         has_fewer_batches = -(-len(own) // size) < -(-largest_share // size)
         if logits is None or (has_fewer_batches and self._should_stop()):
             return None
         return distributed.gather_rows(logits).cpu()
 
-    def _should_stop(self) -> bool:
-        """Called after every predicted batch; the same on all ranks."""
+    def _should_stop(self, shown: None = None) -> bool:
+        """Called after every predicted batch, whose progress is `shown`; the same on all ranks."""
         self.poller.tick()
         return self.poller.due() and self.poller.poll().stop
 

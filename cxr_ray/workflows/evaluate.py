@@ -22,7 +22,7 @@ from cxr_ray.errors import UserError, unknown
 from cxr_ray.evaluation import analysis, baselines
 from cxr_ray.evaluation.prediction_table import EvaluationSettings, PredictionTable, rule_of
 from cxr_ray.evaluation.results import evaluate_table
-from cxr_ray.inference import predictor
+from cxr_ray.inference import predictor, unusual_fit
 from cxr_ray.metrics import COUNTS, TABLE_METRICS, calibration, operating_points, studies
 from cxr_ray.report import run_page
 from cxr_ray.runs import ensemble
@@ -170,6 +170,7 @@ def evaluate(
         _write_operating_points(run, results, val)
     if part == "test":
         run.count_test_evaluation()
+    unusual_fit.fit_missing(run, store, log=log)
     page = run.path / ("report.html" if by == "image" else "report-by-study.html")
     images = store.pictures if config.report.images and by == "image" else None
     report_path = run_page.write(run, part, evaluation=results, predictions=table, path=page, images=images)
