@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _PUBLIC is what Python reads
     from cxr_ray.data.store_format import verify
     from cxr_ray.datasets import Records, list_datasets, read_dataset
     from cxr_ray.datasets.phantom.generate import make_phantom
-    from cxr_ray.errors import Finished, Stopped, UserError
+    from cxr_ray.errors import Finished, Interrupted, Stopped, UserError
     from cxr_ray.explanation.results import Explanation
     from cxr_ray.inference.loading import load_model, load_predictor
     from cxr_ray.inference.predictor import Predictor
@@ -72,6 +72,7 @@ _PUBLIC = {
     # Errors
     "UserError": "cxr_ray.errors:UserError",
     "Finished": "cxr_ray.errors:Finished",
+    "Interrupted": "cxr_ray.errors:Interrupted",
     "Stopped": "cxr_ray.errors:Stopped",
 }
 """Every public name, and the module and attribute that it is. No subpackage may have one of these names: it would replace it."""
@@ -82,6 +83,7 @@ __all__ = [
     "Evaluation",
     "Explanation",
     "Finished",
+    "Interrupted",
     "Prediction",
     "Predictor",
     "Records",

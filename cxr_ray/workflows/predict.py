@@ -163,11 +163,11 @@ def _collect(results: Generator[PredictedBatch, None, None], parts: PredictionPa
     """Put all results into parts, and show progress."""
     done, refused = count - missing, 0
     with Progress("predict") as progress, closing(results) as batches:
-        progress(done, count, refused)
+        progress(done, count)
         for batch in batches:
             refused += parts.add(batch)
             done += len(batch.positions)
-            progress(done, count, refused)
+            progress(done, count, f"{refused:,} rejected" if refused else "")
 
 
 def _here(
