@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _PUBLIC is what Python reads
     from cxr_ray.models.serialization import save_model
     from cxr_ray.runs import Run
     from cxr_ray.tuning.sweep import Sweep
+    from cxr_ray.workflows.embed import embed
     from cxr_ray.workflows.evaluations import compare, evaluate
     from cxr_ray.workflows.explain import explain
     from cxr_ray.workflows.ingest import ingest
@@ -49,6 +50,7 @@ _PUBLIC = {
     "load_model": "cxr_ray.inference.loading:load_model",
     "load_predictor": "cxr_ray.inference.loading:load_predictor",
     "Predictor": "cxr_ray.inference.predictor:Predictor",
+    "embed": "cxr_ray.workflows.embed:embed",
     # Runs
     "train": "cxr_ray.workflows.runs:train",
     "resume": "cxr_ray.workflows.runs:resume",
@@ -90,6 +92,7 @@ __all__ = [
     "UserError",
     "compare",
     "create_model",
+    "embed",
     "evaluate",
     "explain",
     "ingest",
