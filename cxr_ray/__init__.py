@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _PUBLIC is what Python reads
     from cxr_ray.tuning.sweep import Sweep
     from cxr_ray.workflows.evaluations import compare, evaluate
     from cxr_ray.workflows.explain import explain
+    from cxr_ray.workflows.export import Exported, export
     from cxr_ray.workflows.ingest import ingest
     from cxr_ray.workflows.results import Comparison, Evaluation
     from cxr_ray.workflows.runs import load_run, make_ensemble, resume, train
@@ -61,6 +62,8 @@ _PUBLIC = {
     "Comparison": "cxr_ray.workflows.results:Comparison",
     "explain": "cxr_ray.workflows.explain:explain",
     "Explanation": "cxr_ray.explanation.results:Explanation",
+    "export": "cxr_ray.workflows.export:export",
+    "Exported": "cxr_ray.workflows.export:Exported",
     "tune": "cxr_ray.workflows.tune:tune",
     "load_sweep": "cxr_ray.workflows.tune:load_sweep",
     "Sweep": "cxr_ray.tuning.sweep:Sweep",
@@ -76,6 +79,7 @@ __all__ = [
     "Config",
     "Evaluation",
     "Explanation",
+    "Exported",
     "Finished",
     "Predictor",
     "Records",
@@ -88,6 +92,7 @@ __all__ = [
     "create_model",
     "evaluate",
     "explain",
+    "export",
     "ingest",
     "list_datasets",
     "list_models",

@@ -14,6 +14,7 @@ COMMANDS = {
     "tune": "Search hyperparameters: many trials on one store, evaluated label by label on the same rows.",
     "evaluate": "Evaluate a run on its test part, label by label, and write its report.",
     "explain": "Show which pixels a model's output depends on: maps, certificates, figures, an audit for shortcuts.",
+    "export": "Write a run as one ONNX or pt2 file that needs no cxr_ray, with a model card.",
     "show": "Show a run's settings and metrics, also for other labels, parts and thresholds.",
     "errors": "List the worst wrong decisions of a run: row, truth, decision, probability, loss and file.",
     "runs": "List the runs in a folder.",

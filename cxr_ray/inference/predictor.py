@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -192,8 +193,10 @@ class Ensemble(Predictor):
         return Checked(np.asarray(mean, dtype=np.float32), np.mean(scores, axis=0, dtype=np.float32))
 
 
-def load(run: runs.Run | str | os.PathLike[str], *, gpu: bool | str = "auto") -> Predictor:
-    """The predictor of a run or its folder; for an ensemble, of all its members.
+def load(
+    run: runs.Run | str | os.PathLike[str], *, gpu: bool | str = "auto", precision: str | None = None
+) -> Predictor:
+    """The predictor of a run or its folder; for an ensemble, of all its members. `precision` replaces that of the training.
 
     Raises `UserError` if the run or a member has no model, and if a member's labels or task differ from the ensemble's."""
     run = runs.load(run)
@@ -201,8 +204,8 @@ def load(run: runs.Run | str | os.PathLike[str], *, gpu: bool | str = "auto") ->
     device = pick_device(gpu)
     members = run.members
     if not members:
-        return Predictor(serialization.read(run.weights), device, run=run)
-    predictors = [Predictor(serialization.read(member.weights), device, run=member) for member in members]
+        return Predictor(_read(run, precision), device, run=run)
+    predictors = [Predictor(_read(member, precision), device, run=member) for member in members]
     labels, task = tuple(run.info["labels"]), run.info["task"]
     for member, predictor in zip(members, predictors, strict=True):
         if (predictor.labels, predictor.task) != (labels, task):
@@ -211,6 +214,11 @@ def load(run: runs.Run | str | os.PathLike[str], *, gpu: bool | str = "auto") ->
                 f"{predictor.task} {', '.join(predictor.labels)}; create the ensemble again"
             )
     return Ensemble(predictors, run=run)
+
+
+def _read(run: runs.Run, precision: str | None) -> serialization.SavedModel:
+    saved = serialization.read(run.weights)
+    return saved if precision is None else replace(saved, precision=precision)
 
 
 def check_of(run: runs.Run) -> UnusualCheck | None:
