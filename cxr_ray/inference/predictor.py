@@ -3,7 +3,6 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from cxr_ray.data import loader
 from cxr_ray.data.loader import TrainingStore
 from cxr_ray.data.store_format import ImageFormat
 from cxr_ray.errors import UserError
-from cxr_ray.inference import unusual
+from cxr_ray.inference import embedder, unusual
 from cxr_ray.inference.inputs import Images, format_of_files, gray_batches
 from cxr_ray.inference.unusual import Floats, UnusualCheck
 from cxr_ray.models import GRAY_RANGE, head_logits, serialization
@@ -129,6 +128,13 @@ class Predictor:
                     logits = head_logits(self.model(images))[0]
             return losses.probabilities(logits.float(), task=self.task).cpu().numpy(), values
 
+    def measured_rows(
+        self, store: TrainingStore, rows: npt.NDArray[np.int64], *, batch_size: int = 64
+    ) -> dict[str, Floats]:
+        """What the check measures of store rows [N], by name: as `measured`."""
+        batches = [self.measured(grays)[1] for _, grays in loader.eval_batches(store, rows, batch_size=batch_size)]
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
     @cached_property
     def _has_features(self) -> bool:
         """Whether a layer of the model can be identified as its head."""
@@ -153,16 +159,61 @@ class Predictor:
         count: int,
         batches: Iterable[tuple[slice, npt.NDArray[Any]]],
         progress: Callable[[int, int], None] | None = None,
+        predict: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]] | None = None,
     ) -> npt.NDArray[np.float32]:
-        """Probabilities [N, L] of `count` N images, in batches with their places.
+        """Probabilities [N, L] of `count` N images, in batches with their places; `predict` is `probabilities` by default.
 
         One array is filled: a list of small ones would lie between the blocks of the activations, and memory would grow."""
         prob_NL = np.empty((count, len(self.labels)), np.float32)
+        predict = predict or self.probabilities
         for here, grays_NHW in batches:
-            prob_NL[here] = self.probabilities(grays_NHW)
+            prob_NL[here] = predict(grays_NHW)
             if progress is not None:
                 progress(min(here.stop, count), count)
         return prob_NL
+
+
+class FeaturePredictor(Predictor):
+    """The predictor of a run on features: of images by the network that made the features, with the run's head.
+
+    Rows of the store that has features are predicted from those."""
+
+    def __init__(self, run: runs.Run, device: torch.device) -> None:
+        super().__init__(embedder.saved_model(run), device, run=run)
+        self._features = embedder.features_of(run)
+        self._head = serialization.read(run.weights).model.to(device)
+
+    def rows(
+        self,
+        store: TrainingStore,
+        rows: npt.NDArray[np.int64],
+        *,
+        batch_size: int = 64,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        if not self._has_features_of(store):
+            return super().rows(store, rows, batch_size=batch_size, progress=progress)
+        batches = loader.eval_batches(self._features, rows, batch_size=batch_size)
+        return self._collect(len(rows), batches, progress, self._of_features)
+
+    def measured_rows(
+        self, store: TrainingStore, rows: npt.NDArray[np.int64], *, batch_size: int = 64
+    ) -> dict[str, Floats]:
+        if not self._has_features_of(store):
+            return super().measured_rows(store, rows, batch_size=batch_size)
+        images = loader.eval_batches(store, rows, batch_size=batch_size)
+        batches = [unusual.measure(self.model_images(grays)) for _, grays in images]
+        values = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        return {**values, "features": self._features.vectors(rows)}
+
+    def _has_features_of(self, store: TrainingStore) -> bool:
+        return getattr(store, "fingerprint", None) == self._features.manifest.store
+
+    def _of_features(self, features_N1D: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Probabilities [N, L] of features [N, 1, D]."""
+        with torch.inference_mode():
+            logits = self._head(torch.from_numpy(features_N1D).to(self.device))
+        return losses.probabilities(logits, task=self.task).cpu().numpy()
 
 
 class Ensemble(Predictor):
@@ -193,10 +244,8 @@ class Ensemble(Predictor):
         return Checked(np.asarray(mean, dtype=np.float32), np.mean(scores, axis=0, dtype=np.float32))
 
 
-def load(
-    run: runs.Run | str | os.PathLike[str], *, gpu: bool | str = "auto", precision: str | None = None
-) -> Predictor:
-    """The predictor of a run or its folder; for an ensemble, of all its members. `precision` replaces that of the training.
+def load(run: runs.Run | str | os.PathLike[str], *, gpu: bool | str = "auto") -> Predictor:
+    """The predictor of a run or its folder; for an ensemble, of all its members.
 
     Raises `UserError` if the run or a member has no model, and if a member's labels or task differ from the ensemble's."""
     run = runs.load(run)
@@ -204,8 +253,8 @@ def load(
     device = pick_device(gpu)
     members = run.members
     if not members:
-        return Predictor(_read(run, precision), device, run=run)
-    predictors = [Predictor(_read(member, precision), device, run=member) for member in members]
+        return _of_run(run, device)
+    predictors = [_of_run(member, device) for member in members]
     labels, task = tuple(run.info["labels"]), run.info["task"]
     for member, predictor in zip(members, predictors, strict=True):
         if (predictor.labels, predictor.task) != (labels, task):
@@ -216,9 +265,11 @@ def load(
     return Ensemble(predictors, run=run)
 
 
-def _read(run: runs.Run, precision: str | None) -> serialization.SavedModel:
-    saved = serialization.read(run.weights)
-    return saved if precision is None else replace(saved, precision=precision)
+def _of_run(run: runs.Run, device: torch.device) -> Predictor:
+    """The predictor of a run that is no ensemble."""
+    if run.config.data.features is not None:
+        return FeaturePredictor(run, device)
+    return Predictor(embedder.saved_model(run), device, run=run)
 
 
 def check_of(run: runs.Run) -> UnusualCheck | None:

@@ -8,12 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_ray import runs
-from cxr_ray.data import loader
 from cxr_ray.data.loader import TrainingStore
 from cxr_ray.errors import UserError
 from cxr_ray.inference import predictor, unusual
-from cxr_ray.inference.predictor import Predictor
-from cxr_ray.inference.unusual import Floats, Gaussian, UnusualCheck
+from cxr_ray.inference.unusual import Gaussian, UnusualCheck
 from cxr_ray.storage.atomic import sha256
 
 ROWS = 1000
@@ -52,7 +50,7 @@ def fit(run: runs.Run, store: TrainingStore, *, gpu: bool | str = "auto") -> Unu
             raise UserError(f"{part} has {len(sampled)} rows, and it needs {FEWEST_ROWS}")
     model = predictor.load(run, gpu=gpu)
     batch_size = run.config.train.batch_size
-    train, val = (_measured(model, store, rows[part], batch_size) for part in ("train", "val"))
+    train, val = (model.measured_rows(store, rows[part], batch_size=batch_size) for part in ("train", "val"))
     gaussians = {name: Gaussian.fit(values) for name, values in train.items()}
     thresholds, aspect = unusual.calibrate(gaussians, val), None
     if {"height", "width"} <= set(store.index.columns):
@@ -68,13 +66,3 @@ def _sample(rows_N: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDAr
     """At most `ROWS` of the rows, ascending."""
     unique = np.unique(rows_N)
     return unique if len(unique) <= ROWS else np.sort(rng.choice(unique, ROWS, replace=False))
-
-
-def _measured(
-    model: Predictor, store: TrainingStore, rows_N: npt.NDArray[np.int64], batch_size: int
-) -> dict[str, Floats]:
-    """All measurements of store rows [N, D], by name."""
-    batches = [
-        model.measured(grays_NHW)[1] for _, grays_NHW in loader.eval_batches(store, rows_N, batch_size=batch_size)
-    ]
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from cxr_ray.data import store as stores
 from cxr_ray.errors import UserError
+from cxr_ray.inference import embedder
 from cxr_ray.inference import export as exporting
-from cxr_ray.inference import predictor
+from cxr_ray.inference.predictor import Ensemble, Predictor
 from cxr_ray.models import serialization
 from cxr_ray.report import model_card
 from cxr_ray.runs import Run, load
@@ -68,7 +69,7 @@ def export(
     found.load_plugins(plugins)
     found.check_trained()
     path, form = _target(out, format)
-    members = [serialization.read(member.weights) for member in found.members or [found]]
+    members = [embedder.saved_model(member) for member in found.members or [found]]
     store = _store_of(found)
     if size is None:
         size = store.size if store is not None else _largest(members)
@@ -80,7 +81,7 @@ def export(
     dtype = torch.float32 if about["input"]["dtype"] == "float32" else torch.uint8
     body = exporting.to_bytes(exporting.Deployed(members), form, size=size, dtype=dtype, metadata=about)
     images, checked_on = _images(found, store, size, dtype)
-    expected = predictor.load(found, gpu=False, precision="fp32").probabilities(images)
+    expected = _in_fp32(found).probabilities(images)
     difference = exporting.largest_difference(exporting.open_program(body, form), images, expected)
     if difference > exporting.TOLERANCE:
         raise UserError(
@@ -100,6 +101,13 @@ def export(
     write_atomic(path, body)
     write_atomic(card, text)
     return Exported(path, card, form, size, difference, checked_on, about)
+
+
+def _in_fp32(run: Run) -> Predictor:
+    """The predictor of a run on the CPU, in the precision of an export. It has weights of its own, in its own layout."""
+    members = [embedder.saved_model(member) for member in run.members or [run]]
+    predictors = [Predictor(replace(saved, precision="fp32"), torch.device("cpu")) for saved in members]
+    return predictors[0] if len(predictors) == 1 else Ensemble(predictors)
 
 
 def _target(out: str | os.PathLike[str], form: str | None) -> tuple[Path, Literal["pt2", "onnx"]]:

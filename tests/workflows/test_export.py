@@ -161,7 +161,7 @@ def test_real_images_have_the_runs_probabilities(model: str, shared_data: Path, 
         data={"image_size": [64, 64], "split": {"val": 0.2, "test": 0}}, train={"epochs": 1, "batch_size": 16},
     )  # fmt: skip
     images = images_of(run, 100)
-    expected = predictor.load(run, gpu=False, precision="fp32").probabilities(images)
+    expected = predictor.load(run, gpu=False).probabilities(images)
     assert expected.std(axis=0).max() > 1e-3  # not one answer for all images
     onnx, pt2 = (export(run, tmp_path / f"{model}.{form}", log=quiet) for form in ("onnx", "pt2"))
     found = {
