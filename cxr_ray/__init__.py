@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _PUBLIC is what Python reads
     from cxr_ray.workflows.embed import embed
     from cxr_ray.workflows.evaluations import compare, evaluate
     from cxr_ray.workflows.explain import explain
+    from cxr_ray.workflows.export import Exported, export
     from cxr_ray.workflows.ingest import ingest
     from cxr_ray.workflows.predict import Prediction, predict
     from cxr_ray.workflows.results import Comparison, Evaluation
@@ -66,6 +67,8 @@ _PUBLIC = {
     "Prediction": "cxr_ray.workflows.predict:Prediction",
     "explain": "cxr_ray.workflows.explain:explain",
     "Explanation": "cxr_ray.explanation.results:Explanation",
+    "export": "cxr_ray.workflows.export:export",
+    "Exported": "cxr_ray.workflows.export:Exported",
     "tune": "cxr_ray.workflows.tune:tune",
     "load_sweep": "cxr_ray.workflows.tune:load_sweep",
     "Sweep": "cxr_ray.tuning.sweep:Sweep",
@@ -82,6 +85,7 @@ __all__ = [
     "Config",
     "Evaluation",
     "Explanation",
+    "Exported",
     "Finished",
     "Interrupted",
     "Prediction",
@@ -97,6 +101,7 @@ __all__ = [
     "embed",
     "evaluate",
     "explain",
+    "export",
     "ingest",
     "list_datasets",
     "list_models",
