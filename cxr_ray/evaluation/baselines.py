@@ -14,10 +14,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from cxr_ray.labels import hard_targets
+from cxr_ray.runtime.progress import track
 
 Array = npt.NDArray[np.float64]
 
 SIDE = 16
+MAX_ROWS = 20_000
+"""Train rows that they are fitted on at most."""
 CHUNK = 512  # rows read at once: 26 MB at 224 px
 # C of scikit-learn. Strong regularisation, because neighbouring pixels are nearly equal. Best of 0.001 to 1 on three classes.
 PENALTY = 0.03
@@ -70,7 +73,7 @@ def border(thumbnails_NSS: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return thumbnails_NSS[:, frame]
 
 
-def fit_baselines(store: Images, plan: Parts, part: str, *, seed: int, max_rows: int = 20_000) -> dict[str, Array]:
+def fit_baselines(store: Images, plan: Parts, part: str, *, seed: int, max_rows: int = MAX_ROWS) -> dict[str, Array]:
     """Probabilities [N, L] of "thumbnail" and "border" for the rows of `part`, in the order of the plan.
 
     Fitted on the train rows without oversampling, on at most `max_rows` of them sampled with `seed`; features are standardised on
@@ -83,7 +86,8 @@ def fit_baselines(store: Images, plan: Parts, part: str, *, seed: int, max_rows:
         train, truth_NL = train[chosen], truth_NL[chosen]
     fit, predict = _thumbnails(store, train), _thumbnails(store, plan.rows[part])
     features = {"thumbnail": lambda x: x.reshape(len(x), SIDE * SIDE), "border": border}
-    return {name: _regression(of(fit), truth_NL, of(predict), plan.task) for name, of in features.items()}
+    fitted = track(features.items(), "baselines", "models", total=len(features))
+    return {name: _regression(of(fit), truth_NL, of(predict), plan.task) for name, of in fitted}
 
 
 def _thumbnails(store: Images, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:

@@ -20,6 +20,7 @@ from cxr_ray.inference.decisions import Decisions
 from cxr_ray.on_ray import cluster
 from cxr_ray.runtime import machine
 from cxr_ray.service.body import Limits, Refusal
+from cxr_ray.service.grouping import FULL, Grouped
 
 APP = "cxr-ray"
 DEPLOYMENT = "Model"
@@ -27,6 +28,8 @@ ANSWER_S = 60.0
 """A request without an answer after this time gets 503; a replica that died is restarted meanwhile."""
 QUEUED = 256
 """Requests that may wait for a replica."""
+FEWEST_DECODERS = 6
+"""Processes that decode, or one per core. On two cores more than two fill the batches while the model has the cores."""
 DECODE_MEMORY = 6 * 2**30
 """Bytes that the decoder of one image may allocate; one at the pixel cap takes about 3 GiB."""
 WAITING = {"OMP_WAIT_POLICY": "passive"}
@@ -34,7 +37,8 @@ WAITING = {"OMP_WAIT_POLICY": "passive"}
 fifty times as long (benchmarks/README.md, `serve`)."""
 POLL_S = 0.05
 """Time between looks at `should_stop`."""
-FULL = "too many requests at once: send the request again later"
+CALLS = 3
+"""Calls under way to each replica: one is predicted while others are decoded and sent."""
 RESTARTING = "the model is being restarted: send the request again later"
 
 
@@ -56,7 +60,7 @@ class ServiceSettings:
     replicas: int = 1
     batch_size: int = 8
     """Most images of a batch."""
-    batch_wait_s: float = 0.005
+    batch_wait_s: float = 0.01
     """How long the first image of a batch waits for others."""
     limits: Limits = field(default_factory=Limits)
 
@@ -74,8 +78,9 @@ class Model:
         torch.set_num_threads(threads)
         self._settings = settings
         self._predictor = loading.load_predictor(settings.run, gpu=settings.gpu, plugins=settings.plugins)
-        self._decoders = Decoders(threads, self._predictor.image_format, memory=DECODE_MEMORY).__enter__()
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="cxr-decode")
+        decoders = max(FEWEST_DECODERS, threads)
+        self._decoders = Decoders(decoders, self._predictor.image_format, memory=DECODE_MEMORY).__enter__()
+        self._threads = ThreadPoolExecutor(decoders, thread_name_prefix="cxr-decode")
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="cxr-model")
         blank = np.zeros((settings.batch_size, *self._predictor.image_format.size), np.uint8)
         self._predictor.probabilities(blank)  # the first batch takes longer
@@ -91,6 +96,10 @@ class Model:
         except ImageError as error:
             return {"refused": error.reason}
         return {**(await self._batched(image)), "model": self._settings.metadata["model"]}
+
+    async def answer_each(self, bodies: list[bytes]) -> list[dict[str, Any]]:
+        """The answer for each of several files; they may be predicted in one batch with those of other calls."""
+        return list(await asyncio.gather(*map(self.answer, bodies)))
 
     async def _predict(self, images: list[Any]) -> list[dict[str, Any]]:
         from cxr_ray.inference.answers import answers
@@ -151,7 +160,7 @@ def _replicas(settings: ServiceSettings, address: str | None) -> Any:
             Model,
             name=DEPLOYMENT,
             num_replicas=settings.replicas,
-            max_ongoing_requests=2 * settings.batch_size + threads,
+            max_ongoing_requests=2 * CALLS,
             max_queued_requests=QUEUED,
             ray_actor_options={"num_cpus": 1, "num_gpus": gpus, "runtime_env": {"env_vars": WAITING}},
             health_check_period_s=2.0,
@@ -177,7 +186,9 @@ async def _http(
 
     from cxr_ray.service.app import make_app
 
-    app = make_app(_asker(handle), _health(handle), settings.metadata, token=settings.token, limits=settings.limits)
+    app = make_app(
+        _asker(handle, settings), _health(handle), settings.metadata, token=settings.token, limits=settings.limits
+    )
     config = uvicorn.Config(
         app,
         access_log=False,
@@ -208,15 +219,20 @@ async def _http(
     await serving
 
 
-def _asker(handle: Any) -> Callable[[bytes], Any]:
+def _asker(handle: Any, settings: ServiceSettings) -> Callable[[bytes], Any]:
     """From a body to the answer of a replica. Raises `Refusal` with 503 if there is none to answer."""
     from ray.exceptions import RayActorError
     from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 
+    async def call(bodies: list[bytes]) -> Sequence[Mapping[str, Any]]:
+        answers: Sequence[Mapping[str, Any]] = await handle.answer_each.remote(bodies)
+        return answers
+
+    grouped = Grouped(call, most=settings.batch_size, calls=CALLS * settings.replicas, waiting=QUEUED)
+
     async def ask(body: bytes) -> Mapping[str, Any]:
         try:
-            answer: Mapping[str, Any] = await asyncio.wait_for(handle.answer.remote(body), ANSWER_S)
-            return answer
+            return await asyncio.wait_for(grouped(body), ANSWER_S)
         except BackPressureError:
             raise Refusal(503, FULL, retry_s=1) from None
         except (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError, TimeoutError):

@@ -14,11 +14,12 @@ from cxr_ray import config as cfg
 from cxr_ray import registry, runs
 from cxr_ray.data import store as stores
 from cxr_ray.data.plan import Plan
-from cxr_ray.errors import OutOfMemory, Stopped, UserError
+from cxr_ray.errors import Interrupted, OutOfMemory, Stopped, UserError
 from cxr_ray.on_ray.resources import WorkerResources, cluster_total
 from cxr_ray.runtime import signals
 from cxr_ray.runtime.threads import background
 from cxr_ray.storage.lease import Lease
+from cxr_ray.training import checkpoint as checkpoints
 from cxr_ray.training.epoch_bar import epoch_bar
 from cxr_ray.training.local import in_process
 from cxr_ray.training.setup import open_run, prepare
@@ -29,7 +30,7 @@ def train(config: cfg.Config, *, address: str | None = None, log: Callable[[str]
 
     One worker without an address trains in this process. Otherwise Ray Train is used: on the cluster at `address`, else the one
     in RAY_ADDRESS (inside a Ray job: its own), else a local Ray instance. Raises `UserError` for what the user can fix, if
-    possible before any worker starts, and `Stopped` if a stop was requested."""
+    possible before any worker starts, `Stopped` if a stop was requested, and `Interrupted` after the first Ctrl-C."""
     registry.load_plugins(config.plugins)
     if config.tune != cfg.Tune():
         log("note: the tune section is ignored: train uses the values of the other sections; `cxr-ray tune` searches")
@@ -39,9 +40,9 @@ def train(config: cfg.Config, *, address: str | None = None, log: Callable[[str]
         from cxr_ray.training import trainer
 
         run = open_run(config, store, plan)
-        with _announced(run, plan, log), in_process(run.config, run, log) as context:
+        with _announced(run, plan, log) as interrupt, in_process(run.config, run, log) as context:
             trainer.fit(run.config, plan, store, context, run)
-        return _finished(run, store, log)
+        return _finished(run, store, interrupt, log)
     from cxr_ray.on_ray import cluster
 
     _set_ray_defaults()
@@ -51,29 +52,31 @@ def train(config: cfg.Config, *, address: str | None = None, log: Callable[[str]
         run = open_run(config, store, plan)
         cores = int(cluster_total("CPU", nodes)) if is_local else None
         with (
-            _announced(run, plan, log),
+            _announced(run, plan, log) as interrupt,
             cluster.session(address, num_cpus=cores, dashboard=True),
             _forward_log(run, log),
-            signals.on_sigterm(run.request_stop),
         ):
             train_on_workers(
                 run, resources.per_worker, use_gpu=resources.use_gpu, max_failures=train.max_failures, log=log
             )
-        return _finished(run, store, log)
+        return _finished(run, store, interrupt, log)
 
 
 @contextmanager
-def _announced(run: runs.Run, plan: Plan, log: Callable[[str], None]) -> Iterator[None]:
-    """Within it, the run is trained: log what it is, hold its lease, and record that it started, or why it failed."""
+def _announced(run: runs.Run, plan: Plan, log: Callable[[str], None]) -> Iterator[signals.Interrupt]:
+    """Within it, the run is trained: log what it is, hold its lease, stop it on SIGTERM and Ctrl-C, and record that it started, or why
+    it failed."""
     log(f"run: {run.path}")
     log(f"plan: {plan.summary()}; labels: {', '.join(plan.labels)}")
     for warning in plan.warnings:
         log(f"warning: {warning}")
-    with Lease(run.path), epoch_bar(run):
+    message = f"interrupted: the training writes a checkpoint and ends; {signals.AT_ONCE}"
+    with Lease(run.path) as lease, epoch_bar(run):
         (run.path / "stop").unlink(missing_ok=True)
         run.update(status="started", error=None)
         try:
-            yield
+            with signals.on_stop(run.request_stop, log=log, message=message, at_once=lambda: lease.lost) as interrupt:
+                yield interrupt
         except KeyboardInterrupt:
             where = shlex.quote(str(run.path))
             log(
@@ -85,18 +88,22 @@ def _announced(run: runs.Run, plan: Plan, log: Callable[[str], None]) -> Iterato
             raise
 
 
-def _finished(run: runs.Run, store: stores.Store, log: Callable[[str], None]) -> runs.Run:
+def _finished(run: runs.Run, store: stores.Store, interrupt: signals.Interrupt, log: Callable[[str], None]) -> runs.Run:
     """The run, if it is finished, with its check for unusual images.
 
-    Raises `UserError` for one that failed, and `Stopped` for one that was stopped."""
+    Raises `UserError` for one that failed, `Interrupted` after Ctrl-C, and `Stopped` for one that was stopped otherwise."""
     info = run.info
     if info.get("error"):
         raise UserError(info["error"])
     if info["status"] == "stopped":
-        raise Stopped(f"stopped after a checkpoint; resume with cxr-ray train --resume {shlex.quote(str(run.path))}")
+        checkpoint = checkpoints.pointer_target(run.path / "checkpoints", "last")
+        message = f"stopped after a checkpoint; resume with cxr-ray train --resume {shlex.quote(str(run.path))}"
+        raise Interrupted(f"{message} (checkpoint: {checkpoint})") if interrupt.requested else Stopped(message)
     from cxr_ray.inference import unusual_fit  # loads torch
 
     unusual_fit.fit_missing(run, store, gpu="auto" if run.config.train.gpu else False, log=log)
+    if interrupt.requested:
+        raise Interrupted(f"interrupted when the training had finished; the run is complete: {run.path}")
     return run
 
 
@@ -124,10 +131,16 @@ def train_on_workers(
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
     scratch = run.path / "ray"
     loop_config = {"run": str(run.path), "threads": train.threads or max(1, int(resources["CPU"]))}
+    controllers: list[Any] = []
+
+    class Trainer(TorchTrainer):
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """Keep `signals.on_stop`: Ray's own handler aborts the workers before they have written a checkpoint."""
+            controllers.append(controller)
 
     def launch() -> None:
         # A new name per launch: Ray must not restore the state of an earlier one. Our state is in the run folder.
-        TorchTrainer(
+        Trainer(
             _train_worker,
             train_loop_config=loop_config,
             scaling_config=ScalingConfig(
@@ -153,8 +166,10 @@ def train_on_workers(
         try:
             launch()
             break
-        except SystemExit:  # Ray Train raises it on an interrupt, after aborting the workers; the exit code would be 0
-            raise KeyboardInterrupt from None
+        except KeyboardInterrupt:  # in a Ray that goes on, the workers would go on too
+            for controller in controllers:
+                ray.kill(controller)
+            raise
         except ray.train.TrainingFailedError as error:
             # Ray has already restarted workers that died, as often as allowed. But if a node is lost while they start, it fails at
             # once: launch again, which resumes from the run folder.

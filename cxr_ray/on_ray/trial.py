@@ -22,6 +22,7 @@ from cxr_ray.errors import UserError
 from cxr_ray.on_ray import cluster
 from cxr_ray.on_ray import train as training
 from cxr_ray.on_ray.resources import TrialResources
+from cxr_ray.runtime.progress import Progress
 from cxr_ray.runtime.threads import background
 from cxr_ray.storage.lease import EXPIRES_S, Lease
 from cxr_ray.training import checkpoint as checkpoints
@@ -86,6 +87,9 @@ class TuneContext:
 
     def log(self, line: str) -> None:
         self._run.log(line)
+
+    def progress(self, what: str) -> Progress:
+        return Progress.of_training(what, self.log)
 
 
 def train_trial(config: dict[str, Any]) -> None:

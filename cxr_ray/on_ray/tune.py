@@ -14,7 +14,7 @@ from ray import tune as ray_tune
 
 from cxr_ray import config as cfg
 from cxr_ray import registry
-from cxr_ray.errors import Stopped, UserError
+from cxr_ray.errors import Interrupted, Stopped, UserError
 from cxr_ray.on_ray import cluster, schedulers
 from cxr_ray.on_ray.resources import TrialResources, cluster_total
 from cxr_ray.on_ray.trial import train_trial
@@ -27,7 +27,7 @@ from cxr_ray.tuning import sweep as sweeps
 from cxr_ray.tuning.search import Proposals
 from cxr_ray.tuning.setup import hyperparameter_names, plan_trials, prepare_sweep
 from cxr_ray.tuning.sweep import Sweep
-from cxr_ray.tuning.trial import Trial
+from cxr_ray.tuning.trial import ENDED, Trial
 
 STOP_TIMEOUT_S = 60
 """Time for a trial that its scheduler stops to write its model; then Ray kills it."""
@@ -71,7 +71,9 @@ def tune(
         log(f"plan: {plan.summary()}; labels: {', '.join(plan.labels)}")
         for warning in warnings:
             log(f"warning: {warning}")
-        with Lease(sweep.path):
+        resume = f"cxr-ray tune --resume {shlex.quote(str(sweep.path))}"
+        with Lease(sweep.path) as lease:
+            interrupt = signals.Interrupt()
             try:
                 sweeps.update_config(sweep, prepared)
                 if retry_failed:
@@ -81,7 +83,12 @@ def tune(
                 if proposals.remaining:
                     cores = int(cluster_total("CPU", nodes)) if cluster.is_local(address) else None
                     with cluster.session(address, num_cpus=cores, dashboard=True):
-                        _run(sweep, proposals, searched, resources, log, on_update)
+                        interrupt = _run(sweep, proposals, searched, resources, lease, log, on_update)
+            except KeyboardInterrupt:
+                log(
+                    f"interrupted: `{resume}` trains the remaining trials, and continues running ones from their last checkpoints"
+                )
+                raise
             except UserError:
                 if not (
                     sweep.path / "trials"
@@ -89,7 +96,8 @@ def tune(
                     shutil.rmtree(sweep.path)
                 raise
             if sweep.info["status"] == "stopped":
-                raise Stopped(f"stopped; resume with cxr-ray tune --resume {shlex.quote(str(sweep.path))}")
+                message = f"stopped; running trials have written checkpoints; resume with {resume}"
+                raise Interrupted(message) if interrupt.requested else Stopped(message)
             sweep.update(status="finished")
         return sweep
 
@@ -102,16 +110,19 @@ def _run(
     proposals: Proposals,
     searched: space.Space,
     resources: TrialResources,
+    lease: Lease,
     log: Callable[[str], None],
     on_update: Callable[[Sweep], None],
-) -> None:
+) -> signals.Interrupt:
     config = sweep.config
     tune = config.tune
     max_concurrent = resources.max_concurrent(tune.max_concurrent)
     if "mlflow" in config.report.trackers:
         trackers.client(sweep.path.parent)  # creates the database once, before trials would create it concurrently
     remaining = proposals.remaining
-    log(f"trials: {remaining:,} to train, {max_concurrent} at a time, each on {resources}")
+    base = any(trial.base and trial.status not in ENDED for trial in proposals.trials)
+    with_base = ", among them the base configuration as trial 0000 (tune.base: false leaves it out)" if base else ""
+    log(f"trials: {remaining:,} to train{with_base}, {max_concurrent} at a time, each on {resources}")
     if tune.scheduler == "asha":
         log(f"asha: trials are not stopped before epoch {sweep.grace_epochs}")
     for line in _links(sweep):
@@ -120,8 +131,11 @@ def _run(
     scratch = sweep.path / "ray"
     pbt = tune.scheduler == "pbt"
     trainable: Any = ray_tune.with_resources(train_trial, ray_tune.PlacementGroupFactory(resources.bundles()))
-    # On SIGTERM, running trials write a checkpoint and the sweep stops, so that it can be resumed.
-    with signals.on_sigterm(lambda: callback.stop("request")):
+    message = f"interrupted: running trials write checkpoints and the sweep ends; {signals.AT_ONCE}"
+    # On SIGTERM or Ctrl-C, running trials write a checkpoint and the sweep stops, so that it can be resumed.
+    with signals.on_stop(
+        lambda: callback.stop("request"), log=log, message=message, at_once=lambda: lease.lost
+    ) as interrupt:
         ray_tune.Tuner(
             trainable,
             # PBT takes no searcher: all its trials are known and start at once.
@@ -148,6 +162,7 @@ def _run(
         ).fit()
     callback.finish()
     shutil.rmtree(scratch, ignore_errors=True)
+    return interrupt
 
 
 def _set_ray_defaults() -> None:

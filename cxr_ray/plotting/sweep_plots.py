@@ -63,11 +63,20 @@ class Scale(NamedTuple):
             return 0.5 if len(self.choices) == 1 else self.at(value) / (len(self.choices) - 1)
         if text(value) in self.off:
             return 0.0
-        low, high, here = (math.log(v) if self.kind == "log" else v for v in (self.low, self.high, float(value)))
-        share = 0.5 if high == low else (here - low) / (high - low)
+        share = self.share(value)
         if self.off:  # the foot is reserved for them
             share = FOOT + (1 - FOOT) * share
         return 1 - share if self.down else share
+
+    def share(self, value: Any) -> float:
+        """Where a number lies on the axis, from `low` (0) to `high` (1)."""
+        low, high, here = (math.log(v) if self.kind == "log" else v for v in (self.low, self.high, float(value)))
+        return 0.5 if high == low else (here - low) / (high - low)
+
+    def edges(self, parts: int) -> list[float]:
+        """The ends of `parts` equal parts of the axis."""
+        spaced = np.geomspace if self.kind == "log" else np.linspace
+        return [float(edge) for edge in spaced(self.low, self.high, parts + 1)]
 
     def ticks(self) -> list[tuple[float, str]]:
         """(place, text) of the tick labels of a vertical axis."""

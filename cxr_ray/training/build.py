@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from cxr_ray import config as cfg
-from cxr_ray import models
+from cxr_ray import losses, models
 from cxr_ray.data.features import FeatureStore
 from cxr_ray.data.loader import TrainingStore
 from cxr_ray.data.plan import Plan
@@ -14,6 +14,19 @@ from cxr_ray.models.linear import Linear
 
 SMALLEST_SCALE = 1e-6
 """A feature with a smaller standard deviation counts as constant."""
+
+
+def initial(config: cfg.Config, plan: Plan, store: TrainingStore) -> tuple[losses.Loss, models.Classifier]:
+    """The loss and the model before the first step. All that is random in them follows from the seed, by torch's global generator."""
+    torch.manual_seed(config.seed)
+    loss = losses.build(
+        config.loss,
+        task=plan.task,
+        weight_L=plan.pos_weight,
+        micro_batches=config.train.micro_batch is not None,
+        mixed=config.augment.mixup > 0.0,
+    )
+    return loss, build(config, plan, store)
 
 
 def build(config: cfg.Config, plan: Plan, store: TrainingStore) -> models.Classifier:

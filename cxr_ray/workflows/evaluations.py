@@ -9,6 +9,7 @@ from cxr_ray import registry
 from cxr_ray.errors import UserError
 from cxr_ray.metrics import operating_points, studies
 from cxr_ray.runs import Run, load
+from cxr_ray.runtime import progress
 from cxr_ray.storage.atomic import write_atomic
 from cxr_ray.storage.remote import to_local_path
 from cxr_ray.workflows.results import Comparison, Evaluation
@@ -20,6 +21,7 @@ def evaluate(  # noqa: PLR0913 - the options of the command, all of them by keyw
     run: AnyRun,
     *,
     split: str | None = None,
+    epoch: int | None = None,
     thresholds: operating_points.Rule | None = None,
     by: Literal["image", "study"] = "image",
     combine: studies.Method = "max",
@@ -31,7 +33,8 @@ def evaluate(  # noqa: PLR0913 - the options of the command, all of them by keyw
 ) -> Evaluation:
     """Evaluate a run label by label on a part of its store, or on other data, and write its report.
 
-    `split`: train, val or test; by default test if it has rows, else val. `thresholds`: one number, a mapping from labels to numbers,
+    `split`: train, val or test; by default test if it has rows, else val. `epoch`: of another model than the selected one: an epoch
+    whose checkpoint is kept, or 0, the untrained model. `thresholds`: one number, a mapping from labels to numbers,
     or a rule that is applied on val: "youden", "f1", {"recall": 0.9}, {"specificity": 0.9}; by default the run's own. `by`: each
     image, or each study, whose images `combine` combines (max or mean). `data`: folder or URL of another store, evaluated instead
     (external validation), with `mapping` from labels of the model to labels of the data. `report`: settings of `config.Report`, such
@@ -46,7 +49,14 @@ def evaluate(  # noqa: PLR0913 - the options of the command, all of them by keyw
         from cxr_ray.workflows import evaluate as evaluating
 
         return evaluating.evaluate(
-            path, split=split, thresholds=thresholds, by=by, combine=combine, report=report, log=log
+            path,
+            split=split,
+            epoch=epoch,
+            thresholds=thresholds,
+            by=by,
+            combine=combine,
+            report=report,
+            log=log,
         )
     if split is not None:
         raise UserError("data evaluates all rows of the other store: leave split out")
@@ -54,7 +64,15 @@ def evaluate(  # noqa: PLR0913 - the options of the command, all of them by keyw
 
     where = os.fspath(data)
     return external.evaluate(
-        path, where, mapping=mapping, thresholds=thresholds, by=by, combine=combine, report=report, log=log
+        path,
+        where,
+        mapping=mapping,
+        epoch=epoch,
+        thresholds=thresholds,
+        by=by,
+        combine=combine,
+        report=report,
+        log=log,
     )
 
 
@@ -77,7 +95,8 @@ def compare(
     if not isinstance(runs, Sequence) or isinstance(runs, str):
         raise UserError("give two runs or more in a list: compare([first, second])")
     opened = [load(run) for run in runs]
-    results = comparisons.compare(opened, split=split, thresholds=thresholds)
+    with progress.shown():
+        results = comparisons.compare(opened, split=split, thresholds=thresholds)
     if out is None:
         return Comparison(results)
     page = to_local_path(out, "page").resolve()

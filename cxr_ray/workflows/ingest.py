@@ -109,7 +109,11 @@ def write_store(
     if cluster.is_local(address):
         resources.check_cores(cpus)
     with cluster.session(address, num_cpus=cpus), Progress("ingest") as progress:
-        result = on_ray(records, to_path(root), to_path(out), how, progress=progress)
+
+        def show(done: int, total: int, rejected: int) -> None:
+            progress(done, total, f"{rejected:,} rejected" if rejected else "")
+
+        result = on_ray(records, to_path(root), to_path(out), how, progress=show)
     if result.already:
         log(f"nothing to do: these {result.rows:,} images were already ingested with the same settings")
     else:

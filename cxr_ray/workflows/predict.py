@@ -163,11 +163,11 @@ def _collect(results: Generator[PredictedBatch, None, None], parts: PredictionPa
     """Put all results into parts, and show progress."""
     done, refused = count - missing, 0
     with Progress("predict") as progress, closing(results) as batches:
-        progress(done, count, refused)
+        progress(done, count)
         for batch in batches:
             refused += parts.add(batch)
             done += len(batch.positions)
-            progress(done, count, refused)
+            progress(done, count, f"{refused:,} rejected" if refused else "")
 
 
 def _here(
@@ -186,8 +186,9 @@ def _here(
     processes = min(machine.cores(), sum(map(len, batches)))
     with DecoderPool(processes, vars(wanted)) as pool:
         pool.start()
-        for decoded in batch_prediction.read_files(pool, Root(inputs.root), inputs.names, batches, wanted):
-            yield batch_prediction.predict(predictor, decoded)
+        images = batch_prediction.read_files(pool, Root(inputs.root), inputs.names, batches, wanted)
+        with closing(images), closing(batch_prediction.predict_beside_decoders(predictor, images)) as results:
+            yield from results
 
 
 def _on_ray(

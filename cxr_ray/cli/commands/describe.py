@@ -250,8 +250,13 @@ def show_neighbours(store: Any, folder: Path, row: int, count: int, save: Path |
     table(
         ["row", "similarity", "same patient", "positive labels"],
         [
-            [each.row, f"{each.similarity:.3f}", "yes" if each.same_patient else "", ", ".join(each.positive) or "none"]
-            for each in table_of.itertuples()
+            [
+                each["row"],
+                f"{each['similarity']:.3f}",
+                "yes" if each["same_patient"] else "",
+                ", ".join(each["positive"]) or "none",
+            ]
+            for each in table_of.to_dict("records")
         ],
         title=f"images most similar to row {row}, by {found.manifest.model}",
     )
