@@ -390,7 +390,7 @@ class Config(Section):
     seeds: int = Field(default=1, ge=1)
     """`cxr-ray train` trains this many runs in sequence, with seed, seed + 1, ...; `cxr-ray compare` shows how much they differ."""
     plugins: list[str] = []
-    """Python modules that register more sources, models or losses."""
+    """Python modules that register more sources, models, losses or metrics."""
     data: Data = Data()
     augment: Augment = Augment()
     model: Model = Model()

@@ -55,7 +55,7 @@ class Sweep:
 
     @property
     def info(self) -> dict[str, Any]:
-        """The content of `sweep.json` (docs/formats.md)."""
+        """The content of `sweep.json` (docs/reference/formats.md)."""
         return json.loads((self.path / "sweep.json").read_text(encoding="utf-8"))
 
     def update(self, **changes: Any) -> None:
