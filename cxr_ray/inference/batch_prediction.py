@@ -67,7 +67,7 @@ def predict(predictor: Predictor, batch: DecodedBatch) -> PredictedBatch:
     return PredictedBatch(batch.positions, prob_NL, batch.refused, score_N)
 
 
-def predict_beside_decoders(
+def predict_among_decoders(
     predictor: Predictor, batches: Iterator[DecodedBatch]
 ) -> Generator[PredictedBatch, None, None]:
     """The results of batches that other processes decode on the same cores.

@@ -187,7 +187,7 @@ def _here(
     with DecoderPool(processes, vars(wanted)) as pool:
         pool.start()
         images = batch_prediction.read_files(pool, Root(inputs.root), inputs.names, batches, wanted)
-        with closing(images), closing(batch_prediction.predict_beside_decoders(predictor, images)) as results:
+        with closing(images), closing(batch_prediction.predict_among_decoders(predictor, images)) as results:
             yield from results
 
 

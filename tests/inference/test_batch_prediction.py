@@ -16,7 +16,7 @@ from cxr_ray.inference.batch_prediction import (
     DecodedBatch,
     collect,
     predict,
-    predict_beside_decoders,
+    predict_among_decoders,
     read_rows,
     slices,
 )
@@ -81,7 +81,7 @@ def test_a_model_gets_all_threads_if_decoders_wait_for_it(
     torch.set_num_threads(2)
     try:
         monkeypatch.setattr(batch_prediction, "predict", computed)
-        found = list(predict_beside_decoders(predictor, decoded()))
+        found = list(predict_among_decoders(predictor, decoded()))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
