@@ -137,6 +137,14 @@ print("exit code", code)
 print("\n".join(line for line in output.splitlines() if line.startswith(("run:", "epoch", "next:"))))
 
 # %% [markdown]
+# The log of a job may break off on a busy machine. The job goes on, and its run folder says how far it is.
+
+# %%
+while cxr_ray.load_run("runs/job").info["status"] == "started":
+    time.sleep(1)
+print(cxr_ray.load_run("runs/job"))
+
+# %% [markdown]
 # A mistake costs nothing but one line, and no machine is kept busy:
 
 # %%
