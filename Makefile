@@ -58,7 +58,7 @@ format: $(STAMP)
 
 # The site, in build/docs. Executes the tutorials, which takes minutes; NOTEBOOKS=off shows pages of text in seconds.
 docs: $(STAMP)
-	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html -d build/doctrees docs build/docs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning -b html -d build/doctrees docs build/docs
 	$(BIN)/python docs/check.py build/docs
 
 # A release: sdist and wheel in dist/, and the wheel tried in an environment that has nothing else, in a folder of its own.

@@ -66,4 +66,13 @@ def setup(app: Any) -> None:
     def fill(_: Any, name: str, source: list[str]) -> None:
         source[0] = generated.fill(source[0])
 
+    def outdated(_: Any, environment: Any, *others: Any) -> list[str]:
+        """Pages with generated parts: the code may have changed, though the page has not."""
+        return [
+            name
+            for name in environment.found_docs
+            if generated.ASKED.search(Path(environment.doc2path(name)).read_text(encoding="utf-8"))
+        ]
+
     app.connect("source-read", fill)
+    app.connect("env-get-outdated", outdated)

@@ -21,6 +21,8 @@ from cxr_ray.registry import LOSSES, MODELS, SOURCES, Entry
 ROOT = Path(__file__).resolve().parents[1]
 ASKED = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
 
+MOST_EXAMPLES = 4
+
 
 def fill(text: str) -> str:
     """A page with its generated parts. Raises `KeyError` for a part that does not exist."""
@@ -72,7 +74,24 @@ def _command(name: str) -> str:
     body = app.generate_docs(output_format="markdown", heading_level=2, recursive=True)
     usage = re.compile(rf"^(```console\n)(?:cxr-ray )?({re.escape(name)}\b.*)$", re.MULTILINE)
     body = usage.sub(r"\1cxr-ray \2", body.replace("```console", "```console", 1))
-    return body.strip()
+    own = app.help_epilogue or ""
+    if "Settings, as flags" in own:
+        own = ""
+    if not own.startswith("Examples") and "Examples" not in body and (shown := examples(name)):
+        own += "\n\n**Examples**:\n\n```bash\n" + "\n".join(shown) + "\n```"
+    return f"{body.strip()}\n\n{own}".strip()
+
+
+def examples(command: str) -> list[str]:
+    """The first lines of the README and the guides that use a command, as they stand there: tests check them."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs" / "how-to").glob("*.md"))]
+    blocks = [
+        block
+        for page in pages
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    ]
+    lines = re.findall(rf"^cxr-ray {command}\b(?:.*\\\n)*.*$", "\n".join(blocks), re.MULTILINE)
+    return list(dict.fromkeys(lines))[:MOST_EXAMPLES]
 
 
 def settings() -> str:

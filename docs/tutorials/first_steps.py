@@ -154,6 +154,6 @@ assert 0 < losses[-1] < losses[0] < 1
 assert repr(sweep.best).startswith("Run(best: lenet, finished, on test: recall ")
 assert probabilities.shape == (2, 6) and 0 < probabilities.min() < probabilities.max() < 1
 assert np.abs(from_file[0] - probabilities[0]).max() < 1e-5
-for file in ("first/report.html", "sweep/sweep.html", "sweep/best/report.html", "both/run.json"):
+for file in ("first/report-val.html", "sweep/sweep.html", "sweep/best/report.html", "both/run.json"):
     assert (Path("runs") / file).is_file(), file
 assert sorted(path.name for path in Path().iterdir()) == ["raw", "runs", "shards"]

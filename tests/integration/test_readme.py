@@ -120,6 +120,15 @@ def test_every_setting_that_is_named_exists(page: Path) -> None:
         assert any(name == one or name.startswith(f"{one}.") or one.startswith(f"{name}.") for one in known), name
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_file_that_is_named_exists(page: Path) -> None:
+    """Tests, benchmarks, modules and jobs in backticks; the README's table names benchmarks without their folder."""
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:tests|benchmarks|cxr_ray|jobs|docs)/[\w./-]+\.(?:py|md|yaml|toml))", text))
+    named |= {f"benchmarks/{name}" for name in re.findall(r"\| `(\w+\.py)` \|", text)}
+    assert [name for name in sorted(named) if "PKG" not in name and not (ROOT / name).is_file()] == []
+
+
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda path: path.stem)
 def test_every_call_has_a_name_and_keywords_that_exist(page: Path) -> None:
     for body in PYTHON.findall(page.read_text(encoding="utf-8")):
