@@ -13,7 +13,7 @@ from cxr_ray import runs
 from cxr_ray.data import leakage
 from cxr_ray.data import plan as plans
 from cxr_ray.data import store as stores
-from cxr_ray.errors import UserError
+from cxr_ray.errors import Stopped, UserError
 from cxr_ray.training import trackers
 
 
@@ -45,6 +45,15 @@ def store_info(store: stores.Store) -> dict[str, Any]:
         "notes": list(store.info.notes),
         "groups": {name: list(labels) for name, labels in store.info.groups.items()},
     }
+
+
+def end_of(error: BaseException) -> tuple[str, str]:
+    """The status of a training or a sweep that ended by `error`, and why."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", "by the user"
+    if isinstance(error, Stopped):
+        return "stopped", str(error)
+    return "failed", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".split("\n")[0]
 
 
 def prepare(

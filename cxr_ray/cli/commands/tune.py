@@ -13,6 +13,7 @@ from cyclopts import App, Parameter
 from cxr_ray import config as configs
 from cxr_ray.cli import config_flags
 from cxr_ray.cli.commands.train import FileFlag, HelpAll, Words
+from cxr_ray.cli.parameters import Wait
 from cxr_ray.cli.terminal import console, fit
 from cxr_ray.errors import UserError
 from cxr_ray.registry import load_named_plugins
@@ -30,6 +31,7 @@ def tune(
     *words: Words,
     config: FileFlag = None,
     address: str | None = None,
+    wait: Wait = None,
     resume: str | None = None,
     retry_failed: Annotated[bool, Parameter(negative="")] = False,
     refit: Literal["none", "best", "folds"] = "none",
@@ -46,6 +48,8 @@ def tune(
         YAML file of settings with a tune section, or preset:NAME for one that comes with cxr-ray.
     address
         Address of the Ray cluster, such as auto. Default: RAY_ADDRESS (set in every Ray job), else this machine.
+    wait
+        Minutes to wait while the cluster has no room, before the command gives up. Default: without an end in a Ray job, else 10.
     resume
         Folder of a sweep that was stopped or killed: run the remaining trials and repeat none that ended. Settings of the tune
         section that do not change a trial may be given too, such as --tune.trials 32 or --tune.max_concurrent 4.
@@ -67,12 +71,12 @@ def tune(
         resolved = read_config(config, words)
     else:
         resolved = read_sweep(resume, config, words)
-    run(resolved, address=address, retry_failed=retry_failed, refit=refit)
+    run(resolved, address=address, wait=wait, retry_failed=retry_failed, refit=refit)
 
 
 def read_config(file: str | None, words: tuple[str, ...]) -> configs.Config:
     """The config of a file, overridden by the flags in `words`. Raises `UserError` that names the closest setting."""
-    also = ["--config", "--address", "--resume", "--retry-failed", "--refit", "--help", "--help-all"]
+    also = ["--config", "--address", "--wait", "--resume", "--retry-failed", "--refit", "--help", "--help-all"]
     return config_flags.load(file, words, also=also, usage="a sweep is defined by a file: cxr-ray tune -c FILE")
 
 
@@ -85,7 +89,7 @@ def read_sweep(folder: str, file: str | None, words: tuple[str, ...]) -> configs
             "--resume uses the sweep's own config, which -c cannot change; for another config give a new --name"
         )
     found = sweeps.load(folder)
-    rest, values = config_flags.parse(words, also=["--address", "--retry-failed", "--refit", "--help"])
+    rest, values = config_flags.parse(words, also=["--address", "--wait", "--retry-failed", "--refit", "--help"])
     if rest:
         raise UserError(
             f"unexpected {shlex.join(rest)} after --resume SWEEP; only settings of the tune section can be added"
@@ -95,25 +99,33 @@ def read_sweep(folder: str, file: str | None, words: tuple[str, ...]) -> configs
     return config.model_copy(update={"name": found.path.name, "output": str(found.path.parent)})
 
 
-def run(config: configs.Config, *, address: str | None = None, retry_failed: bool = False, refit: str = "none") -> Any:
+def run(
+    config: configs.Config,
+    *,
+    address: str | None = None,
+    wait: float | None = None,
+    retry_failed: bool = False,
+    refit: str = "none",
+) -> Any:
     """Run the sweep, print its results, and return it."""
     from cxr_ray.workflows import select
     from cxr_ray.workflows import tune as workflow
 
     with show_progress() as (log, draw):
-        sweep = workflow.tune(config, address=address, retry_failed=retry_failed, log=log, draw=draw)
+        sweep = workflow.tune(config, address=address, wait=wait, retry_failed=retry_failed, log=log, draw=draw)
     print_trials(sweep)
     print_comparison(sweep, sweep.info["worth"])
     best = sweep.path / "best"
     if refit == "best":
-        best = _trained(sweep, select.refit_config(sweep), address).path
+        best = _trained(sweep, select.refit_config(sweep), address, wait).path
         print(f"refit: {best}")
     if refit == "folds" and sweep.config.tune.folds and sweep.config.data.limit is None:
         print(f"the winner was already trained on {sweep.config.tune.folds} folds: best is their ensemble")
     elif refit == "folds":
         best = sweep.path / "folds" / "ensemble"
         print_folds(
-            select.combine_folds(sweep, [_trained(sweep, one, address) for one in select.fold_configs(sweep)]), sweep
+            select.combine_folds(sweep, [_trained(sweep, one, address, wait) for one in select.fold_configs(sweep)]),
+            sweep,
         )
         print(f"folds: {best}")
         workflow.try_write_page(sweep)
@@ -125,7 +137,7 @@ def run(config: configs.Config, *, address: str | None = None, retry_failed: boo
     return sweep
 
 
-def _trained(sweep: Any, config: configs.Config, address: str | None) -> Any:
+def _trained(sweep: Any, config: configs.Config, address: str | None, wait: float | None) -> Any:
     """A run with the winner's hyperparameters: trained now, or loaded if it is finished."""
     from cxr_ray.on_ray import train as training
     from cxr_ray.workflows import select
@@ -134,7 +146,7 @@ def _trained(sweep: Any, config: configs.Config, address: str | None) -> Any:
     if finished is not None:
         print(f"{finished.path} is already finished")
         return finished
-    return training.train(config, address=address)
+    return training.train(config, address=address, wait=wait)
 
 
 @contextmanager
