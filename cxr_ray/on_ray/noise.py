@@ -1,54 +1,72 @@
 """Ray's own output: its processes, libraries and threads write to the terminal, past every logger. Here it goes to a file."""
 
-import io
 import os
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
+
+from ray._private import worker as rays_worker
 
 STDERR = 2
-RAYS_THREADS = "ray_"
-"""How the names of the threads begin in which Ray prints what nodes report."""
-
-
-class _Terminal(io.TextIOWrapper):
-    """The terminal for our own code; what Ray's threads write goes to the descriptor of the error stream, as the rest of its output."""
-
-    def write(self, text: str) -> int:
-        if threading.current_thread().name.startswith(RAYS_THREADS):
-            return os.write(STDERR, text.encode("utf-8", "replace"))
-        return super().write(text)
 
 
 @contextmanager
 def into(file: Path) -> Iterator[None]:
-    """Within it, what anything but our own code writes to the error stream is appended to `file`: Ray's C++ core writes to the
-    descriptor, its loggers hold the stream that was there before. Ours still reaches the terminal. Nothing changes with CXR_RAY_DEBUG,
-    or where Python's error stream is not the process's own (a notebook)."""
-    try:
-        is_own = sys.stderr is not None and sys.stderr.fileno() == STDERR
-    except (OSError, ValueError):
-        is_own = False
-    if not is_own or os.environ.get("CXR_RAY_DEBUG"):
+    """Within it, what Ray prints is appended to `file`; what our own code prints still reaches the terminal. Nothing changes with
+    CXR_RAY_DEBUG."""
+    if os.environ.get("CXR_RAY_DEBUG"):
         yield
         return
+    with ExitStack() as stack:
+        opened = stack.enter_context(file.open("ab", buffering=0))
+        stack.enter_context(_reports_into(opened))
+        if _is_own_stream():
+            stack.enter_context(_error_stream_into(opened))
+        yield
+    if file.exists() and not file.stat().st_size:
+        file.unlink()
+
+
+@contextmanager
+def _reports_into(opened: Any) -> Iterator[None]:
+    """What nodes report of lost workers: a thread of Ray prints it to the output stream, by this function."""
+
+    def write(data: Any, ignore_prefix: bool) -> None:
+        opened.write("".join(f"({data.get('pid')}) {line}\n" for line in data["lines"]).encode("utf-8", "replace"))
+
+    before = rays_worker.print_to_stdstream
+    rays_worker.print_to_stdstream = write
+    try:
+        yield
+    finally:
+        rays_worker.print_to_stdstream = before
+
+
+def _is_own_stream() -> bool:
+    """Whether Python's error stream is that of the process: not in a notebook."""
+    try:
+        return sys.stderr is not None and sys.stderr.fileno() == STDERR
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def _error_stream_into(opened: Any) -> Iterator[None]:
+    """The error stream of everything but our own code: Ray's C++ core writes to the descriptor, its loggers hold the stream that was
+    there before."""
     before = sys.stderr
     before.flush()
     terminal = os.dup(STDERR)
-    ours = _Terminal(os.fdopen(os.dup(terminal), "wb"), before.encoding, before.errors, line_buffering=True)
-    with file.open("ab") as opened:
-        os.dup2(opened.fileno(), STDERR)
+    ours = os.fdopen(os.dup(terminal), "w", buffering=1, encoding=before.encoding, errors=before.errors)
+    os.dup2(opened.fileno(), STDERR)
     sys.stderr = ours
     try:
         yield
     finally:
-        ours.flush()
         before.flush()
         sys.stderr = before
         os.dup2(terminal, STDERR)
         os.close(terminal)
         ours.close()
-        if file.exists() and not file.stat().st_size:
-            file.unlink()

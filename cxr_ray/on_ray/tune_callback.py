@@ -232,6 +232,8 @@ class SweepCallback(ray_tune.Callback):
         try:
             info = self.sweep.run(trial).info
         except UserError:
+            if self.is_over:  # it waited for room
+                return WAITING, None, trial.seconds
             return FAILED, "it ended before its run started", trial.seconds
         seconds = float(info.get("seconds") or 0.0)
         if info["status"] == "failed":
@@ -239,7 +241,8 @@ class SweepCallback(ray_tune.Callback):
         # A scheduler may stop a trial at its last epoch, before the run is marked as finished.
         if info["status"] == "finished" or self._epochs.get(trial.name) == self.sweep.run(trial).config.train.epochs:
             return FINISHED, None, seconds
-        return (WAITING if self._stop_reason == "request" else STOPPED), None, seconds
+        is_resumed = self._stop_reason == "request" or self._wait.error is not None
+        return (WAITING if is_resumed else STOPPED), None, seconds
 
     def _set(self, name: str, **changes: Any) -> None:
         self._proposals.update(replace(self._proposals.trial(name), **changes))
