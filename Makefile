@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Applies the constraints to the build of the package too, which `pip install -c` does not.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: venv demo test test-long test-cluster test-zoo lint format clean
+.PHONY: venv demo test test-fast test-ray test-long test-cluster test-zoo coverage lint format docs dist clean
 .DEFAULT_GOAL := test
 
 venv: $(STAMP)
@@ -23,9 +23,20 @@ demo: $(STAMP)
 	$(BIN)/cxr-ray demo --out demo
 
 # Tests without Ray run in parallel, one thread each; tests with Ray need all cores.
-test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not zoo and not long and not ray and not cluster"
+test: test-fast test-ray
+
+FAST := -n auto --maxprocesses 4 --dist loadfile -m "not zoo and not long and not ray and not cluster"
+
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest $(FAST)
+
+test-ray: $(STAMP)
 	$(BIN)/python -m pytest -m "(ray or cluster) and not zoo and not long"
+
+# The lines and branches that the tests without Ray reach, by package. Takes half as long again as these tests.
+coverage: $(STAMP)
+	$(BIN)/python -m pytest $(FAST) --cov --cov-config=pyproject.toml --cov-report=
+	$(BIN)/python benchmarks/code_coverage.py
 
 # Takes minutes. Longer versions of tests in `make test`: all kinds of sweeps, all presets on real images.
 test-long: $(STAMP)
@@ -48,6 +59,23 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The site, in build/docs. Executes the tutorials, which takes minutes; NOTEBOOKS=off shows pages of text in seconds.
+docs: $(STAMP)
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html -d build/doctrees docs build/docs
+	$(BIN)/python docs/check.py build/docs
+
+# A release: sdist and wheel in dist/, and the wheel tried in an environment that has nothing else, in a folder of its own.
+TRY := build/wheel
+dist:
+	rm -rf dist $(TRY)
+	$(PYTHON) -m venv $(TRY)/.venv
+	$(TRY)/.venv/bin/python -m pip install --quiet hatchling
+	$(TRY)/.venv/bin/python -m hatchling build -d dist
+	$(TRY)/.venv/bin/python -m pip install --quiet dist/*.whl
+	cd $(TRY) && .venv/bin/cxr-ray config -c preset:chexpert_sweep > sweep.yaml
+	cd $(TRY) && .venv/bin/cxr-ray demo --patients 60
+	@ls -l dist
 
 clean:
 	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache

@@ -15,10 +15,10 @@ INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 class UserError(Exception):
     """An error that the user can fix. Its message is one line: what is wrong, where, and how to fix it. Exit code 2.
 
-    Control characters in it are escaped: it may quote a damaged file."""
+    Control characters in it are escaped: it may quote a damaged file. Secrets in URLs are masked: it may end in a log."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        super().__init__(masked(printable(message)))
 
 
 class OutOfMemory(UserError):
@@ -56,6 +56,27 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in INVISIBLE else c for c in text)
+
+
+def has_secret(url: str) -> bool:
+    """Whether `url` contains a password, a key, a token or a signature."""
+    return masked(url) != url
+
+
+def masked(text: str) -> str:
+    """`text` with `***` in place of user names and passwords of URLs, and of the values of their parameters that are secrets."""
+    if "://" not in text:
+        return text
+    return SECRET_PARAMETER.sub(r"\1***", USER_INFO.sub(lambda found: f"{found[1] or found[2]}***@", text))
+
+
+USER_INFO = re.compile(r"(\b[A-Za-z][\w+.-]*://)(?!\*\*\*@)[^/\s?#@:]*:[^/\s?#]*@|(\bs3://)(?!\*\*\*@)[^/\s?#]*@")
+"""A password before the @ of a URL's host, with its user; for S3 also a user alone. In abfs URLs a container stands there."""
+SECRET_PARAMETER = re.compile(
+    r"([?&;][\w.%-]*(?:key|token|secret|password|passwd|credential|signature|\bsig)[\w.%-]*=)(?!\*\*\*)[^&\s;,'\")<>]+",
+    re.IGNORECASE,
+)
+"""Parameters of S3, Azure (sig) and presigned URLs (X-Amz-Signature, X-Amz-Credential) that give access."""
 
 
 def shortened(text: object) -> str:

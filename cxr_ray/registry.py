@@ -1,4 +1,4 @@
-"""Registries of sources, models and losses by name, and the loading of plugins. What a name does is in its own module."""
+"""Registries of sources, models, losses and metrics by name, and the loading of plugins. What a name does is in its own module."""
 
 import importlib
 import re
@@ -115,6 +115,9 @@ MODELS: Registry[Callable[..., Any]] = Registry(
     ["cxr_ray.models.lenet", "cxr_ray.models.covid_cnn", "cxr_ray.models.pneumonia_cnn", "cxr_ray.models.torchvision"],
 )
 LOSSES: Registry[Callable[..., Any]] = Registry("loss", ["cxr_ray.losses.base", "cxr_ray.losses.auc_margin"])
+METRICS: Registry[Callable[..., float]] = Registry("metric", [])
+"""Metrics of one label that plugins add to those of `metrics/names.py`: `metric(true_N, prob_N, positive_N) -> float`, from the truth
+(bool), the probabilities and the decisions (bool) of the rows whose label is known. NaN: undefined."""
 
 # Modules and names of 0.1.0 that a plugin may import -> where they are now, both below `cxr_ray.`.
 MOVED = {
@@ -238,7 +241,7 @@ MOVED = {
 
 
 def load_plugins(modules: Iterable[str]) -> None:
-    """Import the user's own modules, which register more sources, models or losses.
+    """Import the user's own modules, which register more sources, models, losses or metrics.
 
     Raises `UserError` if a module cannot be found, or uses a name that has moved since 0.1.0."""
     for module in modules:

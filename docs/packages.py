@@ -1,4 +1,4 @@
-"""Prints the packages of cxr_ray and which of them each imports, for the block in docs/architecture.md.
+"""Prints the packages of cxr_ray and which of them each imports, for the block in docs/concepts/architecture.md.
 
     python docs/packages.py
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, ValidationError
 
-from cxr_ray.errors import LONGEST_QUOTE, UserError, closest, listed, quoted, requirement, shortened, unknown
+from cxr_ray.errors import LONGEST_QUOTE, UserError, closest, listed, masked, quoted, requirement, shortened, unknown
 
 
 @pytest.mark.parametrize(
@@ -94,3 +94,28 @@ def test_a_message_escapes_what_could_change_the_terminal() -> None:
         str(UserError("row 1: \x1b[31m\x00 H\xf6he \udcff \u202e")) == "row 1: \\x1b[31m\\x00 H\xf6he \\udcff \\u202e"
     )
     assert str(UserError("two\nlines")) == r"two\nlines"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("no store at s3://AKIA:geheim@bucket/x; do", "no store at s3://***@bucket/x; do"),
+        ("s3://bucket/x?region=eu&secret_key=geheim&scheme=http", "s3://bucket/x?region=eu&secret_key=***&scheme=http"),
+        (
+            "https://host/x?X-Amz-Credential=geheim&X-Amz-Signature=geheim",
+            "https://host/x?X-Amz-Credential=***&X-Amz-Signature=***",
+        ),
+        (
+            "https://a.blob.core.windows.net/c?sv=2024&sig=geheim%2F=",
+            "https://a.blob.core.windows.net/c?sv=2024&sig=***",
+        ),
+        ("postgres://me:ge@heim@db/x and s3://k:geheim@b", "postgres://***@db/x and s3://***@b"),
+        ("abfs://:geheim@account.dfs.core.windows.net/x", "abfs://***@account.dfs.core.windows.net/x"),
+        ("abfs://container@account.dfs.core.windows.net/x", "abfs://container@account.dfs.core.windows.net/x"),
+        ("mail me@host, or see https://host/page?x=1", "mail me@host, or see https://host/page?x=1"),
+    ],
+)
+def test_no_secret_of_a_url_is_shown(text: str, shown: str) -> None:
+    assert masked(text) == shown
+    assert str(UserError(text)) == shown
+    assert "geheim" not in shown and masked(shown) == shown

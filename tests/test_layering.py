@@ -208,6 +208,6 @@ def test_packages_that_need_no_torch_load_none() -> None:
 
 
 def test_the_levels_in_the_document_are_these() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "concepts" / "architecture.md").read_text(encoding="utf-8")
     documented = re.findall(r"^    \d+  (.+)$", text, re.MULTILINE)
     assert [tuple(line.split()) for line in documented] == list(LEVELS)

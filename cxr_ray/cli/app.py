@@ -13,7 +13,7 @@ from cyclopts.exceptions import CycloptsError, MissingArgumentError
 
 from cxr_ray import __version__
 from cxr_ray.cli.command_list import COMMANDS
-from cxr_ray.errors import Stopped, UserError, unknown
+from cxr_ray.errors import Stopped, UserError, masked, unknown
 from cxr_ray.storage.atomic import DISK_FULL, NOT_WRITABLE
 
 COMPLETE = "_complete"
@@ -143,4 +143,4 @@ def one_line(text: str) -> str:
 
 def _print_error(line: str) -> None:
     sys.stdout.flush()
-    print(f"cxr-ray: {line}", file=sys.stderr, flush=True)
+    print(f"cxr-ray: {masked(line)}", file=sys.stderr, flush=True)

@@ -18,6 +18,7 @@ COMMANDS = {
     "errors": "List the worst wrong decisions of a run: row, truth, decision, probability, loss and file.",
     "runs": "List the runs in a folder.",
     "compare": "Compare runs on the rows they share: differences with confidence intervals, on one page.",
+    "submit": "Run another command as a job of a Ray cluster, and follow its log.",
     "phantom": "Write synthetic chest X-rays to disk, in a documented layout.",
     "config": "Show every setting with its default and meaning, or a config file, resolved.",
     "completion": "Print a script for tab completion in bash, zsh or fish.",

@@ -58,10 +58,11 @@ def check_metrics(config: configs.Config) -> None:
         *(("tune.constraint", bound) for bound in ([bounds] if isinstance(bounds, str) else bounds)),
     ]
     for setting, name in names:
-        _check_metric(re.split(r"\s*[<>]", name)[0], setting)
+        _check_metric(re.split(r"\s*[<>]", name)[0], setting, plugins=bool(config.plugins))
 
 
-def _check_metric(name: str, setting: str) -> None:
+def _check_metric(name: str, setting: str, *, plugins: bool) -> None:
+    """With `plugins`, which are imported when the training starts, an unknown metric may be one of theirs."""
     from cxr_ray.labels import PARTS
     from cxr_ray.metrics.names import LABEL_METRICS, OVERALL_METRICS
 
@@ -77,7 +78,7 @@ def _check_metric(name: str, setting: str) -> None:
                 f"{setting}: {name!r} names no part; did you mean {configs.join_name('val', found, label)!r}?"
             )
         raise UserError(f"{setting}: {unknown('part', part, PARTS, where=where)}")
-    if metric in known:
+    if metric in known or plugins:
         return
     if metric.lower() in METRICS:
         meant = configs.join_name(part, METRICS[metric.lower()], label)

@@ -101,8 +101,9 @@ class Data(Section):
     cache: str = "auto"
     """Where each node caches a remote store: auto (cxr_ray/stores in $XDG_CACHE_HOME or ~/.cache), a folder, or none (each
     process downloads its own copy and deletes it at the end)."""
-    verify: Literal["manifest", "full", "none"] = "manifest"
-    """What is checked when the store is opened: manifest (the manifest and all file sizes), full (every byte), or none."""
+    verify: Literal["background", "manifest", "full", "none"] = "background"
+    """What is checked: manifest (the manifest and all file sizes, when the store is opened), background (also every byte, during the first
+    epoch; a change ends the run before that epoch is kept), full (every byte before the start), or none."""
 
     @field_validator("derive")
     @classmethod
@@ -386,7 +387,7 @@ class Config(Section):
     seeds: int = Field(default=1, ge=1)
     """`cxr-ray train` trains this many runs in sequence, with seed, seed + 1, ...; `cxr-ray compare` shows how much they differ."""
     plugins: list[str] = []
-    """Python modules that register more sources, models or losses."""
+    """Python modules that register more sources, models, losses or metrics."""
     data: Data = Data()
     augment: Augment = Augment()
     model: Model = Model()
@@ -402,6 +403,7 @@ class Config(Section):
         settings = self.model_dump(mode="json", exclude=skip)
         if not self.data.derive:
             del settings["data"]["derive"]  # configs of earlier versions keep their digest
+        settings["data"]["verify"] = "manifest"  # changes no result; earlier versions' default
         body = json.dumps(settings, sort_keys=True)
         return hashlib.sha256(body.encode()).hexdigest()[:10]
 

@@ -2,7 +2,6 @@
 # N rows, M labels of which one is made
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +12,6 @@ from cxr_ray.data.info import DatasetInfo
 from cxr_ray.errors import UserError, quoted, unknown
 from cxr_ray.labels import NEGATIVE, POSITIVE, UNCERTAIN, label_values, merge_groups, resolve, safe_name
 from cxr_ray.metrics.names import TAKEN_LABELS
-
-S = TypeVar("S")
 
 
 def add_derived(index: pd.DataFrame, info: DatasetInfo, data: cfg.Data) -> tuple[pd.DataFrame, DatasetInfo]:
@@ -34,14 +31,6 @@ def add_derived(index: pd.DataFrame, info: DatasetInfo, data: cfg.Data) -> tuple
     table = pd.concat([index, pd.DataFrame(made, index=index.index)], axis=1)
     default = (*info.default_labels, *made) if info.task == "multilabel" else info.default_labels
     return table, info.model_copy(update={"labels": (*info.labels, *made), "default_labels": default})
-
-
-def with_derived(store: S, data: cfg.Data) -> S:
-    """The store as if its index had the labels of `data.derive`, for looking at them. Raises `UserError` as `add_derived` does."""
-    seen: Any = object.__new__(type(store))  # copy.copy would open the folder again
-    seen.__dict__ |= {name: value for name, value in vars(store).items() if name != "_labels_NL"}
-    seen.index, seen.info = add_derived(seen.index, seen.info, data)
-    return cast(S, seen)
 
 
 def derived_members(

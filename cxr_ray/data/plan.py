@@ -86,17 +86,31 @@ class Plan:
         return parts + (f" (+{extra:,} by oversampling train)" if extra else "")
 
 
-def build(store: StoreLike, data: cfg.Data, *, seed: int, pos_weight_power: float = 0.0) -> Plan:
-    """The plan of a store with the settings `data`.
+@dataclass(frozen=True)
+class Selection:
+    """What settings select of a store, before it is split."""
 
-    Raises `UserError` if a requested part has no rows, a patient or an image is in two parts (and `data.split.leaks` is
-    `refuse`), or no label has a positive in train."""
-    warnings: list[str] = []
+    table: pd.DataFrame
+    """The index with derived labels, of the rows that the filters keep."""
+    info: DatasetInfo
+    """With derived labels."""
+    labels: list[str]
+    """The selected labels, in the store's order."""
+    task: str
+    """multilabel, multiclass or binary."""
+    filters: list[Filter]
+    groups: dict[str, tuple[str, ...]]
+    """Label groups by name: the dataset's and the user's."""
+    dropped: dict[str, int]
+    """Number of rows that each filter dropped."""
+
+
+def select(store: StoreLike, data: cfg.Data) -> Selection:
+    """The rows, labels and task that the settings `data` select of a store. Raises `UserError` if no row is left."""
     index, info = add_derived(store.index, store.info, data)
     groups = merge_groups(info.groups, data.groups, info.labels)
     labels = _labels(info, data, groups)
     task = _task(info, data, labels)
-
     filters = _filters(info, data, index)
     dropped_by = dropping_filter(index, filters)
     dropped = {f.name: int((dropped_by == f.name).sum()) for f in filters}
@@ -104,7 +118,17 @@ def build(store: StoreLike, data: cfg.Data, *, seed: int, pos_weight_power: floa
     if table.empty:
         counts = ", ".join(f"{name}: {n}" for name, n in dropped.items())
         raise UserError(f"no row of {len(index)} is left after the filters ({counts}); see data.filters")
+    return Selection(table, info, labels, task, filters, groups, dropped)
 
+
+def build(store: StoreLike, data: cfg.Data, *, seed: int, pos_weight_power: float = 0.0) -> Plan:
+    """The plan of a store with the settings `data`.
+
+    Raises `UserError` if a requested part has no rows, a patient or an image is in two parts (and `data.split.leaks` is
+    `refuse`), or no label has a positive in train."""
+    warnings: list[str] = []
+    selected = select(store, data)
+    table, info, labels, task = selected.table, selected.info, selected.labels, selected.task
     group_N = groups_of(table["patient"] if data.split.by == "patient" else None, len(table))
     if data.split.by == "patient" and table["patient"].isna().any():
         missing = int(table["patient"].isna().sum())
@@ -122,7 +146,7 @@ def build(store: StoreLike, data: cfg.Data, *, seed: int, pos_weight_power: floa
         keep_N = limit_rows(group_N, part_N, data.limit, rng=np.random.default_rng([data.split.seed, 3]))
         table, part_N = table[keep_N], part_N[keep_N]
     raw_NL = label_values(table, labels).to_numpy(np.float32)
-    if message := one_gray_warning(table, filters):
+    if message := one_gray_warning(table, selected.filters):
         warnings.append(message)
     row_N = table["row"].to_numpy(np.int64)
     rows, truth = {}, {}
@@ -153,8 +177,8 @@ def build(store: StoreLike, data: cfg.Data, *, seed: int, pos_weight_power: floa
         truth=truth,
         repeats=repeats,
         pos_weight=positive_weights(truth["train"], power=pos_weight_power),
-        groups=groups,
-        dropped=dropped,
+        groups=selected.groups,
+        dropped=selected.dropped,
         warnings=tuple(warnings),
     )
 

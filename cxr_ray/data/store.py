@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from cxr_ray.data.plan import Plan
     from cxr_ray.data.torch_dataset import StoreDataset
 
-Verify = Literal["manifest", "full", "none"]
+Verify = Literal["manifest", "background", "full", "none"]
 
 
 class StoredImage(NamedTuple):
@@ -272,7 +272,8 @@ def open(
 ) -> Store:
     """Open the store in the folder `path`, memory-mapped. For a URL: this node's copy, which is made if it is not there.
 
-    `verify`: manifest (its digest, and each file's presence and size), full (every byte), none. `cache`: see
+    `verify`: manifest (its digest, and each file's presence and size), full (every byte), none; background as manifest, and what uses
+    the store checks its bytes meanwhile (store_check.py). `cache`: see
     `store_cache.folder`. `log` gets a line when a copy starts. Raises `UserError` if `path` is not a store, or is an
     unfinished or damaged one, or of a newer format, and if a copy cannot be made."""
     origin = to_path(path).absolute()

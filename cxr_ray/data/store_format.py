@@ -16,6 +16,7 @@ from cxr_ray.errors import UserError
 from cxr_ray.imaging.pixels import Aspect, Depth
 from cxr_ray.labels import LABEL_PREFIX, label_column
 from cxr_ray.storage.atomic import sha256 as file_sha256
+from cxr_ray.storage.job_copy import place_in_copy
 from cxr_ray.storage.remote import AnyPath, map_threaded, to_path
 
 FORMAT_VERSION = 3
@@ -161,6 +162,10 @@ def read_manifest_bytes(folder: AnyPath) -> bytes:
     try:
         return (folder / MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
+        if (place := place_in_copy(folder)) is not None and not folder.exists():
+            raise UserError(
+                f"no store at {place} in Ray's copy of the working directory, where a job's relative paths lead: give its absolute path"
+            ) from None
         if not folder.exists():
             raise UserError(f"no store at {folder}: there is no such folder; make one with cxr-ray ingest") from None
         if (folder / INGEST_FOLDER).is_dir() or any(folder.glob("images-*.arrow")):

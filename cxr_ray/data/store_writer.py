@@ -36,7 +36,7 @@ from cxr_ray.data.store_format import (
 from cxr_ray.errors import UserError
 from cxr_ray.imaging.pixels import Pixels
 from cxr_ray.imaging.statistics import image_statistics
-from cxr_ray.storage.atomic import WrittenFile, write_atomic
+from cxr_ray.storage.atomic import WrittenFile, make_folder, write_atomic
 from cxr_ray.storage.remote import AnyPath, to_path
 
 ROW_GROUP_ROWS = 8192
@@ -176,7 +176,7 @@ def write(
     folder = to_path(path).absolute()
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; give a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     n = len(images)
     count = max(1, -(-n // shard_rows))
     index = pd.DataFrame(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cxr_ray.imaging.statistics import pooled_mean_std
-from cxr_ray.labels import NEGATIVE, PARTS, POSITIVE, UNCERTAIN, Filter, label_column, label_values
+from cxr_ray.labels import LABEL_PREFIX, NEGATIVE, PARTS, POSITIVE, UNCERTAIN, Filter, label_column, label_values
 
 HAS_CONTENT = "variance > 0"
 """Filter that drops images of one gray."""
@@ -72,10 +72,21 @@ def label_vectors(index: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     )
 
 
+def label_vectors_table(vectors: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+    """`label_vectors` for a file: the labels as text (`Edema|Effusion`, `none`), rows, percent, and a column `label/LABEL` of 0 or 1 per label."""
+    cells = [[int(label in of) for label in labels] for of in vectors["labels"]]
+    text = ["|".join(of) or "none" for of in vectors["labels"]]
+    counts = vectors[["rows", "percent"]].reset_index(drop=True)
+    return pd.concat(
+        [pd.Series(text, name="labels"), counts, pd.DataFrame(cells, columns=[f"{LABEL_PREFIX}{k}" for k in labels])],
+        axis=1,
+    )
+
+
 def findings_per_image(index: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
-    """Number of images with 0, 1, 2, ... positive labels: findings, rows, percent."""
+    """Number of images with 0, 1, 2, ... positive labels, without a gap: findings, rows, percent."""
     found_N = (label_values(index, labels) == POSITIVE).sum(axis=1)
-    counts = found_N.value_counts().sort_index()
+    counts = found_N.value_counts().reindex(range(int(found_N.max()) + 1 if len(found_N) else 1), fill_value=0)
     return pd.DataFrame(
         {
             "findings": counts.index.astype(int),

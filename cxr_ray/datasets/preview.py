@@ -157,14 +157,15 @@ def dry_run(
     )
     seconds_per_image, unusable = _decode_sample(sample, root, size, aspect, exact_jpeg)
     cores = cores or machine.cores()
+    labels = records.info.default_labels or records.info.labels  # as a store takes them
     return DryRun(
         listed=len(table),
         filters=records.info.filters,
         dropped={rule.name: int(counts.get(rule.name, 0)) for rule in records.info.filters},
         kept=len(kept),
         patients=int(kept["patient"].nunique()) if kept["patient"].notna().any() else None,
-        labels=_labels(kept, records.info.default_labels),
-        vectors=_vectors(kept, records.info.default_labels),
+        labels=_labels(kept, labels),
+        vectors=_vectors(kept, labels),
         ingested=len(ingested),
         missing=len(missing),
         first_missing=missing[0] if missing else None,

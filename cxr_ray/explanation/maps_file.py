@@ -1,4 +1,4 @@
-"""maps.npz: maps written batch by batch and read without loading them. The format is in docs/formats.md."""
+"""maps.npz: maps written batch by batch and read without loading them. The format is in docs/reference/formats.md."""
 # N maps: an image and an explained output each. H x W pixels
 
 import shutil

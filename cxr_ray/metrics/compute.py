@@ -20,6 +20,7 @@ def compute_metrics(
     - Per label, and as `mean` over the labels that define it: recall, specificity, precision, npv, f1, auroc, ap, brier, ece and
       recall_at_precision_P (`names.AT_PRECISION`). With several labels, all up to ap also as `micro` (cells pooled) and `weighted`
       (by positives). Per label also the counts positives, predicted_positives and true_positives. Classes are scored one-vs-rest.
+    - Metrics that plugins registered (`registry.METRICS`), per label and as `mean`.
     - Overall metrics of the table: see `overall.row_sums`.
 
     Predicted positive is probability >= `thresholds_L` [L]; for classes, the largest probability. Undefined are: recall, AUROC, AP and

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from cxr_ray.config.metric_names import ALIASES, MEAN, split_name
 from cxr_ray.errors import UserError, unknown
 from cxr_ray.labels import PARTS
+from cxr_ray.registry import METRICS
 
 COUNTS = ("positives", "predicted_positives", "true_positives")
 RATES = ("recall", "specificity", "precision", "npv", "f1", "auroc", "ap", "brier", "ece")
@@ -34,6 +35,15 @@ TABLE_METRICS = (*MAIN_METRICS, "f1", "ap")
 """Columns of a table with one row per label. Other metrics are shown elsewhere."""
 
 
+def added_metrics() -> list[str]:
+    """Metrics of one label that plugins have registered. Raises `UserError` if one has the name of a metric that exists."""
+    added = [entry.name for entry in METRICS]
+    existing = {"loss", *LABEL_METRICS, *(name for group in OVERALL_METRICS.values() for name in group)}
+    if taken := [name for name in added if name in existing or "/" in name]:
+        raise UserError(f"a plugin registers the metric {taken[0]!r}: give it a name of its own, without a slash")
+    return added
+
+
 class Value(NamedTuple):
     """One defined metric: of a label, of an average over labels (`label` is one of `AVERAGES`), or overall (`label` is "")."""
 
@@ -54,8 +64,9 @@ def parse(name: str, *, labels: Sequence[str], task: str) -> tuple[str, str, str
     if part not in PARTS:
         raise unknown("part", part, PARTS, where=f" in the metric {name!r}")
     overall = OVERALL_METRICS[task]
-    if metric not in ("loss", *LABEL_METRICS, *overall):
-        raise unknown("metric", metric, ["loss", *LABEL_METRICS, *overall], where=f" in {name!r}")
+    existing = ["loss", *LABEL_METRICS, *overall, *added_metrics()]
+    if metric not in existing:
+        raise unknown("metric", metric, existing, where=f" in {name!r}")
     if metric in overall:
         if label:
             raise UserError(f"the metric {metric!r} is of all labels together: use {part}/{metric} instead of {name!r}")

@@ -4,9 +4,10 @@
 import numpy as np
 import numpy.typing as npt
 
-from cxr_ray.metrics.names import AT_PRECISION, MEAN, MICRO, POOLED, RATES, WEIGHTED, Value
+from cxr_ray.metrics.names import AT_PRECISION, MEAN, MICRO, POOLED, RATES, WEIGHTED, Value, added_metrics
 from cxr_ray.metrics.ranking import ranked, recall_at
 from cxr_ray.metrics.table import Bools, Floats, Table
+from cxr_ray.registry import METRICS
 
 Array = npt.NDArray[np.float64]
 BINS = 15
@@ -56,7 +57,8 @@ def label_values(table: Table) -> list[Value]:
     tp, fp, fn, tn = cells(table).sum(axis=1).astype(np.float64)
     found = rates(tp, fp, fn, tn)
     positives, rows = (tp + fn).astype(int), table.known_NL.sum(axis=0)
-    for metric in ("auroc", "ap", "brier", "ece", *AT_PRECISION):
+    added = added_metrics()
+    for metric in ("auroc", "ap", "brier", "ece", *AT_PRECISION, *added):
         found[metric] = np.full(len(tp), np.nan)
     for i in range(len(table.labels)):
         known = table.known_NL[:, i]
@@ -65,13 +67,15 @@ def label_values(table: Table) -> list[Value]:
         found["brier"][i], found["ece"][i] = brier(true, score), calibration_error(true, score)
         for metric, value in zip(AT_PRECISION, recall_at(true, score, AT_PRECISION.values()), strict=True):
             found[metric][i] = value
+        for metric in added:
+            found[metric][i] = METRICS[metric].make(true, score, table.positive_NL[known, i]) if known.any() else np.nan
     out: list[Value] = []
     for i, label in enumerate(table.labels):
         counts = {"positives": tp[i] + fn[i], "predicted_positives": tp[i] + fp[i], "true_positives": tp[i]}
         out += [Value(m, label, float(v), int(positives[i]), int(rows[i])) for m, v in counts.items()]
         out += [
             Value(m, label, float(found[m][i]), int(positives[i]), int(rows[i]))
-            for m in (*RATES, *AT_PRECISION)
+            for m in (*RATES, *AT_PRECISION, *added)
             if not np.isnan(found[m][i])
         ]
     return out + _averages(table, found, (tp, fp, fn, tn), positives)
@@ -83,7 +87,7 @@ def _averages(
     """`mean` of every metric; with several labels also `micro` and `weighted` of the metrics in `POOLED`."""
     rows = int(table.known_NL.any(axis=1).sum())
     out: list[Value] = []
-    for metric in (*RATES, *AT_PRECISION):
+    for metric in (*RATES, *AT_PRECISION, *added_metrics()):
         defined = ~np.isnan(found[metric])
         if defined.any():
             out.append(Value(metric, MEAN, float(found[metric][defined].mean()), int(positives[defined].sum()), rows))

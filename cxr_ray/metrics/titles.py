@@ -1,7 +1,7 @@
 """Metrics in words, for pages, figures and tables that people read."""
 
 from cxr_ray.config.metric_names import split_name
-from cxr_ray.metrics.names import AT_PRECISION, AVERAGES
+from cxr_ray.metrics.names import AT_PRECISION, AVERAGES, MEAN
 
 NAMES = {
     "accuracy": "Accuracy",
@@ -30,10 +30,20 @@ NAMES = {
 }
 
 
+def heading(metric: str, label: str, task: str) -> str:
+    """A metric of one label, of all, or their mean, above a number or a figure: ROC AUC, Mean recall, Macro F1."""
+    if label != MEAN or task == "binary":
+        return NAMES[metric]
+    if metric == "f1" and task == "multiclass":
+        return "Macro F1"
+    name = NAMES[metric]
+    return f"Mean {name if name.isupper() or name.startswith('ROC') else name.lower()}"
+
+
 def metric_text(name: str) -> str:
     """A metric in words: `val/auroc/mean` is mean ROC AUC, `val/recall/Edema` recall of Edema."""
     _, metric, label = split_name(name)
-    text = NAMES[metric]
+    text = NAMES.get(metric, metric)  # a plugin's metric has no other name
     text = text if text.startswith(("ROC", "F1")) else text[0].lower() + text[1:]
     return f"{label} {text}" if label in AVERAGES else f"{text} of {label}" if label else text
 

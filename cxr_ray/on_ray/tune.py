@@ -91,15 +91,16 @@ def tune(
 
 @contextmanager
 def _recorded(sweep: Sweep, said: events.Said) -> Iterator[None]:
-    """Within it, trials run: record in `sweep.json` and the events that they started, and how the sweep ended. A folder in which no trial
-    was started is removed on an error of the user: the fixed configuration may use the name."""
+    """Within it, trials run: record in `sweep.json` and the events that they started, and how the sweep ended. A folder without
+    a trial is removed on an error of the user: the fixed configuration may use the name."""
     said.keep_in(sweep.path)
     sweep.update(status="started", error=None)
     events.record(sweep.path, "started")
     try:
         yield
     except BaseException as error:
-        if isinstance(error, UserError) and not (sweep.path / "trials").exists():
+        given = (sweep.path / "trials.json").exists() or (sweep.path / "trials").exists()
+        if isinstance(error, UserError) and not given:
             shutil.rmtree(sweep.path)
             raise
         status, why = setup.end_of(error)

@@ -1,4 +1,7 @@
-"""Plots of a report, and their output as SVG or PNG. Uses matplotlib's objects: no pyplot, no shared state."""
+"""Plots of a report, and their output as SVG or PNG. Uses matplotlib's objects: no pyplot, no shared state.
+
+A figure stands alone, on a slide or in a paper: it has a title, axes with units, and a legend wherever colours or marks differ.
+"""
 # N rows, L labels
 
 import io
@@ -11,12 +14,13 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib import figure as matplotlib_figure
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.ticker import MaxNLocator
 
 from cxr_ray.metrics.per_label import bin_of
-from cxr_ray.metrics.ranking import at_each_score
+from cxr_ray.metrics.ranking import at_each_score, ranked
 
 Array = npt.NDArray[Any]
 
@@ -41,6 +45,10 @@ STYLE: Any = {
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "path.simplify": True,
+    "axes.titlesize": 8.0,
+    "axes.titlelocation": "left",
+    "legend.fontsize": 6.5,
+    "legend.frameon": False,
 }
 
 
@@ -52,36 +60,61 @@ class Figure(matplotlib_figure.Figure):
 
 
 @matplotlib.rc_context(STYLE)
-def roc(true_N: Array, score_N: Array, point: tuple[float, float] | None) -> Figure:
-    """ROC curve of one label, with the operating point (1 - specificity, recall) marked. Needs both classes."""
-    _, tp_K, fp_K = at_each_score(true_N, score_N)
+def roc(true_N: Array, score_N: Array, point: tuple[float, float] | None, *, label: str = "", part: str = "") -> Figure:
+    """ROC curve of one label, with its area and the operating point (1 - specificity, recall) marked. Needs both classes."""
     figure, axes = _square("1 − specificity", "Recall")
-    axes.plot([0, 1], [0, 1], color=RULE, linewidth=0.8, zorder=1)
-    axes.plot(*thin(np.r_[0.0, fp_K] / fp_K[-1], np.r_[0.0, tp_K] / tp_K[-1]), color=ACCENT, linewidth=1.4, zorder=2)
+    draw_roc(axes, true_N, score_N)
     _mark(axes, point)
+    _name(axes, label, f"ROC curve{_on(part)}")
+    axes.legend(loc="lower right", borderaxespad=0.1)
     return figure
 
 
-@matplotlib.rc_context(STYLE)
-def precision_recall(true_N: Array, score_N: Array, point: tuple[float, float] | None) -> Figure:
-    """Precision over recall of one label, with the operating point (recall, precision) and the prevalence marked."""
+def draw_roc(axes: Axes, true_N: Array, score_N: Array, colour: str = ACCENT) -> None:
+    """The curve, named by its area, over the diagonal of chance."""
     _, tp_K, fp_K = at_each_score(true_N, score_N)
-    figure, axes = _square("Recall", "Precision")
-    axes.axhline(float(np.mean(true_N)), color=RULE, linewidth=0.8, zorder=1)
-    x, y = thin(tp_K / tp_K[-1], tp_K / (tp_K + fp_K))  # without (0, 1), which no threshold reaches
-    axes.plot(x, y, color=ACCENT, linewidth=1.4, zorder=2, drawstyle="steps-pre")
-    _mark(axes, point)
-    return figure
+    area, _ = ranked(true_N, score_N)
+    axes.plot([0, 1], [0, 1], color=RULE, linewidth=0.8, zorder=1, label="chance, AUC 0.5")
+    x, y = thin(np.r_[0.0, fp_K] / fp_K[-1], np.r_[0.0, tp_K] / tp_K[-1])
+    axes.plot(x, y, color=colour, linewidth=1.4, zorder=2, label=f"ROC AUC {area:.3f}")
 
 
 @matplotlib.rc_context(STYLE)
-def reliability(true_N: Array, score_N: Array, calibrated_N: Array | None = None) -> Figure:
+def precision_recall(
+    true_N: Array, score_N: Array, point: tuple[float, float] | None, *, label: str = "", part: str = ""
+) -> Figure:
+    """Precision over recall of one label, with the average precision, the operating point (recall, precision) and the prevalence."""
+    figure, axes = _square("Recall", "Precision")
+    draw_precision_recall(axes, true_N, score_N)
+    _mark(axes, point)
+    _name(axes, label, f"Precision-recall curve{_on(part)}")
+    axes.legend(loc="best", borderaxespad=0.1)
+    return figure
+
+
+def draw_precision_recall(axes: Axes, true_N: Array, score_N: Array, colour: str = ACCENT) -> None:
+    """The curve, named by the average precision, over the line of the prevalence."""
+    _, tp_K, fp_K = at_each_score(true_N, score_N)
+    prevalence, (_, area) = float(np.mean(true_N)), ranked(true_N, score_N)
+    axes.axhline(prevalence, color=RULE, linewidth=0.8, zorder=1, label=f"prevalence {prevalence:.3f}")
+    x, y = thin(tp_K / tp_K[-1], tp_K / (tp_K + fp_K))  # without (0, 1), which no threshold reaches
+    style = "steps-pre"
+    axes.plot(x, y, color=colour, linewidth=1.4, zorder=2, drawstyle=style, label=f"average precision {area:.3f}")
+
+
+@matplotlib.rc_context(STYLE)
+def reliability(
+    true_N: Array, score_N: Array, calibrated_N: Array | None = None, *, label: str = "", part: str = ""
+) -> Figure:
     """Reliability diagram: share of positives over mean probability in ten equal-width bins; a dot's area is proportional to its rows.
 
     `calibrated_N`, the same rows' probabilities after calibration, are plotted in another colour."""
-    figure, axes = _square("Mean probability", "Share positive")
-    axes.plot([0, 1], [0, 1], color=RULE, linewidth=0.8, zorder=1)
-    for prob_N, colour in ((score_N, ACCENT), (calibrated_N, CALIBRATED)):
+    figure, axes = _square("Mean probability of a bin", "Share of positives")
+    axes.plot([0, 1], [0, 1], color=RULE, linewidth=0.8, zorder=1, label="calibrated")
+    for prob_N, colour, name in (
+        (score_N, ACCENT, "as predicted"),
+        (calibrated_N, CALIBRATED, "recalibrated"),
+    ):
         if prob_N is None:
             continue
         bin_N = bin_of(prob_N, BINS)
@@ -92,17 +125,20 @@ def reliability(true_N: Array, score_N: Array, calibrated_N: Array | None = None
         axes.plot(predicted, observed, color=colour, linewidth=0.7, alpha=0.6, zorder=2)
         sizes = 6 + 60 * rows[filled] / rows.max()
         axes.scatter(predicted, observed, s=sizes, color=colour, alpha=0.85, linewidths=0, zorder=3)
+        axes.plot([], [], "o-", color=colour, linewidth=0.7, markersize=3.5, markeredgewidth=0, label=name)
+    _name(axes, label, f"Reliability{_on(part)}; dot area: images")
+    axes.legend(loc="best", borderaxespad=0.1)
     return figure
 
 
 @matplotlib.rc_context(STYLE)
-def confusion(matrix_LL: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
+def confusion(matrix_LL: Sequence[Sequence[int]], names: Sequence[str], *, part: str = "") -> Figure:
     """Heat map of a confusion matrix: shaded by share of the true class (row), with counts."""
     matrix = np.asarray(matrix_LL)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = 0.62 * len(names)
-    longest = max(len(n) for n in names) * 0.068
-    figure = Figure(figsize=(side + longest + 0.5, side + 0.75))
+    longest = max(max(len(n) for n in names) * 0.068, 2.2 - side)
+    figure = Figure(figsize=(side + longest + 0.5, side + 1.15))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     width, height = figure.get_size_inches()
     axes.set_position(((longest + 0.4) / width, 0.6 / height, side / width, side / height))
@@ -123,22 +159,30 @@ def confusion(matrix_LL: Sequence[Sequence[int]], names: Sequence[str]) -> Figur
     axes.set_ylabel("True class")
     for spine in axes.spines.values():
         spine.set_visible(False)
+    figure.text(0.08 / width, 1 - 0.08 / height, f"Confusion matrix{_on(part)}", va="top", fontweight="bold")
+    below = "images, and their percentage\nof the true class (shade)"
+    figure.text(0.08 / width, 1 - 0.23 / height, below, va="top", fontsize=6.5, color=QUIET)
     return figure
 
 
 @matplotlib.rc_context(STYLE)
-def progress(table: pd.DataFrame, *, chosen: int | None) -> Figure:
-    """One metric by epoch, a line for each part. `table`: epoch, part, value; `chosen` is the selected epoch, marked."""
-    figure, axes = _axes((2.5, 1.75), (0.16, 0.23, 0.8, 0.71))
+def progress(table: pd.DataFrame, *, chosen: int | None, title: str = "") -> Figure:
+    """One metric (`title`) by epoch, a line for each part. `table`: epoch, part, value; `chosen` is the selected epoch, marked."""
+    figure, axes = _axes((2.7, 2.1), (0.21, 0.18, 0.76, 0.67))
     for part in ("train", "val"):
         rows = table[table["part"] == part].sort_values("epoch")
         if len(rows):
             colour = PART_COLOURS[part]
             x, y = rows["epoch"].to_numpy(), rows["value"].to_numpy(dtype=float)
             style: dict[str, Any] = {"marker": "o", "markersize": 2.6} if len(x) <= 30 else {}
-            axes.plot(x, y, color=colour, linewidth=1.3, zorder=3 if part == "val" else 2, **style)
+            axes.plot(x, y, color=colour, linewidth=1.3, zorder=3 if part == "val" else 2, label=part, **style)
     if chosen is not None:
-        axes.axvline(chosen, color=RULE, linewidth=0.9, zorder=1)
+        axes.axvline(chosen, color=RULE, linewidth=0.9, zorder=1, label=f"selected: {chosen}")
+    axes.set_title(f"{title} by epoch", fontweight="bold", pad=15, fontsize=8 if len(title) < 28 else 7)
+    axes.set_ylabel(title, fontsize=8 if len(title) < 28 else 7)
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(-0.02, 0.985), ncols=3, borderpad=0, handlelength=1.4, columnspacing=1.2
+    )
     axes.set_xlabel("Epoch")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -151,10 +195,10 @@ def progress(table: pd.DataFrame, *, chosen: int | None) -> Figure:
 @matplotlib.rc_context(STYLE)
 def prevalence(parts: Mapping[str, Mapping[str, Any]], labels: Sequence[str]) -> Figure:
     """Share of positives of every label (see `metrics.prevalence`), a dot for each part."""
-    height = 0.24 * len(labels) + 0.55
+    height = 0.24 * len(labels) + 0.95
     longest = min(max(len(n) for n in labels), 30) * 0.066 + 0.15
     width = longest + 3.0
-    figure, axes = _axes((width, height), (longest / width, 0.42 / height, 2.75 / width, 1 - 0.5 / height))
+    figure, axes = _axes((width, height), (longest / width, 0.42 / height, 2.75 / width, 1 - 0.9 / height))
     for i, label in enumerate(labels):
         shares = []
         for part, counts in parts.items():
@@ -165,11 +209,17 @@ def prevalence(parts: Mapping[str, Mapping[str, Any]], labels: Sequence[str]) ->
             axes.plot([0, max(s for _, s in shares)], [i, i], color=RULE, linewidth=0.8, zorder=1)
         for part, share in shares:
             axes.scatter(share, i, s=20, color=PART_COLOURS[part], linewidths=0, zorder=2, alpha=0.9)
+    for part in parts:
+        axes.scatter([], [], s=20, color=PART_COLOURS[part], linewidths=0, label=part)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    percent_axis(axes.xaxis)
+    axes.set_xlabel("Share of positives, of images whose label is known")
+    figure.text(0.08 / width, 1 - 0.08 / height, "Prevalence by part", va="top", fontweight="bold")
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, borderpad=0, handletextpad=0.2, columnspacing=1.2
+    )
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     return figure
@@ -202,8 +252,30 @@ def _axes(size: tuple[float, float], box: tuple[float, float, float, float]) -> 
     return figure, axes
 
 
+def percent_axis(axis: Axis, ticks: int = 5) -> None:
+    """Ticks of a share as percent, in round steps. A label states exactly where its tick is: 2.5% is not shown as 2%."""
+    axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(lambda x, _: f"{100 * x:.10g}%")
+
+
+def _on(part: str) -> str:
+    return f" on {part}" if part else ""
+
+
+def _name(axes: Axes, label: str, what: str) -> None:
+    """The title of a panel: the label in bold, and below it what is shown."""
+    axes.set_title(label, fontweight="bold", pad=16, fontsize=8 if len(label) <= 30 else 6.5)
+    axes.annotate(what, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", fontsize=7, color=QUIET)
+
+
 def _square(x: str, y: str) -> tuple[Figure, Axes]:
-    figure, axes = _axes((2.2, 2.2), (0.22, 0.18, 0.76, 0.76))
+    figure, axes = _axes((2.3, 2.55), (0.2, 0.155, 0.77, 0.695))
+    square_axes(axes, x, y)
+    return figure, axes
+
+
+def square_axes(axes: Axes, x: str, y: str) -> None:
+    """Two shares against each other."""
     axes.set_xlim(-0.015, 1.015)
     axes.set_ylim(-0.015, 1.015)
     ticks = [0, 0.25, 0.5, 0.75, 1]
@@ -212,7 +284,6 @@ def _square(x: str, y: str) -> tuple[Figure, Axes]:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.set_aspect("equal")
-    return figure, axes
 
 
 def _mark(axes: Axes, point: tuple[float, float] | None) -> None:
@@ -226,6 +297,8 @@ def _mark(axes: Axes, point: tuple[float, float] | None) -> None:
             markeredgewidth=1.2,
             zorder=4,
             clip_on=False,
+            linestyle="none",
+            label="operating point",
         )
 
 

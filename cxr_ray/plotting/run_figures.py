@@ -14,11 +14,15 @@ import pandas as pd
 
 from cxr_ray.errors import unknown
 from cxr_ray.metrics import MEAN, TABLE_METRICS
+from cxr_ray.metrics.titles import NAMES, heading
 from cxr_ray.plotting import plots
 from cxr_ray.plotting.plots import Figure
 
 Draw = Callable[[], Figure]
-EPOCHS = ("loss", "accuracy", *TABLE_METRICS, "exact_match", "hamming")
+OVERALL = "all labels together"
+"""The choice of a metric that is of no label."""
+SAMPLE_METRICS = ("sample_recall", "sample_precision", "sample_f1")
+EPOCHS = ("loss", "accuracy", *TABLE_METRICS, "exact_match", "hamming", *SAMPLE_METRICS)
 """Metrics that are shown by epoch, in this order."""
 
 
@@ -27,10 +31,13 @@ def by_label(
     labels: Sequence[str],
     values: Iterable[Mapping[str, Any]],
     recalibrated_NL: npt.NDArray[Any] | None = None,
+    *,
+    part: str = "",
 ) -> dict[str, dict[str, Draw]]:
     """ROC, precision-recall and reliability plots (roc, pr, reliability) of each label that has positives and negatives.
 
-    `values` are rows of metric, label and value: the operating point. `recalibrated_NL` are other probabilities, shown as well."""
+    `values` are rows of metric, label and value: the operating point. `recalibrated_NL` are other probabilities, shown as well. `part`
+    is named in the titles."""
     by_key = {(v["metric"], v["label"]): float(v["value"]) for v in values}
     out: dict[str, dict[str, Draw]] = {}
     for i, label in enumerate(labels):
@@ -45,9 +52,9 @@ def by_label(
         on_pr = None if recall is None or precision is None else (recall, precision)
         other_N = None if recalibrated_NL is None else recalibrated_NL[known_N, i]
         out[label] = {
-            "roc": partial(plots.roc, true_N, score_N, on_roc),
-            "pr": partial(plots.precision_recall, true_N, score_N, on_pr),
-            "reliability": partial(plots.reliability, true_N, score_N, other_N),
+            "roc": partial(plots.roc, true_N, score_N, on_roc, label=label, part=part),
+            "pr": partial(plots.precision_recall, true_N, score_N, on_pr, label=label, part=part),
+            "reliability": partial(plots.reliability, true_N, score_N, other_N, label=label, part=part),
         }
     return out
 
@@ -64,7 +71,32 @@ def by_epoch(metrics: pd.DataFrame, *, chosen: int | None, task: str) -> dict[st
         label = MEAN if (rows["label"] == MEAN).any() and not (rows["label"] == "").any() else ""
         rows = rows[rows["label"] == label]
         if len(rows) and not (task == "binary" and metric in ("exact_match", "hamming")):
-            out[metric] = label, partial(plots.progress, rows, chosen=chosen)
+            out[metric] = label, partial(plots.progress, rows, chosen=chosen, title=heading(metric, label, task))
+    return out
+
+
+def by_epoch_and_label(metrics: pd.DataFrame, *, chosen: int | None) -> dict[str, Draw]:
+    """`epochs-METRIC-LABEL` to its plot by epoch, for every metric in words and every label, mean included."""
+    if not len(metrics) or metrics["epoch"].nunique() < 2:
+        return {}
+    rows = metrics[metrics["part"].isin(["train", "val"]) & metrics["metric"].isin(NAMES) & (metrics["label"] != "")]
+    return {
+        f"epochs-{metric}-{label}": partial(plots.progress, of, chosen=chosen, title=f"{NAMES[str(metric)]}, {label}")
+        for (metric, label), of in rows.groupby(["metric", "label"], sort=False)
+    }
+
+
+def courses(metrics: pd.DataFrame) -> dict[str, dict[str, dict[str, list[list[float]]]]]:
+    """Metric in words to label to part to its [epoch, value] in order, of metrics.csv: every curve over the epochs, to choose from.
+    Empty for fewer than two epochs."""
+    if not len(metrics) or metrics["epoch"].nunique() < 2:
+        return {}
+    rows = metrics[metrics["part"].isin(["train", "val"])].dropna(subset=["value"]).sort_values("epoch", kind="stable")
+    out: dict[str, dict[str, dict[str, list[list[float]]]]] = {}
+    for metric in (*EPOCHS, *(m for m in NAMES if m not in EPOCHS)):
+        for (label, part), of in rows[rows["metric"] == metric].groupby(["label", "part"], sort=False):
+            points = [[int(e), float(f"{v:.4g}")] for e, v in zip(of["epoch"], of["value"], strict=True)]
+            out.setdefault(NAMES[metric], {}).setdefault(str(label) or OVERALL, {})[str(part)] = points
     return out
 
 
@@ -75,10 +107,11 @@ def named(
 ) -> dict[str, Draw]:
     """The figures of an evaluation by name; of `evaluation` labels and values are read, and the confusion matrix if it has one."""
     out: dict[str, Draw] = {}
+    part = str(evaluation.get("part", ""))
     if evaluation.get("confusion"):
-        out["confusion"] = partial(plots.confusion, evaluation["confusion"], evaluation["classes"])
+        out["confusion"] = partial(plots.confusion, evaluation["confusion"], evaluation["classes"], part=part)
     if predictions is not None:
-        panels = by_label(predictions, evaluation["labels"], evaluation["values"], recalibrated_NL)
+        panels = by_label(predictions, evaluation["labels"], evaluation["values"], recalibrated_NL, part=part)
         out |= {f"{kind}-{label}": draw for label, of in panels.items() for kind, draw in of.items()}
     return out
 

@@ -1,4 +1,4 @@
-"""Plots of a store: labels, split, sizes, samples. The common style is plots.py."""
+"""Plots of a store: labels, split, sizes, samples. `about` says of which images a figure is. The common style is plots.py."""
 # N images, L labels, H x W pixels of an image
 
 from collections.abc import Mapping, Sequence
@@ -10,16 +10,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from cxr_ray.plotting.plots import ACCENT, CALIBRATED, DULL, INK, PART_COLOURS, QUIET, RULE, Figure, shade
+from cxr_ray.plotting.plots import ACCENT, CALIBRATED, DULL, INK, PART_COLOURS, QUIET, RULE, Figure, percent_axis, shade
 
 VALUE_COLOURS = {"positive": ACCENT, "uncertain": CALIBRATED, "negative": DULL, "blank": "#e3e7eb"}
 VALUE_NAMES = {"positive": "positive", "uncertain": "uncertain", "negative": "negative", "blank": "not mentioned"}
 
 
-def label_frequency(counts: pd.DataFrame) -> Figure:
+def label_frequency(counts: pd.DataFrame, about: str = "") -> Figure:
     """Label values by label, as shares. `counts`: see `summary.label_frequency`."""
     rows = max(1, int(counts[list(VALUE_NAMES)].sum(axis=1).max()))
-    figure, axes = _bars(len(counts), width=6.4)
+    figure, axes = _bars(len(counts), width=6.4, title="What the dataset states, by label", about=about, legend=True)
     left = np.zeros(len(counts))
     for what, name in VALUE_NAMES.items():
         share = counts[what].to_numpy() / rows
@@ -30,16 +30,29 @@ def label_frequency(counts: pd.DataFrame) -> Figure:
         axes.text(1.01, at, f"{positive:,}  ({percent:.1f}%)", va="center", fontsize=7, color=INK)
     axes.set_yticks(range(len(counts)), counts["label"])
     axes.set_xlim(0, 1)
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
+    percent_axis(axes.xaxis)
     axes.set_xlabel("Share of the images; on the right, the number of positives")
-    figure.legend(loc="outside upper left", ncols=4, frameon=False, fontsize=7.5)
+    _legend(axes)
     return figure
 
 
-def label_vectors(vectors: pd.DataFrame, most: int = 20) -> Figure:
+def class_counts(counts: pd.DataFrame, about: str = "") -> Figure:
+    """Images of each class. `counts`: see `summary.label_frequency`."""
+    figure, axes = _bars(len(counts), width=6.4, title="Images by class", about=about)
+    axes.barh(range(len(counts)), counts["positive"], height=0.7, color=ACCENT)
+    for at, (rows, percent) in enumerate(zip(counts["positive"], counts["percent"], strict=True)):
+        axes.text(rows, at, f"  {rows:,} ({percent:.1f}%)", va="center", fontsize=7, color=INK)
+    axes.set_yticks(range(len(counts)), counts["label"])
+    axes.margins(x=0.22)
+    axes.set_xlabel("Images")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return figure
+
+
+def label_vectors(vectors: pd.DataFrame, most: int = 20, about: str = "") -> Figure:
     """The most frequent label vectors. `vectors`: see `summary.label_vectors`."""
     shown = vectors.head(most)
-    figure, axes = _bars(len(shown), width=6.4)
+    figure, axes = _bars(len(shown), width=6.4, title="The most frequent label vectors", about=about)
     axes.barh(range(len(shown)), shown["rows"], height=0.7, color=ACCENT)
     for at, (rows, percent) in enumerate(zip(shown["rows"], shown["percent"], strict=True)):
         axes.text(rows, at, f"  {rows:,} ({percent:.1f}%)", va="center", fontsize=7, color=INK)
@@ -50,7 +63,7 @@ def label_vectors(vectors: pd.DataFrame, most: int = 20) -> Figure:
     return figure
 
 
-def co_occurrence(pairs: pd.DataFrame) -> Figure:
+def co_occurrence(pairs: pd.DataFrame, about: str = "") -> Figure:
     """Heat map of labels that are positive together, shaded by share of the row's positives; with counts for up to 20 labels."""
     counts = pairs.to_numpy()
     share = counts / np.maximum(np.diag(counts), 1)[:, None]
@@ -72,31 +85,36 @@ def co_occurrence(pairs: pd.DataFrame) -> Figure:
             fontsize=6.5,
             color="white" if share[i, j] > 0.55 else INK,
         )
+    _title(axes, "Labels that are positive together", about)
+    axes.set_xlabel("and positive for")
+    axes.set_ylabel("Images positive for")
     axes.set_yticks(range(n), list(pairs.index))
     axes.set_xticks(range(n), list(pairs.columns), rotation=55, ha="right", rotation_mode="anchor")
     _bare(axes)
-    bar = figure.colorbar(mesh, ax=axes, shrink=0.5, aspect=18, format=lambda x, _: f"{x:.0%}")
+    bar = figure.colorbar(mesh, ax=axes, shrink=0.5, aspect=18)
+    percent_axis(bar.ax.yaxis)
     bar.outline.set_visible(False)
     bar.set_label("Share of the images positive for the row's label", fontsize=7)
     return figure
 
 
-def findings(counts: pd.DataFrame) -> Figure:
+def findings(counts: pd.DataFrame, about: str = "") -> Figure:
     """How many images have 0, 1, 2, ... positive labels. `counts`: see `summary.findings_per_image`."""
-    figure, axes = _panels(1, size=(3.6, 2.2))
+    figure, axes = _panels(1, size=(3.8, 2.6))
+    _title(axes[0], "Findings per image", about)
     axes[0].bar(counts["findings"], counts["rows"], width=0.7, color=ACCENT)
     for number, rows, percent in counts.itertuples(index=False):
-        axes[0].text(number, rows, f"{percent:.0f}%", ha="center", va="bottom", fontsize=7)
+        axes[0].text(number, rows, f"{rows:,}\n{percent:.1f}%", ha="center", va="bottom", fontsize=6.5, linespacing=1.0)
     axes[0].set_xlabel("Positive labels in an image")
     axes[0].set_ylabel("Images")
     axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[0].margins(y=0.12)
+    axes[0].margins(y=0.24)
     return figure
 
 
-def split_balance(parts: Mapping[str, Mapping[str, Any]], labels: Sequence[str]) -> Figure:
+def split_balance(parts: Mapping[str, Mapping[str, Any]], labels: Sequence[str], about: str = "") -> Figure:
     """Share of positives of every label, a dot for each part; `parts`: `metrics.prevalence` of each."""
-    figure, axes = _bars(len(labels), width=5.4)
+    figure, axes = _bars(len(labels), width=5.4, title="Share of positives in each part", about=about, legend=True)
     for at, label in enumerate(labels):
         cells = {part: counts["labels"][label] for part, counts in parts.items()}
         share = {part: cell["positives"] / cell["known"] for part, cell in cells.items() if cell["known"]}
@@ -108,35 +126,41 @@ def split_balance(parts: Mapping[str, Mapping[str, Any]], labels: Sequence[str])
         axes.scatter([], [], s=22, color=PART_COLOURS[part], label=f"{part}, {counts['rows']:,} images")
     axes.set_yticks(range(len(labels)), labels)
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
+    percent_axis(axes.xaxis)
     axes.set_xlabel("Share of positives")
-    figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=7.5)
+    _legend(axes)
     return figure
 
 
-def pixels(index: pd.DataFrame, images: npt.NDArray[np.uint8]) -> Figure:
+def pixels(index: pd.DataFrame, images: npt.NDArray[np.uint8], about: str = "") -> Figure:
     """Histograms of image means and standard deviations, and of the gray values of the sample `images` [N, H, W]."""
-    figure, axes = _panels(3, size=(7.0, 2.1))
+    figure, axes = _panels(3, size=(7.0, 2.5))
+    _title(axes[0], "Brightness of an image", about)
+    _title(axes[1], "Contrast of an image")
+    _title(axes[2], "Gray values")
     axes[0].hist(index["mean"], bins=list(range(0, 257, 8)), color=ACCENT)
-    axes[0].set_xlabel("Mean gray value of an image")
+    axes[0].set_xlabel("Mean gray value (0 to 255)")
     axes[0].set_ylabel("Images")
     axes[1].hist(np.sqrt(index["variance"]), bins=list(range(0, 129, 4)), color=ACCENT)
-    axes[1].set_xlabel("Standard deviation of an image")
+    axes[1].set_xlabel("Standard deviation of gray values")
+    axes[1].set_ylabel("Images")
     share = np.bincount(images.reshape(-1), minlength=256) / max(1, images.size)
     axes[2].fill_between(range(256), share, color=ACCENT, linewidth=0, step="mid")
-    axes[2].set_xlabel(f"Gray values of {len(images):,} images")
+    axes[2].set_xlabel(f"Gray value (0 to 255), {len(images):,} images")
+    axes[2].set_ylabel("Share of the pixels")
     inner = share[1:255].max(initial=0)
     if max(share[0], share[255]) > 3 * inner > 0:  # black bars and burned-in text would flatten the rest
         axes[2].set_ylim(0, 1.5 * inner)
         ends = ", ".join(f"{100 * share[v]:.1f}% are {v}" for v in (0, 255) if share[v] > 1.5 * inner)
         axes[2].text(0.5, 0.97, ends, transform=axes[2].transAxes, ha="center", va="top", fontsize=7, color=QUIET)
-    axes[2].yaxis.set_major_formatter(lambda y, _: f"{100 * y:.1f}%")
+    percent_axis(axes[2].yaxis)
     return figure
 
 
-def sizes(counts: pd.DataFrame) -> Figure:
+def sizes(counts: pd.DataFrame, about: str = "") -> Figure:
     """Widths and heights of the original files, a dot for each size with an area proportional to its images."""
-    figure, axes = _panels(1, size=(3.6, 3.2))
+    figure, axes = _panels(1, size=(3.6, 3.6))
+    _title(axes[0], "Sizes of the files", about or "dot area: number of images")
     most = counts["rows"].max() if len(counts) else 1
     area = 8 + 160 * counts["rows"] / most
     axes[0].scatter(counts["width"], counts["height"], s=area, color=ACCENT, alpha=0.5, linewidths=0)
@@ -146,28 +170,35 @@ def sizes(counts: pd.DataFrame) -> Figure:
     axes[0].set_ylim(0, high)
     axes[0].set_aspect("equal")
     axes[0].set_xlabel("Width of the file (px)")
-    axes[0].set_ylabel("Height (px)")
+    axes[0].set_ylabel("Height of the file (px)")
     for axis in (axes[0].xaxis, axes[0].yaxis):
         axis.set_major_locator(MaxNLocator(5, integer=True))
     return figure
 
 
-def grid(images: npt.NDArray[np.uint8], titles: Sequence[str], *, columns: int = 6) -> Figure:
-    """Images [N, H, W] in a grid, each below its title, all on the scale from 0 to 255."""
+def grid(
+    images: npt.NDArray[np.uint8], titles: Sequence[str], *, columns: int = 6, title: str = "", about: str = ""
+) -> Figure:
+    """Images [N, H, W] in a grid, each below its own text, all on the scale from 0 to 255."""
     columns = min(columns, max(1, len(images)))
     lines = -(-len(images) // columns)
     wide = 7.2 / max(columns, 4)  # inches of a cell
     high = wide * images.shape[1] / images.shape[2]
-    room = 0.12 * max((title.count("\n") + 1 for title in titles), default=1) + 0.1
-    size = np.array([columns * wide, lines * (high + room)])
+    room = 0.12 * max((above.count("\n") + 1 for above in titles), default=1) + 0.1
+    top = (0.3 if title else 0.0) + (0.16 if about else 0.0)
+    size = np.array([columns * wide, lines * (high + room) + top])
     figure = Figure(figsize=tuple(size))
-    for at, (picture, title) in enumerate(zip(images, titles, strict=True)):
+    for at, (picture, above) in enumerate(zip(images, titles, strict=True)):
         line, column = divmod(at, columns)
-        corner = np.array([column * wide + 0.02, size[1] - (line + 1) * (high + room) + 0.02])
+        corner = np.array([column * wide + 0.02, size[1] - top - (line + 1) * (high + room) + 0.02])
         axes = figure.add_axes((*(corner / size), *(np.array([wide - 0.04, high - 0.04]) / size)))
         axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="antialiased", aspect="auto")
-        axes.set_title(title, fontsize=6.5, pad=2, color=INK)
+        axes.set_title(above, fontsize=6.5, pad=2, color=INK)
         axes.axis("off")
+    if title:
+        figure.text(0.05 / size[0], 1 - 0.07 / size[1], title, va="top", fontsize=8, fontweight="bold", color=INK)
+    if about:
+        figure.text(0.05 / size[0], 1 - 0.23 / size[1], about, va="top", fontsize=7, color=QUIET)
     return figure
 
 
@@ -176,14 +207,36 @@ def shorten(text: str, most: int = 46) -> str:
     return text if len(text) <= most else text[: most - 1].rstrip(" +") + "…"
 
 
-def _bars(rows: int, *, width: float) -> tuple[Figure, Axes]:
-    """A figure for horizontal bars, the first at the top."""
-    figure = Figure(figsize=(width, 0.21 * rows + 0.85), layout="constrained")
+def _bars(rows: int, *, width: float, title: str, about: str, legend: bool = False) -> tuple[Figure, Axes]:
+    """A figure for horizontal bars, the first at the top, with room for a legend between title and bars."""
+    figure = Figure(figsize=(width, 0.21 * rows + 1.2 + 0.2 * legend), layout="constrained")
     axes = figure.add_subplot()
     axes.set_ylim(rows - 0.4, -0.6)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
+    _title(axes, title, about, room=14 if legend else 0)
     return figure, axes
+
+
+def _title(axes: Axes, title: str, about: str = "", *, room: float = 0) -> None:
+    """A title in bold, and below it what the figure is of; `room` in points for a legend below."""
+    axes.set_title(title, fontweight="bold", pad=6 + room + 11 * bool(about))
+    if about:
+        place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+        axes.annotate(shorten(about, 60), (0, 1), (0, 6 + room), fontsize=7, color=QUIET, **place)
+
+
+def _legend(axes: Axes) -> None:
+    """A line of colours and their names, in the room that `_title` left."""
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=4,
+        borderpad=0,
+        borderaxespad=0.3,
+        handlelength=1.2,
+        fontsize=7.5,
+    )
 
 
 def _panels(count: int, *, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:

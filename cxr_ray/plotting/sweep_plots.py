@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from cxr_ray.plotting.plots import ACCENT, CALIBRATED, INK, QUIET, STYLE, Figure, shade, svg
@@ -79,7 +80,7 @@ class Scale(NamedTuple):
             values = [self.low]
         else:
             values = [v for v in MaxNLocator(5).tick_values(self.low, self.high) if self.low <= v <= self.high]
-        return [*((0.0, label) for label in self.off), *((self.place(v), text(float(v))) for v in values)]
+        return [*((0.0, label) for label in self.off), *((self.place(v), f"{v:.6g}") for v in values)]
 
 
 def scale(title: str, values: Sequence[Any], kind: str, declared: Sequence[Any] = (), *, down: bool = False) -> Scale:
@@ -112,8 +113,9 @@ def text(value: Any) -> str:
 def parallel(shown: Sequence[Shown], at_TK: Sequence[Sequence[float | None]], axes_K: Sequence[Scale]) -> Figure:
     """Parallel coordinates: every trial as a line from its hyperparameters to the objective (the last axis); better trials are
     darker. `at_TK` in 0 to 1; None if a trial has no value."""
-    figure = Figure(figsize=(max(3.2, 1.75 * len(axes_K)), 3.3))
-    axes = figure.add_axes((0.02, 0.02, 0.96, 0.82))
+    figure = Figure(figsize=(max(3.2, 1.75 * len(axes_K)), 3.9))
+    axes = figure.add_axes((0.02, 0.02, 0.96, 0.7))
+    _head(figure, "Trials by hyperparameter; a darker line is a better trial", shown, lines=True)
     colours = LinearSegmentedColormap.from_list("ink", ["#d5dee6", "#6d9bbd", "#123f5f"])
     for x, axis in enumerate(axes_K):
         axes.plot([x, x], [0, 1], color=QUIET, linewidth=0.8, zorder=1)
@@ -144,7 +146,8 @@ def hyperparameter(
     shown: Sequence[Shown], scale: Scale, value_T: Sequence[Any], y_T: Sequence[float], title: str
 ) -> Figure:
     """The objective (`title`) over one hyperparameter, a dot for each trial, hollow if it was stopped early."""
-    figure, axes = _axes((2.9, 2.1), left=0.62)
+    figure, axes = _axes((2.9, 2.65), left=0.62, top=0.5)
+    _head(figure, scale.title, shown)
     names = scale.choices
     if scale.kind == "log":
         axes.set_xscale("log")
@@ -158,6 +161,7 @@ def hyperparameter(
             axes.tick_params(axis="x", labelrotation=35)
     elif scale.kind == "linear":
         axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel(scale.title.rpartition(".")[2])
     axes.set_ylabel(title)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.margins(x=0.08, y=0.12)
@@ -168,9 +172,10 @@ def hyperparameter(
 def importance(names: Sequence[str], mean: Sequence[float], deviation: Sequence[float]) -> Figure:
     """Permutation importance of each hyperparameter with its standard deviation, the largest on top."""
     longest = max(len(n) for n in names) * 0.075 + 0.15
-    height, width = 0.3 * len(names) + 0.55, longest + 3.0
+    height, width = 0.3 * len(names) + 0.85, longest + 3.0
     figure = Figure(figsize=(width, height))
-    axes = figure.add_axes((longest / width, 0.42 / height, 2.8 / width, 1 - 0.5 / height))
+    axes = figure.add_axes((longest / width, 0.42 / height, 2.8 / width, 1 - 0.8 / height))
+    _head(figure, "Importance of the hyperparameters, with its standard deviation", ())
     axes.spines[["top", "right", "left"]].set_visible(False)
     order = np.argsort(-np.asarray(mean), kind="stable")
     axes.barh(range(len(names)), np.asarray(mean)[order], height=0.55, color=ACCENT)
@@ -194,7 +199,8 @@ def importance(names: Sequence[str], mean: Sequence[float], deviation: Sequence[
 @matplotlib.rc_context(STYLE)
 def curves(shown: Sequence[Shown], line_T: Sequence[tuple[Sequence[int], Sequence[float]]], value: str) -> Figure:
     """The objective of every trial by epoch, with a cross if it was stopped early."""
-    figure, axes = _axes((4.4, 2.8), left=0.62)
+    figure, axes = _axes((4.4, 3.3), left=0.62, top=0.5)
+    _head(figure, f"{value} by epoch, a line per trial", shown, lines=True)
     for one, (x, y) in zip(shown, line_T, strict=True):
         if not len(x):
             continue
@@ -217,7 +223,8 @@ def pareto(
     shown: Sequence[Shown], point_T: Sequence[tuple[float, float]], front_T: Sequence[bool], titles: tuple[str, str]
 ) -> Figure:
     """Two objectives against each other; a line joins the Pareto front."""
-    figure, axes = _axes((3.9, 3.0), left=0.62)
+    figure, axes = _axes((3.9, 3.5), left=0.62, top=0.5)
+    _head(figure, "Two objectives; the line joins the Pareto front", [one._replace(best=False) for one in shown])
     front = sorted(p for p, yes in zip(point_T, front_T, strict=True) if yes)
     if front:
         axes.plot(*zip(*front, strict=True), color=CALIBRATED, linewidth=0.9, zorder=1)
@@ -238,8 +245,11 @@ def heat(names: Sequence[str], labels: Sequence[str], value_TL: Sequence[Sequenc
         len(names), len(labels)
     )
     share = shares(values)
-    width, height = 0.52 * len(labels) + 1.2, 0.24 * len(names) + 1.75
+    width, height = max(0.52 * len(labels) + 1.2, 3.4), 0.24 * len(names) + 2.0
     figure = Figure(figsize=(width, height))
+    figure.text(0.08 / width, 1 - 0.08 / height, f"{title} on val", va="top", fontweight="bold")
+    below = "dark: a label's best trial, pale: its worst"
+    figure.text(0.08 / width, 1 - 0.25 / height, below, va="top", fontsize=6.5, color=QUIET)
     axes = figure.add_axes((0.7 / width, 1.3 / height, 0.52 * len(labels) / width, 0.24 * len(names) / height))
     edges = np.arange(len(labels) + 1) - 0.5, np.arange(len(names) + 1) - 0.5
     axes.pcolormesh(*edges, np.nan_to_num(share), cmap=shade(), vmin=0, vmax=1, edgecolors="white", linewidth=1.0)
@@ -251,7 +261,7 @@ def heat(names: Sequence[str], labels: Sequence[str], value_TL: Sequence[Sequenc
         )
     axes.set_yticks(range(len(names)), names)
     axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_title(title, fontsize=9, loc="left")
+    axes.set_ylabel("Trial, the best first")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return figure
@@ -264,12 +274,21 @@ LEAST_RANGE = 0.05
 
 
 def shares(value_TL: Any) -> Any:
-    """0 (a label's worst trial) to 1 (its best) for values [T, L] of metrics of which higher is better; NaN if undefined."""
+    """0 (a label's worst trial) to 1 (its best) for values [T, L] of metrics of which higher is better; NaN if undefined.
+
+    0 in a column of zeros: nothing in it is good."""
     values = np.asarray(value_TL, float)
     if not np.isfinite(values).any():
         return np.full(values.shape, np.nan)
     worst, best = (np.nanmin(values, axis=0, initial=np.inf), np.nanmax(values, axis=0, initial=-np.inf))
-    return 1 - (best - values) / np.maximum(best - worst, LEAST_RANGE)
+    return np.where(best == 0.0, 0.0 * values, 1 - (best - values) / np.maximum(best - worst, LEAST_RANGE))
+
+
+def winners(value_TL: Any) -> Any:
+    """Whether a trial has the highest value of a label, bool [T, L]. A column in which all are equal has no winner."""
+    values = np.asarray(value_TL, float)
+    worst, best = (np.nanmin(values, axis=0, initial=np.inf), np.nanmax(values, axis=0, initial=-np.inf))
+    return (values == best) & (best > worst)
 
 
 def shade_of(share: float) -> tuple[str, str]:
@@ -300,11 +319,35 @@ def titled(page: str, lines: Mapping[str, str]) -> str:
     )
 
 
-def _axes(size: tuple[float, float], *, left: float) -> tuple[Figure, Axes]:
-    """Axes with `left` inches for the tick labels and the title of the vertical axis."""
+def _head(figure: Figure, title: str, shown: Sequence[Shown], *, lines: bool = False) -> None:
+    """The title, and below it the marks that occur: the best trial, the base configuration, trials that ended early."""
+    width, height = figure.get_size_inches()
+    small = len(title) * 0.066 > width - 0.16
+    figure.text(0.08 / width, 1 - 0.08 / height, title, va="top", fontweight="bold", fontsize=6.5 if small else 8)
+    style: dict[str, Any] = {"markersize": 5, "markeredgewidth": 1.2, "linewidth": 1.4 if lines else 0}
+    dot = "none" if lines else "o"
+    marks = [
+        (one.best for one in shown),
+        (one.base for one in shown),
+        (one.stopped for one in shown),
+    ]
+    handles = [
+        Line2D([], [], color=CALIBRATED, marker=dot, label="best", **style),
+        Line2D([], [], color=INK, marker="none" if lines else "D", linestyle=(0, (2, 1.5)), label="base configuration", **style),
+        Line2D([], [], color=QUIET if lines else ACCENT, marker="x" if lines else "o", markerfacecolor="white",
+               label="ended early", **style | {"linewidth": 0}),
+    ]  # fmt: skip
+    found = [handle for handle, has in zip(handles, marks, strict=True) if any(has)]
+    if found:
+        figure.legend(handles=found, loc="upper left", bbox_to_anchor=(0.04 / width, 1 - 0.24 / height), ncols=3,
+                      borderpad=0, borderaxespad=0, handlelength=1.6, columnspacing=1.0, handletextpad=0.5)  # fmt: skip
+
+
+def _axes(size: tuple[float, float], *, left: float, top: float = 0.0) -> tuple[Figure, Axes]:
+    """Axes with `left` inches for the tick labels and the title of the vertical axis, and `top` inches for the figure's title."""
     width, height = size
     figure = Figure(figsize=size)
-    axes = figure.add_axes((left / width, 0.48 / height, 1 - (left + 0.1) / width, 1 - 0.6 / height))
+    axes = figure.add_axes((left / width, 0.48 / height, 1 - (left + 0.1) / width, 1 - (0.6 + top) / height))
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(length=2.5)
     return figure, axes

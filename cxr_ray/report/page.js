@@ -1,4 +1,15 @@
 "use strict";
+// A table or figure that is wider than the page has a hint above it, and fades out to the right until its end is reached.
+for (const box of document.querySelectorAll(".scroll")) {
+  const update = () => {
+    const hidden = box.scrollWidth - box.clientWidth;
+    box.classList.toggle("overflows", hidden > 2);
+    box.classList.toggle("more", hidden - box.scrollLeft > 2);
+  };
+  new ResizeObserver(update).observe(box);
+  box.addEventListener("scroll", update);
+  update();
+}
 // Click a column header to sort: the first click sorts descending; averages stay at the bottom.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
@@ -23,29 +34,4 @@ for (const table of document.querySelectorAll("table.sortable")) {
     head.addEventListener("click", sort);
     head.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(); });
   });
-}
-// The threshold explorer: metrics of a label at the threshold that the slider selects.
-const explorer = document.getElementById("explorer");
-if (explorer) {
-  const labels = JSON.parse(document.getElementById("explorer-data").textContent);
-  const [pick, slide] = [explorer.querySelector("select"), explorer.querySelector("input")];
-  const show = (name, text) => { explorer.querySelector(`[data-value=${name}]`).textContent = text; };
-  const update = () => {
-    const one = labels[pick.value], k = Number(slide.value), called = one.tp[k] + one.fp[k];
-    show("threshold", one.threshold[k]);
-    show("recall", (one.tp[k] / one.positives).toFixed(3));
-    show("precision", (one.tp[k] / called).toFixed(3));
-    show("specificity", one.rows > one.positives ? (1 - one.fp[k] / (one.rows - one.positives)).toFixed(3) : "–");
-    show("alarms", (100 * called / one.rows).toFixed(1));
-    show("missed", `${one.positives - one.tp[k]} of ${one.positives}`);
-    slide.setAttribute("aria-valuetext", `threshold ${one.threshold[k]}`);
-  };
-  const choose = () => {
-    slide.max = labels[pick.value].threshold.length - 1;
-    slide.value = labels[pick.value].at;
-    update();
-  };
-  pick.addEventListener("change", choose);
-  slide.addEventListener("input", update);
-  choose();
 }

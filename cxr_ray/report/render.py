@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from cxr_ray.plotting import plots
 from cxr_ray.plotting.plots import Figure
@@ -25,8 +26,22 @@ def jinja() -> Environment:
         "figure": lambda figure: data_uri(plots.svg(figure)),
         "thousands": thousands,
         "lasting": lasting,
+        "menu": menu,
+        "setting": setting,
     }
     return environment
+
+
+def menu(content: str) -> list[tuple[str, Markup]]:
+    """(id, title) of the sections of a page's `content`, in their order. The title is that of the section's `<h2>`, or its attribute
+    `data-menu`, which is shorter."""
+    found = re.findall(r'<section id="([^"]+)">\s*<h2(?: data-menu="([^"]*)")?>(.*?)</h2>', content, re.DOTALL)
+    return [(name, Markup(short or title)) for name, short, title in found]
+
+
+def setting(text: str) -> Markup:
+    """Text with names of settings that a line can break after a dot or an underscore, and nowhere within a word."""
+    return Markup(re.sub(r"(?<=\w)([._])(?=\w)", r"\1<wbr>", str(escape(text))))
 
 
 def write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:

@@ -14,9 +14,11 @@ from cxr_ray.labels import PARTS
 from cxr_ray.metrics import AVERAGES, MAIN_METRICS, MEAN, TABLE_METRICS
 from cxr_ray.metrics.names import MICRO, WEIGHTED
 from cxr_ray.metrics.titles import NAMES
+from cxr_ray.metrics.titles import heading as _title
 from cxr_ray.plotting import plots, run_figures
 from cxr_ray.plotting.plots import Figure
 from cxr_ray.report import sections
+from cxr_ray.report.comparison_page import PRIMARY
 from cxr_ray.report.render import interval, jinja, number, thousands, write_figures
 from cxr_ray.runs import Run, is_selected_on_val, selected_text
 from cxr_ray.storage.atomic import write_atomic
@@ -36,8 +38,6 @@ BASELINE_COLUMNS = {
     "binary": (("accuracy", ""), ("auroc", MEAN), ("ap", MEAN), ("f1", MEAN)),
     "multiclass": (("accuracy", ""), ("f1", MEAN), ("auroc", MEAN), ("ap", MEAN)),
 }
-
-PRIMARY = {"multilabel": ("auroc", MEAN), "binary": ("auroc", MEAN), "multiclass": ("f1", MEAN)}
 
 SAMPLES = tuple(f"{over}_{m}" for over in ("sample", "finding") for m in ("recall", "precision", "f1"))
 
@@ -83,14 +83,14 @@ def write(
     figures: dict[str, Figure] = {}
     parts = _parts(run, info)
     if evaluation["confusion"]:
-        figures["confusion"] = plots.confusion(evaluation["confusion"], evaluation["classes"])
+        figures["confusion"] = plots.confusion(evaluation["confusion"], evaluation["classes"], part=part)
     if any(p["labels"] for p in parts.values()):
         figures["prevalence"] = plots.prevalence(parts, evaluation["labels"])
     calibrated = None
     if evaluation.get("calibration"):
         prob_NL = predictions[[f"prob/{k}" for k in evaluation["labels"]]].to_numpy()
         calibrated = analysis.recalibrated(evaluation["calibration"], prob_NL, evaluation["labels"])
-    curves = _curves(predictions, evaluation, calibrated and calibrated[1], figures)
+    curves = _curves(predictions, evaluation, calibrated and calibrated[1], figures, part=part)
     select = "best" if is_selected_on_val(info, config.train) else "last"
     epochs = _epochs(run.metrics, info, select, evaluation["task"], figures)
     path = path or run.path / "report.html"
@@ -139,6 +139,7 @@ def write(
             confusion=figures.get("confusion"),
             curves=curves,
             epochs=epochs,
+            courses=run_figures.courses(run.metrics),
             parts=parts,
             prevalence=figures.get("prevalence"),
             colours=plots.PART_COLOURS,
@@ -150,21 +151,6 @@ def write(
     write_atomic(path, page)
     write_figures(path.with_name("figures" if path.name == "report.html" else f"figures-{path.stem}"), figures)
     return path
-
-
-def write_comparison(found: dict[str, Any], path: Path) -> None:
-    """Write the page of a comparison (see `evaluation.compare`): one file that loads nothing."""
-    page = jinja().get_template("comparison.html").render(found=found, names=NAMES, first=TABLE_METRICS)
-    write_atomic(path, page)
-
-
-def _title(metric: str, label: str, task: str) -> str:
-    if label != MEAN or task == "binary":
-        return NAMES[metric]
-    if metric == "f1" and task == "multiclass":
-        return "Macro F1"
-    name = NAMES[metric]
-    return f"Mean {name if name.isupper() or name.startswith('ROC') else name.lower()}"
 
 
 def _cell(values: dict[tuple[str, str], dict[str, Any]], metric: str, label: str, task: str) -> dict[str, Any]:
@@ -319,11 +305,13 @@ def _curves(
     evaluation: dict[str, Any],
     recalibrated_NL: npt.NDArray[np.float64] | None,
     figures: dict[str, Figure],
+    *,
+    part: str,
 ) -> list[dict[str, Any]]:
     """ROC, precision-recall and reliability plots of each label that has positives and negatives, with the operating point."""
     out: list[dict[str, Any]] = []
     labels, values = evaluation["labels"], evaluation["values"]
-    for label, draws in run_figures.by_label(predictions, labels, values, recalibrated_NL).items():
+    for label, draws in run_figures.by_label(predictions, labels, values, recalibrated_NL, part=part).items():
         truth_N = predictions[f"true/{label}"].to_numpy()
         panels = {kind: draw() for kind, draw in draws.items()}
         figures |= {f"{kind}-{label}": figure for kind, figure in panels.items()}

@@ -44,6 +44,7 @@ def write(sweep: Sweep) -> Path:
         cells=sections.headline_cells(best, evaluated, tune),
         comparison=sections.comparison_text(info.get("worth") or {}, tune, info["labels"]),
         folds=sections.folds_text(info.get("folds") or {}, tune, info["labels"]),
+        silent=sections.silent_labels(best, info["labels"]),
         each=sections.best_by_label(evaluated, info["labels"], best),
         maps=sections.heat_maps(evaluated, info["labels"]),
         constraints=[{"text": str(c), "met": [r for r in evaluated if c.met(r.values)]} for c in limits],

@@ -154,6 +154,8 @@ def best_by_label(evaluated: Sequence[Row], labels: Sequence[str], best: Row | N
             name = join_name("val", metric, label)
             defined = [r for r in evaluated if name in r.values]
             top = max(defined, key=lambda r: r.values[name], default=None)
+            if top and not top.values[name]:  # all are 0, so none is the best
+                top = None
             precision = top and top.values.get(join_name("val", "precision", label))
             cells.append({
                 "metric": metric, "row": top, "value": top and top.values[name], "precision": precision,
@@ -170,18 +172,21 @@ def heat_maps(evaluated: Sequence[Row], labels: Sequence[str]) -> list[dict[str,
         value_TL = label_values(rows, labels, metric)
         if not np.isfinite(value_TL).any():
             continue
-        share_TL = draw.shares(value_TL)
+        share_TL, wins_TL = draw.shares(value_TL), draw.winners(value_TL)
         lines = []
-        for row, value_L, share_L in zip(rows, value_TL, share_TL, strict=True):
+        for row, value_L, share_L, wins_L in zip(rows, value_TL, share_TL, wins_TL, strict=True):
             cells = [
-                {"value": None}
-                if np.isnan(v)
-                else {"value": v, "best": s >= 1 - 1e-9, "colours": draw.shade_of(float(s))}
-                for v, s in zip(value_L, share_L, strict=True)
+                {"value": None} if np.isnan(v) else {"value": v, "best": w, "colours": draw.shade_of(float(s))}
+                for v, s, w in zip(value_L, share_L, wins_L, strict=True)
             ]
             lines.append({"row": row, "cells": cells, "mean": row.values.get(join_name("val", metric, metrics.MEAN))})
         out.append({"metric": metric, "lines": lines, "more": len(evaluated) - len(rows)})
     return out
+
+
+def silent_labels(row: Row | None, labels: Sequence[str]) -> list[str]:
+    """The labels of which a trial finds no positive on val: its recall is 0."""
+    return [label for label in labels if row and row.values.get(join_name("val", "recall", label)) == 0.0]
 
 
 def trial_columns(evaluated: Sequence[Row], tune: cfg.Tune) -> list[str]:

@@ -18,7 +18,7 @@ from cxr_ray import config as cfg
 from cxr_ray.errors import Finished, UserError
 from cxr_ray.runs import events
 from cxr_ray.runs.run import Run, write_table
-from cxr_ray.storage.atomic import write_atomic
+from cxr_ray.storage.atomic import make_folder, write_atomic
 from cxr_ray.storage.lease import NAME as LEASE
 from cxr_ray.storage.lease import Lease
 
@@ -44,7 +44,7 @@ def create(config: cfg.Config, *, store: Mapping[str, Any], plan: pd.DataFrame, 
         return run
     if path.exists() and any(path.iterdir()):
         raise UserError(f"{path} exists and is not a run folder; give another name")
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     _write(run, resolved, plan, entries)
     return run
 
@@ -73,7 +73,8 @@ def _replace(run: Run, config: cfg.Config, plan: pd.DataFrame, entries: Mapping[
 def _difference(run: Run, config: cfg.Config, store: Mapping[str, Any]) -> str:
     """How `run` differs from one of this config and store; empty if it does not. Raises `UserError` if it is finished."""
     name, finished = run.path.name, run.info["status"] == "finished"
-    place = {"name", "output"}  # not compared: a moved folder is the same run
+    # Not compared: a moved folder is the same run, and what is checked changes no result.
+    place: Any = {"name": True, "output": True, "data": {"verify"}}
     before, now = (c.model_dump(mode="json", exclude=place) for c in (run.config, config))
     why = ""
     if changed := differences(before, now):

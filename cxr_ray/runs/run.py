@@ -169,7 +169,7 @@ class Run:
         return label_table.label_table(self.latest_values()[1], self.info["labels"])
 
     def figure(self, name: str) -> "Figure":
-        """A matplotlib figure of the training or of its last evaluation: epochs-METRIC, prevalence, confusion, roc-LABEL, pr-LABEL,
+        """A matplotlib figure of the training or of its last evaluation: epochs-METRIC, epochs-METRIC-LABEL, prevalence, confusion, roc-LABEL, pr-LABEL,
         reliability-LABEL. Raises `UserError` with the names that this run has."""
         from cxr_ray.plotting import run_figures
 
@@ -182,6 +182,7 @@ class Run:
         chosen = selection.selected_epoch(selection.val_metrics(self), self.config.train)
         epochs = run_figures.by_epoch(metrics, chosen=chosen, task=info["task"])
         figures = {f"epochs-{metric}": draw for metric, (_, draw) in epochs.items()}
+        figures |= run_figures.by_epoch_and_label(metrics, chosen=chosen)
         if any(of["labels"] for of in info.get("prevalence", {}).values()):
             figures["prevalence"] = lambda: plots.prevalence(info["prevalence"], info["labels"])
         evaluated = self.headline()[0]

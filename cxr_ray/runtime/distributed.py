@@ -122,7 +122,7 @@ def set_running_statistics(model: nn.Module, vector_P: torch.Tensor) -> None:
 
 
 def average_running_statistics(model: nn.Module) -> None:
-    """Average batch norm's running mean and variance over the ranks, which saw different rows (docs/architecture.md explains why)."""
+    """Average batch norm's running mean and variance over the ranks, which saw different rows (docs/concepts/architecture.md explains why)."""
     if not is_distributed():
         return
     vector_P = running_statistics(model)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cxr_ray.errors import UserError
+from cxr_ray.storage.job_copy import check_lasting
 from cxr_ray.storage.remote import CHUNK_BYTES, AnyPath, RemotePath
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -34,7 +35,8 @@ def write_atomic(
     """Write `body`, or what `body(file)` writes, so that `path` is either unchanged or complete, even after a kill or a full disk.
 
     The temporary file is in `temporary_folder`, by default in the folder of `path`; a remote file is buffered in memory instead.
-    Raises `UserError` on a full disk or if the folder is not writable; then `path` is unchanged and no temporary file is left."""
+    Raises `UserError` on a full disk, if the folder is not writable, or as `check_lasting` does; then `path` is unchanged and no temporary file is left."""
+    check_lasting(path)
     write = body if callable(body) else _writer(body)
     if isinstance(path, RemotePath):
         buffer = io.BytesIO()
@@ -61,7 +63,8 @@ def write_atomic(
 
 
 def make_folder(folder: AnyPath) -> None:
-    """Make `folder` and its parents if they are missing. Raises `UserError` if that fails."""
+    """Make `folder` and its parents if they are missing. Raises `UserError` if that fails, and as `check_lasting` does."""
+    check_lasting(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
-from cxr_ray.errors import UserError
+from cxr_ray.errors import UserError, has_secret
 from cxr_ray.storage.names import Spellings, readable
 
 Item = TypeVar("Item")
@@ -348,7 +348,11 @@ def file_system(url: str) -> tuple[Any, str]:
     scheme = SCHEMES[parts.scheme]
     if not parts.netloc:
         raise UserError(f"{url} names no bucket; write {parts.scheme}://BUCKET/FOLDER")
-    if parts.password or (scheme == "s3" and parts.username):
+    if (
+        parts.password
+        or (scheme == "s3" and parts.username)
+        or has_secret(f"{scheme}://{parts.hostname}?{parts.query}")
+    ):
         bare = url.replace(f"{parts.netloc.rpartition('@')[0]}@", "")
         raise UserError(
             f"a URL is written to configs and logs and must not contain a secret: {bare}; {CREDENTIALS[scheme]}"

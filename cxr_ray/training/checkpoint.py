@@ -32,7 +32,7 @@ class Checkpoint(NamedTuple):
     optimizer: dict[str, Any]
     """A torch optimiser's `state_dict()`."""
     state: dict[str, Any]
-    """Plain JSON: epoch, batches done within it, whether it is evaluated, step, best value (docs/formats.md)."""
+    """Plain JSON: epoch, batches done within it, whether it is evaluated, step, best value (docs/reference/formats.md)."""
     within: Tensors
     """Outputs of its epoch so far; empty for the untrained model."""
 

@@ -6,6 +6,7 @@ Ray Train worker and in a Tune trial.
 # N rows of this rank, M rows of all ranks, L labels
 
 import csv
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import torch
 
 from cxr_ray import config as cfg
 from cxr_ray import losses, metrics, models, runs
-from cxr_ray.data import loader, mixup
+from cxr_ray.data import loader, mixup, store_check
 from cxr_ray.data.plan import Plan
 from cxr_ray.errors import UserError
 from cxr_ray.metrics import Value
@@ -47,11 +48,12 @@ def fit(config: cfg.Config, plan: Plan, store: loader.TrainingStore, context: Co
     metrics.parse(config.train.monitor, labels=plan.labels, task=plan.task)
     trainer = _Trainer(_resolve_precision(config, context, run), plan, store, context, run)
     latest = trainer.resume()
-    with trainer.tracking() as track:
+    with trainer.tracking() as track, trainer.checking_bytes() as check_bytes:
         while trainer.end_reason is None and trainer.progress.last_epoch < config.train.epochs:
             epoch = trainer.progress.last_epoch + 1
             with trainer.timed():
                 speed = trainer.train_epoch(epoch)
+                check_bytes(epoch)
                 parts = None if trainer.end_reason else trainer.evaluate_epoch(epoch)
                 if parts is None:  # stopped within the epoch, after a checkpoint
                     break
@@ -124,6 +126,30 @@ class _Trainer:
             raise
         finally:
             opened.close(status)
+
+    @contextmanager
+    def checking_bytes(self) -> Iterator[Callable[[int], None]]:
+        """Gives a function to call after an epoch was trained: the first time it waits for the check of the store's bytes, and raises
+        `UserError` on every rank if one found damage. One rank of each node checks (`data.verify: background`)."""
+        first_of_node = int(os.environ.get("LOCAL_RANK", "0")) == 0
+        background = self.config.data.verify == "background"
+        check = store_check.start(self.store) if background and first_of_node else None
+        pending = background
+
+        def wait(epoch: int) -> None:
+            nonlocal pending
+            if not pending or not epoch or self.end_reason is not None:
+                return
+            if check is not None and not check.is_done and self.is_rank0:
+                self.context.log("waiting until the store's bytes are checked (data.verify: background)")
+            distributed.all_or_none(check.wait if check is not None else lambda: None)
+            pending = False
+
+        try:
+            yield wait
+        finally:
+            if check is not None:
+                check.cancel()
 
     @contextmanager
     def timed(self) -> Iterator[None]:

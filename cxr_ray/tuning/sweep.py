@@ -18,7 +18,7 @@ from cxr_ray.config.metric_names import split_name
 from cxr_ray.errors import UserError, unknown
 from cxr_ray.metrics import label_table
 from cxr_ray.runs import events, selected_values
-from cxr_ray.storage.atomic import update_json, write_atomic
+from cxr_ray.storage.atomic import make_folder, update_json, write_atomic
 from cxr_ray.tuning import combinations, space
 from cxr_ray.tuning.ranking import RankedCombination, constraints, pareto_front, rank
 from cxr_ray.tuning.trial import ENDED, FAILED, FINISHED, WAITING, Trial
@@ -55,7 +55,7 @@ class Sweep:
 
     @property
     def info(self) -> dict[str, Any]:
-        """The content of `sweep.json` (docs/formats.md)."""
+        """The content of `sweep.json` (docs/reference/formats.md)."""
         return json.loads((self.path / "sweep.json").read_text(encoding="utf-8"))
 
     def update(self, **changes: Any) -> None:
@@ -285,7 +285,7 @@ def create(config: cfg.Config, *, store: Mapping[str, Any], about: Mapping[str, 
         return sweep
     if path.exists() and any(path.iterdir()):
         raise UserError(f"{path} exists and is not a sweep folder; give another name")
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     write_atomic(path / "config.yaml", named.to_yaml())
     sweep.update(status="started", name=name, store=dict(store), seconds=0.0, best=None, worth=None, **about)
     return sweep
@@ -304,6 +304,7 @@ def _check_same(sweep: Sweep, config: cfg.Config, store: Mapping[str, Any]) -> N
     may_differ: Any = {
         "name": True,
         "output": True,
+        "data": {"verify"},
         "tune": {"trials", "max_concurrent", "max_time", "retries", "hang_minutes", "ensemble"},
     }
     before, now = (c.model_dump(mode="json", exclude=may_differ) for c in (sweep.config, config))

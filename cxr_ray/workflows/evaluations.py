@@ -71,7 +71,7 @@ def compare(
     `split`: by default test if every run has predictions of it, else val. `thresholds` as for `evaluate`. `out`: HTML file to write, with
     a JSON file of the same name next to it; nothing is written without it. Raises `UserError` if the runs have nothing in common."""
     from cxr_ray.evaluation import compare as comparisons
-    from cxr_ray.report import run_page
+    from cxr_ray.report import comparison_page
 
     registry.load_plugins(plugins)
     if not isinstance(runs, Sequence) or isinstance(runs, str):
@@ -82,5 +82,5 @@ def compare(
         return Comparison(results)
     page = to_local_path(out, "page").resolve()
     write_atomic(page.with_suffix(".json"), json.dumps(results, indent=1))
-    run_page.write_comparison(results, page)
+    comparison_page.write(results, page)
     return Comparison(results, page)

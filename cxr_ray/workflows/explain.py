@@ -78,7 +78,7 @@ def explain(  # noqa: PLR0913 - the options of the command, all of them by keywo
     store to score the methods against (a file, or "stored"), for the page. With several `workers`, or an `address`, the maps of a store
     are computed by Ray Data, on this machine or on that cluster.
 
-    With `out` everything is written to that folder (docs/formats.md), `maps` are memory-mapped from it and only the first 32 maps have
+    With `out` everything is written to that folder (docs/reference/formats.md), `maps` are memory-mapped from it and only the first 32 maps have
     pictures. Raises `UserError` for unknown names, for images that cannot be explained, and for a method that cannot serve the network."""
     predictor = open_predictor(run_or_model, gpu=gpu, plugins=plugins)
     explainer = Explainer(predictor, chosen_methods(predictor, methods, log), target=target, options=options)

@@ -14,6 +14,7 @@ from cxr_ray.metrics import MAIN_METRICS, MEAN, label_table
 from cxr_ray.metrics.titles import NAMES
 from cxr_ray.plotting import comparison_plots, run_figures
 from cxr_ray.plotting.plots import Figure
+from cxr_ray.report import comparison_page
 from cxr_ray.runs import Run
 
 SHOWN_CURVES = 8
@@ -112,12 +113,13 @@ class Comparison:
         )
 
     def figure(self, name: str) -> Figure:
-        """A matplotlib figure: a metric (recall, auroc, ...) of every run by label, with intervals. Raises `UserError` with the names."""
+        """A matplotlib figure: a metric (recall, auroc, ...) of every run by label, or the paired differences of two (SECOND-minus-FIRST),
+        with intervals. Raises `UserError` with the names."""
         return run_figures.pick(self._figures(), name, where=" of the comparison")
 
     def _figures(self) -> dict[str, run_figures.Draw]:
         labels = [*self.results["labels"], *([MEAN] if len(self.results["labels"]) > 1 else [])]
-        out: dict[str, run_figures.Draw] = {}
+        out: dict[str, run_figures.Draw] = comparison_page.difference_figures(self.results)
         for metric in self.results["shown"]:
             rows = [
                 {"run": run["name"], **value}

@@ -13,7 +13,7 @@ from cxr_ray.evaluation.prediction_table import EvaluationSettings, PredictionTa
 from cxr_ray.metrics import OVERALL_METRICS, RATES, compute_metrics
 from cxr_ray.metrics.intervals import bca, bootstrap, jackknife
 from cxr_ray.metrics.table import decide
-from cxr_ray.report import run_page
+from cxr_ray.report import comparison_page
 from tests.evaluation.example_runs import LABELS, example_run, truth_and_prob
 from tests.report.test_run_page import make_run
 
@@ -37,7 +37,7 @@ def test_a_difference_is_that_of_the_metrics_of_both_runs(tmp_path: Path) -> Non
     assert better["low"] > 0 and better["p"] < 0.05 and better["delong_p"] < 0.05
     assert comparison["seeds"] is not None  # only their names differ
     page = tmp_path / "compare.html"
-    run_page.write_comparison(comparison, page)
+    comparison_page.write(comparison, page)
     text = page.read_text()
     assert "two minus one" in text and "Not a medical device" in text and "secret" not in text
 

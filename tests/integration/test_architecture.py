@@ -1,4 +1,4 @@
-"""docs/architecture.md agrees with the source: its drawing of the packages, and the files that it names. Levels: test_layering.py."""
+"""docs/concepts/architecture.md agrees with the source: its drawing of the packages, and the files that it names. Levels: test_layering.py."""
 
 import re
 import subprocess
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+DOCUMENT = (ROOT / "docs" / "concepts" / "architecture.md").read_text(encoding="utf-8")
 LEVELS = re.findall(r"^    (\d+)  (.+)$", DOCUMENT, re.MULTILINE)
 MOST_PACKAGES = 24
 
@@ -25,7 +25,7 @@ def drawn() -> dict[str, list[str]]:
 def test_the_drawing_in_the_document_is_that_of_the_source() -> None:
     block = re.search(r"<!-- packages -->\n\n(.*?\n)\n<!-- end of packages -->", DOCUMENT, re.DOTALL)
     assert block is not None
-    assert block[1] == printed(), "copy the output of `python docs/packages.py` to docs/architecture.md"
+    assert block[1] == printed(), "copy the output of `python docs/packages.py` to docs/concepts/architecture.md"
 
 
 def test_every_package_is_drawn_and_its_imports_point_down() -> None:

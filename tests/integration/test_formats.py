@@ -1,6 +1,6 @@
 """Compatibility of files on disk: those of released versions open, evaluate, compare and resume with the same numbers.
 
-`docs/formats.md` is the specification. `fixtures/formats/VERSION` has files written by that version (`fixtures/formats/make.py`).
+`docs/reference/formats.md` is the specification. `fixtures/formats/VERSION` has files written by that version (`fixtures/formats/make.py`).
 The tests use the command line, so that this file depends on few modules.
 """
 

@@ -86,7 +86,7 @@ def test_every_command_names_existing_commands_flags_presets_and_files(monkeypat
     assert seen >= {"ingest", "train", "tune", "evaluate", "show", "compare", "describe", "jobs/train.py"}
     for setting in re.findall(r"`--([a-z]+\.[a-z_.A-Z]+)", README):
         flags.parse([f"--{setting}", "ones" if "uncertain" in setting else "1"], configs.Config)
-    for name in re.findall(r"`(docs/\w+\.md|constraints\.txt|cluster\.yaml|CHANGELOG\.md|LICENSE)`", README):
+    for name in re.findall(r"`(docs/[\w/-]+\.md|constraints\.txt|cluster\.yaml|CHANGELOG\.md|LICENSE)`", README):
         assert (ROOT / name).is_file(), name
 
 

@@ -109,3 +109,34 @@ def test_a_wrong_config_is_a_failed_job_with_one_clear_line(head, tmp_path):
 def test_without_the_token_nothing_runs(head):
     done = submit(head, "jobs/train.py", "--version", token=False)
     assert done.returncode != 0 and "token" in (done.stdout + done.stderr).lower()
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_submit_follows_the_job_and_ends_with_its_exit_code(head, tmp_path):
+    environment, address = head
+
+    def cxr_ray(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "cxr_ray", *words]
+        return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=280)
+
+    start = ["submit", "--address", address, "--python", sys.executable]
+    done = cxr_ray(*start, "--", "phantom", str(tmp_path / "raw"), "--patients", "4", "--size", "32")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(
+        rf"^same as: ray job submit --address {address} --submission-id phantom-\d+-\d+ ", done.stdout, re.M
+    )
+    assert (tmp_path / "raw" / "images").is_dir()
+    failed = cxr_ray(*start, "--", "verify", str(tmp_path / "nothing"))
+    assert failed.returncode == 2
+    assert "cxr-ray: error: no store at" in failed.stdout
+
+    waiting = cxr_ray(*start, "--no-wait", "--", *TRAINING.format(tmp_path).split())
+    assert waiting.returncode == 0, waiting.stdout + waiting.stderr
+    listed = cxr_ray("submit", "--address", address, "--status")
+    assert re.search(r"^ *first\b.*(pending|running|failed)", listed.stdout, re.M), listed.stdout
+    assert cxr_ray("submit", "--address", address, "--stop", "nobody").returncode == 2
+    assert cxr_ray("submit", "--address", address, "--stop", "first").returncode == 0
+
+
+TRAINING = "train --store {0}/missing --output {0}/runs --name first"

@@ -30,7 +30,7 @@ def test_the_description_rebuilds_the_module(name: str) -> None:
 
 
 def test_the_description_has_the_keys_of_the_format() -> None:
-    """docs/formats.md, `model.safetensors`."""
+    """docs/reference/formats.md, `model.safetensors`."""
     assert build("lenet", size=(28, 32), options={}).describe() == {
         "name": "lenet", "options": {}, "stem": "gray", "head": "replace", "dropout": 0.0, "dropout_where": "head",
         "outputs": 5, "image_size": [28, 32], "mean": 0.5, "deviation": 0.25,

@@ -40,7 +40,7 @@ def scheduling(workers: int) -> Any:
     return states.SchedulingState(SimpleNamespace(num_workers=workers))
 
 
-def test_the_story_of_a_training_is_told_once(run):
+def test_each_step_of_a_training_is_said_once(run):
     callback = LaunchCallback(run, max_failures=2)
     drained = PreemptionInfo(int((time.time() + 60) * 1000), {"node": [0]})
     story = [

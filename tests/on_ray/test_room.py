@@ -21,7 +21,7 @@ from cxr_ray.on_ray.resources import NodeType, Room
 from cxr_ray.runs import events
 from cxr_ray.training import checkpoint as checkpoints
 from tests.fakes.autoscaler import autoscaling_head
-from tests.fakes.held import held_cpus
+from tests.fakes.colleague import cpus_in_use
 from tests.fakes.processes import started
 from tests.fakes.ranks import on_ranks
 from tests.fakes.trainings import assert_same_weights_and_metrics
@@ -134,7 +134,7 @@ def kinds(run: Path) -> list[str]:
 def test_a_full_cluster_is_waited_for_and_a_lost_controller_is_a_restart(store, tmp_path, cluster):
     wanted = config(store, tmp_path, name="busy", **SLOW)
     run = tmp_path / "busy"
-    with held_cpus(cluster.address, 1) as holder:
+    with cpus_in_use(cluster.address, 1) as holder:
         too_long = Command("train", wanted, cluster.address, "--wait", "0.02", log=tmp_path / "vain.txt")
         assert too_long.end() == 2
         assert too_long.lines[-1].startswith("cxr-ray: error: no room for 2 x {CPU: 1} within 0.02 minutes: 1 of them")
@@ -168,9 +168,11 @@ def test_a_sweep_waits_for_room_says_so_and_takes_what_there_is(store, tmp_path,
     sweep = tmp_path / "sweep"
     tune = {"trials": 2, "scheduler": "none", "base": False, "space": {"optim.lr": {"choice": [1e-4, 1e-3]}}}
     wanted = config(store, tmp_path, name="sweep", tune=tune, train={"epochs": 1}, report={"trackers": []})
-    with held_cpus(cluster.address, 2) as holder:
+    with cpus_in_use(cluster.address, 2) as holder:
         vain = Command("tune", wanted, cluster.address, "--wait", "0.05", log=tmp_path / "vain.txt")
         assert vain.end() == 2 and "no room for 1 x {CPU: 1} within 0.05 minutes" in vain.lines[-1]
+        assert yaml.safe_load((sweep / "sweep.json").read_text())["status"] == "failed"
+        assert {row["status"] for row in yaml.safe_load((sweep / "trials.json").read_text())} == {"waiting"}
         waiting = Command("tune", wanted, cluster.address, log=tmp_path / "tune.txt")
         until(lambda: waiting.says("waiting for 1 x {CPU: 1}; free 0"), 180, waiting.process)
         holder.terminate()

@@ -54,9 +54,9 @@ def test_an_unknown_figure_names_the_nearest() -> None:
 
 def test_only_the_figure_asked_for_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[str] = []
-    monkeypatch.setattr(plots, "roc", lambda *given: drawn.append("roc"))
-    monkeypatch.setattr(plots, "reliability", lambda *given: drawn.append("reliability"))
+    monkeypatch.setattr(plots, "roc", lambda *given, **named: drawn.append(named["label"]))
+    monkeypatch.setattr(plots, "reliability", lambda *given, **named: drawn.append("reliability"))
     figures = run_figures.named({"labels": ["Edema"], "values": VALUES}, PREDICTIONS)
     assert drawn == []
     run_figures.pick(figures, "roc-Edema", where="")
-    assert drawn == ["roc"]
+    assert drawn == ["Edema"]

@@ -14,6 +14,7 @@ import pytest
 
 from cxr_ray.explanation.results import Explanation, certificate_table
 from cxr_ray.report import explain_page
+from tests.report.pages import assert_menu_in_page_order
 from tests.report.test_run_page import CHROMIUM
 
 LABELS = ["Edema", "Mass & <b>"]
@@ -54,6 +55,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_is_one_file_with_escaped_text(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
+    assert_menu_in_page_order(text)
     assert "<i>run</i>" not in text and "<b>" not in text.replace('<b data-end="', "") and "<these>" not in text
     assert not re.findall(r'(?:src|href)="(?!data:|#)', text) and "url(" not in text and "@import" not in text
     assert "1 map does not add up" in text and "3 of 4" in text and "relevance + bias = logit" in text

@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import subprocess
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from cxr_ray.cli import main
 from cxr_ray.data import store as stores
 from cxr_ray.data import store_writer
 from cxr_ray.data.info import DatasetInfo
@@ -19,6 +21,7 @@ from cxr_ray.labels import Filter
 from cxr_ray.plotting import store_plots
 from cxr_ray.report import store_page
 from tests.fakes.store import fake_store
+from tests.report.pages import assert_menu_in_page_order
 from tests.report.test_run_page import CHROMIUM
 
 FIGURES = ["label_frequency", "pixels", "samples", "sizes"]
@@ -69,7 +72,7 @@ def page_of(store: stores.Store, out: Path, **options: object) -> str:
 def test_the_page_shows_the_contents_of_the_store(store: stores.Store, written: Path) -> None:
     page = (written / "describe.html").read_text(encoding="utf-8")
     files = sorted(path.name for path in written.iterdir())
-    assert files == sorted(["describe.html", *(f"{name}.png" for name in [*FIGURES, *SEVERAL])])
+    assert files == sorted(["describe.html", "label_vectors.csv", *(f"{name}.png" for name in [*FIGURES, *SEVERAL])])
     words = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
     edema = int((store.index["Edema"] == 1).sum())
     assert f"Edema {edema} {100 * edema / 120:.2f}" in words and "Mass &amp; Co" in words
@@ -80,6 +83,36 @@ def test_the_page_shows_the_contents_of_the_store(store: stores.Store, written: 
     assert f"{cleaned} rows after the declared cleaning" in words
     assert f"rows {int((store.index['split'] == 'train').sum())} {int((store.index['split'] == 'test').sum())}" in words
     assert f"mean {store.index['mean'].mean() / 255:.4f}" in words and "28 × 28 120 100.0" in words
+
+
+def test_every_label_vector_is_in_the_csv(store: stores.Store, written: Path) -> None:
+    table = pd.read_csv(written / "label_vectors.csv").set_index("labels")
+    counted: dict[str, int] = {}
+    for values in store.index[list(store.labels)].to_numpy():
+        name = "|".join(label for label, value in zip(store.labels, values, strict=True) if value == 1) or "none"
+        counted[name] = counted.get(name, 0) + 1
+    assert table["rows"].to_dict() == counted and table["rows"].is_monotonic_decreasing
+    assert table["percent"].sum() == pytest.approx(100)
+    assert all(bool(table.loc[name, f"label/{k}"]) == (k in name.split("|")) for name in counted for k in store.labels)
+
+
+def test_the_page_has_the_warnings_of_the_terminal_and_the_name_of_the_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = fake_store(40)
+    fake.pixels[3] = 7
+    table = fake.index.drop(columns=["mean", "variance"])
+    rule = Filter(name="PA", query="view == 'PA'")
+    info = DatasetInfo(labels=fake.labels, task="multilabel", notes=("a note",), filters=(rule,))
+    store = store_writer.write(tmp_path / "hospital-a", fake.pixels, table, info)
+    assert main(["describe", str(store.path), "--out", str(tmp_path / "d")]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    page = unescape((tmp_path / "d" / "describe.html").read_text(encoding="utf-8"))
+    warnings = [line.partition(": ")[2] for line in printed if line.startswith(("warning: ", "note: "))]
+    assert len(warnings) >= 2 and any("one gray in all pixels (row" in line for line in warnings)
+    assert all(line in page for line in warnings)
+    kept = next(line for line in printed if line.startswith("cleaning rules of the source"))
+    assert kept[1:] in page and "<h1>hospital-a</h1>" in page and "<title>hospital-a: " in page
 
 
 def test_every_figure_is_a_picture_and_in_the_page(written: Path) -> None:
@@ -97,7 +130,9 @@ def test_every_figure_is_a_picture_and_in_the_page(written: Path) -> None:
 def test_the_page_names_no_patient_and_loads_nothing(store: stores.Store, written: Path) -> None:
     page = (written / "describe.html").read_text(encoding="utf-8")
     assert "secret" not in page and str(store.path) not in page
-    assert not re.search(r"(src|href)=\"(?!data:|#)", page) and "http" not in page and "<script" not in page
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page) and "http" not in page
+    assert page.count("<script") == 1 and "fetch(" not in page
+    assert_menu_in_page_order(page)
 
 
 def test_equal_stores_give_equal_bytes(store: stores.Store, written: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from cxr_ray.tuning.importance import MIN_TRIALS
 from cxr_ray.tuning.sweep import Sweep
 from cxr_ray.tuning.trial import FAILED, FINISHED, RUNNING, STOPPED, WAITING, Trial
 from tests.fakes.sweep import CHEXPERT, comparison, make_sweep
+from tests.report.pages import assert_menu_in_page_order
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 THREE = ("Edema", "Mass", "Effusion")
@@ -42,7 +43,7 @@ def text_of(sweep: Sweep) -> str:
 
 def words(page: str) -> str:
     """The visible text: no tags, scripts or styles, single blanks."""
-    page = re.sub(r"<(style|script|svg).*?</\1>", " ", page, flags=re.DOTALL)
+    page = re.sub(r"<(style|script|svg).*?</\1>", " ", page.replace("<wbr>", ""), flags=re.DOTALL)
     return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", page)))
 
 
@@ -64,6 +65,7 @@ def table_rows(part: str, at: int = 0) -> list[list[str]]:
 
 def test_the_page_is_one_file_that_loads_nothing(sweep16: Sweep) -> None:
     page = text_of(sweep16)
+    assert_menu_in_page_order(page)
     loaded = re.findall(r'(?:src|href|xlink:href)="([^"]*)"', page)
     assert loaded and all(a.startswith(("#", "data:")) for a in loaded)
     assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]+"', "", page)

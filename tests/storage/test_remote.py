@@ -80,6 +80,10 @@ def test_other_schemes_use_the_file_systems_of_pyarrow() -> None:
             "a URL is written to configs and logs and must not contain a secret: s3://bucket/x; set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
         ),
+        (
+            "s3://bucket/x?region=here&secret_key=secret@",
+            "a URL is written to configs and logs and must not contain a secret: s3://bucket/x?region=here&secret_key=***; set",
+        ),
         ("s3://bucket/x?regin=here", "cannot use s3://bucket/x?regin=here: "),
     ],
 )

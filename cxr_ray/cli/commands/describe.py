@@ -3,12 +3,14 @@
 import itertools
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from cyclopts import App
+from cyclopts import App, Parameter
 
+from cxr_ray.cli import config_flags
+from cxr_ray.cli.parameters import Words
 from cxr_ray.cli.terminal import table
 from cxr_ray.errors import UserError
 from cxr_ray.labels import label_values
@@ -20,52 +22,82 @@ app = App(name="describe", help_format="markdown")
 
 @app.default
 def describe(
-    shards: str,
+    shards: str | None = None,
     /,
     *,
-    row: int | None = None,
+    config: Annotated[str | None, Parameter(name=["--config", "-c"])] = None,
+    labels: Words = None,
+    cleaned: Annotated[bool, Parameter(negative="")] = False,
+    row: str | None = None,
+    augmented: Annotated[bool, Parameter(negative="")] = False,
     save: Path | None = None,
     top: int = 15,
     out: Path | None = None,
     images: bool = True,
     derive: str | None = None,
 ) -> None:
-    """Show a store's label frequencies, label vectors and split balance, or one of its images.
+    """Show a store's label frequencies, label vectors and split balance, one of its images, or what training sees of it.
 
     All ingested images are counted. The source's cleaning rules are only applied when a run is planned; one line shows how many
-    rows they keep.
+    rows they keep. --cleaned, --labels and -c count what a run has of the store.
 
     Parameters
     ----------
     shards
-        Folder or URL of the store.
+        Folder or URL of the store. Default: that of the config.
+    config
+        A config file, preset:NAME or the folder of a run: count the rows and labels that it selects.
+    labels
+        Count only these labels, or a group such as competition5.
+    cleaned
+        Count only the rows and labels that the source's cleaning rules keep.
     row
-        Show the image with this row number, and its labels.
+        Show one image with its record and labels: its row number, its path in the dataset, or its file name. Path and patient are
+        shown on the terminal alone.
+    augmented
+        Write a grid of train images as the first epochs of the config augment them, to the file --save.
     save
-        With --row: also write the image to this PNG file.
+        With --row: also write the image to this PNG file. With --augmented: the PNG file (default: augmented.png).
     top
-        Number of label vectors to list; the page lists at least 30.
+        Number of label vectors to list; the page lists at least 30, and label_vectors.csv has all.
     out
-        Folder for describe.html and its figures as PNG: labels, vectors, co-occurrence, split balance, samples, pixels, sizes.
+        Folder for describe.html, its figures as PNG (labels, vectors, co-occurrence, split balance, samples, pixels, sizes) and
+        label_vectors.csv.
     images
         --no-images: write the page without X-ray images.
     derive
         Also count labels made of several, as `data.derive` has them: '{Any fracture: {any: [Rib fracture, Clavicle fracture]}}'.
     """
     from cxr_ray import config as configs
-    from cxr_ray.cli import flags
     from cxr_ray.data import store as stores
-    from cxr_ray.data.derive import with_derived
+    from cxr_ray.data import view
 
-    if save is not None and row is None:
-        raise UserError("--save writes one image: select it with --row N")
-    if row is not None and out is not None:
-        raise UserError("--out is for the complete store, --row for one image: give only one of them")
-    store = stores.open(shards, log=print)
-    if derive is not None:
-        annotation = configs.Data.model_fields["derive"].annotation
-        given = {"data": {"derive": flags.read([derive], annotation, "--derive")}}
-        store = with_derived(store, configs.validate(given, where="--derive").data)
+    if save is not None and row is None and not augmented:
+        raise UserError("--save writes one picture: select an image with --row, or give --augmented")
+    if row is not None and (out is not None or augmented):
+        other = "--augmented" if augmented else "--out"
+        raise UserError(f"{other} is for the complete store, --row for one image: give only one of them")
+    settings = configs.Config() if config is None else config_flags.load(config, [], also=[], usage="")
+    where = shards or settings.data.shards
+    if not where:
+        raise UserError("give the folder of a store, or -c with a config that names one (data.shards)")
+    data = settings.data.model_copy(update=_changes(labels, cleaned, derive, configured=config is not None))
+    if augmented:
+        write_augmented(settings.model_copy(update={"data": data.model_copy(update={"shards": str(where)})}), save)
+        return
+    store = stores.open(where, log=print)
+    seen = ""
+    if labels or cleaned or config is not None:
+        whole, store = len(store.index), view.selected(store, data)
+        how = (
+            "as a run selects its rows and labels"
+            if cleaned or config is not None
+            else "chosen labels, without cleaning"
+        )
+        seen = f"{how}: {len(store.index):,} of {whole:,} images, {len(store.labels)} labels"
+        print(seen)
+    elif derive is not None:
+        store = view.with_derived(store, data)
     if row is not None:
         show_row(store, row, save)
     else:
@@ -73,16 +105,45 @@ def describe(
     if out is not None:
         from cxr_ray.report import store_page
 
-        print(f"page: {store_page.write(store, out, pictures=images, top=max(top, 30)).resolve()}")
+        split = None if config is None else data.split
+        page = store_page.write(store, out, pictures=images, top=max(top, 30), seen=seen, split=split)
+        print(f"page: {page.resolve()}")
     print(f"shards: {store.origin}")
-    print(f"next: cxr-ray train --store {shlex.quote(str(shards))}")
+    print(f"next: cxr-ray train --store {shlex.quote(str(where))}")
+
+
+def _changes(labels: list[str] | None, cleaned: bool, derive: str | None, *, configured: bool) -> dict[str, Any]:
+    """The settings of `data` that the flags of this command replace. Without a config or --cleaned, no filter is applied."""
+    from cxr_ray import config as configs
+    from cxr_ray.cli import flags
+
+    changes: dict[str, Any] = {}
+    if derive is not None:
+        annotation = configs.Data.model_fields["derive"].annotation
+        given = {"data": {"derive": flags.read([derive], annotation, "--derive")}}
+        changes["derive"] = configs.validate(given, where="--derive").data.derive
+    if labels:
+        changes["labels"] = labels
+    if cleaned:
+        changes["filters"] = "default"
+    elif not configured:
+        changes["filters"] = "none"
+    return changes
+
+
+def write_augmented(config: Any, save: Path | None) -> None:
+    """Write the grid of augmented train images to `save`."""
+    from cxr_ray.workflows import augmented
+
+    print(f"augmented: {augmented.write(config, save or Path('augmented.png'))}")
+    print(f"next: cxr-ray train --store {shlex.quote(str(config.data.shards))}")
 
 
 def show_tables(store: Any, top: int) -> None:
     """Print the counts of the store."""
     from cxr_ray.data import summary
     from cxr_ray.data.filters import dropping_filter
-    from cxr_ray.imaging import burned_in
+    from cxr_ray.data.view import warnings_of
 
     index, labels = store.index, list(store.labels)
     size = summary.size(index)
@@ -100,9 +161,8 @@ def show_tables(store: Any, top: int) -> None:
         )
     for note in store.info.notes:
         print(f"note: {note}")
-    for message in (summary.one_gray_warning(index, store.info.filters), burned_in.scan(store).warning()):
-        if message:
-            print(f"warning: {message}")
+    for message in warnings_of(store):
+        print(f"warning: {message}")
 
     frequency = summary.label_frequency(index, labels)
     table(
@@ -133,26 +193,24 @@ def show_tables(store: Any, top: int) -> None:
         table(list(parts.columns), _rows(parts), title="official split")
 
 
-def show_row(store: Any, row: int, save: Path | None) -> None:
-    """Print one image and its labels, without identifiers of a patient (in some datasets the path is one)."""
+def show_row(store: Any, image: str, save: Path | None) -> None:
+    """Print one image, its record and its labels. A terminal is the only place that shows its path and patient."""
+    from cxr_ray.data.view import find_row
+
+    row = find_row(store.index, image)
     matches = store.index[store.index["row"] == row]
-    if matches.empty:
-        low, high = int(store.index["row"].min()), int(store.index["row"].max())
-        raise UserError(
-            f"no row {row} in {store.origin}: its image was refused, or does not exist; row numbers are {low} to {high}"
-        )
     record = matches.iloc[0]
     pixels = store.pictures([row])[0]
     print(ascii_art(pixels))
-    shown = ("view", "sex", "age", "source", "split", "height", "width")
-    values = {name: record[name] for name in shown if name in record.index}
-    print(
-        f"row {row}: "
-        + ", ".join(
-            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+    shown = ("image", "patient", "study", "view", "sex", "age", "source", "url", "split", "height", "width")
+    values = {name: record[name] for name in ("row", *shown) if name in record.index}
+    table(
+        ["record", "value"],
+        [
+            ["path" if name == "image" else name, f"{value:g}" if isinstance(value, float) else str(value)]
             for name, value in values.items()
             if value == value and value is not None
-        )
+        ],
     )
     meaning = {1.0: "positive", 0.0: "negative", -1.0: "uncertain"}
     values_of = label_values(matches, store.labels).iloc[0].astype(float)
@@ -160,7 +218,9 @@ def show_row(store: Any, row: int, save: Path | None) -> None:
     if save is not None:
         from PIL import Image
 
-        save.parent.mkdir(parents=True, exist_ok=True)
+        from cxr_ray.storage.atomic import make_folder
+
+        make_folder(save.absolute().parent)
         Image.fromarray(pixels).save(save, format="PNG")
         print(f"image: {save.resolve()}")
 

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter, validators
 
-from cxr_ray.cli import flags
-from cxr_ray.cli.parameters import Wait
+from cxr_ray.cli import flags, parameters
 from cxr_ray.errors import UserError, unknown
 from cxr_ray.labels import Filter
+from cxr_ray.registry import load_plugins
 from cxr_ray.storage.remote import AnyPath, to_path
 
 USAGE = "cxr-ray ingest SOURCE ROOT OUT [--size 224] [--dry-run] [--SOURCE-OPTION VALUE ...]"
@@ -53,10 +53,12 @@ class Ingest:
     """File of that secret, created if missing. Default: ~/.config/cxr_ray/hash.key."""
     address: str | None = None
     """Address of the Ray cluster, such as auto. Default: RAY_ADDRESS (set in every Ray job), else this machine."""
-    wait: Wait = None
+    wait: parameters.Wait = None
     """Minutes to wait while the cluster has no room, before the command gives up. Default: without an end in a Ray job, else 10."""
     cpus: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None
     """Number of cores to use on this machine. Default: all."""
+    plugins: parameters.Words = None
+    """Modules that register more sources."""
 
     @property
     def size_HW(self) -> tuple[int, int]:
@@ -94,6 +96,7 @@ def ingest(
     report
         With --dry-run: folder for records.parquet and cleaning.json.
     """
+    load_plugins(how.plugins or ())
     source, root, out, options = split_words(words, dry_run=dry_run)
     if report is not None and not dry_run:
         raise UserError("--report needs --dry-run; give both, or neither")
@@ -184,6 +187,7 @@ def run(source: str, root: AnyPath, out: AnyPath, options: dict[str, Any], how: 
 
     size = how.size_HW
     given = {field.name: getattr(how, field.name) for field in dataclasses.fields(how)}
+    del given["plugins"]
     hashed = {name: given.pop(name) for name in ("hash_patients", "hash_key")}
     records = read_records(
         source, root, options, **hashed

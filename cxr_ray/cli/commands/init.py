@@ -60,9 +60,9 @@ def init(store: str, /, *, out: Path | None = None) -> None:
     if file.exists():
         raise UserError(f"{file.resolve()} already exists; give another file with --out FILE, or delete it")
     text = write_config(opened, store, file, this_machine())
-    from cxr_ray.storage.atomic import write_atomic
+    from cxr_ray.storage.atomic import make_folder, write_atomic
 
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.absolute().parent)
     write_atomic(file, text)
     print(f"config: {file.resolve()}")
     print(f"next: edit it, then: {command(file)}")

@@ -9,6 +9,7 @@ from cyclopts import App, Parameter
 from cxr_ray.cli.commands.evaluate import LESS_IMPORTANT, check_thresholds, read_thresholds
 from cxr_ray.cli.parameters import Words
 from cxr_ray.cli.terminal import merge_notes, table
+from cxr_ray.errors import UserError
 
 app = App(name="show", help_format="markdown")
 
@@ -26,8 +27,8 @@ def show(
 ) -> None:
     """Show a run's settings and metrics, also for other labels, parts and thresholds.
 
-    All metrics are computed from saved predictions: nothing is trained or predicted. Showing test with other labels or thresholds
-    counts as a further test-set evaluation.
+    All metrics are computed from saved predictions: nothing is trained, and only --split both predicts, once, the part that is
+    missing. Showing test with other labels or thresholds counts as a further test-set evaluation.
 
     Parameters
     ----------
@@ -36,13 +37,14 @@ def show(
     labels
         Labels, or a group such as competition5, to evaluate and show; averages are over these labels only.
     split
-        Part to show; both: train and val. Default: every part with saved predictions.
+        Part to show. both: train and val, and a figure of their ROC and precision-recall curves side by side. Default: every part
+        with saved predictions.
     thresholds
         One number, LABEL=NUMBER ..., or a rule that is applied on val: youden, f1, recall=0.9, specificity=0.9.
     settings
         List every setting of the run. Default: those that differ from the defaults.
     plugins
-        Modules to import first. Showing a run needs none.
+        Modules to import first. Only --split both may need them.
     """
     from cxr_ray import registry, runs
     from cxr_ray.evaluation import rescore
@@ -55,15 +57,20 @@ def show(
     _print_settings(saved_run, every=settings)
     predicted = rescore.predicted_parts(saved_run)
     parts = predicted if split is None else ["train", "val"] if split == "both" else [split]
-    if split == "both":  # a training does not predict train: only `evaluate --split train` does
-        for part in [p for p in parts if p not in predicted]:
-            print(
-                f"{part}: no predictions of the saved model; run cxr-ray evaluate {shlex.quote(str(run))} --split {part} first"
-            )
-        parts = [p for p in parts if p in predicted]
+    if split == "both":
+        from cxr_ray.workflows import part_curves
+
+        try:
+            part_curves.predict_missing(saved_run)
+        except UserError as error:
+            print(f"the parts cannot be shown side by side: {error}")
+        predicted = rescore.predicted_parts(saved_run)
+        parts = [part for part in parts if part in predicted]
     for part in parts:
         rescored = rescore.rescore(saved_run, part, labels=chosen, thresholds=rule)
         _print_metrics(rescored, saved_run.info["task"], saved_run.path.name)
+    if split == "both" and len(parts) == 2:
+        print(f"curves: {part_curves.write(saved_run, chosen or saved_run.info['labels'])}")
     if rescore.epoch_files(saved_run) or (chosen is None and rule is None):
         _print_epochs(rescore.progress(saved_run, labels=chosen, thresholds=rule))
     else:

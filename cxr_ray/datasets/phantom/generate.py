@@ -16,7 +16,7 @@ from PIL import Image
 
 from cxr_ray.datasets.phantom.drawing import Box, canvas_of, draw_anatomy, place_finding, render
 from cxr_ray.errors import UserError
-from cxr_ray.storage.atomic import write_atomic
+from cxr_ray.storage.atomic import make_folder, write_atomic
 from cxr_ray.storage.remote import to_local_path
 
 FINDINGS = ("Cardiomegaly", "Edema", "Lung Opacity", "Pneumothorax", "Pleural Effusion", "Support Devices")
@@ -76,7 +76,7 @@ def write(
         raise UserError(f"seed={seed}: give 0 or more")
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(f"{out.absolute()} is not empty; give a new folder, or remove it first")
-    (out / "images").mkdir(parents=True, exist_ok=True)
+    make_folder(out / "images")
     records: list[dict[str, Any]] = []
     boxes: list[tuple[str, *Box]] = []
     for number in range(patients):

@@ -32,3 +32,53 @@ def test_derived_labels_are_counted(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "Any" in (tmp_path / "page" / "describe.html").read_text()
     assert cli.main(["describe", str(store.path), "--derive", "{Any: {any: [Edma]}}"]) == 2
     assert "unknown label 'Edma' in data.derive.Any; did you mean 'Edema'?" in capsys.readouterr().err
+
+
+def test_one_image_by_its_name_with_its_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = write_store(tmp_path / "shards", seed=0)
+    record = store.index.iloc[5]
+    outputs = []
+    for name in (str(record["row"]), record["image"], record["image"].rpartition("/")[2]):
+        assert cli.main(["describe", str(store.path), "--row", name, "--save", str(tmp_path / "x.png")]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] == outputs[2]
+    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in outputs[0].splitlines() if len(line.split()) > 1}
+    assert (
+        lines["path"] == record["image"] and lines["patient"] == record["patient"] and lines["study"] == record["study"]
+    )
+    assert lines["row"] == str(record["row"])
+    for label in store.labels:
+        assert lines[label] == ("positive" if record[label] == 1 else "negative")
+    assert cli.main(["describe", str(store.path), "--row", "nothing"]) == 2
+    assert "no image is called 'nothing'" in capsys.readouterr().err
+
+
+def test_rows_and_labels_of_a_run_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = write_store(tmp_path / "shards", seed=0)
+    config = tmp_path / "c.yaml"
+    config.write_text(f"data: {{shards: {store.path}, labels: [Mass], filters: [\"view == 'PA'\"]}}\n")
+    assert cli.main(["describe", "-c", str(config), "--out", str(tmp_path / "d")]) == 0
+    rows = int((store.index["view"] == "PA").sum())
+    out = capsys.readouterr().out
+    assert f"as a run selects its rows and labels: {rows} of {len(store)} images, 1 labels" in out
+    assert f"{rows} of {len(store)} images" in (tmp_path / "d" / "describe.html").read_text()
+    assert cli.main(["describe", str(store.path), "--labels", "pair"]) == 0
+    out = capsys.readouterr().out
+    assert "chosen labels, without cleaning" in out and "Tubes" not in out
+    assert cli.main(["describe", str(store.path), "--labels", "par"]) == 2
+    assert "did you mean 'pair'" in capsys.readouterr().err
+
+
+def test_a_grid_of_augmented_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = write_store(tmp_path / "shards", seed=0)
+    file = tmp_path / "new" / "seen.png"
+    assert cli.main(["describe", str(store.path), "--augmented", "--save", str(file)]) == 0
+    assert file.read_bytes().startswith(b"\x89PNG") and f"augmented: {file}" in capsys.readouterr().out
+    for words, message in (
+        (["--augmented", "--row", "7"], "give only one"),
+        (["--save", "x.png"], "--save writes one picture"),
+    ):
+        assert cli.main(["describe", str(store.path), *words]) == 2
+        assert message in capsys.readouterr().err
+    assert cli.main(["describe", "--augmented"]) == 2
+    assert "give the folder of a store, or -c" in capsys.readouterr().err

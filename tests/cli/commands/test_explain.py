@@ -14,6 +14,7 @@ from cxr_ray.cli import main
 from cxr_ray.cli.commands import explain
 from cxr_ray.errors import UserError
 from tests.fakes.explained import store, trained
+from tests.report.pages import assert_menu_in_page_order
 
 
 def run_command(*words: object) -> int:
@@ -102,6 +103,7 @@ def test_the_audit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = pd.read_csv(tmp_path / "a" / "audit.csv")
     assert {"Mass positive", "view AP", "view PA"} <= set(table["group"])
     page = (tmp_path / "a" / "audit.html").read_text(encoding="utf-8")
+    assert_menu_in_page_order(page)
     assert "secret" not in page and "http" not in page.replace("http://www.w3.org", "")
     assert (tmp_path / "a" / "mean_maps-saliency.png").is_file()
 

@@ -1,4 +1,4 @@
-"""A colleague's job: holds CPUs of a cluster until it is ended."""
+"""A job of a colleague: it uses CPUs of a cluster until it is ended."""
 
 import os
 import subprocess
@@ -11,19 +11,19 @@ import sys
 import ray
 
 @ray.remote(num_cpus=float(sys.argv[2]))
-class Held:
+class Job:
     def ready(self):
-        return "held"
+        return "started"
 
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
-held = Held.remote()
-print(ray.get(held.ready.remote()), flush=True)
+job = Job.remote()
+print(ray.get(job.ready.remote()), flush=True)
 sys.stdin.read()
 """
 
 
 @contextmanager
-def held_cpus(address: str, cpus: float) -> Iterator[subprocess.Popen[str]]:
+def cpus_in_use(address: str, cpus: float) -> Iterator[subprocess.Popen[str]]:
     """Within it, `cpus` CPUs of the cluster are in use, until the process that is yielded ends."""
     environment = {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
     process = subprocess.Popen(
@@ -34,7 +34,7 @@ def held_cpus(address: str, cpus: float) -> Iterator[subprocess.Popen[str]]:
         text=True,
     )
     try:
-        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        assert process.stdout is not None and process.stdout.readline() == "started\n"
         yield process
     finally:
         process.terminate()

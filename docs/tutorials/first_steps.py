@@ -1,5 +1,5 @@
 # %% [markdown]
-# # First steps
+# # Your first model
 #
 # From images to a report, a sweep, a comparison, an ensemble and a prediction, on synthetic chest X-rays. Open this file as a
 # notebook (VS Code and PyCharm read it as it is; `jupytext --to ipynb first_steps.py` converts it), or run it in an empty folder:
@@ -35,6 +35,7 @@ store = cxr_ray.ingest(records, raw, "shards", size=32)
 print(store)
 first = store[0]
 print(f"row {first.row}: {first.image.shape} {first.image.dtype}, {first.labels}")
+store.show(first.row)
 
 # %% [markdown]
 # ## A torch loop of your own
@@ -85,7 +86,10 @@ print(run)
 # %%
 evaluation = cxr_ray.evaluate(run, split="val", thresholds="f1")
 print(evaluation)
-print(evaluation.table[["recall", "auroc", "precision"]].round(3))
+evaluation.table[["recall", "auroc", "precision"]].round(3)
+
+# %%
+evaluation.figure("roc-Pleural Effusion")
 
 # %% [markdown]
 # ## Search hyperparameters
@@ -104,7 +108,7 @@ sweep = cxr_ray.tune(
     }
 )
 print(sweep)
-print(sweep.trials[["trial", "status", "epochs", "optim.lr"]])
+sweep.trials[["trial", "status", "epochs", "optim.lr"]]
 
 # %% [markdown]
 # ## Compare
@@ -117,7 +121,7 @@ second = cxr_ray.train({**settings, "name": "second", "seed": 1})
 comparison = cxr_ray.compare([run, second], split="val")
 print(comparison)
 means = comparison.differences.query("label == 'mean'").set_index("metric")
-print(means[["value", "low", "high"]].round(3))
+means[["value", "low", "high"]].round(3)
 
 # %% [markdown]
 # ## Ensemble and prediction
@@ -141,3 +145,15 @@ print(f"loss of the first and last epoch: {losses[0]:.4f} {losses[-1]:.4f}")
 print(f"winner: {sweep.best}")
 print(f"probabilities: {probabilities.shape}, from {probabilities.min():.3f} to {probabilities.max():.3f}")
 print(f"largest difference between file and store: {np.abs(from_file[0] - probabilities[0]).max():.6f}")
+
+# %% tags=["remove-cell"]
+from pathlib import Path
+
+assert len(store) == len(list(Path("raw/images").iterdir())) >= 40
+assert 0 < losses[-1] < losses[0] < 1
+assert repr(sweep.best).startswith("Run(best: lenet, finished, on test: recall ")
+assert probabilities.shape == (2, 6) and 0 < probabilities.min() < probabilities.max() < 1
+assert np.abs(from_file[0] - probabilities[0]).max() < 1e-5
+for file in ("first/report.html", "sweep/sweep.html", "sweep/best/report.html", "both/run.json"):
+    assert (Path("runs") / file).is_file(), file
+assert sorted(path.name for path in Path().iterdir()) == ["raw", "runs", "shards"]

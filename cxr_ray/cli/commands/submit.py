@@ -1,0 +1,187 @@
+"""`cxr-ray submit`: runs another command as a job of a Ray cluster. The jobs themselves are in on_ray.submit."""
+
+import re
+import shlex
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from cxr_ray.cli.command_list import COMMANDS
+from cxr_ray.cli.terminal import table
+from cxr_ray.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from cxr_ray.on_ray.submit import Job, Jobs
+
+PLACES_ITS_WORK = ("ingest", "train", "tune", "predict", "serve")
+"""Commands that start Ray workers for what is heavy. The others do it themselves, and run on a worker's node."""
+WITH_NAME = ("train", "tune")
+FILE_FLAGS = ("-c", "--config")
+RELATIVE = re.compile(r"[\w.~+@%=][\w.~+@%=-]*(?:/[\w.~+@%=-]+)*/?")
+"""What can be a relative path: no pattern, list or sentence, and no absolute path or URL."""
+
+app = App(
+    name="submit",
+    usage="Usage: cxr-ray submit [--address URL] [--no-wait] -- COMMAND ... | --status [--stop NAME]",
+    help_format="markdown",
+    help_epilogue="`cxr-ray submit -- train -c preset:demo --store /data/shards/x --output /data/runs --name first --train.workers 2`",
+)
+
+
+@app.default
+def submit(
+    *words: Annotated[str, Parameter(name="command", allow_leading_hyphen=True)],
+    address: str | None = None,
+    working_dir: Path = Path(),
+    python: str = "python",
+    gpus: float = 0.0,
+    wait: bool = True,
+    status: Annotated[bool, Parameter(negative="")] = False,
+    stop: str | None = None,
+) -> int:
+    """Run a command as a job of a Ray cluster, and follow its log.
+
+    The working directory is uploaded without what .gitignore names; data and results are absolute paths that every node sees, or URLs.
+    Ctrl-C ends the following, not the job. The job's id is the name of its run.
+
+    Parameters
+    ----------
+    words
+        The command after `--`, as on this machine: `-- train -c my.yaml --output /data/runs`.
+    address
+        URL of the cluster's dashboard. Default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265.
+    working_dir
+        Folder to upload, less than 100 MiB.
+    python
+        Interpreter on the cluster. A bare name is looked up in the PATH that `ray start` had.
+    gpus
+        GPUs for a command that runs in one process, such as evaluate. Trainings ask for theirs themselves.
+    wait
+        Follow the log until the job ends, and end with its exit code.
+    status
+        List the cluster's jobs.
+    stop
+        Stop the job of this name: it writes a checkpoint first.
+    """
+    from cxr_ray.on_ray import submit as on_ray
+
+    if status or stop is not None:
+        if words:
+            raise UserError("--status and --stop take no command")
+        jobs = on_ray.Jobs(address)
+        if stop is not None:
+            jobs.stop(stop)
+            print(f"stopping: {stop} (it may take {on_ray.STOP_WAIT_S} s for a step and a checkpoint)")
+            print(f"next: cxr-ray submit --status{_with(address)}")
+        else:
+            _list(jobs)
+        return 0
+    job = read_job(words, working_dir.absolute(), python=python, gpus=gpus)
+    jobs = on_ray.Jobs(address)
+    name = jobs.start(job)
+    print(f"job: {name} on {jobs.address}")
+    print(f"same as: {job.by_hand(jobs.address)}")
+    if not wait:
+        print(f"next: cxr-ray submit --status{_with(address)}")
+        return 0
+    return _follow(jobs, name, job, address)
+
+
+def _follow(jobs: "Jobs", name: str, job: "Job", address: str | None) -> int:
+    try:
+        status = jobs.follow(name, print)
+    except KeyboardInterrupt:
+        print(f"the job {name} goes on; stop it with: cxr-ray submit --stop {name}{_with(address)}")
+        return 0
+    print(f"job: {name} {status.lower()}")
+    result = _result(job)
+    if result is not None and status == "SUCCEEDED":
+        print(f"result: {result}, on the cluster's storage")
+        if job.words[0] in WITH_NAME:
+            print(f"next: cxr-ray submit{_with(address)} -- evaluate {shlex.quote(result)}")
+            page = "report.html" if job.words[0] == "train" else "sweep.html"
+            print(f"to read its page here: ray rsync-down cluster.yaml {shlex.quote(result)}/{page} {page}")
+    return jobs.exit_code(name)
+
+
+def read_job(words: tuple[str, ...], working_dir: Path, *, python: str = "python", gpus: float = 0.0) -> "Job":
+    """The job of a command. Raises `UserError` for what would fail on the cluster and can be seen here."""
+    from cxr_ray.on_ray.submit import Job
+
+    if not words:
+        raise UserError("give the command after --, as in: cxr-ray submit -- train -c my.yaml --output /data/runs")
+    command, rest = words[0], list(words[1:])
+    if command not in COMMANDS or command == "submit":
+        raise unknown("command", command, [name for name in COMMANDS if name != "submit"])
+    if not working_dir.is_dir():
+        raise UserError(f"--working-dir {working_dir} is no folder")
+    _check_paths(command, rest, working_dir)
+    name = _flag(rest, "--name") if command in WITH_NAME else None
+    if name is None:
+        name = f"{command}-{datetime.now():%Y%m%d-%H%M%S}"
+        if command in WITH_NAME and not {"--resume"} & set(rest):
+            rest += ["--name", name]
+    cpus = 0.0 if command in PLACES_ITS_WORK else 1.0
+    return Job(name, (command, *rest), working_dir, python, cpus, 0.0 if command in PLACES_ITS_WORK else gpus)
+
+
+def _check_paths(command: str, words: list[str], working_dir: Path) -> None:
+    """Raises `UserError` for a relative path that is not a file of the working directory: a job runs in a copy of that folder."""
+    if command in WITH_NAME and _flag(words, "--output") is None and not {"--resume"} & set(words):
+        raise UserError(
+            f"a job's {command} needs --output with an absolute path that every node sees, such as --output /data/runs: the default, "
+            "runs, would be written to Ray's copy of the working directory"
+        )
+    for before, word in zip(["", *words], words, strict=False):
+        value = word.partition("=")[2] if word.startswith("--") else word
+        if before in FILE_FLAGS or not RELATIVE.fullmatch(value) or (working_dir / value).is_file():
+            continue
+        if "/" not in value and not (working_dir / value).is_dir():
+            continue
+        raise UserError(
+            f"{value} is a relative path, and a job runs in a copy of {working_dir}, which has no data and does not last: give an absolute "
+            "path that every node sees, or a URL"
+        )
+
+
+def _flag(words: list[str], flag: str) -> str | None:
+    """The value of a flag, in either spelling."""
+    for at, word in enumerate(words):
+        if word == flag and at + 1 < len(words):
+            return words[at + 1]
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _result(job: "Job") -> str | None:
+    """Where the result of a finished job lies, if its command says so."""
+    words = list(job.words)
+    if words[0] in WITH_NAME:
+        resumed, output = _flag(words, "--resume"), _flag(words, "--output")
+        return resumed if output is None else f"{output.rstrip('/')}/{_flag(words, '--name')}"
+    return _flag(words, "--out")
+
+
+def _list(jobs: "Jobs") -> None:
+    rows = jobs.list()
+    table(
+        ["job", "status", "started", "command"],
+        [
+            [
+                row["name"],
+                row["status"].lower(),
+                f"{datetime.fromtimestamp(row['started']):%Y-%m-%d %H:%M}",
+                row["command"].partition("-m cxr_ray ")[2] or row["command"],
+            ]
+            for row in rows
+        ],
+        title=f"{len(rows)} jobs of {jobs.address}",
+        first_out=["started"],
+    )
+
+
+def _with(address: str | None) -> str:
+    return "" if address is None else f" --address {shlex.quote(address)}"

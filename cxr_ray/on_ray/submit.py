@@ -1,0 +1,202 @@
+"""Commands as jobs of a Ray cluster, over HTTP: submit, follow the log, stop. A job runs in an uploaded copy of a folder."""
+
+import asyncio
+import json
+import logging
+import os
+import shlex
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.job_submission import JobSubmissionClient
+
+from cxr_ray.errors import UserError
+
+ADDRESS = "http://127.0.0.1:8265"
+STOP_WAIT_S = 120
+"""Time between a job's stop and its kill. Ray's default of 3 s is less than a step and a checkpoint of a large model need."""
+WAITING_EVERY_S = 30.0
+TERMINAL = ("SUCCEEDED", "FAILED", "STOPPED")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command to submit."""
+
+    name: str
+    """The wanted submission id."""
+    words: Sequence[str]
+    """The command and its arguments, without `cxr-ray`."""
+    working_dir: Path
+    python: str = "python"
+    """The interpreter on the cluster; a bare name is looked up in the PATH of `ray start`."""
+    cpus: float = 0.0
+    """Cores reserved for the command's own process: 0 for one that places its work itself, which then runs on the head."""
+    gpus: float = 0.0
+
+    @property
+    def entrypoint(self) -> str:
+        """The shell command of the job."""
+        return shlex.join([self.python, "-m", "cxr_ray", *self.words])
+
+    @property
+    def runtime_env(self) -> dict[str, Any]:
+        """Ray's description of the job's environment. It is stored on the cluster in plain text, and holds no secret."""
+        return {
+            "working_dir": str(self.working_dir),
+            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), "PYTHONUNBUFFERED": "1"},
+        }
+
+    def by_hand(self, address: str) -> str:
+        """The `ray job submit` command that does the same."""
+        environment = {"env_vars": self.runtime_env["env_vars"]}
+        place = [*(["--entrypoint-num-cpus", f"{self.cpus:g}"] if self.cpus else [])]
+        place += ["--entrypoint-num-gpus", f"{self.gpus:g}"] if self.gpus else []
+        words = ["ray", "job", "submit", "--address", address, "--submission-id", self.name, *place]
+        words += ["--working-dir", str(self.working_dir), "--runtime-env-json", json.dumps(environment), "--"]
+        return f"{shlex.join(words)} {self.entrypoint}"
+
+
+class Jobs:
+    """The jobs of the cluster whose dashboard is at `address`. Raises `UserError` if it does not answer or refuses the token."""
+
+    def __init__(self, address: str | None = None) -> None:
+        self.address = _dashboard(address)
+        logging.getLogger("ray").setLevel(logging.ERROR)  # hints of other commands than ours
+        try:
+            self._client: Any = JobSubmissionClient(self.address)
+            self._client.get_version()
+        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.AuthenticationError) as error:
+            raise self._user_error(error) from None
+
+    def start(self, job: Job) -> str:
+        """Upload the working directory and start `job`; returns its id: the name, with a number if that is used already."""
+        used = {details.submission_id for details in self._client.list_jobs()}
+        name, number = job.name, 2
+        while name in used:
+            name, number = f"{job.name}-{number}", number + 1
+        try:
+            return str(
+                self._client.submit_job(
+                    entrypoint=job.entrypoint,
+                    submission_id=name,
+                    runtime_env=job.runtime_env,
+                    entrypoint_num_cpus=job.cpus or None,
+                    entrypoint_num_gpus=job.gpus or None,
+                )
+            )
+        except ValueError as error:
+            if "exceeds the maximum size" not in str(error):
+                raise
+            size = str(error).partition("(")[2].partition(")")[0]
+            raise UserError(
+                f"{job.working_dir} has {size} to upload, and Ray takes 100 MiB: list data, runs and environments in its .gitignore "
+                "or .rayignore, or give a smaller folder with --working-dir"
+            ) from None
+        except (RuntimeError, OSError) as error:
+            raise self._user_error(error) from None
+
+    def status(self, name: str) -> str:
+        """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED. Raises `UserError` for an unknown job."""
+        return str(self._info(name).status)
+
+    def exit_code(self, name: str) -> int:
+        """The exit code of an ended job's command; 143 if it was stopped."""
+        info = self._info(name)
+        if str(info.status) == "SUCCEEDED":
+            return 0
+        if str(info.status) == "STOPPED":
+            return 143
+        return int(info.driver_exit_code or 1)
+
+    def list(self) -> list[dict[str, Any]]:
+        """name, status, started (seconds since 1970), command, of each submitted job, newest first."""
+        found = [d for d in self._client.list_jobs() if d.submission_id]
+        rows = [
+            {
+                "name": d.submission_id,
+                "status": str(d.status),
+                "started": (d.start_time or 0) / 1000,
+                "command": d.entrypoint,
+            }
+            for d in found
+        ]
+        return sorted(rows, key=lambda row: -float(row["started"]))
+
+    def stop(self, name: str) -> None:
+        """Ask a job to stop: its command gets SIGTERM, writes a checkpoint, and ends. Raises `UserError` for an unknown job."""
+        self._info(name)
+        try:
+            self._client.stop_job(name)
+        except (RuntimeError, OSError) as error:
+            raise self._user_error(error) from None
+
+    def follow(self, name: str, log: Callable[[str], None]) -> str:
+        """Pass the job's output to `log` line by line until it ends; returns its status. While it waits for room, a line every 30 s."""
+        try:
+            return asyncio.run(self._follow(name, log))
+        except (RuntimeError, OSError) as error:
+            raise self._user_error(error) from None
+
+    async def _follow(self, name: str, log: Callable[[str], None]) -> str:
+        shown, rest = 0, ""
+        waiting_since = logged = time.monotonic()
+        while True:
+            status = self.status(name)
+            if status == "PENDING" and time.monotonic() - logged >= WAITING_EVERY_S:
+                logged = time.monotonic()
+                message = " ".join(str(self._info(name).message or "").split())
+                log(f"waiting {logged - waiting_since:.0f} s for the job to start: {message}")
+            if status != "PENDING":
+                skip = shown
+                async for text in self._tail(name):
+                    fresh = text[skip:] if skip else text
+                    skip = max(0, skip - len(text))
+                    shown += len(fresh)
+                    *lines, rest = (rest + fresh).split("\n")
+                    for line in lines:
+                        log(line)
+            if (status := self.status(name)) in TERMINAL:
+                if rest:
+                    log(rest)
+                return status
+            await asyncio.sleep(1.0)
+
+    async def _tail(self, name: str) -> AsyncIterator[str]:
+        """What the job writes, until it ends or the connection is lost; a new call starts at the beginning again."""
+        with suppress(RuntimeError, OSError):
+            async for text in self._client.tail_job_logs(name):
+                yield text
+
+    def _info(self, name: str) -> Any:
+        try:
+            return self._client.get_job_info(name)
+        except RuntimeError as error:
+            if "404" in str(error):
+                raise UserError(f"no job {name} on {self.address}; `cxr-ray submit --status` lists the jobs") from None
+            raise self._user_error(error) from None
+
+    def _user_error(self, error: Exception) -> UserError:
+        text = " ".join(str(error).split())
+        if "token" in text.lower() or "401" in text or "403" in text:
+            return UserError(
+                f"the cluster at {self.address} wants its token: set RAY_AUTH_MODE=token and keep the head's token in ~/.ray/auth_token "
+                f"(or name its file in RAY_AUTH_TOKEN_PATH) ({text[:200]})"
+            )
+        return UserError(
+            f"no Ray dashboard answers at {self.address} ({text[:200]}); give --address http://HEAD:8265, or open a tunnel with "
+            "`ray dashboard cluster.yaml`"
+        )
+
+
+def _dashboard(address: str | None) -> str:
+    """The URL of the dashboard: `address`, else RAY_API_SERVER_ADDRESS, else Ray's own default on this machine."""
+    found = address or os.environ.get("RAY_API_SERVER_ADDRESS") or ADDRESS
+    if found.startswith("ray://") or found == "auto":
+        raise UserError(f"--address {found}: jobs are submitted to the dashboard: give --address http://HEAD:8265")
+    return (found if "://" in found else f"http://{found}").rstrip("/")

@@ -1,0 +1,72 @@
+"""`cxr-ray submit` without a cluster: what it refuses before anything is uploaded. With one: tests/integration/test_submit.py."""
+
+from pathlib import Path
+
+import pytest
+
+from cxr_ray.cli import main
+
+TRAIN = ["train", "--store", "/data/x", "--output", "/data/runs"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give the command after --"),
+        (["trian"], "did you mean 'train'"),
+        (["submit", "--", "train"], "unknown command"),
+        (["train", "--store", "/data/x"], "needs --output with an absolute path"),
+        (["tune", "-c", "c.yaml"], "needs --output with an absolute path"),
+        (["train", "--store", "shards/x", "--output", "/data/runs"], "shards/x is a relative path"),
+        (["train", "--store=shards/x", "--output", "/data/runs"], "shards/x is a relative path"),
+        (["train", "--store", "/data/x", "--output", "runs/here"], "runs/here is a relative path"),
+        (["evaluate", "runs/first"], "runs/first is a relative path"),
+        (["ingest", "nih", "folder", "/data/out"], "folder is a relative path"),
+    ],
+)
+def test_what_would_fail_on_the_cluster_is_refused_here(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    assert main(["submit", "--working-dir", str(tmp_path), "--", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        TRAIN,
+        ["train", "-c", "configs/missing/here.yaml", "--output", "s3://ours/runs"],
+        [
+            "ingest",
+            "table",
+            "/data",
+            "/out",
+            "--table",
+            "films.csv",
+            "--values",
+            "{Y: 1}",
+            "--patient-regex",
+            "^(p/[0-9]+)_",
+        ],
+        ["evaluate", "/data/runs/first", "--thresholds", "recall=0.9"],
+        ["train", "--resume", "/data/runs/first"],
+    ],
+)
+def test_what_may_work_gets_as_far_as_the_cluster(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "films.csv").touch()
+    # Port 9 discards: nothing listens there.
+    flags = ["--address", "http://127.0.0.1:9", "--working-dir", str(tmp_path)]
+    assert main(["submit", *flags, "--", *words]) == 2
+    assert "no Ray dashboard answers at http://127.0.0.1:9" in capsys.readouterr().err
+
+
+def test_a_missing_folder_and_a_ray_client_address_are_explained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", "--working-dir", str(tmp_path / "none"), "--", *TRAIN]) == 2
+    assert "is no folder" in capsys.readouterr().err
+    assert main(["submit", "--address", "auto", "--status"]) == 2
+    assert "give --address http://HEAD:8265" in capsys.readouterr().err

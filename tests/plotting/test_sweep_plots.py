@@ -1,0 +1,58 @@
+"""The figures of a sweep as a reader sees them alone, and who wins a column of a heat map."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cxr_ray.plotting import sweep_plots as plots
+from cxr_ray.plotting.sweep_plots import Shown
+from tests.plotting.standing import assert_stands_alone
+
+SHOWN = (Shown("0000", base=True), Shown("0001", best=True), Shown("0002", stopped=True), Shown("0003"))
+AXIS = plots.scale("optim.lr", [1e-4, 1e-3, 1e-2, 3e-3], "loguniform", [1e-5, 1e-1])
+STEPS = plots.scale("data.oversample_min_count", [0, 250, 10_250, 500], "integer", [0, 10_250])
+LINES = tuple(((0, 1, 2), (0.1, 0.2 + k / 10, 0.3)) for k in range(4))
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        lambda: plots.hyperparameter(SHOWN, AXIS, (1e-4, 1e-3, 1e-2, 3e-3), (0.1, 0.4, 0.2, 0.3), "Mean recall"),
+        lambda: plots.hyperparameter(SHOWN, STEPS, (0, 250, 10_250, 500), (0.1, 0.4, 0.2, 0.3), "Mean recall"),
+        lambda: plots.curves(SHOWN, LINES, "Mean recall"),
+        lambda: plots.pareto(SHOWN, ((0.1, 0.2), (0.4, 0.3), (0.2, 0.5), (0.1, 0.1)), (False, True, True, False), ("Recall", "F1")),
+        lambda: plots.importance(("optim.lr", "seed"), (0.4, 0.1), (0.1, 0.1)),
+        lambda: plots.heat(("0000", "0001"), ("Edema", "Mass"), ((0.1, 0.2), (0.3, 0.0)), "Recall"),
+    ],
+)  # fmt: skip
+def test_every_figure_stands_alone(figure) -> None:  # type: ignore[no-untyped-def]
+    assert_stands_alone(figure())
+
+
+def test_the_legend_has_the_marks_that_occur() -> None:
+    def names(shown: tuple[Shown, ...]) -> list[str]:
+        figure = plots.curves(shown, LINES[: len(shown)], "Recall")
+        return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+    assert names(SHOWN) == ["best", "base configuration", "ended early"]
+    assert names(SHOWN[1:2]) == ["best"] and names(SHOWN[3:]) == []
+
+
+def test_ticks_of_parallel_coordinates_state_their_place() -> None:
+    for axis in (STEPS, plots.scale("x", [10_000, 10_900], "uniform", [10_000, 10_900])):
+        for place, text in axis.ticks():
+            assert axis.place(float(text)) == pytest.approx(place)
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([np.nan, 0.0, 0.25, 0.5, 1.0]), min_size=3, max_size=3), min_size=1, max_size=5)
+)
+def test_a_winner_is_the_highest_of_a_column_that_differs(rows: list[list[float]]) -> None:
+    won, shares = plots.winners(rows), plots.shares(rows)
+    for j in range(3):
+        column = [row[j] for row in rows if not np.isnan(row[j])]
+        for i, row in enumerate(rows):
+            assert won[i][j] == (len(set(column)) > 1 and row[j] == max(column))
+        if column and not any(column):  # all are 0: nobody wins and nothing is dark
+            assert all(shares[i][j] == 0 for i, row in enumerate(rows) if not np.isnan(row[j]))
