@@ -28,6 +28,10 @@ IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that Ray sets for a submitted job."""
 
 
+class WaitedInVain(UserError):
+    """There was no room for as long as the user wanted to wait."""
+
+
 def now() -> Room:
     """The room of the connected cluster."""
     nodes = {node["NodeID"]: dict(node["Resources"]) for node in ray.nodes() if node["Alive"]}
@@ -108,9 +112,9 @@ def line(bundle: Resources, count: int, room: Room) -> str:
     return f"waiting for {_request(bundle, count)}; free {room.free_for(bundle)}{starting}"
 
 
-def in_vain(bundle: Resources, count: int, minutes: float, room: Room) -> UserError:
+def in_vain(bundle: Resources, count: int, minutes: float, room: Room) -> WaitedInVain:
     """The error after a wait of `minutes`."""
-    return UserError(
+    return WaitedInVain(
         f"no room for {_request(bundle, count)} within {minutes:g} minutes: {room.free_for(bundle)} of them would fit now on "
         f"{len(room.nodes)} {'node' if len(room.nodes) == 1 else 'nodes'}; run the same command again later or with a longer --wait MINUTES, start more nodes, or ask "
         "for fewer or smaller workers"

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import ray
@@ -84,23 +85,29 @@ def tune(
             if proposals.remaining:
                 cores = int(cluster_total("CPU", found.nodes)) if found.is_local else None
                 with noise.into(sweep.path / "ray.log"), cluster.session(address, num_cpus=cores, dashboard=True):
-                    waiting = RoomWait(resources, room.wait_limit(wait), said)
+                    waiting = RoomWait(resources, room.wait_limit(wait), partial(_tell, sweep, said))
                     _run(sweep, proposals, searched, _Trials(prepared, resources, waiting), said, on_update)
         return sweep
 
 
+def _tell(sweep: Sweep, said: events.Said, line: str) -> None:
+    """Say that trials wait for room, and record it."""
+    events.record(sweep.path, "waiting", line)
+    said(line)
+
+
 @contextmanager
 def _recorded(sweep: Sweep, said: events.Said) -> Iterator[None]:
-    """Within it, trials run: record in `sweep.json` and the events that they started, and how the sweep ended. A folder without
-    a trial is removed on an error of the user: the fixed configuration may use the name."""
+    """Within it, trials run: record in `sweep.json` and the events that they started, and how the sweep ended. A folder in which no trial
+    was started is removed on an error of the user: the fixed configuration may use the name."""
     said.keep_in(sweep.path)
     sweep.update(status="started", error=None)
     events.record(sweep.path, "started")
     try:
         yield
     except BaseException as error:
-        given = (sweep.path / "trials.json").exists() or (sweep.path / "trials").exists()
-        if isinstance(error, UserError) and not given:
+        is_new = not (sweep.path / "trials").exists() and not isinstance(error, room.WaitedInVain)
+        if isinstance(error, UserError) and is_new:
             shutil.rmtree(sweep.path)
             raise
         status, why = setup.end_of(error)

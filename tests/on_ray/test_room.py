@@ -178,7 +178,8 @@ def test_a_sweep_waits_for_room_says_so_and_takes_what_there_is(store, tmp_path,
         holder.terminate()
     assert waiting.end() == 0
     assert yaml.safe_load((sweep / "sweep.json").read_text())["status"] == "finished"
-    assert kinds(sweep)[-2:] == ["started", "finished"]
+    assert kinds(sweep)[:2] == ["started", "failed"] and kinds(sweep)[2:4] == ["started", "waiting"]
+    assert kinds(sweep)[-1] == "finished"
 
 
 @pytest.mark.cluster
