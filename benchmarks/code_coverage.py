@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import coverage
 
@@ -19,7 +20,7 @@ ELSEWHERE = {"on_ray": "the tests with Ray run it", "cli": "the tests with Ray r
 """Packages that may be below `LEAST`, and why."""
 
 
-def by_package(report: dict[str, dict[str, dict[str, int]]]) -> dict[str, tuple[int, int]]:
+def by_package(report: dict[str, Any]) -> dict[str, tuple[int, int]]:
     """(reached, all) lines and branches of each package and root module, from coverage's JSON report."""
     sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for name, file in report["files"].items():

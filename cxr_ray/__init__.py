@@ -19,9 +19,11 @@ if TYPE_CHECKING:  # for type checkers and editors; _PUBLIC is what Python reads
     from cxr_ray.models.serialization import save_model
     from cxr_ray.runs import Run
     from cxr_ray.tuning.sweep import Sweep
+    from cxr_ray.workflows.embed import embed
     from cxr_ray.workflows.evaluations import compare, evaluate
     from cxr_ray.workflows.explain import explain
     from cxr_ray.workflows.ingest import ingest
+    from cxr_ray.workflows.predict import Prediction, predict
     from cxr_ray.workflows.results import Comparison, Evaluation
     from cxr_ray.workflows.runs import load_run, make_ensemble, resume, train
     from cxr_ray.workflows.tune import load_sweep, tune
@@ -48,6 +50,7 @@ _PUBLIC = {
     "load_model": "cxr_ray.inference.loading:load_model",
     "load_predictor": "cxr_ray.inference.loading:load_predictor",
     "Predictor": "cxr_ray.inference.predictor:Predictor",
+    "embed": "cxr_ray.workflows.embed:embed",
     # Runs
     "train": "cxr_ray.workflows.runs:train",
     "resume": "cxr_ray.workflows.runs:resume",
@@ -59,6 +62,8 @@ _PUBLIC = {
     "Evaluation": "cxr_ray.workflows.results:Evaluation",
     "compare": "cxr_ray.workflows.evaluations:compare",
     "Comparison": "cxr_ray.workflows.results:Comparison",
+    "predict": "cxr_ray.workflows.predict:predict",
+    "Prediction": "cxr_ray.workflows.predict:Prediction",
     "explain": "cxr_ray.workflows.explain:explain",
     "Explanation": "cxr_ray.explanation.results:Explanation",
     "tune": "cxr_ray.workflows.tune:tune",
@@ -77,6 +82,7 @@ __all__ = [
     "Evaluation",
     "Explanation",
     "Finished",
+    "Prediction",
     "Predictor",
     "Records",
     "Run",
@@ -86,6 +92,7 @@ __all__ = [
     "UserError",
     "compare",
     "create_model",
+    "embed",
     "evaluate",
     "explain",
     "ingest",
@@ -99,6 +106,7 @@ __all__ = [
     "make_ensemble",
     "make_phantom",
     "open_store",
+    "predict",
     "read_dataset",
     "resume",
     "save_model",

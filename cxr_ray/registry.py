@@ -112,7 +112,13 @@ SOURCES: Registry[Callable[..., Any]] = Registry(
 )
 MODELS: Registry[Callable[..., Any]] = Registry(
     "model",
-    ["cxr_ray.models.lenet", "cxr_ray.models.covid_cnn", "cxr_ray.models.pneumonia_cnn", "cxr_ray.models.torchvision"],
+    [
+        "cxr_ray.models.lenet",
+        "cxr_ray.models.covid_cnn",
+        "cxr_ray.models.pneumonia_cnn",
+        "cxr_ray.models.linear",
+        "cxr_ray.models.torchvision",
+    ],
 )
 LOSSES: Registry[Callable[..., Any]] = Registry("loss", ["cxr_ray.losses.base", "cxr_ray.losses.auc_margin"])
 METRICS: Registry[Callable[..., float]] = Registry("metric", [])

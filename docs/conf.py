@@ -23,7 +23,16 @@ project = "cxr_ray"
 version = release = cxr_ray.__version__
 html_title = f"cxr_ray {release}"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton"]
-exclude_patterns = ["conf.py", "check.py", "drawings.py", "generated.py", "notebooks.py", "packages.py", "_static"]
+exclude_patterns = [
+    "conf.py",
+    "check.py",
+    "drawings.py",
+    "generated.py",
+    "notebooks.py",
+    "packages.py",
+    "pictures.py",
+    "_static",
+]
 
 html_theme = "furo"
 html_static_path = ["_static"]

@@ -19,7 +19,7 @@ LEVELS = (
     ("data", "plotting"),
     ("datasets", "runs"),
     ("training", "inference"),
-    ("evaluation", "explanation", "tuning"),
+    ("evaluation", "explanation", "tuning", "service"),
     ("report", "on_ray"),
     ("workflows",),
     ("cli",),

@@ -54,6 +54,10 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The safe loader in C, where PyYAML has it: eight times as fast, which counts in sweeps of short trials."""
+
+
 def preset_path(name: str) -> Path:
     """The file of the preset `name`: in the wheel, or in `jobs/configs` of a checkout. Raises `UserError`."""
     package = Path(__file__).resolve().parents[1]
@@ -68,7 +72,7 @@ def read_file(spec: str) -> dict[str, Any]:
     """The mapping in a YAML file, or in the preset `preset:NAME`. Raises `UserError`."""
     path = preset_path(spec.removeprefix("preset:")) if spec.startswith("preset:") else Path(spec)
     try:
-        body = yaml.safe_load(path.read_text(encoding="utf-8"))
+        body = yaml.load(path.read_text(encoding="utf-8"), LOADER)
     except FileNotFoundError:
         raise UserError(f"no config file at {path.resolve()}; give a YAML file or preset:NAME") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

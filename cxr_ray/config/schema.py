@@ -98,6 +98,9 @@ class Data(Section):
     """[height, width] in pixels of the model's input, at most the store's; null: the store's size."""
     normalize: Literal["dataset", "imagenet", "none"] | tuple[float, float] = "dataset"
     """dataset (mean and standard deviation of the train rows), imagenet, none, or [mean, std], for gray values in 0 to 1."""
+    features: str | None = None
+    """Folder that `cxr-ray embed MODEL SHARDS OUT` wrote: train `model.name: linear` on the features of the images instead of the
+    images. Nothing is augmented then; normalize may be dataset (each feature by its train rows) or none."""
     cache: str = "auto"
     """Where each node caches a remote store: auto (cxr_ray/stores in $XDG_CACHE_HOME or ~/.cache), a folder, or none (each
     process downloads its own copy and deletes it at the end)."""
@@ -401,8 +404,9 @@ class Config(Section):
         """Ten hex digits over all settings except `name` and `output`: equal digests mean the same experiment."""
         skip = {"name", "output"} | ({"tune"} if self.tune == Tune() else set())
         settings = self.model_dump(mode="json", exclude=skip)
-        if not self.data.derive:
-            del settings["data"]["derive"]  # configs of earlier versions keep their digest
+        for later in ("derive", "features"):  # configs of earlier versions keep their digest
+            if not settings["data"][later]:
+                del settings["data"][later]
         settings["data"]["verify"] = "manifest"  # changes no result; earlier versions' default
         body = json.dumps(settings, sort_keys=True)
         return hashlib.sha256(body.encode()).hexdigest()[:10]

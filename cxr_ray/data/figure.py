@@ -1,7 +1,7 @@
 """A figure of one image of a store with its labels, for notebooks. Figures of whole stores belong to their report."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -40,3 +40,15 @@ def label_text(labels: Mapping[str, float]) -> str:
         for meaning in (*MEANING.values(), "not mentioned")
         if meaning in words.values()
     )
+
+
+def draw_neighbours(images_NHW: npt.NDArray[np.uint8], titles: Sequence[str], *, columns: int = 4) -> Figure:
+    """The images in a grid, each below its title."""
+    rows = -(-len(images_NHW) // columns)
+    figure = ShownFigure(figsize=(2.4 * columns, 2.7 * rows), layout="constrained")
+    for axes in (grid := figure.subplots(rows, columns, squeeze=False)).flat:
+        axes.set_axis_off()
+    for axes, image, title in zip(grid.flat, images_NHW, titles, strict=False):
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+        axes.set_title(title, fontsize=8)
+    return figure

@@ -168,7 +168,13 @@ def build(store: StoreLike, data: cfg.Data, *, seed: int, pos_weight_power: floa
         for label, positives, negatives in zip(labels, counts_L, negatives_L, strict=True)
         if not positives or not negatives
     ]
-    warnings += balance_warnings(table, part_N, info, labels, limit=data.balance_warning)
+    unbalanced = balance_warnings(table, part_N, info, labels, limit=data.balance_warning)
+    if len(unbalanced) > 1:
+        points = f"{100 * data.balance_warning:g} points"
+        unbalanced = [
+            f"{len(unbalanced)} shares differ between train and val by over {points}: {'; '.join(unbalanced)}"
+        ]
+    warnings += unbalanced
     repeats = oversample(truth["train"], min_count=data.oversample_min_count, rng=np.random.default_rng([seed, 2]))
     return Plan(
         labels=tuple(labels),

@@ -39,7 +39,7 @@ def covid_chestxray(root: AnyPath, options: Options) -> Records:
     A finding such as Pneumonia/Viral/COVID-19 makes its three labels positive and all other labels of the table negative; so does
     COVID-19 alone, if another row of the table has the complete path.
     With `todo` and `Unknown` no label is mentioned. CT slices have `modality` CT, and the declared cleaning drops them. CT
-    volumes (.nii) are not images: they are dropped here, with a note. `source` is the host of the image's URL. Raises
+    volumes (.nii) are not images: they are dropped here, with a note. `url` is the image's URL, `source` the host of that. Raises
     `UserError` for a missing table or column."""
     path = find_file(root, "metadata.csv")
     raw = read_text_table(path, what="the table of the collection")
@@ -71,6 +71,7 @@ def covid_chestxray(root: AnyPath, options: Options) -> Records:
         "age": age,
         "source": clean_text(rows.get("url", blank).map(url_host)),
         "modality": modality,
+        "url": clean_text(rows.get("url", blank)),
     }
     volumes = int(volume.sum())
     return Records(

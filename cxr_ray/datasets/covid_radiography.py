@@ -12,7 +12,7 @@ from cxr_ray.datasets.base import Records, records_table
 from cxr_ray.datasets.cells import url_host
 from cxr_ray.datasets.classes import class_columns, other_class
 from cxr_ray.datasets.folders import find_images, note_of_others, subfolders
-from cxr_ray.datasets.tables import require_columns
+from cxr_ray.datasets.tables import TEXT, require_columns
 from cxr_ray.errors import UserError
 from cxr_ray.registry import SOURCES, Options
 from cxr_ray.storage.remote import AnyPath, local_copy
@@ -30,7 +30,7 @@ NOTES = (
 def covid_radiography(root: AnyPath, options: Options) -> Records:
     """COVID-19 Radiography Database: CLASS/images, CLASS/masks and CLASS.metadata.xlsx; older releases without images/.
 
-    `mask` is the path of an image's lung mask, `source` the host of its URL in the metadata sheet (NaN without a sheet).
+    `mask` is the path of an image's lung mask, `url` its URL in the metadata sheet (NaN without a sheet), and `source` the host of that.
     Raises `UserError` if fewer than two of the class folders exist, or one is empty."""
     found = {FOLDERS[name.casefold()]: name for name in subfolders(root) if name.casefold() in FOLDERS}
     if len(found) < 2:
@@ -40,7 +40,7 @@ def covid_radiography(root: AnyPath, options: Options) -> Records:
         )
         raise UserError(f"{root.absolute()} has {len(found)} of the class folders {', '.join(CLASSES)}; {where}")
     sheets = {path.name.casefold(): path for path in root.iterdir() if path.suffix.lower() == ".xlsx"}
-    rows: list[tuple[str, str, str | None, str | None]] = []  # image, class, source, mask
+    rows: list[tuple[str, str, str | None, str | None]] = []  # image, class, url, mask
     unread: Counter[str] = Counter()
     for name in sorted(found):
         folder = root / found[name]
@@ -57,14 +57,19 @@ def covid_radiography(root: AnyPath, options: Options) -> Records:
                 PurePosixPath(path).name.casefold(): path for path in find_images(folder / levels["masks"], root)[0]
             }
         sheet = sheets.get(f"{name}.metadata.xlsx".casefold()) or sheets.get(f"{found[name]}.metadata.xlsx".casefold())
-        hosts = _hosts(sheet) if sheet else {}
+        urls = _urls(sheet) if sheet else {}
         for path in paths:
             file = PurePosixPath(path)
-            rows.append((path, name, hosts.get(file.stem.casefold()), masks.get(file.name.casefold())))
+            rows.append((path, name, urls.get(file.stem.casefold()), masks.get(file.name.casefold())))
     rows.sort()
     task, columns = class_columns([row[1] for row in rows], sorted(found))
     table = records_table(
-        {"image": [row[0] for row in rows], "source": [row[2] for row in rows], "mask": [row[3] for row in rows]},
+        {
+            "image": [row[0] for row in rows],
+            "source": [row[2] and url_host(row[2]) for row in rows],
+            "mask": [row[3] for row in rows],
+            "url": pd.array([row[2] for row in rows], dtype=TEXT),
+        },
         columns,
         rows=len(rows),
     )
@@ -82,8 +87,8 @@ def covid_radiography(root: AnyPath, options: Options) -> Records:
     )
 
 
-def _hosts(sheet: AnyPath) -> dict[str, str]:
-    """File stem, in lower case (the sheet has NORMAL-1, the file is Normal-1.png), to the host of its URL."""
+def _urls(sheet: AnyPath) -> dict[str, str]:
+    """File stem, in lower case (the sheet has NORMAL-1, the file is Normal-1.png), to its URL, if that has a host."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # openpyxl warns of missing styles
@@ -96,4 +101,5 @@ def _hosts(sheet: AnyPath) -> dict[str, str]:
     table.columns = [str(column).strip().upper() for column in table.columns]
     require_columns(table, ("FILE NAME", "URL"), sheet)
     names = table["FILE NAME"].str.strip().str.casefold()
-    return {str(name): found for name, url in zip(names, table["URL"], strict=True) if (found := url_host(str(url)))}
+    urls = table["URL"].str.strip()
+    return {str(name): str(url) for name, url in zip(names, urls, strict=True) if url_host(str(url))}

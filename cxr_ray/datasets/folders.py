@@ -9,11 +9,14 @@ import pandas as pd
 from PIL import Image
 
 from cxr_ray.errors import UserError, listed
+from cxr_ray.imaging.dicom import HEAD_BYTES, is_dicom
 from cxr_ray.storage import remote
 from cxr_ray.storage.names import common_spelling, readable
 from cxr_ray.storage.remote import AnyPath, RemotePath
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".dcm", ".dicom")
+RARE_EXTENSIONS = (".dic", ".ima")
+"""DICOMs of some writers."""
 HIDDEN = "hidden"
 """In the counts of `find_images`: hidden files, and hidden folders with all that is in them."""
 
@@ -44,6 +47,37 @@ def find_images(
         else:
             others[suffix or "(none)"] += 1
     return sorted(found), others
+
+
+def find_pictures(folder: AnyPath) -> tuple[list[str], Counter[str]]:
+    """As `find_images`, for folders of unknown content: also DICOMs without one of the `EXTENSIONS`, whose names often are UIDs. Files
+    without an extension, or with one of digits, are opened for that."""
+    every, _ = find_images(folder, folder, None)
+    found, unknown = [], []
+    others: Counter[str] = Counter()
+    for path in every:
+        suffix = PurePosixPath(path).suffix.lower()
+        if suffix in EXTENSIONS:
+            found.append(path)
+        elif suffix.removeprefix(".").isdigit() or suffix in ("", *RARE_EXTENSIONS):
+            unknown.append(path)
+        else:
+            others[suffix] += 1
+    for path, head in zip(unknown, remote.map_threaded(lambda name: _head(folder / name), unknown), strict=True):
+        if is_dicom(head) and PurePosixPath(path).name != "DICOMDIR":
+            found.append(path)
+        else:
+            others[PurePosixPath(path).suffix.lower() or "(none)"] += 1
+    return sorted(found), others
+
+
+def _head(path: AnyPath) -> bytes:
+    """The first bytes of a file; none if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(HEAD_BYTES)
+    except OSError:
+        return b""
 
 
 def note_of_others(others: Counter[str]) -> list[str]:

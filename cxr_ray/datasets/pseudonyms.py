@@ -59,8 +59,8 @@ def pseudonym(kind: str, identifier: str, secret: bytes) -> str:
 def pseudonymise(records: Records, secret: bytes) -> Records:
     """`records` with hashes as patients, studies and file names; `Records.paths` still has the path of each image.
 
-    In most datasets a file name identifies the patient (patient00001/study1/...). Paths of masks are removed for the same
-    reason. Records with hashes of their source are returned unchanged."""
+    In most datasets a file name identifies the patient (patient00001/study1/...). Paths of masks, and URLs, are removed for
+    the same reason. Records with hashes of their source are returned unchanged."""
     if records.files is not None:
         return records
     table = records.table.copy()
@@ -73,6 +73,8 @@ def pseudonymise(records: Records, secret: bytes) -> Records:
     if table["mask"].notna().any():
         notes.append("paths of masks were removed, because they contain the names that are hashed")
         table["mask"] = pd.Series(np.nan, index=table.index, dtype=image.dtype)
+    if "url" in table:  # of a case report, or with the name of the file
+        table["url"] = pd.Series(np.nan, index=table.index, dtype=image.dtype)
     info = records.info.model_copy(update={"notes": tuple(notes)})
     return replace(records, table=table, info=info, files=image)
 

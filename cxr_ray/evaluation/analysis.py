@@ -141,7 +141,8 @@ def _positives(group: Mapping[str, Any]) -> float:
 def shortcut_messages(
     results: Sequence[Mapping[str, Any]], model: Mapping[tuple[str, str], Mapping[str, Any]]
 ) -> list[str]:
-    """One sentence for each label that a feature alone predicts well, and for each feature that inflates the accuracy.
+    """One sentence for each label that a feature alone predicts well, and for each feature that inflates the accuracy. Nothing is
+    stated of a label with fewer than `subgroups.MIN_CASES` positives or negatives.
 
     `results` are `subgroup_results`; `model` are the model's own values by (metric, label)."""
     lines = []
@@ -154,19 +155,27 @@ def shortcut_messages(
             if entry["feature"] in (*subgroups.FEATURES, "age")
             else f"{entry['feature']!r} (not trained on)"
         )
-        strong = [(k, a) for k, a in shortcut["auroc"].items() if a >= SHORTCUT_AUROC]
+        strong = [(k, a) for k, a in shortcut["auroc"].items() if a >= SHORTCUT_AUROC and has_enough_cases(model, k)]
         for label, auroc in sorted(strong, key=lambda s: -s[1])[:3]:
             own = model.get(("auroc", label))
             suffix = f"; the model has {own['value']:.2f}" if own else ""
             lines.append(f"{name} alone, without the image, predicts {label} with a ROC AUC of {auroc:.2f}{suffix}.")
-        if "accuracy" in shortcut and shortcut["accuracy"] > shortcut["majority"] + 0.05:
-            own = model.get(("accuracy", ""))
+        own = model.get(("accuracy", ""))
+        others = 0 if own is None else (1.0 - shortcut.get("majority", 1.0)) * own["rows"]
+        enough = others >= subgroups.MIN_CASES - 1e-6
+        if "accuracy" in shortcut and enough and shortcut["accuracy"] > shortcut["majority"] + 0.05:
             suffix = f"; the model has {own['value']:.0%}" if own else ""
             lines.append(
                 f"{name} alone, without the image, predicts the class with an accuracy of {shortcut['accuracy']:.0%} (the most "
                 f"frequent class: {shortcut['majority']:.0%}){suffix}: accuracy on these data is inflated."
             )
     return lines
+
+
+def has_enough_cases(model: Mapping[tuple[str, str], Mapping[str, Any]], label: str) -> bool:
+    """Whether a label has enough positives and negatives (`subgroups.MIN_CASES`) to conclude anything; `model` are its values."""
+    row = model.get(("positives", label))
+    return row is not None and min(row["positives"], row["rows"] - row["positives"]) >= subgroups.MIN_CASES
 
 
 def largest_gap(entry: Mapping[str, Any], metric: str) -> dict[str, Any] | None:

@@ -18,6 +18,8 @@ from cxr_ray.labels import hard_targets
 Array = npt.NDArray[np.float64]
 
 SIDE = 16
+MAX_ROWS = 20_000
+"""Train rows that they are fitted on at most."""
 CHUNK = 512  # rows read at once: 26 MB at 224 px
 # C of scikit-learn. Strong regularisation, because neighbouring pixels are nearly equal. Best of 0.001 to 1 on three classes.
 PENALTY = 0.03
@@ -70,7 +72,7 @@ def border(thumbnails_NSS: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return thumbnails_NSS[:, frame]
 
 
-def fit_baselines(store: Images, plan: Parts, part: str, *, seed: int, max_rows: int = 20_000) -> dict[str, Array]:
+def fit_baselines(store: Images, plan: Parts, part: str, *, seed: int, max_rows: int = MAX_ROWS) -> dict[str, Array]:
     """Probabilities [N, L] of "thumbnail" and "border" for the rows of `part`, in the order of the plan.
 
     Fitted on the train rows without oversampling, on at most `max_rows` of them sampled with `seed`; features are standardised on

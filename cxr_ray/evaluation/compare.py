@@ -13,6 +13,7 @@ import pandas as pd
 from cxr_ray.errors import UserError
 from cxr_ray.evaluation.prediction_table import EvaluationSettings, PredictionTable, choose_points, rule_of
 from cxr_ray.evaluation.results import resample
+from cxr_ray.evaluation.value_intervals import value_row
 from cxr_ray.labels import PARTS
 from cxr_ray.metrics import (
     MEAN,
@@ -24,7 +25,7 @@ from cxr_ray.metrics import (
     delong,
     operating_points,
 )
-from cxr_ray.metrics.intervals import Samples, bca, p_value, percentile
+from cxr_ray.metrics.intervals import Samples, bca, p_value, percentile, smallest_p
 from cxr_ray.metrics.names import MICRO, WEIGHTED
 from cxr_ray.metrics.table import Table
 from cxr_ray.runs import Run, differences
@@ -47,6 +48,22 @@ class Scored:
         return {(v.metric, v.label): v.value for v in self.values}
 
 
+@dataclass(frozen=True)
+class Common:
+    """What compared runs have in common."""
+
+    names: list[str]
+    task: str
+    labels: list[str]
+    part: str
+    predicted: list[int]
+    """Rows of the part that each run predicted."""
+    frames: list[pd.DataFrame]
+    """Predictions of the common rows, in one order."""
+    notes: list[str]
+    """Rows, labels and truth that are left out."""
+
+
 def compare(
     runs: Sequence[Run],
     *,
@@ -65,17 +82,9 @@ def compare(
     - `notes`: rows, labels and truth that could not be compared.
 
     Raises `UserError` if the runs have no common labels, part or rows, or different tasks."""
-    if len(runs) < 2:
-        raise UserError("give two runs or more to compare")
-    names = _names(runs)
-    task = _common_task(runs)
-    labels, notes = _common_labels(runs, names)
-    part = split or _common_part(runs)
-    frames = [run.predictions(part) for run in runs]
-    rows = [len(frame) for frame in frames]
-    notes += [line for run, frame in zip(runs, frames, strict=True) for line in run.missing_predictions(part, frame)]
-    frames, row_notes = _align_rows(runs, names, frames, part)
-    notes += row_notes + _mask_different_truth(frames, labels)
+    common = _common(runs, split)
+    names, task, labels, part, notes = common.names, common.task, common.labels, common.part, list(common.notes)
+    rows, frames = common.predicted, common.frames
 
     report = runs[0].config.report
     first = EvaluationSettings.from_report(report, report.thresholds, seed=seed)
@@ -95,7 +104,7 @@ def compare(
         "shown": [*TABLE_METRICS, *(["accuracy"] if task != "multilabel" else [])],
         "rows": len(frames[0]),
         "runs": [
-            {**_run_entry(name, scored[name]), "model": run.architecture, "rows": count}
+            {**_run_entry(name, scored[name], group_N), "model": run.architecture, "rows": count}
             for name, run, count in zip(names, runs, rows, strict=True)
         ],
         "config": [
@@ -116,6 +125,27 @@ def compare(
         "seeds": _seeds(runs, [scored[name] for name in names], labels),
         "notes": notes,
     }
+
+
+def check_comparable(runs: Sequence[Run], split: str | None = None) -> None:
+    """Raise `UserError` if `compare` would refuse these runs: no common labels, part or rows, or different tasks."""
+    _common(runs, split)
+
+
+def _common(runs: Sequence[Run], split: str | None) -> Common:
+    """What the runs have in common. Raises `UserError` if that is nothing."""
+    if len(runs) < 2:
+        raise UserError("give two runs or more to compare")
+    names = _names(runs)
+    task = _common_task(runs)
+    labels, notes = _common_labels(runs, names)
+    part = split or _common_part(runs)
+    frames = [run.predictions(part) for run in runs]
+    rows = [len(frame) for frame in frames]
+    notes += [line for run, frame in zip(runs, frames, strict=True) for line in run.missing_predictions(part, frame)]
+    frames, row_notes = _align_rows(runs, names, frames, part)
+    notes += row_notes + _mask_different_truth(frames, labels)
+    return Common(names, task, labels, part, rows, frames, notes)
 
 
 def compare_tables(
@@ -160,12 +190,9 @@ def _score(
     }
 
 
-def _run_entry(name: str, scored: Scored) -> dict[str, Any]:
-    """A run's values with intervals, and its thresholds."""
-    rows = []
-    for v in scored.values:
-        interval = percentile(scored.samples.get((v.metric, v.label), np.zeros(0)))
-        rows.append(v._asdict() | ({"low": interval.low, "high": interval.high} if interval else {}))
+def _run_entry(name: str, scored: Scored, group_N: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """A run's values with intervals as an evaluation has them, and its thresholds."""
+    rows = [value_row(v, scored.table, group_N, scored.samples, scored.left_out) for v in scored.values]
     return {"name": name, "values": rows, "thresholds": {k: p.threshold for k, p in scored.points.items()}}
 
 
@@ -308,11 +335,16 @@ def _pair_rows(
 
 def _interval_of(
     gap_R: npt.NDArray[np.float64], value: float, left_out_J: npt.NDArray[np.float64] | None
-) -> dict[str, float | None]:
-    """Interval (BCa if there are jackknife samples and it is defined) and p-value of a difference; empty if undefined."""
+) -> dict[str, Any]:
+    """Interval (BCa if there are jackknife samples and it is defined) and p-value of a difference; empty if undefined. `p_is_bound` if
+    so many resamples show no smaller p-value."""
     interval = None if left_out_J is None else bca(gap_R, value, left_out_J)
     interval = interval or percentile(gap_R)
-    return {"low": interval.low, "high": interval.high, "p": p_value(gap_R)} if interval else {}
+    if not interval:
+        return {}
+    p = p_value(gap_R)
+    bound = p is not None and p == smallest_p(int((~np.isnan(gap_R)).sum()))
+    return {"low": interval.low, "high": interval.high, "p": p, **({"p_is_bound": True} if bound else {})}
 
 
 def _sample_gaps(
@@ -339,7 +371,10 @@ def _seeds(runs: Sequence[Run], scored: Sequence[Scored], labels: Sequence[str])
     resampled rows: the variation between seeds, and the uncertainty from the patients. None if more than the seed differs."""
     if any(run.members for run in runs):  # the config of an ensemble is that of its first member
         return None
-    if not all(line.startswith("seed: ") for run in runs[1:] for line in _setting_differences(runs[0], run)):
+    differing = [_setting_differences(runs[0], run) for run in runs[1:]]
+    if not all(lines and all(line.startswith("seed: ") for line in lines) for lines in differing):
+        return None
+    if len({run.info["store"]["fingerprint"] for run in runs}) > 1:
         return None
     out = []
     for key in [
@@ -357,7 +392,8 @@ def _seeds(runs: Sequence[Run], scored: Sequence[Scored], labels: Sequence[str])
             "high": max(values),
         }
         samples = [one.samples[key] for one in scored if key in one.samples]
-        if samples and (interval := percentile(np.mean(samples, axis=0))) is not None:
+        interval = percentile(np.mean(samples, axis=0)) if samples else None
+        if interval is not None and interval.low < interval.high:
             row["between"] = [interval.low, interval.high]
         out.append(row)
     return out

@@ -26,6 +26,8 @@ class Rescored:
     labels: tuple[str, ...]
     values: list[Value]
     points: dict[str, operating_points.Point]
+    operating: dict[str, Any]
+    """The rule, and the points of the labels shown on val and on this part, as in `results.evaluate_table`, without intervals."""
     notes: tuple[str, ...] = ()
 
 
@@ -73,7 +75,14 @@ def rescore(
     settings = EvaluationSettings.from_report(run.config.report, rule_of(run, thresholds, shown))
     points = choose_points(table, val, settings)
     notes = run.missing_predictions(part, table.frame)
-    return Rescored(part, tuple(shown), _values(table, points), points, tuple(notes))
+    here = operating_points.apply(table.decide(), points)
+    operating = {
+        "rule": operating_points.describe(settings.rule),
+        "chosen_on_rows": operating_points.needs_rows(settings.rule, computed),
+        "points": operating_points.to_json({k: points[k] for k in shown}),
+        "here": operating_points.to_json({k: here[k] for k in shown}),
+    }
+    return Rescored(part, tuple(shown), _values(table, points), points, operating, tuple(notes))
 
 
 def progress(

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_ray.errors import UserError
+from cxr_ray.evaluation.point_intervals import intervals_at
 from cxr_ray.evaluation.prediction_table import EvaluationSettings, PredictionTable, choose_points
+from cxr_ray.evaluation.value_intervals import LEVEL, value_row
 from cxr_ray.metrics import (
-    AVERAGES,
     MEAN,
     OVERALL_METRICS,
     RATES,
@@ -24,12 +25,9 @@ from cxr_ray.metrics import (
     delong,
     operating_points,
 )
-from cxr_ray.metrics.intervals import Samples, bca, bootstrap, jackknife, percentile, wilson
+from cxr_ray.metrics.intervals import Samples, bootstrap, jackknife, percentile, wilson
 from cxr_ray.metrics.table import Table, decide
 
-LEVEL = 0.95
-# Shares of a count: at 0 or 1 all resamples are equal, so the bootstrap has no interval, but Wilson's formula has.
-SHARES = ("recall", "specificity", "precision", "npv", "accuracy", "exact_match")
 AT_RECALL = (0.8, 0.9, 0.95)
 COMPARED = {
     "multilabel": ("auroc", "ap", "f1"),
@@ -56,7 +54,7 @@ def evaluate_table(
     - `rivals`: the same rows of each baseline; `differences`: model minus baseline with the paired interval, as means over the
       labels that both define;
     - `undefined`: metric, label, reason; `confusion`: truth by row, decision by column, with `classes`; `accuracy_wilson`;
-    - `operating`: the rule, its points on val, and the metrics at them here; `at_recall`: the same for recalls of at least
+    - `operating`: the rule, its points on val, and the metrics at them here with their `intervals`; `at_recall`: the same for recalls of at least
       `AT_RECALL`; `delong`: DeLong's interval of each AUROC, as a cross-check;
     - `task`, `labels`, `thresholds`, `rows`, `patients`, `interval`.
 
@@ -78,7 +76,8 @@ def evaluate_table(
     unit, group_N = predictions.resampling_units(settings.interval_by)
     samples, left_out = resample(tables, group_N, settings)
     rows = {
-        name: [_row(v, tables[name], group_N, samples[name], left_out[name]) for v in values[name]] for name in tables
+        name: [value_row(v, tables[name], group_N, samples[name], left_out[name]) for v in values[name]]
+        for name in tables
     }
     patient = predictions.frame["patient"]
     return {
@@ -99,15 +98,7 @@ def evaluate_table(
         "rivals": rows,
         "differences": {name: _differences(values, samples, name, labels, task) for name in rows},
         "undefined": _undefined(tables[""], values[""]),
-        "operating": {
-            "rule": operating_points.describe(settings.rule),
-            "given": settings.rule if isinstance(settings.rule, (str, int, float)) else dict(settings.rule),
-            "chosen_on_rows": by_rule,
-            "assurance": settings.assurance if by_rule else None,
-            "points": operating_points.to_json(points),
-            "here": operating_points.to_json(operating_points.apply(tables[""], points)),
-        },
-        "at_recall": _at_recall(predictions, val, settings),
+        **_operating(predictions, val, points, settings),
         "delong": _delong(tables[""]),
         **_confusion(predictions, float(thresholds_L[0])),
     }
@@ -138,20 +129,39 @@ def _confusion(predictions: PredictionTable, threshold: float) -> dict[str, Any]
     return out
 
 
-def _at_recall(
-    predictions: PredictionTable, val: PredictionTable | None, settings: EvaluationSettings
-) -> list[dict[str, Any]]:
-    """For each label and recall of `AT_RECALL`: the operating point chosen on val, and the metrics at it here."""
-    if val is None or not len(val):
-        return []
+def _operating(
+    predictions: PredictionTable,
+    val: PredictionTable | None,
+    points: Mapping[str, operating_points.Point],
+    settings: EvaluationSettings,
+) -> dict[str, Any]:
+    """`operating` and `at_recall`: the chosen points, and for each recall of `AT_RECALL` those chosen on val; all measured here."""
     table = predictions.decide()
-    out: list[dict[str, Any]] = []
-    for minimum in AT_RECALL:
-        points = choose_points(predictions, val, replace(settings, rule={"recall": minimum}))
-        here = operating_points.to_json(operating_points.apply(table, points))
-        on_val = operating_points.to_json(points)
-        out += [{"recall": minimum, "label": k, "val": on_val[k], "here": here[k]} for k in table.labels]
-    return out
+    at_recall: list[Mapping[str, operating_points.Point]] = []
+    if val is not None and len(val):
+        at_recall = [choose_points(predictions, val, replace(settings, rule={"recall": r})) for r in AT_RECALL]
+    here = [operating_points.apply(table, chosen) for chosen in (points, *at_recall)]
+    intervals = intervals_at(table, predictions.resampling_units(settings.interval_by)[1], here, settings)
+    measured = [
+        {label: {**point, "intervals": by_label[label]} if by_label[label] else point for label, point in found.items()}
+        for found, by_label in zip(map(operating_points.to_json, here), intervals, strict=True)
+    ]
+    by_rule = operating_points.needs_rows(settings.rule, predictions.labels)
+    return {
+        "operating": {
+            "rule": operating_points.describe(settings.rule),
+            "given": settings.rule if isinstance(settings.rule, (str, int, float)) else dict(settings.rule),
+            "chosen_on_rows": by_rule,
+            "assurance": settings.assurance if by_rule else None,
+            "points": operating_points.to_json(points),
+            "here": measured[0],
+        },
+        "at_recall": [
+            {"recall": minimum, "label": k, "val": operating_points.to_json(chosen)[k], "here": found[k]}
+            for minimum, chosen, found in zip(AT_RECALL, at_recall, measured[1:], strict=False)
+            for k in table.labels
+        ],
+    }
 
 
 def _delong(table: Table) -> dict[str, list[float]]:
@@ -162,41 +172,6 @@ def _delong(table: Table) -> dict[str, list[float]]:
         if interval is not None:
             out[label] = list(interval)
     return out
-
-
-def _row(
-    value: Value, table: Table, group_N: npt.NDArray[np.int64], samples: Samples, left_out: Samples
-) -> dict[str, Any]:
-    """A value as a row of `values`, with its interval or the reason why there is none."""
-    row: dict[str, Any] = value._asdict()
-    sample_R = samples.get((value.metric, value.label))
-    if sample_R is None:  # a count, or no resamples
-        return row
-    if value.metric in SHARES and value.label not in AVERAGES:
-        groups = _denominator(value, table, group_N)
-        independent = len(np.unique(group_N)) == len(group_N)
-        if value.value in (0.0, 1.0) or (value.metric == "accuracy" and independent):
-            low, high = wilson(round(value.value * groups), groups, LEVEL)
-            return {**row, "low": low, "high": high, "method": "wilson", "defined": 0}
-    key = value.metric, value.label
-    interval = bca(sample_R, value.value, left_out[key], LEVEL) if key in left_out else None
-    method = "bca" if interval else "bootstrap"
-    interval = interval or percentile(sample_R, LEVEL)
-    if interval is None:
-        return {**row, "no_interval": "undefined in over a tenth of the resamples: too few positives or negatives"}
-    if interval.low == interval.high:
-        return {**row, "no_interval": "every resample gives the same value"}
-    return {**row, **interval._asdict(), "method": method}
-
-
-def _denominator(value: Value, table: Table, group_N: npt.NDArray[np.int64]) -> int:
-    """Number of patients (or images) in the denominator of a share."""
-    if value.label == "":
-        return len(np.unique(group_N[table.known_NL.any(axis=1)]))
-    i = table.labels.index(value.label)
-    known, true, predicted = table.known_NL[:, i], table.true_NL[:, i], table.positive_NL[:, i]
-    rows = {"recall": true, "specificity": known & ~true, "precision": known & predicted, "npv": known & ~predicted}
-    return len(np.unique(group_N[rows[value.metric]]))
 
 
 def _differences(

@@ -13,11 +13,11 @@ import numpy.typing as npt
 from cxr_ray import runs
 from cxr_ray.data import loader, store_format
 from cxr_ray.data import store as stores
-from cxr_ray.data.plan import PARTS
 from cxr_ray.data.store import Store
-from cxr_ray.datasets.folders import EXTENSIONS, find_images
-from cxr_ray.errors import UserError, unknown
+from cxr_ray.datasets.folders import EXTENSIONS, find_pictures
+from cxr_ray.errors import UserError
 from cxr_ray.explanation.explainer import check_label
+from cxr_ray.inference.input_list import own_store, part_of_run
 from cxr_ray.inference.inputs import Images, gray_batches
 from cxr_ray.inference.predictor import Predictor
 from cxr_ray.labels import POSITIVE, label_values
@@ -99,14 +99,7 @@ def _store_of(predictor: Predictor, images: Any) -> tuple[Store | None, bool]:
     if images is None:
         if predictor.run is None:
             raise UserError("a file of weights has no store: give a store or pictures to explain")
-        described = predictor.run.info["store"]
-        store = stores.open(described["path"], cache=predictor.run.config.data.cache)
-        if store.fingerprint != described["fingerprint"]:
-            raise UserError(
-                f"the store {store.origin} is not the one that {predictor.run.path.name} was trained on: its fingerprint "
-                "differs; to explain its images all the same, give it as the input"
-            )
-        return store, True
+        return own_store(predictor.run), True
     if isinstance(images, str | os.PathLike):
         path = to_path(images)
         is_picture = path.suffix.lower() in EXTENSIONS
@@ -127,14 +120,9 @@ def _check_rows(store: Store, rows_M: Ints) -> None:
 
 def _of_part(predictor: Predictor, store: Store, class_name: str | None, split: str | None) -> tuple[Ints, str]:
     assert predictor.run is not None
-    if split is not None and split not in PARTS:
-        raise unknown("split", split, PARTS)
     plan = runs.plan_of(predictor.run, store)
-    part = split or ("test" if len(plan.rows["test"]) else "val")
+    part = part_of_run(predictor.run, plan, split)
     rows_M = plan.rows[part]
-    if not len(rows_M):
-        parts = ", ".join(p for p in PARTS if len(plan.rows[p]))
-        raise UserError(f"the run {predictor.run.path.name} has no rows in {part}; it has rows in {parts}")
     if class_name is None:
         return rows_M, part
     at = plan.labels.index(check_label(class_name, plan.labels, plan.task))
@@ -159,10 +147,10 @@ def _of_other(store: Store, class_name: str | None, split: str | None) -> tuple[
 
 def _pictures(predictor: Predictor, images: Any, limit: int | None) -> Selection:
     if isinstance(images, str | os.PathLike) and (folder := Path(images)).is_dir():
-        names = find_images(folder, folder)[0] or find_images(folder, folder, None)[0]  # DICOMs often have no extension
+        names, _ = find_pictures(folder)
         if not names:
             raise UserError(f"{folder.absolute()} is neither a store nor has it an image ({' '.join(EXTENSIONS)})")
-        images = [folder / name for name in sorted(names)]
+        images = [folder / name for name in names]
     elif not isinstance(images, Sequence | np.ndarray) or isinstance(images, str):
         images = images if hasattr(images, "shape") else [images]
     count = 1 if getattr(images, "ndim", 3) == 2 else len(images)

@@ -109,7 +109,7 @@ def read_header(path: AnyPath) -> dict[str, str]:
     damaged."""
     from pydicom import dcmread
 
-    with _quiet():
+    with quiet():
         try:
             with path.open("rb") as file:
                 head = file.read(HEAD_BYTES)
@@ -148,7 +148,7 @@ def read_gray(data: bytes, *, max_pixels: int, depth: Depth = 8) -> Plane:
 
     if _is_deflated(data):  # pydicom would inflate the complete file, to any size
         raise ImageError("unsupported transfer syntax")
-    with _quiet():
+    with quiet():
         dataset = dcmread(BytesIO(data), specific_tags=list(PIXEL_TAGS), force=True)
         if "PixelData" not in dataset and any(tag in data for tag in (b"\xe0\x7f\x10\0", b"\x7f\xe0\0\x10")):
             raise ImageError("truncated")  # pydicom drops an incomplete last element
@@ -166,7 +166,7 @@ def read_gray(data: bytes, *, max_pixels: int, depth: Depth = 8) -> Plane:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence pydicom and gdcm: they warn, log and print values of tags, none of which may reach a log."""
     from pydicom import config
 

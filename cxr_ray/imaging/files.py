@@ -20,15 +20,26 @@ class Root:
         root = remote.to_path(path)
         self._remote = root if isinstance(root, remote.RemotePath) else None
         self._path = "" if isinstance(root, remote.RemotePath) else os.path.realpath(root)
+        self._name = str(root)
         self._folders: dict[str, str] = {}  # folder as named -> folder with links resolved
         self._spellings = Spellings(self._path)
+
+    def __str__(self) -> str:
+        return self._name
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether each read is a request to a server."""
+        return self._remote is not None
 
     def read(self, image: str) -> bytes:
         """The bytes of the file `image`, a path relative to this root. A local file may be spelled otherwise, see
         `storage.names.Spellings`.
 
-        Raises `ImageError`: outside the root (absolute, `..`, or a link that leaves it), file missing, not a regular file,
-        file unreadable. Raises `UserError` if the server of a remote root does not answer: the image is not at fault."""
+        Raises `ImageError`: outside the root (absolute, `..`, or a link that leaves it), no file named (blank), file missing, not a
+        regular file, file unreadable. Raises `UserError` if the server of a remote root does not answer: the image is not at fault."""
+        if not image:
+            raise ImageError("no file named")
         if "\0" in image:
             raise ImageError(MISSING)
         if self._remote is not None:

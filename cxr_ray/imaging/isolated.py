@@ -12,12 +12,15 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
 
 from cxr_ray.imaging.decode import decode
+from cxr_ray.imaging.files import Root
 from cxr_ray.imaging.pixels import DecodedImage, ImageError, Transform
 
 CODE = "from cxr_ray.imaging.isolated import serve; serve()"
@@ -34,6 +37,10 @@ OWN_SIGNALS = (
     signal.SIGSYS,
 )
 """Signals that a process gets by its own fault. The kernel sends SIGKILL when memory is short."""
+
+
+CRASHES = 2
+"""An image is rejected when its decoder has crashed this often, one time after the other."""
 
 
 class DecoderCrash(Exception):
@@ -84,14 +91,22 @@ class IsolatedDecoder:
         Raises `ImageError` as it does, and `DecoderCrash` if the process died."""
         self.start()
         self._send({"size": size, **options}, data)
-        answer, body = self._receive()
-        if "rejected" in answer:
-            raise ImageError(answer["rejected"])
-        pixels = np.frombuffer(body, answer.pop("dtype")).reshape(answer.pop("shape"))
-        window = answer.pop("window")
-        return DecodedImage(
-            pixels, transform=Transform(*answer.pop("transform")), window=window and tuple(window), **answer
-        )
+        return _image(*self._receive())
+
+    def decode_files(
+        self, root: str, names: Sequence[str], size: tuple[int, int], **options: Any
+    ) -> Iterator[DecodedImage | ImageError]:
+        """The image in each file `names` below the local folder `root`, in order, or why it cannot be used. The process reads the files
+        itself, one after the other, and waits for nobody.
+
+        Raises `DecoderCrash` at the turn of the file with which the process died."""
+        self.start()
+        self._send({"root": root, "names": names, "size": size, **options}, b"")
+        for _ in names:
+            try:
+                yield _image(*self._receive())
+            except ImageError as error:
+                yield error
 
     def _send(self, header: dict[str, Any], body: bytes) -> None:
         assert self._process is not None and self._process.stdin is not None
@@ -120,6 +135,33 @@ class IsolatedDecoder:
         return process.wait()
 
 
+def _image(answer: dict[str, Any], body: bytes) -> DecodedImage:
+    """The image of an answer. Raises `ImageError`."""
+    if "rejected" in answer:
+        raise ImageError(answer["rejected"])
+    pixels = np.frombuffer(body, answer.pop("dtype")).reshape(answer.pop("shape"))
+    window = answer.pop("window")
+    return DecodedImage(
+        pixels, transform=Transform(*answer.pop("transform")), window=window and tuple(window), **answer
+    )
+
+
+def decode_with_care(decoder: IsolatedDecoder, data: bytes, options: dict[str, Any], *, is_alone: bool) -> DecodedImage:
+    """An image whose decoder crashes each time is not used. `options`: parameters of `decode.decode`. `is_alone`: no other image is
+    in work, so that none can be why this one is killed.
+
+    Raises `ImageError` as `decode.decode` does and for such an image, and `DecoderCrash` if another process may be why."""
+    reason = ""
+    for _ in range(CRASHES):
+        try:
+            return decoder.decode(data, **options)
+        except DecoderCrash as crash:
+            if not (crash.own_fault or is_alone):
+                raise
+            reason = str(crash)
+    raise ImageError(reason)
+
+
 # ---- the other side
 
 
@@ -135,16 +177,27 @@ def serve() -> None:
                 _limit_memory(options["memory"])
             _write(answers, {}, b"")
             continue
-        try:
-            image = decode(data, tuple(options.pop("size")), **options)
-        except ImageError as error:
-            _write(answers, {"rejected": error.reason}, b"")
-        except MemoryError:
-            _write(answers, {"no_memory": True}, b"")
+        size = tuple(options.pop("size"))
+        if "names" in options:
+            root, names = Root(options.pop("root")), options.pop("names")
+            for name in names:
+                _answer(answers, partial(root.read, name), size, options)
         else:
-            fields = {name: value for name, value in vars(image).items() if name != "pixels"}
-            shape = {"shape": image.pixels.shape, "dtype": image.pixels.dtype.str}
-            _write(answers, fields | shape, np.ascontiguousarray(image.pixels).tobytes())
+            _answer(answers, partial(bytes, data), size, options)
+
+
+def _answer(answers: IO[bytes], read: Callable[[], bytes], size: tuple[int, int], options: dict[str, Any]) -> None:
+    """Write the image in the bytes that `read` gives, or why there is none."""
+    try:
+        image = decode(read(), size, **options)
+    except ImageError as error:
+        _write(answers, {"rejected": error.reason}, b"")
+    except MemoryError:
+        _write(answers, {"no_memory": True}, b"")
+    else:
+        fields = {name: value for name, value in vars(image).items() if name != "pixels"}
+        shape = {"shape": image.pixels.shape, "dtype": image.pixels.dtype.str}
+        _write(answers, fields | shape, np.ascontiguousarray(image.pixels).tobytes())
 
 
 def _limit_memory(most: int) -> None:

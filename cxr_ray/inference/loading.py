@@ -6,9 +6,10 @@ from pathlib import Path
 
 from cxr_ray import registry, runs
 from cxr_ray.errors import UserError
-from cxr_ray.inference import predictor
+from cxr_ray.inference import embedder, predictor
 from cxr_ray.inference.predictor import Predictor
 from cxr_ray.models import Classifier, serialization
+from cxr_ray.models.serialization import SavedModel
 from cxr_ray.runtime.context import pick_device
 from cxr_ray.storage.remote import to_local_path
 
@@ -18,15 +19,20 @@ def load_model(run_or_path: runs.Run | str | os.PathLike[str], *, plugins: Seque
 
     The outputs are in the order of the run's `labels` in `run.json`, or of `load_predictor(...).labels`. `plugins`: modules that
     register its architecture; those that the run was trained with must be named again. Raises `UserError` if there is no model."""
+    return load_saved(run_or_path, plugins=plugins).model
+
+
+def load_saved(run_or_path: runs.Run | str | os.PathLike[str], *, plugins: Sequence[str] = ()) -> SavedModel:
+    """As `load_model`, with the labels, the task and the precision of the model."""
     found = _open(run_or_path, plugins)
     if isinstance(found, Path):
-        return serialization.read(found).model
+        return serialization.read(found)
     if found.info.get("members"):
         raise UserError(
             f"{found.path.name} is an ensemble and has no model of its own: use load_predictor, or load a member"
         )
     found.check_trained()
-    return serialization.read(found.weights).model
+    return embedder.saved_model(found)
 
 
 def load_predictor(

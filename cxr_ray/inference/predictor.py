@@ -4,7 +4,7 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,22 @@ from cxr_ray.data import loader
 from cxr_ray.data.loader import TrainingStore
 from cxr_ray.data.store_format import ImageFormat
 from cxr_ray.errors import UserError
+from cxr_ray.inference import embedder, unusual
 from cxr_ray.inference.inputs import Images, format_of_files, gray_batches
-from cxr_ray.models import GRAY_RANGE, serialization
+from cxr_ray.inference.unusual import Floats, UnusualCheck
+from cxr_ray.models import GRAY_RANGE, head_logits, serialization
+from cxr_ray.models.features import feature_count, logits_and_features
 from cxr_ray.runtime import memory, precision
 from cxr_ray.runtime.context import pick_device
+from cxr_ray.storage.atomic import sha256
+
+
+class Checked(NamedTuple):
+    """Probabilities of a batch, and how much its images differ from those of the training."""
+
+    prob_NL: Floats
+    score_N: Floats
+    """Of `UnusualCheck.scores`: above 1 the image is unusual. NaN if the run has no check."""
 
 
 class Predictor:
@@ -86,6 +98,51 @@ class Predictor:
             logits = self.model(self.model_images(grays_NHW)).float()
         return losses.probabilities(logits, task=self.task).cpu().numpy()
 
+    @cached_property
+    def check(self) -> UnusualCheck | None:
+        """The check for unusual images of the run's present model; None if it has none, or for a file of weights."""
+        return None if self._run is None else check_of(self._run)
+
+    def checked(self, grays_NHW: npt.NDArray[Any], *, aspect_N: npt.NDArray[np.float64] | None = None) -> Checked:
+        """As `probabilities`, and in the same pass the scores [N] of the check for unusual images.
+
+        `aspect_N`: height / width of the original images, NaN where it is unknown."""
+        if self.check is None:
+            return Checked(self.probabilities(grays_NHW), np.full(len(grays_NHW), np.nan, np.float32))
+        prob_NL, values = self.measured(grays_NHW)
+        return Checked(prob_NL, self.check.scores(values, aspect_N))
+
+    def measured(self, grays_NHW: npt.NDArray[Any]) -> tuple[Floats, dict[str, Floats]]:
+        """Probabilities [N, L], and what the check measures by name: as `unusual.measure`, and `features` if the model has a head."""
+        images = self.model_images(grays_NHW)
+        black, white = GRAY_RANGE if grays_NHW.dtype == np.uint8 else self.value_range
+        with torch.inference_mode():
+            values = unusual.measure(
+                (images - black) / (white - black) * 255.0 if (black, white) != GRAY_RANGE else images
+            )
+            with self._precision.autocast(self.device):
+                if self._has_features:
+                    logits, features = logits_and_features(self.model, images)
+                    values["features"] = features.cpu().numpy()
+                else:
+                    logits = head_logits(self.model(images))[0]
+            return losses.probabilities(logits.float(), task=self.task).cpu().numpy(), values
+
+    def measured_rows(
+        self, store: TrainingStore, rows: npt.NDArray[np.int64], *, batch_size: int = 64
+    ) -> dict[str, Floats]:
+        """What the check measures of store rows [N], by name: as `measured`."""
+        batches = [self.measured(grays)[1] for _, grays in loader.eval_batches(store, rows, batch_size=batch_size)]
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+    @cached_property
+    def _has_features(self) -> bool:
+        """Whether a layer of the model can be identified as its head."""
+        try:
+            return feature_count(self.model) > 0
+        except UserError:
+            return False
+
     def rows(
         self,
         store: TrainingStore,
@@ -102,16 +159,61 @@ class Predictor:
         count: int,
         batches: Iterable[tuple[slice, npt.NDArray[Any]]],
         progress: Callable[[int, int], None] | None = None,
+        predict: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]] | None = None,
     ) -> npt.NDArray[np.float32]:
-        """Probabilities [N, L] of `count` N images, in batches with their places.
+        """Probabilities [N, L] of `count` N images, in batches with their places; `predict` is `probabilities` by default.
 
         One array is filled: a list of small ones would lie between the blocks of the activations, and memory would grow."""
         prob_NL = np.empty((count, len(self.labels)), np.float32)
+        predict = predict or self.probabilities
         for here, grays_NHW in batches:
-            prob_NL[here] = self.probabilities(grays_NHW)
+            prob_NL[here] = predict(grays_NHW)
             if progress is not None:
                 progress(min(here.stop, count), count)
         return prob_NL
+
+
+class FeaturePredictor(Predictor):
+    """The predictor of a run on features: of images by the network that made the features, with the run's head.
+
+    Rows of the store that has features are predicted from those."""
+
+    def __init__(self, run: runs.Run, device: torch.device) -> None:
+        super().__init__(embedder.saved_model(run), device, run=run)
+        self._features = embedder.features_of(run)
+        self._head = serialization.read(run.weights).model.to(device)
+
+    def rows(
+        self,
+        store: TrainingStore,
+        rows: npt.NDArray[np.int64],
+        *,
+        batch_size: int = 64,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        if not self._has_features_of(store):
+            return super().rows(store, rows, batch_size=batch_size, progress=progress)
+        batches = loader.eval_batches(self._features, rows, batch_size=batch_size)
+        return self._collect(len(rows), batches, progress, self._of_features)
+
+    def measured_rows(
+        self, store: TrainingStore, rows: npt.NDArray[np.int64], *, batch_size: int = 64
+    ) -> dict[str, Floats]:
+        if not self._has_features_of(store):
+            return super().measured_rows(store, rows, batch_size=batch_size)
+        images = loader.eval_batches(store, rows, batch_size=batch_size)
+        batches = [unusual.measure(self.model_images(grays)) for _, grays in images]
+        values = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        return {**values, "features": self._features.vectors(rows)}
+
+    def _has_features_of(self, store: TrainingStore) -> bool:
+        return getattr(store, "fingerprint", None) == self._features.manifest.store
+
+    def _of_features(self, features_N1D: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Probabilities [N, L] of features [N, 1, D]."""
+        with torch.inference_mode():
+            logits = self._head(torch.from_numpy(features_N1D).to(self.device))
+        return losses.probabilities(logits, task=self.task).cpu().numpy()
 
 
 class Ensemble(Predictor):
@@ -134,6 +236,13 @@ class Ensemble(Predictor):
         mean = np.mean([member.probabilities(grays_NHW) for member in self._members], axis=0, dtype=np.float64)
         return np.asarray(mean, dtype=np.float32)
 
+    def checked(self, grays_NHW: npt.NDArray[Any], *, aspect_N: npt.NDArray[np.float64] | None = None) -> Checked:
+        """Mean probabilities, and the mean scores of those members that have a check: unusual is what is so on average."""
+        each = [member.checked(grays_NHW, aspect_N=aspect_N) for member in self._members]
+        mean = np.mean([one.prob_NL for one in each], axis=0, dtype=np.float64)
+        scores = [one.score_N for one in each if not np.isnan(one.score_N).any()] or [each[0].score_N]
+        return Checked(np.asarray(mean, dtype=np.float32), np.mean(scores, axis=0, dtype=np.float32))
+
 
 def load(run: runs.Run | str | os.PathLike[str], *, gpu: bool | str = "auto") -> Predictor:
     """The predictor of a run or its folder; for an ensemble, of all its members.
@@ -144,8 +253,8 @@ def load(run: runs.Run | str | os.PathLike[str], *, gpu: bool | str = "auto") ->
     device = pick_device(gpu)
     members = run.members
     if not members:
-        return Predictor(serialization.read(run.weights), device, run=run)
-    predictors = [Predictor(serialization.read(member.weights), device, run=member) for member in members]
+        return _of_run(run, device)
+    predictors = [_of_run(member, device) for member in members]
     labels, task = tuple(run.info["labels"]), run.info["task"]
     for member, predictor in zip(members, predictors, strict=True):
         if (predictor.labels, predictor.task) != (labels, task):
@@ -154,3 +263,21 @@ def load(run: runs.Run | str | os.PathLike[str], *, gpu: bool | str = "auto") ->
                 f"{predictor.task} {', '.join(predictor.labels)}; create the ensemble again"
             )
     return Ensemble(predictors, run=run)
+
+
+def _of_run(run: runs.Run, device: torch.device) -> Predictor:
+    """The predictor of a run that is no ensemble."""
+    if run.config.data.features is not None:
+        return FeaturePredictor(run, device)
+    return Predictor(embedder.saved_model(run), device, run=run)
+
+
+def check_of(run: runs.Run) -> UnusualCheck | None:
+    """The check for unusual images that was fitted to the present model of `run`; None if there is none, or of other weights.
+
+    Raises `UserError` if its file is damaged."""
+    try:
+        check = unusual.read(run.path / unusual.FILE)
+    except FileNotFoundError:
+        return None
+    return check if check.about["weights"] == sha256(run.weights) else None

@@ -162,14 +162,42 @@ def jackknife(tables: Mapping[str, Table], group_N: npt.NDArray[np.int64]) -> di
     groups = int(group_N.max()) + 1 if len(group_N) else 0
     if groups < 2:
         return {name: {} for name in tables}
-    block_G = np.arange(groups) % min(groups, MAX_JACKKNIFE_BLOCKS)
-    blocks = int(block_G.max()) + 1
+    blocks = min(groups, MAX_JACKKNIFE_BLOCKS)
+    return _all_samples(tables, group_N, groups, _left_out_counts(groups), pooled=blocks)
+
+
+def _left_out_counts(groups: int) -> Iterator[Array]:
+    """1 for each group of a jackknife sample, 0 for those left out, in chunks [<= at once, G]."""
+    blocks = min(groups, MAX_JACKKNIFE_BLOCKS)
+    block_G = np.arange(groups) % blocks
     at_once = max(1, CHUNK_CELLS // groups)
-    left_out = (
-        (block_G[None] != np.arange(at, min(blocks, at + at_once))[:, None]).astype(np.float64)
-        for at in range(0, blocks, at_once)
-    )
-    return _all_samples(tables, group_N, groups, left_out, pooled=blocks)
+    for at in range(0, blocks, at_once):
+        yield (block_G[None] != np.arange(at, min(blocks, at + at_once))[:, None]).astype(np.float64)
+
+
+def decision_samples(
+    table: Table, group_N: npt.NDArray[np.int64], *, resamples: int, rng: np.random.Generator | None
+) -> Samples:
+    """Recall, specificity, precision and `alarms` (the share predicted positive) of each label on the resamples of `bootstrap`;
+    without a generator on those of `jackknife`. (metric, label) -> [R]; empty with fewer than two groups."""
+    rows, groups = len(group_N), int(group_N.max()) + 1 if len(group_N) else 0
+    if groups < 2 or not resamples:
+        return {}
+    by_group = sparse.csr_matrix((np.ones(rows), (group_N, np.arange(rows))), shape=(groups, rows))
+    of_group = [by_group @ kind.astype(np.float64) for kind in cells(table)]
+    at_once = max(1, min(resamples, CHUNK_CELLS // groups))
+    chunks = _left_out_counts(groups) if rng is None else resample_counts(groups, resamples, rng, at_once=at_once)
+    found: dict[str, list[Array]] = {}
+    for counts_RG in chunks:
+        tp, fp, fn, tn = (counts_RG @ kind for kind in of_group)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            alarms_RL = (tp + fp) / (tp + fp + fn + tn)
+        kinds = rates(tp, fp, fn, tn)
+        for metric in ("recall", "specificity", "precision"):
+            found.setdefault(metric, []).append(kinds[metric])
+        found.setdefault("alarms", []).append(alarms_RL)
+    joined = {metric: np.concatenate(parts) for metric, parts in found.items()}
+    return {(metric, k): value[:, i] for metric, value in joined.items() for i, k in enumerate(table.labels)}
 
 
 def _all_samples(
@@ -227,4 +255,9 @@ def p_value(difference_R: Array) -> float | None:
     if percentile(difference_R) is None:
         return None
     side = min(int((defined_R <= 0).sum()), int((defined_R >= 0).sum()))
-    return min(1.0, 2 * (1 + side) / (len(defined_R) + 1))
+    return min(1.0, (1 + side) * smallest_p(len(defined_R)))
+
+
+def smallest_p(resamples: int) -> float:
+    """The smallest `p_value` of so many resamples."""
+    return 2 / (resamples + 1)

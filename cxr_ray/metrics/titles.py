@@ -1,5 +1,8 @@
 """Metrics in words, for pages, figures and tables that people read."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from cxr_ray.config.metric_names import split_name
 from cxr_ray.metrics.names import AT_PRECISION, AVERAGES, MEAN
 
@@ -52,3 +55,13 @@ def metric_title(name: str) -> str:
     """As `metric_text`, with a capital letter."""
     text = metric_text(name)
     return text[0].upper() + text[1:]
+
+
+def p_text(row: Mapping[str, Any], resamples: int | None = None) -> str:
+    """The `p` of a difference: `0.031`, or `≤ 0.002 (1,000 resamples)` where its resamples show no smaller one. Empty without it."""
+    p = row.get("p")
+    if p is None:
+        return ""
+    if row.get("p_is_bound"):
+        return f"≤ {p:.1g}" + ("" if resamples is None else f" ({resamples:,} resamples)")
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.1g}"

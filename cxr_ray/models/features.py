@@ -1,10 +1,14 @@
-"""Pooled features of a classifier: what its head sees."""
+"""Pooled features of a classifier, which its head sees, and other heads on them."""
 # N images, H height, W width, D features, L outputs
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from cxr_ray.errors import UserError
 from cxr_ray.models.classifier import Classifier, head_logits
+from cxr_ray.models.factory import rebuild
 from cxr_ray.models.heads import head_name
 
 
@@ -36,3 +40,20 @@ def feature_count(model: Classifier) -> int:
         return head.in_features
     assert isinstance(head, nn.Conv2d)
     return head.in_channels
+
+
+def with_head(model: Classifier, weight_LD: Tensor, bias_L: Tensor) -> Classifier:
+    """`model` with a linear head of its pooled features in place of its own: weight [L, D], bias [L]. In eval mode, on the CPU.
+
+    Raises `UserError` if no layer can be identified as the head."""
+    outputs = len(bias_L)
+    made = rebuild(replace(model.spec, outputs=outputs))
+    own, tensors = made.state_dict(), model.state_dict()
+    head = f"backbone.{head_name(made.backbone, outputs)}"
+    if f"{head}.bias" not in own:
+        raise UserError(f"{model.spec.name} has a head without a bias, so no other head can take its place")
+    new = {f"{head}.weight": weight_LD.reshape(own[f"{head}.weight"].shape), f"{head}.bias": bias_L}
+    # Auxiliary heads have other sizes; they only work in a training.
+    kept = {name: value for name, value in tensors.items() if own[name].shape == value.shape}
+    made.load_state_dict({**own, **kept, **new})
+    return made

@@ -158,7 +158,7 @@ def _contents(records: Records, table: pd.DataFrame, settings: IngestSettings, s
         "step": step,
         **deep,
         **exact,
-        "records": _digest_of_table(table),
+        "records": _digest_of_table(table.drop(columns="url", errors="ignore")),  # earlier versions did not store it
         "boxes": None if records.boxes is None else _digest_of_table(records.boxes),
         **records.info.model_dump(mode="json", exclude={"other_class"}),  # earlier versions did not know it
     }

@@ -31,7 +31,7 @@ from cxr_ray.data.store_format import INGEST_FOLDER, FileEntry, ImageFormat
 from cxr_ray.errors import UserError
 from cxr_ray.imaging.decode import decode
 from cxr_ray.imaging.files import Root
-from cxr_ray.imaging.isolated import DecoderCrash, IsolatedDecoder
+from cxr_ray.imaging.isolated import DecoderCrash, IsolatedDecoder, decode_with_care
 from cxr_ray.imaging.pixels import PIXEL_DTYPES, DecodedImage, ImageError
 from cxr_ray.imaging.statistics import image_statistics
 from cxr_ray.on_ray import cluster, data_context
@@ -55,8 +55,6 @@ Care = Literal["none", "isolated", "alone"]
 most of the free memory, so that no other image can be why one is killed."""
 ROUNDS: tuple[Care, ...] = ("none", "isolated", "alone", "alone")
 """Each round takes the shards that the one before could not finish."""
-CRASHES = 2
-"""An image is rejected when its decoder has crashed this often, one time after the other."""
 RAY_KILLS_AT = 0.95
 """Share of a node's memory in use at which Ray kills workers, its default."""
 RAY_THRESHOLD = "RAY_memory_usage_threshold"
@@ -158,7 +156,7 @@ def _decoder(job: ShardJob) -> Iterator[Callable[[bytes], DecodedImage]]:
         yield lambda data: decode(data, **options)
         return
     with IsolatedDecoder(memory=_memory_of_one() if job.care == "alone" else None) as decoder:
-        yield lambda data: _decode_with_care(decoder, data, options, is_alone=job.care == "alone")
+        yield lambda data: decode_with_care(decoder, data, options, is_alone=job.care == "alone")
 
 
 def _memory_of_one() -> int | None:
@@ -166,21 +164,6 @@ def _memory_of_one() -> int | None:
     total, free = memory_bytes()
     share = float(os.environ.get(RAY_THRESHOLD, RAY_KILLS_AT)) - MEMORY_MARGIN
     return max(LEAST_MEMORY, int(share * total) - (total - free)) if total else None
-
-
-def _decode_with_care(
-    decoder: IsolatedDecoder, data: bytes, options: dict[str, Any], *, is_alone: bool
-) -> DecodedImage:
-    """Raises `ImageError` also for an image whose decoder crashes each time, and `DecoderCrash` if another process may be why."""
-    reason = ""
-    for _ in range(CRASHES):
-        try:
-            return decoder.decode(data, **options)
-        except DecoderCrash as crash:
-            if not (crash.own_fault or is_alone):
-                raise
-            reason = str(crash)
-    raise ImageError(reason)
 
 
 Task = Callable[[ShardJob, pa.Table, ShardRange], dict[str, int]]

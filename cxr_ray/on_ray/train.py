@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from cxr_ray import config as cfg
 from cxr_ray import registry, runs
+from cxr_ray.data import store as stores
 from cxr_ray.data.plan import Plan
 from cxr_ray.errors import Stopped, UserError
 from cxr_ray.on_ray.launch import set_ray_defaults, train_on_workers
@@ -46,7 +47,7 @@ def train(
         run = open_run(config, store, plan)
         with _recorded(run, plan, said), in_process(run.config, run, log) as context:
             trainer.fit(run.config, plan, store, context, run)
-        return _finished(run)
+        return _finished(run, store, log)
     from cxr_ray.on_ray import cluster, noise, room
 
     set_ray_defaults()
@@ -63,7 +64,7 @@ def train(
         ):
             minutes = room.wait_limit(wait)
             train_on_workers(run, resources, max_failures=train.max_failures, wait_minutes=minutes)
-        return _finished(run)
+        return _finished(run, store, log)
 
 
 @contextmanager
@@ -94,13 +95,18 @@ def _recorded(run: runs.Run, plan: Plan, said: events.Said) -> Iterator[None]:
         events.record(run.path, info["status"], info.get("error") or "")
 
 
-def _finished(run: runs.Run) -> runs.Run:
-    """The run, if it is finished. Raises `UserError` for one that failed, and `Stopped` for one that was stopped."""
+def _finished(run: runs.Run, store: stores.Store, log: Callable[[str], None]) -> runs.Run:
+    """The run, if it is finished, with its check for unusual images.
+
+    Raises `UserError` for one that failed, and `Stopped` for one that was stopped."""
     info = run.info
     if info.get("error"):
         raise UserError(info["error"])
     if info["status"] == "stopped":
         raise Stopped(f"stopped after a checkpoint; resume with cxr-ray train --resume {shlex.quote(str(run.path))}")
+    from cxr_ray.inference import unusual_fit  # loads torch
+
+    unusual_fit.fit_missing(run, store, gpu="auto" if run.config.train.gpu else False, log=log)
     return run
 
 

@@ -69,7 +69,7 @@ def differences(labels: Sequence[str], rows: Sequence[Mapping[str, Any]], title:
             axes.plot(
                 row["value"],
                 y,
-                "o",
+                "o" if known else "D",
                 color=colour,
                 markerfacecolor=colour if clear else "white",
                 markersize=4.5,
@@ -89,8 +89,11 @@ def differences(labels: Sequence[str], rows: Sequence[Mapping[str, Any]], title:
         Line2D([], [], color=ACCENT, label="95% interval excludes 0", **style),
         Line2D([], [], color=DULL, markerfacecolor="white", label="chance may explain it", **style),
     ]
+    if any(row.get("low") is None for row in rows):
+        bare = style | {"marker": "D", "linewidth": 0}
+        handles.append(Line2D([], [], color=DULL, markerfacecolor="white", label="no interval", **bare))
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0.02 / width, 1 - 0.24 / height)}
-    figure.legend(handles=handles, ncols=2, fontsize=7, **place)
+    figure.legend(handles=handles, ncols=3, fontsize=7, **place)
     return figure
 
 

@@ -37,5 +37,5 @@ def side_by_side(parts: Mapping[str, Mapping[str, Scores]], title: str) -> Figur
                 axes.text(0.5, 0.5, why, ha="center", va="center", fontsize=7, color=QUIET)
                 continue
             (draw_roc if is_roc else draw_precision_recall)(axes, true_N, score_N, PART_COLOURS[part])
-            axes.legend(loc="lower right" if is_roc else "best", fontsize=6, borderaxespad=0.1)
+            axes.legend(loc="best", fontsize=6, borderaxespad=0.1)
     return figure

@@ -66,7 +66,7 @@ def roc(true_N: Array, score_N: Array, point: tuple[float, float] | None, *, lab
     draw_roc(axes, true_N, score_N)
     _mark(axes, point)
     _name(axes, label, f"ROC curve{_on(part)}")
-    axes.legend(loc="lower right", borderaxespad=0.1)
+    axes.legend(loc="best", borderaxespad=0.1)
     return figure
 
 
@@ -169,6 +169,30 @@ def confusion(matrix_LL: Sequence[Sequence[int]], names: Sequence[str], *, part:
 def progress(table: pd.DataFrame, *, chosen: int | None, title: str = "") -> Figure:
     """One metric (`title`) by epoch, a line for each part. `table`: epoch, part, value; `chosen` is the selected epoch, marked."""
     figure, axes = _axes((2.7, 2.1), (0.21, 0.18, 0.76, 0.67))
+    _draw_progress(axes, table, chosen, title)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def all_progress(panels: Mapping[str, pd.DataFrame], *, chosen: int | None, title: str) -> Figure:
+    """The whole training in one picture: a panel of `progress` for each metric. `panels`: the metric in words to its table."""
+    columns = min(4, len(panels))
+    lines = -(-len(panels) // columns)
+    width, height = 2.7 * columns, 2.1 * lines + 0.35
+    figure = Figure(figsize=(width, height))
+    figure.text(0.1 / width, 1 - 0.1 / height, title, va="top", fontsize=10, fontweight="bold")
+    for n, (name, table) in enumerate(panels.items()):
+        line, column = divmod(n, columns)
+        low = height - 0.35 - 2.1 * (line + 1)
+        box = (2.7 * (column + 0.21) / width, (low + 0.38) / height, 2.7 * 0.76 / width, 2.1 * 0.67 / height)
+        axes = figure.add_axes(box)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(length=2.5)
+        _draw_progress(axes, table, chosen, name)
+    return figure
+
+
+def _draw_progress(axes: Axes, table: pd.DataFrame, chosen: int | None, title: str) -> None:
     for part in ("train", "val"):
         rows = table[table["part"] == part].sort_values("epoch")
         if len(rows):
@@ -178,7 +202,7 @@ def progress(table: pd.DataFrame, *, chosen: int | None, title: str = "") -> Fig
             axes.plot(x, y, color=colour, linewidth=1.3, zorder=3 if part == "val" else 2, label=part, **style)
     if chosen is not None:
         axes.axvline(chosen, color=RULE, linewidth=0.9, zorder=1, label=f"selected: {chosen}")
-    axes.set_title(f"{title} by epoch", fontweight="bold", pad=15, fontsize=8 if len(title) < 28 else 7)
+    axes.set_title(f"{title} by epoch" if len(title) < 24 else title, fontweight="bold", pad=15)
     axes.set_ylabel(title, fontsize=8 if len(title) < 28 else 7)
     axes.legend(
         loc="lower left", bbox_to_anchor=(-0.02, 0.985), ncols=3, borderpad=0, handlelength=1.4, columnspacing=1.2
@@ -189,7 +213,6 @@ def progress(table: pd.DataFrame, *, chosen: int | None, title: str = "") -> Fig
     axes.margins(x=0.04, y=0.12)
     if not (table["value"] > 1.0).any():  # shares end at 1, and so does the axis
         axes.set_ylim(top=min(axes.get_ylim()[1], 1.02))
-    return figure
 
 
 @matplotlib.rc_context(STYLE)

@@ -65,13 +65,29 @@ def by_epoch(metrics: pd.DataFrame, *, chosen: int | None, task: str) -> dict[st
     `metrics` as in metrics.csv; `chosen` is the selected epoch."""
     if not len(metrics) or metrics["epoch"].nunique() < 2:
         return {}
-    out: dict[str, tuple[str, Draw]] = {}
+    return {
+        metric: (label, partial(plots.progress, rows, chosen=chosen, title=heading(metric, label, task)))
+        for metric, (label, rows) in _overall(metrics, task).items()
+    }
+
+
+def training(metrics: pd.DataFrame, *, chosen: int | None, task: str, title: str) -> dict[str, Draw]:
+    """`training`: the plots of `by_epoch` in one picture; nothing for fewer than two epochs."""
+    if not by_epoch(metrics, chosen=chosen, task=task):
+        return {}
+    panels = {heading(metric, label, task): rows for metric, (label, rows) in _overall(metrics, task).items()}
+    return {"training": partial(plots.all_progress, panels, chosen=chosen, title=title)}
+
+
+def _overall(metrics: pd.DataFrame, task: str) -> dict[str, tuple[str, pd.DataFrame]]:
+    """Each metric of `EPOCHS` that there is: (mean or overall, its rows of train and val)."""
+    out: dict[str, tuple[str, pd.DataFrame]] = {}
     for metric in EPOCHS:
         rows = metrics[(metrics["metric"] == metric) & metrics["part"].isin(["train", "val"])]
         label = MEAN if (rows["label"] == MEAN).any() and not (rows["label"] == "").any() else ""
         rows = rows[rows["label"] == label]
         if len(rows) and not (task == "binary" and metric in ("exact_match", "hamming")):
-            out[metric] = label, partial(plots.progress, rows, chosen=chosen, title=heading(metric, label, task))
+            out[metric] = label, rows
     return out
 
 

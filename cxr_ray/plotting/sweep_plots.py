@@ -224,7 +224,7 @@ def pareto(
 ) -> Figure:
     """Two objectives against each other; a line joins the Pareto front."""
     figure, axes = _axes((3.9, 3.5), left=0.62, top=0.5)
-    _head(figure, "Two objectives; the line joins the Pareto front", [one._replace(best=False) for one in shown])
+    _head(figure, "Two objectives; orange: the Pareto front", [one._replace(best=False) for one in shown])
     front = sorted(p for p, yes in zip(point_T, front_T, strict=True) if yes)
     if front:
         axes.plot(*zip(*front, strict=True), color=CALIBRATED, linewidth=0.9, zorder=1)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cxr_ray.metrics import MAIN_METRICS, MEAN, TABLE_METRICS
-from cxr_ray.metrics.titles import NAMES, heading
+from cxr_ray.metrics.titles import NAMES, heading, p_text
 from cxr_ray.plotting import comparison_plots
 from cxr_ray.plotting.run_figures import Draw
 from cxr_ray.report.render import interval, jinja, number, signed, write_figures
@@ -72,7 +72,7 @@ def _verdict(pair: Mapping[str, Any], one: Mapping[str, Any], title: str) -> str
 
 
 def _p(one: Mapping[str, Any]) -> str:
-    return "" if one.get("p") is None else f", p {number(one['p'])}"
+    return "" if one.get("p") is None else f", p {p_text(one)}"
 
 
 def _by_label(rows: Mapping[tuple[str, str], Mapping[str, Any]], labels: Sequence[str]) -> str:

@@ -2,26 +2,33 @@
 # N rows, L labels
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from cxr_ray.metrics.titles import p_text
 from cxr_ray.plotting import plots
 from cxr_ray.plotting.plots import Figure
 from cxr_ray.plotting.run_figures import data_uri
 
 
+@cache
 def jinja() -> Environment:
-    """The template environment of all pages, with their filters."""
+    """The template environment of all pages, with their filters. One for all: it keeps compiled templates."""
     environment = Environment(
         loader=PackageLoader("cxr_ray.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # menus have the order of the data
     environment.filters |= {
         "number": number,
         "interval": interval,
+        "span": span,
+        "tenths": lambda ends: f"{ends[0]:.1f} to {ends[1]:.1f}" if ends[0] < ends[1] else "",
+        "p_text": p_text,
         "signed": signed,
         "figure": lambda figure: data_uri(plots.svg(figure)),
         "thousands": thousands,
@@ -68,11 +75,19 @@ def signed(value: float) -> str:
     return f"{value:+.3f}".replace("-", "−")
 
 
-def interval(row: dict[str, Any] | None) -> str:
+def interval(row: Mapping[str, Any] | None) -> str:
     """`0.71 to 0.83`, or nothing where there is no interval."""
-    if not row or row.get("low") is None:
-        return ""
-    return f"{row['low']:.2f} to {row['high']:.2f}".replace("-", "−")
+    return "" if not row or row.get("low") is None else span((row["low"], row["high"]))
+
+
+def span(ends: Sequence[float]) -> str:
+    """`0.71 to 0.83`, with as many decimals, from two to four, as tell both ends apart; nothing for an interval of no width."""
+    low, high = ends
+    shown = next(
+        (pair for n in (2, 3, 4) if (pair := (f"{low:.{n}f}", f"{high:.{n}f}"))[0] != pair[1]),
+        ("", "") if low == high else (f"{low:.4f}", f"{high:.4f}"),
+    )
+    return " to ".join(shown).replace("-", "−") if shown[0] else ""
 
 
 def thousands(value: float) -> str:

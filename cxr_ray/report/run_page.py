@@ -9,29 +9,25 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cxr_ray.config import Config
 from cxr_ray.evaluation import analysis
+from cxr_ray.evaluation.baselines import MAX_ROWS
 from cxr_ray.labels import PARTS
-from cxr_ray.metrics import AVERAGES, MAIN_METRICS, MEAN, TABLE_METRICS
+from cxr_ray.metrics import AVERAGES, MEAN, TABLE_METRICS
 from cxr_ray.metrics.names import MICRO, WEIGHTED
-from cxr_ray.metrics.titles import NAMES
-from cxr_ray.metrics.titles import heading as _title
+from cxr_ray.metrics.titles import NAMES, heading
 from cxr_ray.plotting import plots, run_figures
 from cxr_ray.plotting.plots import Figure
-from cxr_ray.report import sections
+from cxr_ray.report import sections, statements
 from cxr_ray.report.comparison_page import PRIMARY
-from cxr_ray.report.render import interval, jinja, number, thousands, write_figures
-from cxr_ray.runs import Run, is_selected_on_val, selected_text
+from cxr_ray.report.headline import by_metric, cell, headline_cells
+from cxr_ray.report.render import jinja, write_figures
+from cxr_ray.runs import Run, evaluation_files, is_selected_on_val
 from cxr_ray.storage.atomic import write_atomic
 
 Images = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.uint8]]
 
 DETAIL_COLUMNS = ("specificity", "npv", "brier", "ece")
-
-HEADLINE = {
-    "multilabel": (*((m, MEAN) for m in MAIN_METRICS), ("ap", MEAN)),
-    "binary": (("accuracy", ""), *((m, MEAN) for m in MAIN_METRICS)),
-    "multiclass": (("accuracy", ""), ("f1", MEAN), ("recall", MEAN), ("auroc", MEAN)),
-}
 
 BASELINE_COLUMNS = {
     "multilabel": (("auroc", MEAN), ("ap", MEAN), ("recall", MEAN), ("f1", MEAN)),
@@ -47,18 +43,6 @@ OVERALL = {
     "multiclass": ("accuracy", "top2", "top3", "top5"),
 }
 
-BASELINES = {"thumbnail": "the 16 × 16 thumbnail", "border": "the thumbnail's border"}
-
-POLICIES = {
-    "zeros": "counted as negative",
-    "ones": "counted as positive",
-    "ignore": "masked as unknown",
-    "smooth": "sampled from 0.55 to 0.85",
-    "smooth_zeros": "sampled from 0 to 0.3",
-}
-
-FEW = 10  # with fewer positives a label's metrics are called unreliable
-
 
 def write(
     run: Run,
@@ -69,7 +53,7 @@ def write(
     path: Path | None = None,
     images: Images | None = None,
 ) -> Path:
-    """Write `report.html` into the run's folder from the evaluation and predictions of `part`; returns its path.
+    """Write the page (`report.html` for test) into the run's folder from the evaluation and predictions of `part`; returns its path.
 
     `evaluation`, `predictions` and `path` replace what the run folder has. `images` maps store rows [N] to pictures uint8
     [N, H, W]: with it the worst errors are shown.
@@ -79,7 +63,7 @@ def write(
     evaluation = run.evaluation(part) if evaluation is None else evaluation
     predictions = run.predictions(part) if predictions is None else predictions
     info, config = run.info, run.config
-    values = {(v["metric"], v["label"]): v for v in evaluation["values"]}
+    values = by_metric(evaluation["values"], evaluation["labels"])
     figures: dict[str, Figure] = {}
     parts = _parts(run, info)
     if evaluation["confusion"]:
@@ -92,8 +76,8 @@ def write(
         calibrated = analysis.recalibrated(evaluation["calibration"], prob_NL, evaluation["labels"])
     curves = _curves(predictions, evaluation, calibrated and calibrated[1], figures, part=part)
     select = "best" if is_selected_on_val(info, config.train) else "last"
-    epochs = _epochs(run.metrics, info, select, evaluation["task"], figures)
-    path = path or run.path / "report.html"
+    epochs = _epochs(run.metrics, info, select, evaluation["task"], figures, name=run.path.name)
+    path = path or evaluation_files.of_part(run, part).page
     recalls, at_recall = sections.at_recall_rows(evaluation)
     page = (
         jinja()
@@ -107,15 +91,13 @@ def write(
             evaluation=evaluation,
             labels=evaluation["labels"],
             names=NAMES,
-            headline=[
-                _cell(values, metric, label, evaluation["task"]) for metric, label in HEADLINE[evaluation["task"]]
-            ],
-            standing=standing(part, evaluation, info, select),
-            selected=selected_text(info, config.train),
+            headline=headline_cells(evaluation),
+            unit=statements.unit(evaluation),
+            ranges=statements.has_intervals(evaluation),
+            standing=statements.standing(run, part, evaluation),
+            facts=_facts(evaluation, info, config, part, parts),
             table=label_table(evaluation, values),
-            overall=[
-                _cell(values, m, "", evaluation["task"]) for m in OVERALL[evaluation["task"]] if (m, "") in values
-            ],
+            overall=[cell(values, m, "", evaluation["task"]) for m in OVERALL[evaluation["task"]] if (m, "") in values],
             details=_details(evaluation, values),
             operating=sections.operating_rows(evaluation),
             recalls=recalls,
@@ -128,14 +110,14 @@ def write(
             pictures=sections.worst(predictions, evaluation, images) if images else [],
             calibrated_colour=plots.CALIBRATED,
             colour=plots.ACCENT,
-            cautions=_cautions(evaluation, info, part),
+            cautions=statements.cautions(evaluation, info, part),
             limits=sorted(set(evaluation["thresholds"].values())),
             undefined=_undefined(evaluation["undefined"]),
             baselines=_baselines(evaluation, values),
             baseline_columns=[
-                _title(m, label, evaluation["task"]) for m, label in BASELINE_COLUMNS[evaluation["task"]]
+                heading(m, label, evaluation["task"]) for m, label in BASELINE_COLUMNS[evaluation["task"]]
             ],
-            verdict=verdict(evaluation),
+            verdict=statements.verdict(evaluation),
             confusion=figures.get("confusion"),
             curves=curves,
             epochs=epochs,
@@ -143,7 +125,7 @@ def write(
             parts=parts,
             prevalence=figures.get("prevalence"),
             colours=plots.PART_COLOURS,
-            policies=POLICIES,
+            policies=statements.POLICIES,
             yaml=config.to_yaml(),
             environment=run.environment,
         )
@@ -153,31 +135,24 @@ def write(
     return path
 
 
-def _cell(values: dict[tuple[str, str], dict[str, Any]], metric: str, label: str, task: str) -> dict[str, Any]:
-    row = values.get((metric, label))
-    return {"name": _title(metric, label, task), "value": row and row["value"], "interval": interval(row)}
-
-
-def standing(part: str, evaluation: dict[str, Any], info: dict[str, Any], select: str) -> str:
-    people = f" of {thousands(evaluation['patients'])} patients" if evaluation["patients"] else ""
-    on = f"{thousands(evaluation['rows'])} images{people}"
-    if evaluation.get("external"):
-        return (
-            f"Evaluated on external data: the store {evaluation['external']['store']} of {evaluation['external']['source']}, {on}. "
-            "Thresholds and calibration are from the run's own val."
-        )
-    if part == "test":
-        count = info["test_looks"]
-        times = "once" if count == 1 else f"{count} times"
-        return (
-            f"Evaluated on the test part, {on}, used neither to fit the model nor to select it. "
-            f"The test part has been evaluated {times}."
-        )
-    if part == "train":
-        return f"Evaluated on the train part, {on}: the images that the model was fitted to. This says nothing about other images."
-    if select == "last":
-        return f"Evaluated on val, {on}. The last epoch was selected, so val selected nothing in this run."
-    return f"Evaluated on val, {on}. Val selected the epoch, so these metrics are optimistic; they are not a test."
+def _facts(
+    evaluation: dict[str, Any], info: dict[str, Any], config: Config, part: str, parts: dict[str, Any]
+) -> dict[str, str]:
+    """Sentences of the page by the place where they stand."""
+    train_rows = parts["train"]["rows"] if "train" in parts else 0
+    evaluated_source = (evaluation.get("external") or info["store"])["source"]
+    return {
+        "split": statements.split_text(config, parts),
+        "epochs": statements.epochs_text(info, config),
+        "selected": statements.selected_epoch_text(info, config),
+        "blank": statements.blank_text(evaluation, config),
+        "truth": statements.ground_truth(evaluated_source),
+        "validity": statements.validity(evaluation, part, evaluated_source),
+        "operating": statements.operating_text(evaluation, part),
+        "recall": statements.high_recall_text(evaluation, sections.at_recall_rows(evaluation)[0], part),
+        "baselines": statements.baselines_text(evaluation, train_rows, MAX_ROWS),
+        "augmented": ", on augmented images" if statements.is_augmented(config) else "",
+    }
 
 
 AVERAGED = {
@@ -228,24 +203,6 @@ def _undefined(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     return [{"label": k[0], "reason": k[1], "metrics": ", ".join(v)} for k, v in names.items()]
 
 
-def _cautions(evaluation: dict[str, Any], info: dict[str, Any], part: str) -> list[str]:
-    out = [*info["store"].get("notes", []), *(evaluation.get("external") or {}).get("notes", [])]
-    few = [
-        (v["label"], v["positives"])
-        for v in evaluation["values"]
-        if v["metric"] == "positives" and v["rows"] and v["positives"] < FEW
-    ]
-    if few:
-        listed = ", ".join(f"{label} ({n or 'none'})" for label, n in few)
-        out.append(f"Fewer than {FEW} positives in {part}: {listed}. Their metrics are unreliable.")
-    by = evaluation["interval"]
-    if by["asked"] == "patient" and by["by"] == "image":
-        out.append(
-            "The patients of these images are unknown, so intervals treat images as independent and may be too narrow."
-        )
-    return [*out, *info.get("warnings", [])]
-
-
 def _baselines(evaluation: dict[str, Any], values: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
     if not evaluation["rivals"]:
         return []
@@ -253,51 +210,16 @@ def _baselines(evaluation: dict[str, Any], values: dict[tuple[str, str], dict[st
     rows: list[tuple[str, dict[tuple[str, str], Any], dict[tuple[str, str], Any]]] = [("This model", values, {})]
     for name, found in evaluation["rivals"].items():
         gap = {(d["metric"], d["label"]): d for d in evaluation["differences"][name]}
-        shown = BASELINES.get(name, name).removeprefix("the ").capitalize()
-        rows.append((shown, {(v["metric"], v["label"]): v for v in found}, gap))
+        shown = statements.BASELINES.get(name, name).removeprefix("the ").capitalize()
+        rows.append((shown, by_metric(found, evaluation["labels"]), gap))
     return [
         {
             "name": name,
-            "cells": [_cell(by_metric, m, label, evaluation["task"]) for m, label in columns],
+            "cells": [cell(by_metric, m, label, evaluation["task"]) for m, label in columns],
             "gap": gap.get(PRIMARY[evaluation["task"]]),
         }
         for name, by_metric, gap in rows
     ]
-
-
-def verdict(evaluation: dict[str, Any]) -> list[str]:
-    """How the model compares with its strongest baseline, in words that the interval of the difference supports."""
-    metric, label = PRIMARY[evaluation["task"]]
-    title = _title(metric, label, evaluation["task"])
-    title = title if title.startswith("ROC") else title[0].lower() + title[1:]
-    found = [
-        (d, name)
-        for name, gaps in evaluation["differences"].items()
-        for d in gaps
-        if (d["metric"], d["label"]) == (metric, label)
-    ]
-    if not found:
-        return []
-    gap, baseline = min(found, key=lambda f: f[0]["value"])
-    side, against = "above" if gap["value"] >= 0 else "below", BASELINES.get(baseline, baseline)
-    line = f"Its {title} is {number(abs(gap['value']))} {side} that of the strongest trivial baseline ({against}"
-    if gap.get("low") is None:
-        out = [f"{line}); no interval was computed, so chance is not excluded."]
-    elif gap["low"] > 0:
-        out = [f"{line}; difference {interval(gap)}): the model uses more of the image than a thumbnail shows."]
-    elif gap["high"] < 0:
-        out = [f"{line}; difference {interval(gap)}): it is worse than a regression on 256 gray values. Do not use it."]
-    else:
-        out = [
-            f"{line}; difference {interval(gap)}), which chance alone may explain: it is not shown to outperform a trivial rule."
-        ]
-    border = {(v["metric"], v["label"]): v for v in evaluation["rivals"].get("border", [])}.get(("auroc", MEAN))
-    if border and (border["value"] == 1.0 or border.get("low", 0.0) > 0.5):  # 1.0 has no interval
-        out.append(
-            f"The image border alone, with hardly any lung in it, reaches a ROC AUC of {number(border['value'])}: "
-            "something other than the lungs (source, view, collimation, burned-in text) is associated with the labels here."
-        )
-    return out
 
 
 def _curves(
@@ -321,14 +243,18 @@ def _curves(
 
 
 def _epochs(
-    metrics: pd.DataFrame, info: dict[str, Any], select: str, task: str, figures: dict[str, Figure]
+    metrics: pd.DataFrame, info: dict[str, Any], select: str, task: str, figures: dict[str, Figure], *, name: str
 ) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     last = int(metrics["epoch"].max()) if len(metrics) else None
     chosen = last if select == "last" else (info.get("best") or {}).get("epoch")
     for metric, (label, draw) in run_figures.by_epoch(metrics, chosen=chosen, task=task).items():
         figures[f"epochs-{metric}"] = draw()
-        out.append({"name": _title(metric, label, task), "figure": figures[f"epochs-{metric}"]})
+        out.append({"name": heading(metric, label, task), "figure": figures[f"epochs-{metric}"]})
+    title = f"{name} by epoch"
+    figures |= {
+        key: draw() for key, draw in run_figures.training(metrics, chosen=chosen, task=task, title=title).items()
+    }
     return out
 
 

@@ -3,7 +3,7 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,9 @@ from cxr_ray.evaluation.prediction_table import PredictionTable
 from cxr_ray.evaluation.worst_errors import ALARM, MISSED, worst_errors
 from cxr_ray.metrics import MAIN_METRICS, MEAN
 from cxr_ray.metrics.ranking import at_each_score
+from cxr_ray.metrics.subgroups import MIN_CASES
+from cxr_ray.metrics.titles import NAMES
+from cxr_ray.report.render import number, span
 
 STOPS = 160  # of the slider: thresholds at even steps of the number of predicted positives, and the operating point
 WORST = 4  # images of each kind and label
@@ -122,8 +125,26 @@ def group_sections(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
                 }
             )
         gaps = [gap for metric in MAIN_METRICS if (gap := analysis.largest_gap(entry, metric))]
-        out.append({"feature": entry["feature"], "rows": rows, "gaps": gaps, "many": many})
+        out.append({"feature": entry["feature"], "rows": rows, "gaps": gaps, "text": _gap_text(gaps), "many": many})
     return out
+
+
+def _gap_text(gaps: Sequence[Mapping[str, Any]]) -> str:
+    """The largest gaps of a feature in words."""
+    if not gaps:
+        return f"No gap is reported: no label has {MIN_CASES} positives in two groups."
+    sentences = []
+    for gap in gaps:
+        name = NAMES[gap["metric"]]
+        if not gap["value"]:
+            sentences.append(f"No gap in {name}.")
+            continue
+        ends = span(gap["between"]) if gap.get("between") else ""
+        between = f" ({ends})" if ends else ""
+        sentences.append(
+            f"Largest gap in {name}: {gap['label']}, {gap['high']} above {gap['low']} by {number(gap['value'])}{between}."
+        )
+    return " ".join(sentences)
 
 
 def worst(predictions: pd.DataFrame, evaluation: Mapping[str, Any], images: Any) -> list[dict[str, Any]]:

@@ -126,8 +126,8 @@ def _parts(store: Store, split: cfg.Split) -> tuple[dict[str, Any], str]:
     }
     rows_in_parts = sum(len(rows) for rows in plan.rows.values())
     return parts, (
-        f"The split of a run with {'default' if split == cfg.Split() else 'these'} settings: {rows_in_parts:,} rows "
-        f"{'after the declared cleaning' if store.info.filters else 'of them'}, by {split.by}, "
+        f"The split of a run with {'default' if split == cfg.Split() else 'these'} settings: {rows_in_parts:,} rows"
+        f"{' after the declared cleaning' if store.info.filters else ''}, by {split.by}, "
         f"val {_share(split.val)}, test {_share(split.test)}, seed {split.seed}."
     )
 

@@ -12,7 +12,7 @@ from cxr_ray import config as cfg
 from cxr_ray import metrics
 from cxr_ray.config.metric_names import join_name, sign_of
 from cxr_ray.labels import PARTS
-from cxr_ray.metrics.titles import metric_text, metric_title
+from cxr_ray.metrics.titles import metric_text, metric_title, p_text
 from cxr_ray.plotting import sweep_plots as draw
 from cxr_ray.plotting.sweep_plots import text
 from cxr_ray.report import render
@@ -129,7 +129,7 @@ def difference_text(one: Mapping[str, Any]) -> str:
         folds = f" Better on {one['folds_better']} of {one['folds']} folds{by_fold}."
     if one.get("low") is None:
         return f"{line}; no interval could be computed.{folds}"
-    p = "" if one.get("p") is None else f", p {render.number(one['p'])}"
+    p = "" if one.get("p") is None else f", p {p_text(one)}"
     better = sign_of(one.get("mode", "max")) * one["value"] > 0
     verdict = "More than chance explains." if better else "It is worse."
     if one["low"] <= 0 <= one["high"]:

@@ -169,7 +169,7 @@ class Run:
         return label_table.label_table(self.latest_values()[1], self.info["labels"])
 
     def figure(self, name: str) -> "Figure":
-        """A matplotlib figure of the training or of its last evaluation: epochs-METRIC, epochs-METRIC-LABEL, prevalence, confusion, roc-LABEL, pr-LABEL,
+        """A matplotlib figure of the training or of its last evaluation: training, epochs-METRIC, epochs-METRIC-LABEL, prevalence, confusion, roc-LABEL, pr-LABEL,
         reliability-LABEL. Raises `UserError` with the names that this run has."""
         from cxr_ray.plotting import run_figures
 
@@ -183,6 +183,8 @@ class Run:
         epochs = run_figures.by_epoch(metrics, chosen=chosen, task=info["task"])
         figures = {f"epochs-{metric}": draw for metric, (_, draw) in epochs.items()}
         figures |= run_figures.by_epoch_and_label(metrics, chosen=chosen)
+        name = f"{self.path.name} by epoch"
+        figures |= run_figures.training(metrics, chosen=chosen, task=info["task"], title=name)
         if any(of["labels"] for of in info.get("prevalence", {}).values()):
             figures["prevalence"] = lambda: plots.prevalence(info["prevalence"], info["labels"])
         evaluated = self.headline()[0]

@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -313,12 +313,13 @@ def files_exist(root: AnyPath, files: Iterable[str]) -> list[bool]:
 
 
 def map_threaded(
-    function: Callable[[Item], Result], items: Sequence[Item], *, threads: int = MAX_REQUESTS
-) -> Iterator[Result]:
-    """`function(item)` of each item in order, computed by `threads` threads; an error is raised at its item's turn."""
+    function: Callable[[Item], Result], items: Sequence[Item], *, threads: int = MAX_REQUESTS, ahead: int = 1
+) -> Generator[Result, None, None]:
+    """`function(item)` of each item in order, computed by `threads` threads, at most `ahead` x `threads` items before their turn; an error
+    is raised at its item's turn."""
     with ThreadPoolExecutor(threads) as pool:
         rest = iter(items)
-        pending = deque(pool.submit(function, item) for item in islice(rest, threads))
+        pending = deque(pool.submit(function, item) for item in islice(rest, ahead * threads))
         try:
             while pending:
                 yield pending.popleft().result()

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cxr_ray import config as cfg
-from cxr_ray import losses, models
+from cxr_ray import models
 from cxr_ray.data import loader, mixup
 from cxr_ray.data.plan import Plan
 from cxr_ray.errors import UserError
@@ -35,16 +35,8 @@ class Learner:
         self.precision = precision.pick(train.precision, self._device)
         if self._device.type == "cuda":  # shapes are constant, so benchmarking cuDNN's kernels pays off
             torch.backends.cudnn.benchmark = True
-        torch.manual_seed(config.seed)
-        self.loss = losses.build(
-            config.loss,
-            task=plan.task,
-            weight_L=plan.pos_weight,
-            micro_batches=train.micro_batch is not None,
-            mixed=config.augment.mixup > 0.0,
-        )
         # If the weights file is missing on one node, all ranks raise the error.
-        self.model = distributed.all_or_none(lambda: build.build(config, plan, store))
+        self.loss, self.model = distributed.all_or_none(lambda: build.initial(config, plan, store))
         if train.sync_batch_norm:
             norms.synchronize(self.model, self._device, train, rows=int(plan.repeats.sum()), world=context.world)
         self.model.to(self._device, memory_format=self.precision.layout)

@@ -13,12 +13,16 @@ from cxr_ray import runs
 from cxr_ray.data import leakage
 from cxr_ray.data import plan as plans
 from cxr_ray.data import store as stores
+from cxr_ray.data.features import read_manifest, training_source
 from cxr_ray.errors import Stopped, UserError
-from cxr_ray.training import trackers
+from cxr_ray.storage.remote import to_local_path
+from cxr_ray.training import on_features, trackers
 
 
 def open_run(config: cfg.Config, store: stores.Store, plan: plans.Plan, **entries: Any) -> runs.Run:
     """The run folder of a resolved config: a new one, or the unfinished one to resume. `entries` are added to run.json."""
+    if config.data.features is not None:
+        entries["features"] = read_manifest(Path(config.data.features)).digest
     return runs.create(
         config,
         store=store_info(store),
@@ -80,7 +84,7 @@ def prepare(
     store = stores.open(config.data.shards, verify=config.data.verify, cache=config.data.cache, log=log)
     plan = plans.build(store, config.data, seed=config.seed, pos_weight_power=config.loss.pos_weight_power)
     near_duplicates = _near_duplicate_warnings(store, plan, config.data.split.near_duplicates)
-    config = _with_absolute_paths(config.for_task(plan.task), store)
+    config = _with_absolute_paths(on_features.resolve(config.for_task(plan.task)), store)
     check(config, plan, store)
     plan = replace(plan, warnings=(*plan.warnings, *monitor_warnings(config, plan), *near_duplicates))
     return store, plan, config
@@ -104,8 +108,10 @@ def check(config: cfg.Config, plan: plans.Plan, store: stores.Store) -> None:
         micro_batches=config.train.micro_batch is not None,
         mixed=config.augment.mixup > 0.0,
     )
-    size = config.data.image_size or store.size
-    models.check_size(size, store.size)  # before the model: the image size is what the user chose
+    on_features.check(config)
+    stored = training_source(store, config.data).size
+    size = config.data.image_size or stored
+    models.check_size(size, stored)  # before the model: the image size is what the user chose
     models.build(config.model, outputs=len(plan.labels), image_size=size, mean=0.0, deviation=1.0)
 
 
@@ -170,9 +176,12 @@ def _with_absolute_paths(config: cfg.Config, store: stores.Store) -> cfg.Config:
     cache = config.data.cache
     if cache not in ("auto", "none"):
         cache = str(Path(cache).absolute())
+    features = config.data.features
+    if features is not None:
+        features = str(to_local_path(features, "folder of features").absolute())
     return config.model_copy(
         update={
-            "data": config.data.model_copy(update={"shards": store.origin, "cache": cache}),
+            "data": config.data.model_copy(update={"shards": store.origin, "cache": cache, "features": features}),
             "model": config.model.model_copy(update={"weights": weights}),
         }
     )

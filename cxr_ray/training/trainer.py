@@ -20,6 +20,7 @@ import torch
 from cxr_ray import config as cfg
 from cxr_ray import losses, metrics, models, runs
 from cxr_ray.data import loader, mixup, store_check
+from cxr_ray.data.features import training_source
 from cxr_ray.data.plan import Plan
 from cxr_ray.errors import UserError
 from cxr_ray.metrics import Value
@@ -46,7 +47,8 @@ def fit(config: cfg.Config, plan: Plan, store: loader.TrainingStore, context: Co
     memory.keep_heap()
     config = config.for_task(plan.task)
     metrics.parse(config.train.monitor, labels=plan.labels, task=plan.task)
-    trainer = _Trainer(_resolve_precision(config, context, run), plan, store, context, run)
+    source = distributed.all_or_none(lambda: training_source(store, config.data, run.info))
+    trainer = _Trainer(_resolve_precision(config, context, run), plan, source, context, run)
     latest = trainer.resume()
     with trainer.tracking() as track, trainer.checking_bytes() as check_bytes:
         while trainer.end_reason is None and trainer.progress.last_epoch < config.train.epochs:

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,18 +20,18 @@ from cxr_ray.data import store as stores
 from cxr_ray.data import store_format
 from cxr_ray.data.plan import Plan
 from cxr_ray.errors import UserError, unknown
-from cxr_ray.evaluation import analysis, baselines
+from cxr_ray.evaluation import analysis
 from cxr_ray.evaluation.prediction_table import EvaluationSettings, PredictionTable, rule_of
 from cxr_ray.evaluation.results import evaluate_table
-from cxr_ray.inference import predictor
+from cxr_ray.inference import unusual_fit
 from cxr_ray.metrics import COUNTS, TABLE_METRICS, calibration, operating_points, studies
-from cxr_ray.report import run_page
-from cxr_ray.runs import ensemble
-from cxr_ray.runtime.progress import Progress
+from cxr_ray.report import index_page, run_page
+from cxr_ray.runs import evaluation_files
 from cxr_ray.storage.atomic import write_atomic
+from cxr_ray.training import epoch_model
+from cxr_ray.workflows.evaluated_model import EvaluatedModel
 from cxr_ray.workflows.results import Evaluation
 
-BASELINES = ("thumbnail", "border")
 By = Literal["image", "study"]
 
 
@@ -108,6 +109,7 @@ def evaluate(
     path: str | Path,
     *,
     split: str | None = None,
+    epoch: int | None = None,
     thresholds: operating_points.Rule | None = None,
     by: By = "image",
     combine: studies.Method = "max",
@@ -117,16 +119,14 @@ def evaluate(
     """Evaluate the run in the folder `path` on `split` (default: test, else val; the log states which) and write its report.
 
     The parts are read from the run's own `plan.parquet`. Predictions of the model and the baselines are computed once and saved, so
-    that other `thresholds` need no model; a rule chooses thresholds on val. `by="study"` combines the images of a study by `combine`.
-    `report` has settings of `config.Report` that replace the run's own, such as `interval_by`. Each evaluation of test is counted in
-    run.json. Raises `UserError` for an unknown name, if the part has no rows, and if the store is not the one of the training."""
+    that other `thresholds` need no model; a rule chooses thresholds on val. `epoch` evaluates another model than the selected one
+    (`epoch_model`). `by="study"` combines the images of a study by `combine`. `report` has settings of `config.Report` that replace the
+    run's own, such as `interval_by`. Each evaluation of test is counted in run.json. Raises `UserError` for an unknown name, if the part
+    has no rows, if the epoch's model is gone, and if the store is not the one of the training."""
     if split is not None and split not in plans.PARTS:
         raise unknown("split", split, plans.PARTS)
-    if by not in get_args(By):
-        raise unknown("value of by", by, get_args(By))
-    if combine not in get_args(studies.Method):
-        raise unknown("value of combine", combine, get_args(studies.Method))
-    run = load_trained(path)
+    check_unit(by, combine)
+    run = load_trained(path, epoch=epoch)
     config = with_report_settings(run, report)
     store = stores.open(run.info["store"]["path"], verify="manifest", cache=config.data.cache)
     if store.fingerprint != run.info["store"]["fingerprint"]:
@@ -141,14 +141,16 @@ def evaluate(
         raise UserError(f"the run {run.path.name} has no rows in {part}; it has rows in {parts}")
     rule = rule_of(run, thresholds, plan.labels)
     operating_points.parse(rule, plan.labels, task=plan.task)
-    selected_epoch = part == "val" and runs.is_selected_on_val(run.info, config.train)
+    selected_epoch = part == "val" and epoch is None and runs.is_selected_on_val(run.info, config.train)
     log(
         f"evaluating {part} ({len(plan.rows[part]):,} rows)"
         + (", which also selected the epoch" if selected_epoch else "")
+        + ("" if epoch is None else f" with the model of epoch {epoch}")
     )
 
-    table = predictions_of(run, store, plan, part)
-    val = predictions_of(run, store, plan, "val") if len(plan.rows["val"]) else None
+    model = EvaluatedModel(run, plan, store, epoch)
+    table = model.predictions(part)
+    val = model.predictions("val") if len(plan.rows["val"]) else None
     # An ensemble of folds has val rows that other members trained on: baselines would be fitted on them too.
     in_train = part != "train" and np.isin(plan.rows[part], plan.rows["train"]).any()
     records = store.index.set_index("row", drop=False)
@@ -158,22 +160,44 @@ def evaluate(
         val,
         records=records,
         train_records=records,
-        baselines=_baselines(run, store, plan, part) if config.report.rivals and not in_train else {},
+        baselines=model.baselines(part) if config.report.rivals and not in_train else {},
         unused_labels=unused_labels(store, plan),
     )
     settings = EvaluationSettings.from_report(config.report, rule, seed=config.seed)
     results, table = compute_results(data, settings, by=by, combine=combine)
-    results = {"part": part, **results}
-    name = part if by == "image" else f"{part}-by-study"
-    write_atomic(run.path / f"evaluation-{name}.json", json.dumps(results, indent=1))
-    if by == "image":
+    blank = store.info.blank_policy(config.data.blank)
+    results = {"part": part, **results, "blank": {"train": blank, "here": blank}, **about_model(model, val, log)}
+    files = evaluation_files.of_part(run, part, by=by, epoch=epoch)
+    write_atomic(files.results, json.dumps(results, indent=1))
+    own_test = (run.path / "evaluation-test.json").exists()
+    if by == "image" and epoch is None and (part == "test" or not own_test):
         _write_operating_points(run, results, val)
     if part == "test":
         run.count_test_evaluation()
-    page = run.path / ("report.html" if by == "image" else "report-by-study.html")
+    unusual_fit.fit_missing(run, store, log=log)
     images = store.pictures if config.report.images and by == "image" else None
-    report_path = run_page.write(run, part, evaluation=results, predictions=table, path=page, images=images)
-    return Evaluation(run, part, results, report_path, table)
+    run_page.write(run, part, evaluation=results, predictions=table, path=files.page, images=images)
+    index_page.write(run)
+    return Evaluation(run, part, results, files.page, table)
+
+
+def check_unit(by: str, combine: str) -> None:
+    """Raise `UserError` for an unknown unit of evaluation, or an unknown way to combine the images of a study."""
+    if by not in get_args(By):
+        raise unknown("value of by", by, get_args(By))
+    if combine not in get_args(studies.Method):
+        raise unknown("value of combine", combine, get_args(studies.Method))
+
+
+def about_model(model: EvaluatedModel, val: pd.DataFrame | None, log: Callable[[str], None]) -> dict[str, Any]:
+    """Keys of the results about the evaluated model: when, and for an epoch other than the selected one which, with notes."""
+    out: dict[str, Any] = {"evaluated": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"}
+    if model.epoch is not None:
+        notes = [] if val is None else model.check_logged(val)
+        for line in notes:
+            log(f"warning: {line}")
+        out |= {"epoch": model.epoch, "notes": notes}
+    return out
 
 
 def compute_results(
@@ -208,10 +232,12 @@ def unused_labels(store: stores.Store, plan: Plan) -> list[str]:
     return [k for k in store.labels if k not in store.info.default_labels and k not in plan.labels]
 
 
-def load_trained(path: str | os.PathLike[str]) -> runs.Run:
-    """Load a run. Raises `UserError` if it, or a member of the ensemble, has no model yet."""
+def load_trained(path: str | os.PathLike[str], *, epoch: int | None = None) -> runs.Run:
+    """Load a run. Raises `UserError` if it, or a member of the ensemble, has no model yet, or none of `epoch`."""
     run = runs.load(path)
     run.check_trained()
+    if epoch is not None:
+        epoch_model.check(run, epoch)
     return run
 
 
@@ -246,40 +272,3 @@ def _write_operating_points(run: runs.Run, results: dict[str, Any], val: pd.Data
     if calibrated["fitted"] or calibrated["shift"]:
         body = {"fitted_on": val_rows, **{k: calibrated[k] for k in ("shift", "fitted", "too_few")}}
         write_atomic(run.path / "calibration.json", json.dumps(body, indent=1))
-
-
-def saved_predictions(run: runs.Run, name: str, rows: npt.NDArray[np.int64]) -> pd.DataFrame | None:
-    """The run's `predictions/NAME.parquet` if it has exactly these rows in this order, else None."""
-    file = run.path / "predictions" / f"{name}.parquet"
-    table = pd.read_parquet(file) if file.exists() else None
-    return table if table is not None and table["row"].tolist() == rows.tolist() else None
-
-
-def predictions_of(run: runs.Run, store: stores.Store, plan: Plan, part: str) -> pd.DataFrame:
-    """The run's predictions of a part. Computed and saved if there are none of exactly these rows."""
-    if (saved := saved_predictions(run, part, plan.rows[part])) is not None:
-        return saved
-    if part == "val" and (members := run.members):  # a member must not predict rows that it was trained on
-        table = ensemble.out_of_fold(members)
-        run.write_predictions(part, table)
-        return table
-    prob_NL = predict_rows(run, store, plan.rows[part])
-    table = runs.predictions_table(store.index, plan.rows[part], plan.labels, plan.truth[part], prob_NL)
-    run.write_predictions(part, table)
-    return table
-
-
-def predict_rows(run: runs.Run, store: stores.Store, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Probabilities [N, L] of the model of `run` for store rows [N]. Progress is printed."""
-    with Progress("predict") as progress:
-        return predictor.load(run).rows(store, rows, batch_size=run.config.train.batch_size, progress=progress)
-
-
-def _baselines(run: runs.Run, store: stores.Store, plan: Plan, part: str) -> dict[str, npt.NDArray[np.float64]]:
-    """The probabilities [N, L] of the baselines by name; fitted once per run and part."""
-    if (saved := saved_predictions(run, f"rivals-{part}", plan.rows[part])) is not None:
-        return {name: saved[[f"{name}/{k}" for k in plan.labels]].to_numpy(float) for name in BASELINES}
-    probs = baselines.fit_baselines(store, plan, part, seed=run.config.seed)
-    frame = pd.DataFrame({f"{name}/{k}": probs[name][:, j] for name in BASELINES for j, k in enumerate(plan.labels)})
-    run.write_predictions(f"rivals-{part}", pd.concat([pd.DataFrame({"row": plan.rows[part]}), frame], axis=1))
-    return probs

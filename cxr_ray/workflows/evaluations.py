@@ -20,6 +20,7 @@ def evaluate(  # noqa: PLR0913 - the options of the command, all of them by keyw
     run: AnyRun,
     *,
     split: str | None = None,
+    epoch: int | None = None,
     thresholds: operating_points.Rule | None = None,
     by: Literal["image", "study"] = "image",
     combine: studies.Method = "max",
@@ -31,7 +32,8 @@ def evaluate(  # noqa: PLR0913 - the options of the command, all of them by keyw
 ) -> Evaluation:
     """Evaluate a run label by label on a part of its store, or on other data, and write its report.
 
-    `split`: train, val or test; by default test if it has rows, else val. `thresholds`: one number, a mapping from labels to numbers,
+    `split`: train, val or test; by default test if it has rows, else val. `epoch`: of another model than the selected one: an epoch
+    whose checkpoint is kept, or 0, the untrained model. `thresholds`: one number, a mapping from labels to numbers,
     or a rule that is applied on val: "youden", "f1", {"recall": 0.9}, {"specificity": 0.9}; by default the run's own. `by`: each
     image, or each study, whose images `combine` combines (max or mean). `data`: folder or URL of another store, evaluated instead
     (external validation), with `mapping` from labels of the model to labels of the data. `report`: settings of `config.Report`, such
@@ -46,7 +48,14 @@ def evaluate(  # noqa: PLR0913 - the options of the command, all of them by keyw
         from cxr_ray.workflows import evaluate as evaluating
 
         return evaluating.evaluate(
-            path, split=split, thresholds=thresholds, by=by, combine=combine, report=report, log=log
+            path,
+            split=split,
+            epoch=epoch,
+            thresholds=thresholds,
+            by=by,
+            combine=combine,
+            report=report,
+            log=log,
         )
     if split is not None:
         raise UserError("data evaluates all rows of the other store: leave split out")
@@ -54,7 +63,15 @@ def evaluate(  # noqa: PLR0913 - the options of the command, all of them by keyw
 
     where = os.fspath(data)
     return external.evaluate(
-        path, where, mapping=mapping, thresholds=thresholds, by=by, combine=combine, report=report, log=log
+        path,
+        where,
+        mapping=mapping,
+        epoch=epoch,
+        thresholds=thresholds,
+        by=by,
+        combine=combine,
+        report=report,
+        log=log,
     )
 
 

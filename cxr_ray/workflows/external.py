@@ -2,7 +2,6 @@
 # N rows, L labels
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,13 @@ from cxr_ray.data import store as stores
 from cxr_ray.errors import UserError, listed
 from cxr_ray.evaluation.prediction_table import EvaluationSettings, rule_of
 from cxr_ray.metrics import operating_points, studies
-from cxr_ray.report import run_page
+from cxr_ray.report import index_page, run_page
+from cxr_ray.runs import evaluation_files
 from cxr_ray.storage.atomic import write_atomic
 from cxr_ray.workflows import evaluate as evaluating
 from cxr_ray.workflows import shared_classes
 from cxr_ray.workflows.alignment import align, blank_of, derivations, stored_labels, truth_of, used_labels
+from cxr_ray.workflows.evaluated_model import EvaluatedModel
 from cxr_ray.workflows.results import Evaluation
 
 SAME_IMAGE_BITS = 2
@@ -29,11 +30,12 @@ SAME_IMAGE_BITS = 2
 or 2; different images in 4 or more."""
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - the options of the command, all of them by keyword
     path: str | Path,
     data: str | Path,
     *,
     mapping: Mapping[str, str] | None = None,
+    epoch: int | None = None,
     thresholds: operating_points.Rule | None = None,
     by: evaluating.By = "image",
     combine: studies.Method = "max",
@@ -43,9 +45,10 @@ def evaluate(
     """Evaluate the run in the folder `path` on every row of the store `data` that passes the store's filters.
 
     Labels are matched by name, or by `mapping` (model label to data label); unmatched ones are logged. Preprocessing is that of the
-    model; `report` is as in `evaluate.evaluate`. Rows that the training used (see `used_in_training`) are left out. Thresholds are the
+    model; `epoch` and `report` are as in `evaluate.evaluate`. Rows that the training used (see `used_in_training`) are left out. Thresholds are the
     run's, chosen on its own val. Writes `external/NAME/` in the run. Raises `UserError` if no label matches or no row remains."""
-    run = evaluating.load_trained(path)
+    evaluating.check_unit(by, combine)
+    run = evaluating.load_trained(path, epoch=epoch)
     config, info = evaluating.with_report_settings(run, report), run.info
     store = stores.open(data, verify="manifest", cache=config.data.cache)
     rule = rule_of(run, thresholds, info["labels"])
@@ -89,10 +92,10 @@ def evaluate(
         raise UserError(f"no row of {store.origin} is left to evaluate {run.path.name} on: {'; '.join(notes)}")
 
     log(f"evaluating {len(rows):,} rows of {store.name}")
-    name = re.sub(r"[^\w.+-]+", "_", store.name)
-    table = _predictions(run, store, rows, truth_NL, f"external/{name}")
-    plan = runs.plan_of(run, own)
-    val = evaluating.predictions_of(run, own, plan, "val") if len(plan.rows["val"]) else None
+    model = EvaluatedModel(run, runs.plan_of(run, own), own, epoch)
+    table = _predictions(model, store, rows, truth_NL)
+    plan = model.plan
+    val = logged = model.predictions("val") if len(plan.rows["val"]) else None
     if classes:
         table = shared_classes.restrict(table, info["labels"], kept)
         val = None if val is None else shared_classes.restrict(val, info["labels"], kept)
@@ -107,7 +110,11 @@ def evaluate(
     )
     settings = EvaluationSettings.from_report(config.report, rule, seed=config.seed)
     results, table = evaluating.compute_results(evaluation_data, settings, by=by, combine=combine)
-    results = {"part": store.name, **results}
+    results = {"part": store.name, **results, **evaluating.about_model(model, logged, log)}
+    results["blank"] = {
+        "train": own.info.blank_policy(config.data.blank),
+        "here": blank_of(store, config.data),
+    }
     results["external"] = {
         "store": store.name,
         "fingerprint": store.fingerprint,
@@ -116,13 +123,13 @@ def evaluate(
         "alignment": alignment,
         "unmatched": [k for k in columns if k not in matched],
     }
-    folder = run.path / "external" / (name if by == "image" else f"{name}-by-study")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "evaluation.json", json.dumps(results, indent=1))
+    files = evaluation_files.of_external(run, store.name, store.fingerprint, by=by, epoch=epoch)
+    files.page.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(files.results, json.dumps(results, indent=1))
     images = store.pictures if config.report.images and by == "image" else None
-    page = folder / "report.html"
-    run_page.write(run, store.name, evaluation=results, predictions=table, path=page, images=images)
-    return Evaluation(run, store.name, results, page, table)
+    run_page.write(run, store.name, evaluation=results, predictions=table, path=files.page, images=images)
+    index_page.write(run)
+    return Evaluation(run, store.name, results, files.page, table)
 
 
 def used_in_training(
@@ -193,15 +200,15 @@ def _notes(
 
 
 def _predictions(
-    run: runs.Run, store: stores.Store, rows: npt.NDArray[np.int64], truth_NL: npt.NDArray[np.float32], name: str
+    model: EvaluatedModel, store: stores.Store, rows: npt.NDArray[np.int64], truth_NL: npt.NDArray[np.float32]
 ) -> pd.DataFrame:
     """The predictions table of another store. Its file name has the start of the fingerprint, since stores can have equal names."""
-    file = f"{name}-{store.fingerprint[:12]}"
-    labels = run.info["labels"]
-    if (saved := evaluating.saved_predictions(run, file, rows)) is not None:
+    file = f"external/{evaluation_files.safe_name(store.name)}-{store.fingerprint[:12]}"
+    labels = model.run.info["labels"]
+    if (saved := model.saved(file, rows)) is not None:
         prob_NL = saved[[f"prob/{k}" for k in labels]].to_numpy()
     else:
-        prob_NL = evaluating.predict_rows(run, store, rows)
+        prob_NL = model.rows(store, rows)
     table = runs.predictions_table(store.index, rows, labels, truth_NL, prob_NL)
-    run.write_predictions(file, table)
+    model.write(file, table)
     return table

@@ -24,7 +24,7 @@ def predict_missing(run: runs.Run, *, log: Callable[[str], None] = print) -> Non
     if not missing:
         return
     from cxr_ray.data import store as stores
-    from cxr_ray.workflows import evaluate
+    from cxr_ray.workflows.evaluated_model import EvaluatedModel
 
     run.check_trained()
     store = stores.open(run.info["store"]["path"], verify="manifest", cache=run.config.data.cache)
@@ -33,7 +33,7 @@ def predict_missing(run: runs.Run, *, log: Callable[[str], None] = print) -> Non
         if not len(plan.rows[part]):
             raise UserError(f"the run {run.path.name} has no rows in {part}, so its parts cannot be shown side by side")
         log(f"predicting {part} ({len(plan.rows[part]):,} rows), which the training did not save")
-        evaluate.predictions_of(run, store, plan, part)
+        EvaluatedModel(run, plan, store).predictions(part)
 
 
 def write(run: runs.Run, labels: Sequence[str]) -> Path:

@@ -15,7 +15,7 @@ from cxr_ray.metrics.titles import NAMES
 from cxr_ray.plotting import comparison_plots, run_figures
 from cxr_ray.plotting.plots import Figure
 from cxr_ray.report import comparison_page
-from cxr_ray.runs import Run
+from cxr_ray.runs import Run, evaluation_files
 
 SHOWN_CURVES = 8
 """ROC curves of an evaluation that a notebook shows; `figure` draws the others."""
@@ -29,11 +29,16 @@ class Evaluation:
     part: str
     """train, val or test; for external data the name of their store."""
     results: dict[str, Any]
-    """All results as plain JSON, as in `evaluation-PART.json`."""
+    """All results as plain JSON, as in `evaluation-PART.json` (docs/reference/formats.md)."""
     report: Path
     """The HTML page."""
     predictions: pd.DataFrame = field(compare=False)
     """The evaluated predictions: `row, source_row, patient, study, true/LABEL..., prob/LABEL...`; one row per study if `by` is study."""
+
+    @property
+    def index(self) -> Path:
+        """The page that lists all reports of the run."""
+        return self.run.path / evaluation_files.INDEX
 
     @property
     def table(self) -> pd.DataFrame:

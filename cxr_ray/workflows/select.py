@@ -181,7 +181,7 @@ def _write_best(sweep: Sweep, best: RankedCombination) -> None:
     if len(best.trials) > 1:
         ensemble.make(folder, [sweep.run(t) for t in best.trials])
         return
-    skipped = ("checkpoints", "rows", "ray", "lease.json", "stop", "report*.html", "evaluation-*.json")
+    skipped = ("checkpoints", "rows", "ray", "lease.json", "stop", "report*.html", "index.html", "evaluation-*.json")
     shutil.copytree(sweep.run(best.trials[0]).path, folder, ignore=shutil.ignore_patterns(*skipped))
     runs.Run(folder).update(test_looks=0)  # those of the trial itself are counted in its own folder
 

@@ -2,7 +2,7 @@
 # # One machine to a cluster
 #
 # A training starts on a laptop and later needs more machines. The commands stay the same: what changes is an address. This tutorial starts the
-# smallest possible cluster, one head node on this machine, and uses it as one uses a cluster of fifty: from Python, and by submitting jobs.
+# smallest possible cluster, one head node on this machine, and uses it as one uses a large one: from Python, and by submitting jobs.
 #
 # On a real cluster the head runs elsewhere, and somebody has started it ([](../how-to/cluster.md)): then begin at *Train on it*.
 

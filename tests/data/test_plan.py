@@ -255,6 +255,23 @@ def test_balance_warnings_name_labels_unused_labels_and_features_in_either_direc
     ]
 
 
+def test_several_unbalanced_shares_are_one_warning():
+    store = fake_store(40, images_a_patient=1)
+    store.index["split"] = ["train"] * 20 + ["val"] * 20
+    store.index["view"], store.index["sex"] = ["AP"] * 20 + ["PA"] * 20, "F"
+    store.index[["Edema", "Mass", "Effusion"]] = np.tile([[1.0, 1, 1], [0, 0, 0]], (20, 1))
+    official = {"val": "official", "test": 0}
+    (found,) = [w for w in plans.build(store, data(split=official), seed=0).warnings if "points" in w]
+    assert found == (
+        "2 shares differ between train and val by over 2 points: view AP: 100.0% of train, 0.0% of val (-100.0 points); "
+        "view PA: 0.0% of train, 100.0% of val (+100.0 points)"
+    )
+    store.index["view"] = ["AP"] * 40
+    store.index.loc[:19, "Edema"] = 1.0
+    (found,) = [w for w in plans.build(store, data(split=official), seed=0).warnings if "points" in w]
+    assert found == "Edema: 100.0% of train, 50.0% of val (-50.0 points)"
+
+
 @pytest.mark.parametrize(("limit", "lines"), [(0.25, 0), (0.2499, 1)])
 def test_a_difference_equal_to_the_limit_is_no_warning(limit, lines):
     store = fake_store(16, images_a_patient=1)

@@ -20,6 +20,8 @@ def test_the_late_release(tmp_path: Path) -> None:
     assert table["COVID-19"].tolist()[:4] == [1, 1, 0, 0] and table["Viral"].tolist()[:4] == [1, 1, 1, 0]
     assert table.loc[4, list(records.info.labels)].isna().all()  # todo: not labelled yet
     assert table["source_row"].tolist() == [0, 1, 2, 3, 4, 5]  # the CT volume is row 6
+    assert table["url"].notna().tolist() == table["source"].notna().tolist()
+    assert table["url"].str.contains(table["source"].iloc[0], regex=False).iloc[0]
     assert table["view"].tolist() == ["PA", "AP supine", "lateral", "AP", "PA", "Axial"]
     assert table["source"].fillna("-").tolist() == [
         "nejm.org",

@@ -29,6 +29,7 @@ def test_the_published_layout(tmp_path: Path) -> None:
         "Normal": ["rsna.org"],
         "Viral Pneumonia": ["kaggle.com"],
     }
+    assert table.loc[table["COVID"] == 1, "url"].unique().tolist() == [covid_radiography.HOSTS["COVID"]]
     assert table["patient"].isna().all() and records.info.features == ("source",)
     assert "metrics are too high" in records.info.notes[0] and "does not name patients" in records.info.notes[1]
 

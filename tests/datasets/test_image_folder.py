@@ -1,6 +1,7 @@
 """Class folders: splits, patients, and refused layouts."""
 
 import os
+import re
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,30 @@ def test_patients_from_published_file_names(shared_data: Path, tmp_path: Path) -
     assert records.info.labels == ("Covid-19",) and records.table["Covid-19"].sum() == 6
     known = records.table.dropna(subset=["patient"])
     assert sorted(known["patient"].astype(int)) == sorted(nih["Patient ID"])
+
+
+def test_patients_of_kaggles_pneumonia_folders(tmp_path: Path) -> None:
+    """The pattern of docs/coming-from/what-does-what.md: a patient of every name, and the images of one child together."""
+    names = {
+        "PNEUMONIA": {"person1_bacteria_1": "person1", "person1_bacteria_2": "person1", "person1946_virus_4872": "person1946"},
+        "NORMAL": {"IM-0115-0001": "IM-0115", "IM-0115-0002": "IM-0115", "NORMAL2-IM-0115-0001": "NORMAL2-IM-0115",
+                   "NORMAL2-IM-1427-0001-0002": "NORMAL2-IM-1427"},
+    }  # fmt: skip
+    for folder, of in names.items():
+        (tmp_path / "train" / folder).mkdir(parents=True)
+        for number, name in enumerate(of):
+            picture(tmp_path / "train" / folder / f"{name}.jpeg", number)
+    for part in ("val", "test"):
+        image_folder.write(tmp_path / part, {"NORMAL": 1, "PNEUMONIA": 1}, pattern="IM-000{patient}-0001.jpeg")
+    guide = (Path(__file__).parents[2] / "docs" / "coming-from" / "what-does-what.md").read_text(encoding="utf-8")
+    pattern = re.findall(r"--patient-regex '([^']+)'", guide)[0]
+    records = load(tmp_path, patient_regex=pattern)
+    assert records.info.labels == ("PNEUMONIA",) and records.table["patient"].notna().all()
+    found = dict(zip(records.table["image"], records.table["patient"], strict=True))
+    for folder, of in names.items():
+        for name, patient in of.items():
+            assert found[f"train/{folder}/{name}.jpeg"] == patient
+    assert records.table["split"].value_counts().to_dict() == {"train": 7, "val": 2, "test": 2}
 
 
 def test_names_that_are_not_utf8_and_classes_of_another_unicode_form_are_read(tmp_path: Path) -> None:

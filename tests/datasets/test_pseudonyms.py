@@ -23,9 +23,10 @@ def test_only_names_are_hashed(name: str, tmp_path: Path) -> None:
     plain = datasets.load(name, root, OPTIONS.get(name))
     hidden = pseudonyms.pseudonymise(plain, SECRET)
     assert hidden.paths.tolist() == plain.table["image"].tolist()
-    other = [c for c in plain.table if c not in ("image", "patient", "study", "mask")]
+    other = [c for c in plain.table if c not in ("image", "patient", "study", "mask", "url")]
     pd.testing.assert_frame_equal(hidden.table[other], plain.table[other])
     assert (hidden.table.dtypes == plain.table.dtypes).all() and hidden.table["mask"].isna().all()
+    assert hidden.table.get("url", hidden.table["mask"]).isna().all()
     for column in ("patient", "study"):  # the same groups with other names
         codes = [pd.factorize(records.table[column])[0] for records in (plain, hidden)]
         np.testing.assert_array_equal(*codes)

@@ -43,16 +43,25 @@ def test_shortcuts_are_reported_in_plain_sentences() -> None:
         entry("view", {"Edema": 0.80, "Mass": 0.64}),
         entry("Tubes", {"Edema": 0.70}),
         {"feature": "sex", "shortcut": None},
+        entry("sex", {"Rare": 1.0, "Common": 1.0}),
         entry("source", {}, accuracy=0.9, majority=0.5),
         entry("age", {}, accuracy=0.52, majority=0.5),
     ]
-    model = {("auroc", "Edema"): {"value": 0.85}, ("accuracy", ""): {"value": 0.95}}
+    model = {
+        ("auroc", "Edema"): {"value": 0.85},
+        ("accuracy", ""): {"value": 0.95, "rows": 20},
+        ("positives", "Edema"): {"positives": 10, "rows": 30},
+        ("positives", "Rare"): {"positives": 9, "rows": 30},  # too few to state anything
+        ("positives", "Common"): {"positives": 21, "rows": 30},
+    }
     assert analysis.shortcut_messages(results, model) == [
         "view alone, without the image, predicts Edema with a ROC AUC of 0.80; the model has 0.85.",
         "'Tubes' (not trained on) alone, without the image, predicts Edema with a ROC AUC of 0.70; the model has 0.85.",
         "source alone, without the image, predicts the class with an accuracy of 90% (the most frequent class: 50%); "
         "the model has 95%: accuracy on these data is inflated.",
     ]
+    few = model | {("accuracy", ""): {"value": 0.95, "rows": 18}}  # nine of another class than the most frequent
+    assert len(analysis.shortcut_messages(results, few)) == 2
 
 
 def test_the_largest_gap_is_over_labels_not_their_mean() -> None:

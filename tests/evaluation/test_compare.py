@@ -35,7 +35,7 @@ def test_a_difference_is_that_of_the_metrics_of_both_runs(tmp_path: Path) -> Non
         assert row["low"] <= row["value"] <= row["high"] and 0 < row["p"] <= 1
     better = next(r for r in pair["rows"] if (r["metric"], r["label"]) == ("auroc", LABELS[0]))
     assert better["low"] > 0 and better["p"] < 0.05 and better["delong_p"] < 0.05
-    assert comparison["seeds"] is not None  # only their names differ
+    assert comparison["seeds"] is None  # nothing but their names differs, so not the seed
     page = tmp_path / "compare.html"
     comparison_page.write(comparison, page)
     text = page.read_text()
@@ -183,3 +183,21 @@ def test_thresholds_of_a_label_group_are_those_of_its_labels(tmp_path: Path) -> 
     assert [entry["thresholds"] for entry in given] == [{LABELS[0]: 0.4, LABELS[1]: 0.5}] * 2
     with pytest.raises(UserError, match="did you mean 'pair'"):
         compare([one, two], thresholds={"pairs": 0.4})
+
+
+def test_perfect_runs_have_no_intervals_of_no_width(tmp_path: Path) -> None:
+    """All resamples are equal: a share has Wilson's interval, as in a report, and other metrics have none."""
+    two = [example_run(tmp_path, f"seed-{i}", seed=i, skill=200.0) for i in range(2)]
+    comparison = compare(two)
+    for run in comparison["runs"]:
+        values = {(v["metric"], v["label"]): v for v in run["values"]}
+        assert values["recall", LABELS[0]]["value"] == 1.0 and values["recall", LABELS[0]]["method"] == "wilson"
+        assert values["auroc", LABELS[0]]["no_interval"] == "every resample gives the same value"
+        assert all(v["low"] < v["high"] for v in run["values"] if "low" in v)
+    assert comparison["seeds"] and not any("between" in row for row in comparison["seeds"])
+    assert all(
+        row["value"] == 0.0 and row["p"] == 1.0 for row in comparison["pairs"][0]["rows"] if row["metric"] == "recall"
+    )
+    better = compare([example_run(tmp_path, "weak", skill=0.3), two[0]])["pairs"][0]["rows"]
+    bounded = next(r for r in better if (r["metric"], r["label"]) == ("auroc", LABELS[0]))
+    assert bounded["p_is_bound"] and bounded["p"] == pytest.approx(2 / 101)

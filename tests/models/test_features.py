@@ -6,7 +6,7 @@ from torch import nn
 
 from cxr_ray.models import Classifier
 from cxr_ray.models.create import create_model
-from cxr_ray.models.features import feature_count, logits_and_features
+from cxr_ray.models.features import feature_count, logits_and_features, with_head
 from cxr_ray.models.heads import head_name
 
 
@@ -49,3 +49,16 @@ def test_the_model_is_left_without_a_hook() -> None:
     model = _model("lenet", 32)
     logits_and_features(model, torch.zeros((1, 32, 32), dtype=torch.uint8))
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("name", ["lenet", "resnet18", "squeezenet1_1", "googlenet"])
+def test_another_head_on_the_same_features(name: str) -> None:
+    model = _model(name, 64)
+    images = torch.randint(0, 256, (2, 64, 64), dtype=torch.uint8)
+    weight, bias = torch.randn(5, feature_count(model)), torch.randn(5)
+    made = with_head(model, weight, bias)
+    with torch.inference_mode():
+        _, features = logits_and_features(model, images)
+        assert torch.allclose(made(images), features @ weight.T + bias, atol=1e-3, rtol=1e-4)
+        assert torch.allclose(logits_and_features(made, images)[1], features, atol=1e-5)
+    assert made.spec.outputs == 5 and not made.training

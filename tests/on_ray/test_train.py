@@ -16,6 +16,7 @@ from cxr_ray import config as cfg
 from cxr_ray import registry, runs
 from cxr_ray.data import store as stores
 from cxr_ray.errors import UserError
+from cxr_ray.inference import predictor
 from cxr_ray.on_ray import train as on_ray
 from cxr_ray.training import checkpoint as checkpoints
 from cxr_ray.training import setup
@@ -66,6 +67,7 @@ def test_the_driver_forwards_progress_and_the_run_is_finished(both):
     assert [line.split()[1] for line in lines if line.startswith("epoch ")] == ["0/2", "1/2", "2/2"]
     assert two.info["status"] == "finished" and two.info["workers"] == 2
     assert not (two.path / "ray").exists()  # Ray's own state is deleted
+    assert predictor.check_of(two) is not None and lines[-1].startswith("check for unusual images: fitted to")
 
 
 def test_evaluations_of_test_are_counted_and_other_thresholds_need_no_model(both):

@@ -111,6 +111,18 @@ def test_every_metric_and_label_by_epoch_can_be_chosen() -> None:
     assert run_figures.courses(table[table["epoch"] == 0]) == {}
 
 
+def test_the_whole_training_is_one_picture() -> None:
+    table = metrics_table()
+    draws = run_figures.training(table, chosen=1, task="multilabel", title="a run by epoch")
+    figure = draws["training"]()
+    assert_stands_alone(figure)
+    assert [axes.get_title("left") for axes in figure.axes] == ["Mean recall by epoch", "F1, averaged over images"]
+    alone = run_figures.by_epoch(table, chosen=1, task="multilabel")["recall"][1]()
+    for one, other in zip(figure.axes[0].lines, alone.axes[0].lines, strict=True):
+        assert np.array_equal(one.get_xydata(), other.get_xydata())
+    assert run_figures.training(table[table["epoch"] == 0], chosen=0, task="multilabel", title="") == {}
+
+
 @pytest.mark.parametrize("part", ["", "test"])
 def test_a_title_without_a_part_has_no_loose_word(part: str) -> None:
     assert text_of(plots.roc(TRUE, SCORE, None, label="A", part=part)).endswith(

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cxr_ray.report import render
+from cxr_ray.report.render import interval, span
 
 TEMPLATES = sorted(Path(render.__file__).parent.glob("*.html"))
 
@@ -39,3 +40,18 @@ def test_a_setting_breaks_after_dots_and_underscores_only(text: str) -> None:
 def test_the_words_of_a_setting_stay_whole() -> None:
     shown = str(render.setting("data.oversample_min_count: was 0, is 150.5"))
     assert shown == "data.<wbr>oversample_<wbr>min_<wbr>count: was 0, is 150.<wbr>5"
+
+
+@pytest.mark.parametrize(
+    ("ends", "text"),
+    [
+        ((0.712, 0.834), "0.71 to 0.83"),
+        ((0.9961, 0.9989), "0.996 to 0.999"),  # not 1.00 to 1.00
+        ((0.99951, 0.99972), "0.9995 to 0.9997"),
+        ((1.0, 1.0), ""),
+        ((-0.2, 0.1), "−0.20 to 0.10"),
+    ],
+)
+def test_an_interval_has_as_many_decimals_as_tell_its_ends_apart(ends: tuple[float, float], text: str) -> None:
+    assert span(ends) == text == interval({"low": ends[0], "high": ends[1]})
+    assert interval({"value": 1.0}) == interval(None) == ""

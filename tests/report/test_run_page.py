@@ -10,7 +10,7 @@ from collections.abc import Callable
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -232,21 +232,6 @@ def test_the_label_table_has_the_computed_metrics(written: Callable[[str], runs.
     assert "Fewer than 10 positives in test:" in page.text and "Fracture (none)" in page.text
 
 
-def test_the_report_states_how_each_part_was_used(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "a-run", ["Covid"], "binary", part="val", rows=60)
-    assert (
-        "Val selected the epoch, so these metrics are optimistic" in Page(run_page.write(run, "val").read_text()).text
-    )
-    out = run.evaluation("val")
-    assert "val selected nothing in this run" in run_page.standing("val", out, run.info, "last")
-    assert "the model was fitted to" in run_page.standing("train", out, run.info, "best")
-    assert "has been evaluated 3 times" in run_page.standing("test", out, {"test_looks": 3}, "best")
-
-
-def test_every_policy_for_uncertain_has_a_text() -> None:
-    assert set(run_page.POLICIES) == set(get_args(cfg.Uncertain))
-
-
 def test_equal_runs_give_equal_bytes(written: Callable[[str], runs.Run]) -> None:
     run = written("multiclass")
     first = (run.path / "report.html").read_bytes()
@@ -263,27 +248,6 @@ def test_names_of_labels_cannot_break_the_page(tmp_path: Path) -> None:
 def test_a_part_that_was_not_evaluated_is_refused(written: Callable[[str], runs.Run]) -> None:
     with pytest.raises(UserError, match="evaluate"):
         run_page.write(written("multiclass"), "val")
-
-
-@pytest.mark.parametrize(
-    "skill,text", [(3.0, "uses more of the image"), (0.0, "chance alone may explain"), (-2.0, "it is worse than")]
-)
-def test_the_verdict_follows_the_interval(skill: float, text: str) -> None:
-    table = predictions(CLASSES, "multiclass", 200, skill)
-    assert text in run_page.verdict(evaluation_of(table, CLASSES, "multiclass"))[0]
-
-
-def test_a_border_that_predicts_the_label_is_reported() -> None:
-    table = predictions(CLASSES, "multiclass", 200, 3.0)
-    truth = table[[f"true/{k}" for k in CLASSES]].to_numpy()
-    even = np.full(truth.shape, 1 / 3)
-    assert len(run_page.verdict(evaluation_of(table, CLASSES, "multiclass", baselines={"border": even}))) == 1
-    assert (
-        "hardly any lung"
-        in run_page.verdict(
-            evaluation_of(table, CLASSES, "multiclass", baselines={"border": 0.8 * truth + 0.2 * even})
-        )[1]
-    )
 
 
 # The evaluation as data.
@@ -427,6 +391,45 @@ def test_page_fits_its_width(written: Callable[[str], runs.Run], tmp_path: Path,
     size = json.loads(found.group(1))
     assert size["broken"] == 0
     assert size["needs"] <= size["width"] <= width
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_the_course_of_a_chosen_metric_and_label_is_drawn(written: Callable[[str], runs.Run], tmp_path: Path) -> None:
+    """Recall of Edema chosen in headless Chromium: a line per part through the values of metrics.csv, and ticks at their places."""
+    run = written("multilabel")
+    probe = """<script>addEventListener("load", () => {
+      const box = document.getElementById("courses"), [metric, label] = box.querySelectorAll("select");
+      const first = [metric.value, label.value];
+      metric.value = "Recall"; metric.dispatchEvent(new Event("input"));
+      label.value = "Edema"; label.dispatchEvent(new Event("input"));
+      const lines = Object.fromEntries([...box.querySelectorAll("polyline")].map(l => [l.dataset.part, l.getAttribute("points")]));
+      const ticks = [...box.querySelectorAll("text[text-anchor=end]")].map(t => [Number(t.textContent), Number(t.getAttribute("y")) - 4]);
+      const out = document.createElement("pre"); out.id = "out";
+      out.textContent = JSON.stringify({first, lines, ticks, metrics: metric.options.length});
+      document.body.append(out);
+    })</script>"""
+    page = tmp_path / "probe.html"
+    text = (run.path / "report.html").read_text(encoding="utf-8")
+    page.write_text(text.replace("</head>", probe + "</head>"), encoding="utf-8")
+    shown = subprocess.run(
+        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+         "--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}",
+         "--virtual-time-budget=4000", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    ).stdout  # fmt: skip
+    found = re.search(r'<pre id="out">(.*?)</pre>', shown, re.DOTALL)
+    assert found, shown[-500:]
+    out = json.loads(unescape(found.group(1)))
+    assert out["first"] == ["Loss", "all labels together"] and out["metrics"] > 10
+    (low, low_y), (high, high_y) = out["ticks"][0], out["ticks"][-1]
+    table = run.metrics[(run.metrics["metric"] == "recall") & (run.metrics["label"] == "Edema")]
+    for part in ("train", "val"):
+        points = [tuple(map(float, point.split(","))) for point in out["lines"][part].split()]
+        values = [low + (high - low) * (y - low_y) / (high_y - low_y) for _, y in points]
+        want = table[table["part"] == part].sort_values("epoch")["value"]
+        np.testing.assert_allclose(values, want, atol=2e-3)
+        assert np.allclose(np.diff([x for x, _ in points], 2), 0)  # epochs at equal steps
 
 
 @pytest.mark.browser

@@ -16,6 +16,7 @@ import pytest
 
 from cxr_ray.plotting import sweep_plots as draw
 from cxr_ray.report import render, sweep_figures, sweep_page, sweep_sections
+from cxr_ray.tuning import combinations, ranking
 from cxr_ray.tuning.importance import MIN_TRIALS
 from cxr_ray.tuning.sweep import Sweep
 from cxr_ray.tuning.trial import FAILED, FINISHED, RUNNING, STOPPED, WAITING, Trial
@@ -462,6 +463,23 @@ def test_shares_are_of_a_label_and_small_differences_stay_small() -> None:
     assert found[:2, 0].tolist() == [1, 0] and np.isnan(found[2, 0]) and np.isnan(found[:, 2]).all()
     assert found[:, 1] == pytest.approx([0.8, 1.0, 0.9])  # 0.01 of 0.05
     assert np.isnan(draw.shares(np.full((2, 2), np.nan))).all()
+
+
+def test_a_winner_that_finds_nothing_is_warned_of_and_zeros_win_nothing(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "s", labels=THREE, trials=4)
+    quiet = [replace(t, values={**t.values, "val/recall/Mass": 0.0}) if t.values else t for t in sweep.trial_records]
+    config, info = sweep.config, sweep.info
+    rows = combinations.combination_rows(quiet, config, info, ranking.rank(quiet, config.tune, []))
+    evaluated = combinations.evaluated(rows)
+    best = next(row for row in evaluated if row.place == 1)
+    assert sweep_sections.silent_labels(best, THREE) == ["Mass"] and sweep_sections.silent_labels(None, THREE) == []
+    recall = next(m for m in sweep_sections.heat_maps(evaluated, THREE) if m["metric"] == "recall")
+    cells = [line["cells"][1] for line in recall["lines"]]
+    assert {cell["value"] for cell in cells} == {0.0} and not any(cell["best"] for cell in cells)
+    assert {cell["colours"] for cell in cells} == {draw.shade_of(0.0)}
+    assert sum(line["cells"][0]["best"] for line in recall["lines"]) >= 1
+    each = {row["label"]: row["cells"][0] for row in sweep_sections.best_by_label(evaluated, THREE, best)}
+    assert each["Mass"]["row"] is None and each["Edema"]["row"] is not None
 
 
 def test_durations_in_words() -> None:

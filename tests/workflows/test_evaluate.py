@@ -17,6 +17,7 @@ from cxr_ray.data.info import DatasetInfo
 from cxr_ray.errors import UserError
 from cxr_ray.evaluation.prediction_table import EvaluationSettings, PredictionTable
 from cxr_ray.evaluation.results import evaluate_table
+from cxr_ray.inference import unusual
 from cxr_ray.metrics import compute_metrics, operating_points, studies
 from cxr_ray.on_ray import train as on_ray
 from cxr_ray.workflows import evaluate, external
@@ -92,6 +93,16 @@ def test_a_rule_is_applied_on_val_used_on_test_and_saved(run: runs.Run, capsys: 
         on_test = test.loc[test[f"true/{label}"] == 1, f"prob/{label}"]
         assert recall["value"] == pytest.approx((on_test >= np.float32(at)).mean())
     assert {r["recall"] for r in evaluation.results["at_recall"]} == {0.8, 0.9, 0.95}
+
+
+def test_a_training_fits_the_check_for_unusual_images_and_an_evaluation_a_missing_one(run: runs.Run) -> None:
+    fitted = unusual.read(run.path / unusual.FILE)
+    (run.path / unusual.FILE).unlink()
+    lines: list[str] = []
+    evaluate.evaluate(run.path, split="val", report={"bootstrap": 0}, log=lines.append)
+    found = unusual.read(run.path / unusual.FILE)
+    assert found.about == fitted.about and found.thresholds == pytest.approx(fitted.thresholds)
+    assert any(line.startswith("check for unusual images: fitted to") for line in lines)
 
 
 def test_epochs_are_evaluated_at_thresholds_of_their_own_val(run: runs.Run) -> None:
@@ -170,7 +181,7 @@ def test_the_settings_of_intervals_can_be_changed(run: runs.Run) -> None:
     assert interval["groups"] == other["rows"] > default["groups"]
     none = evaluate.evaluate(run.path, split="train", report={"bootstrap": 0, "rivals": False}, log=quiet)
     assert not any("low" in v for v in none.results["values"]) and none.results["rivals"] == {}
-    assert any(g["gaps"] for g in none.results["groups"]) and "Largest gap" in none.report.read_text()
+    assert any(g["gaps"] for g in none.results["groups"]) and "gap in " in none.report.read_text()
     with pytest.raises(UserError, match=r"report\.interval_by"):
         evaluate.evaluate(run.path, report={"interval_by": "study"}, log=quiet)
 

@@ -57,6 +57,8 @@ def compare(
 
 def print_comparison(found: dict[str, Any]) -> None:
     """Print the differences of config and metrics."""
+    from cxr_ray.metrics.titles import p_text
+
     for other in found["config"]:
         bullets(f"{found['runs'][0]['name']} -> {other['run']}", other["differs"])
     for line in found["notes"]:
@@ -64,7 +66,8 @@ def print_comparison(found: dict[str, Any]) -> None:
     print(f"on {found['rows']:,} rows of {found['part']}, {found['interval']['by']}s resampled")
     for pair in found["pairs"]:
         rows = [
-            [r["label"], r["metric"], r["value"], f"{r['low']:.3f} to {r['high']:.3f}" if "low" in r else "", r.get("p"), r.get("delong_p")]
+            [r["label"], r["metric"], r["value"], f"{r['low']:.3f} to {r['high']:.3f}" if r.get("low") != r.get("high") else "",
+             p_text(r, found["interval"]["resamples"]), r.get("delong_p")]
             for r in sorted(pair["rows"], key=lambda r: (r["label"] == "mean",))
             if r["metric"] in found["shown"]
         ]  # fmt: skip

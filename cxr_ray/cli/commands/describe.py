@@ -35,6 +35,8 @@ def describe(
     out: Path | None = None,
     images: bool = True,
     derive: str | None = None,
+    neighbours: int | None = None,
+    features: Path | None = None,
 ) -> None:
     """Show a store's label frequencies, label vectors and split balance, one of its images, or what training sees of it.
 
@@ -57,9 +59,10 @@ def describe(
     augmented
         Write a grid of train images as the first epochs of the config augment them, to the file --save.
     save
-        With --row: also write the image to this PNG file. With --augmented: the PNG file (default: augmented.png).
+        With --row: also write the image to this PNG file. With --augmented: the PNG file (default: augmented.png). With --neighbours: the
+        image and its neighbours.
     top
-        Number of label vectors to list; the page lists at least 30, and label_vectors.csv has all.
+        Number of label vectors to list, or of neighbours; the page lists at least 30 vectors, and label_vectors.csv has all.
     out
         Folder for describe.html, its figures as PNG (labels, vectors, co-occurrence, split balance, samples, pixels, sizes) and
         label_vectors.csv.
@@ -67,12 +70,20 @@ def describe(
         --no-images: write the page without X-ray images.
     derive
         Also count labels made of several, as `data.derive` has them: '{Any fracture: {any: [Rib fracture, Clavicle fracture]}}'.
+    neighbours
+        List the images that are most similar to the one with this row number, by the features of --features.
+    features
+        With --neighbours: folder that `cxr-ray embed MODEL SHARDS OUT` wrote.
     """
     from cxr_ray import config as configs
     from cxr_ray.data import store as stores
     from cxr_ray.data import view
 
-    if save is not None and row is None and not augmented:
+    if (neighbours is None) != (features is None):
+        raise UserError("--neighbours ROW and --features FOLDER belong together: similar images are found by features")
+    if neighbours is not None and (row is not None or out is not None or augmented):
+        raise UserError("--neighbours is for one image and prints a table: leave --row, --out and --augmented out")
+    if save is not None and row is None and neighbours is None and not augmented:
         raise UserError("--save writes one picture: select an image with --row, or give --augmented")
     if row is not None and (out is not None or augmented):
         other = "--augmented" if augmented else "--out"
@@ -98,7 +109,9 @@ def describe(
         print(seen)
     elif derive is not None:
         store = view.with_derived(store, data)
-    if row is not None:
+    if neighbours is not None and features is not None:
+        show_neighbours(store, features, neighbours, top, save)
+    elif row is not None:
         show_row(store, row, save)
     else:
         show_tables(store, top)
@@ -223,6 +236,36 @@ def show_row(store: Any, image: str, save: Path | None) -> None:
         make_folder(save.absolute().parent)
         Image.fromarray(pixels).save(save, format="PNG")
         print(f"image: {save.resolve()}")
+
+
+def show_neighbours(store: Any, folder: Path, row: int, count: int, save: Path | None) -> None:
+    """Print the rows most similar to one, and write their images to the PNG file `save`."""
+    from cxr_ray.data import features, figure
+    from cxr_ray.data.neighbours import nearest
+    from cxr_ray.storage.atomic import write_atomic
+
+    found = features.open(folder)
+    features.check_store(found, store)
+    table_of = nearest(found, store, row, count)
+    table(
+        ["row", "similarity", "same patient", "positive labels"],
+        [
+            [
+                each["row"],
+                f"{each['similarity']:.3f}",
+                "yes" if each["same_patient"] else "",
+                ", ".join(each["positive"]) or "none",
+            ]
+            for each in table_of.to_dict("records")
+        ],
+        title=f"images most similar to row {row}, by {found.manifest.model}",
+    )
+    if save is not None:
+        titles = [f"row {row}", *(f"row {each.row}: {each.similarity:.3f}" for each in table_of.itertuples())]
+        drawn = figure.draw_neighbours(store.pictures([row, *table_of["row"]]), titles)
+        save.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(save, lambda file: drawn.savefig(file, format="png"))
+        print(f"images: {save.resolve()}")
 
 
 def ascii_art(pixels_HW: npt.NDArray[np.uint8], *, columns: int = 64) -> str:

@@ -77,7 +77,7 @@ def errors(
     )
     if part == "test" and rule is not None:
         print(f"test-set evaluations so far: {saved.count_test_evaluation()}")
-    if len(shown):
+    if files:  # the store is there
         store = shlex.quote(str(saved.info["store"]["path"]))
         print(f"next: cxr-ray describe {store} --row {shown['row'].iloc[0]} --save row.png")
 

@@ -1,13 +1,12 @@
 """`cxr-ray evaluate`: evaluates a run and prints its metrics. Computing them is in workflows.evaluate and workflows.external."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter, validators
 
-from cxr_ray.cli import near_misses
+from cxr_ray.cli import near_misses, next_steps
 from cxr_ray.cli.parameters import Words
 from cxr_ray.cli.terminal import merge_notes, table
 from cxr_ray.errors import UserError
@@ -29,6 +28,7 @@ def evaluate(
     /,
     *,
     split: Literal["train", "val", "test"] | None = None,
+    epoch: Annotated[int | None, Parameter(validator=validators.Number(gte=0))] = None,
     thresholds: Words = None,
     by: Literal["image", "study"] = "image",
     combine: Literal["max", "mean"] = "max",
@@ -50,6 +50,9 @@ def evaluate(
         Folder of the run.
     split
         Part to evaluate. Default: test if it has rows, else val.
+    epoch
+        Evaluate the model of another epoch than the selected one: one whose checkpoint is kept, or 0, the untrained model. Its report
+        has a name of its own; that of the selected model then shows the untrained one among its baselines.
     thresholds
         Operating points: one number, LABEL=NUMBER ..., or a rule that selects them on val: youden, f1, recall=0.9,
         specificity=0.9. Saved predictions are reused: changing thresholds needs no new training or prediction.
@@ -82,6 +85,7 @@ def evaluate(
     run_evaluation(
         run,
         split=split,
+        epoch=epoch,
         thresholds=read_thresholds(thresholds),
         by=by,
         combine=combine,
@@ -134,6 +138,7 @@ def run_evaluation(
     run: Path,
     *,
     split: str | None = None,
+    epoch: int | None = None,
     thresholds: float | str | dict[str, float] | None = None,
     by: Literal["image", "study"] = "image",
     combine: Literal["max", "mean"] = "max",
@@ -153,6 +158,7 @@ def run_evaluation(
     evaluation = evaluations.evaluate(
         loaded,
         split=split,
+        epoch=epoch,
         thresholds=thresholds,
         by=by,
         combine=combine,
@@ -165,30 +171,34 @@ def run_evaluation(
 
     results = evaluation.results
     head, *rows = metric_table(results["values"], results["labels"], intervals=intervals)
-    title = f"{evaluation.part} of {Path(evaluation.run.path).name}" + (
-        f", by {evaluation.results['by']}" if by == "study" else ""
-    )
+    title = f"{evaluation.part} of {Path(evaluation.run.path).name}"
+    title += "" if epoch is None else f", epoch {epoch}"
+    title += f", by {results['by']}" if by == "study" else ""
     table(head, rows, title=title, first_out=LESS_IMPORTANT)
     if overall := overall_line(results["values"], results["task"]):
         print(overall)
-    print_operating(evaluation.results)
+    print_operating(results, intervals=intervals)
     print(f"report: {Path(evaluation.report).resolve()}")
-    where = shlex.quote(str(run))
-    again = f"errors {where}" if results["task"] == "multiclass" else f"show {where} --thresholds recall=0.9"
-    print(f"next: open the report in a browser, or: cxr-ray {again}")
+    print(f"all reports: {evaluation.index}")
+    print(f"next: open the report in a browser, or: {next_steps.after_evaluation(loaded, results)}")
     return evaluation
 
 
-def print_operating(found: dict[str, Any]) -> None:
-    """Print the thresholds that a rule selected with their cost in precision, and the operating points of fixed recalls."""
+def print_operating(found: dict[str, Any], *, intervals: bool = False) -> None:
+    """Print the thresholds that a rule selected with their cost in precision, and the operating points of fixed recalls; with
+    `intervals` that of each value below it."""
     operating = found["operating"]
     against = ", each class against the rest" if found["task"] == "multiclass" else ""
+    measured = ("recall", "precision", "alarms_per_100")
+
+    def cells(point: dict[str, Any]) -> list[Any]:
+        return [_with_interval(point, metric) if intervals else point.get(metric) for metric in measured]
+
     if operating["chosen_on_rows"]:
         rows = [
-            [label, p["threshold"], p.get("recall"), here.get("recall"), here.get("precision"), here.get("alarms_per_100"), p.get("margin_precision")]
+            [label, p["threshold"], p.get("recall"), *cells(operating["here"][label]), p.get("margin_precision")]
             for label, p in operating["points"].items()
-            for here in [operating["here"][label]]
-        ]  # fmt: skip
+        ]
         columns = [
             "label",
             "threshold",
@@ -206,10 +216,9 @@ def print_operating(found: dict[str, Any]) -> None:
             print(f"note: {line}")
     if found["at_recall"]:
         rows = [
-            [f"{r['recall']:g}", r["label"], r["val"]["threshold"], r["here"].get("recall"), r["here"].get("precision"),
-             r["here"].get("alarms_per_100"), "" if r["val"]["met"] else "*"]
+            [f"{r['recall']:g}", r["label"], r["val"]["threshold"], *cells(r["here"]), "" if r["val"]["met"] else "*"]
             for r in found["at_recall"]
-        ]  # fmt: skip
+        ]
         columns = ["target recall", "label", "threshold from val", "recall", "precision", "alarms per 100", ""]
         table(columns, rows, title=f"at a recall on val of at least the target, on {found['part']}{against}")
         for recall in dict.fromkeys(r["recall"] for r in found["at_recall"]):
@@ -220,3 +229,12 @@ def print_operating(found: dict[str, Any]) -> None:
             }
             for line in merge_notes(unmet):
                 print(f"* at {recall:g}: {line}")
+
+
+def _with_interval(point: dict[str, Any], metric: str) -> str:
+    """A value of an operating point, with its interval on a second line."""
+    if (value := point.get(metric)) is None:
+        return ""
+    digits = 1 if metric == "alarms_per_100" else 3
+    ends = point.get("intervals", {}).get(metric)
+    return f"{value:.{digits}f}" + ("" if ends is None else f"\n{ends[0]:.{digits}f}-{ends[1]:.{digits}f}")

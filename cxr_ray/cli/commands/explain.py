@@ -1,13 +1,13 @@
 """`cxr-ray explain`: maps of a run's images, teaching figures, or an audit for shortcuts. Computing them is in workflows.explain."""
 
 import json
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from cxr_ray.cli import next_steps
 from cxr_ray.cli.parameters import Words
 from cxr_ray.cli.terminal import table
 from cxr_ray.errors import UserError
@@ -172,11 +172,9 @@ def explain(
         table(head, [[name, *row] for name, *row in scores.wide.itertuples()], title="scores against annotations")
         print(scores.verdict)
     print(f"page: {explanation.page}")
-    audited = (
-        ""
-        if predictor.run is None or len(predictor.members) > 1
-        else f", or: cxr-ray explain {shlex.quote(run)} --audit"
-    )
+    audited = ""
+    if predictor.run is not None and len(predictor.members) == 1:
+        audited = f", or: {next_steps.with_plugins('explain', predictor.run, '--audit')}"
     print(f"next: open the page in a browser{audited}")
 
 
@@ -202,7 +200,10 @@ def run_audit(run: str, predictor: Any, images: str | None, out: Path | None, **
         )  # fmt: skip
     print(found.verdict)
     print(f"page: {page}")
-    print(f"next: open the page in a browser, or: cxr-ray explain {shlex.quote(run)} --class LABEL to see images")
+    seen = ""
+    if predictor.run is not None:
+        seen = f", or: {next_steps.with_plugins('explain', predictor.run)} to see images"
+    print(f"next: open the page in a browser{seen}")
 
 
 def draw_figures(predictor: Any, chosen: Any, names: Sequence[str], folder: Path, **settings: Any) -> None:

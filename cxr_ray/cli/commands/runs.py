@@ -1,10 +1,10 @@
 """`cxr-ray runs`: lists the runs in a folder."""
 
-import shlex
 from pathlib import Path
 
 from cyclopts import App
 
+from cxr_ray.cli import next_steps
 from cxr_ray.cli.terminal import table
 from cxr_ray.errors import UserError
 
@@ -45,5 +45,4 @@ def runs(folder: Path = Path("runs"), /) -> None:
     less_important = ["selected by", "value", "test evaluations", "labels", "data", "epochs"]
     table([*columns, *MAIN_METRICS, "test evaluations"], rows, first_out=less_important)
     print(f"runs: {folder.resolve()}")
-    newest = " ".join(shlex.quote(str(run.path)) for run in found[-2:])
-    print(f"next: cxr-ray {'compare' if len(found) > 1 else 'show'} {newest}")
+    print(f"next: {next_steps.of_runs(found)}")

@@ -1,12 +1,12 @@
 """`cxr-ray show`: prints a run's settings and metrics. Computing them from saved predictions is in evaluation.rescore."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from cxr_ray.cli.commands.evaluate import LESS_IMPORTANT, check_thresholds, read_thresholds
+from cxr_ray.cli import next_steps
+from cxr_ray.cli.commands.evaluate import LESS_IMPORTANT, check_thresholds, print_operating, read_thresholds
 from cxr_ray.cli.parameters import Words
 from cxr_ray.cli.terminal import merge_notes, table
 from cxr_ray.errors import UserError
@@ -48,6 +48,7 @@ def show(
     """
     from cxr_ray import registry, runs
     from cxr_ray.evaluation import rescore
+    from cxr_ray.runs import evaluation_files
 
     registry.load_plugins(plugins or ())
     saved_run = runs.load(run)
@@ -80,10 +81,14 @@ def show(
     if "test" in parts and (rule is not None or chosen is not None):
         print(f"test-set evaluations so far: {saved_run.count_test_evaluation()}")
     print(f"run: {saved_run.path}")
-    if (page := saved_run.path / "report.html").is_file():
+    pages = [files.page for files, _ in evaluation_files.every(saved_run) if files.page.is_file()]
+    if (index := saved_run.path / evaluation_files.INDEX).is_file() and pages:
+        print(f"report: {pages[0]}")
+        print(f"all reports: {index}")
+    elif (page := saved_run.path / "report.html").is_file():
         print(f"report: {page}")
     else:
-        print(f"next: cxr-ray evaluate {shlex.quote(str(run))}  # writes its report")
+        print(f"next: {next_steps.after_training(saved_run)}")
 
 
 def _print_settings(run: Any, *, every: bool) -> None:
@@ -127,6 +132,9 @@ def _print_metrics(rescored: Any, task: str, name: str) -> None:
         print(overall)
     for line in rescored.notes:
         print(f"  note: {line}")
+    if task == "multiclass":
+        print_operating({"task": task, "part": rescored.part, "operating": rescored.operating, "at_recall": []})
+        return
     unmet = {k: p.chosen for k, p in rescored.points.items() if not p.met and k in rescored.labels}
     for line in merge_notes(unmet):
         print(f"  {line}")

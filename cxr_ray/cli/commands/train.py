@@ -1,13 +1,12 @@
 """`cxr-ray train`: reads the config from a file and flags, and starts the training."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from cxr_ray import config as configs
-from cxr_ray.cli import config_flags
+from cxr_ray.cli import config_flags, next_steps
 from cxr_ray.cli.parameters import Wait
 from cxr_ray.errors import Finished, UserError
 
@@ -114,7 +113,7 @@ def run(config: configs.Config, *, address: str | None = None, wait: float | Non
         return _run_seeds(config, address, wait)
     run = on_ray.train(config, address=address, wait=wait)
     print(f"run: {run.path.resolve()}")
-    print(f"next: cxr-ray evaluate {shlex.quote(str(run.path))}")
+    print(f"next: {next_steps.after_training(run)}")
     return run
 
 
@@ -133,5 +132,5 @@ def _run_seeds(config: configs.Config, address: str | None, wait: float | None) 
             run = runs.load(Path(one.output) / str(one.name))
         print(f"run: {run.path.resolve()}")
         trained.append(run)
-    print(f"next: cxr-ray compare {' '.join(shlex.quote(str(run.path)) for run in trained)}")
+    print(f"next: {next_steps.of_seeds(trained)}")
     return trained[-1]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from cxr_ray import config as configs
-from cxr_ray.cli import config_flags
+from cxr_ray.cli import config_flags, next_steps
 from cxr_ray.cli.commands.train import FileFlag, HelpAll, Words
 from cxr_ray.cli.parameters import Wait
 from cxr_ray.cli.terminal import console, fit
@@ -108,6 +108,7 @@ def run(
     refit: str = "none",
 ) -> Any:
     """Run the sweep, print its results, and return it."""
+    from cxr_ray import runs
     from cxr_ray.workflows import select
     from cxr_ray.workflows import tune as workflow
 
@@ -133,7 +134,7 @@ def run(
     if page.exists():
         print(f"page: {page}")
     print(f"sweep: {sweep.path}")
-    print(f"next: open the page in a browser, or: cxr-ray evaluate {shlex.quote(str(best))}")
+    print(f"next: open the page in a browser, or: {next_steps.after_training(runs.load(best))}")
     return sweep
 
 

@@ -87,7 +87,7 @@ def of_flag(command: str, flag: str, annotation: Any, current: str, *, run: str 
         return matching(["auto", "local"], current)
     if named:
         return matching(named, current)
-    if Path in flags.union_members(annotation) or flag in ("--output", "--out"):
+    if Path in flags.union_members(annotation) or flag in ("--output", "--out", "--sr", "--root"):
         return paths(current, suffixes=("",))
     return []
 
@@ -99,6 +99,7 @@ def positional(command: str, before: Sequence[str], current: str) -> list[Candid
     kinds: dict[str, list[Callable[[str], list[Candidate]]]] = {
         "evaluate": [_runs],
         "explain": [_runs, paths],
+        "predict": [_runs, paths, paths],
         "show": [_runs],
         "errors": [_runs],
         "runs": [paths],

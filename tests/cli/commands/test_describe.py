@@ -82,3 +82,13 @@ def test_a_grid_of_augmented_images(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert message in capsys.readouterr().err
     assert cli.main(["describe", "--augmented"]) == 2
     assert "give the folder of a store, or -c" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["--neighbours", "3"], ["--features", "f"], ["--neighbours", "3", "--features", "f", "--row", "3"]]
+)
+def test_neighbours_need_features_and_nothing_else(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["describe", str(tmp_path), *words]) == 2
+    assert "--neighbours" in capsys.readouterr().err

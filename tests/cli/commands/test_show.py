@@ -30,10 +30,10 @@ def test_both_is_train_and_val_with_their_curves_side_by_side(
     run.write_predictions("train", predictions(LABELS, "multilabel", 60, 2.0, 1))
     show(run.path, split="both", thresholds=["0.2"], labels=LABELS[:2])
     output = capsys.readouterr().out
-    assert "train of one" in output and output.rstrip().endswith("# writes its report")
+    assert "train of one" in output and f"next: cxr-ray train --resume {run.path}" in output  # it has no model
     assert f"curves: {run.path / 'train-and-val.png'}" in output
     assert (run.path / "train-and-val.png").read_bytes().startswith(b"\x89PNG")
     (run.path / "report.html").touch()
     show(run.path, split="both", thresholds=["0.2"])
     output = capsys.readouterr().out
-    assert output.rstrip().endswith(f"report: {run.path / 'report.html'}") and "writes its report" not in output
+    assert output.rstrip().endswith(f"report: {run.path / 'report.html'}") and "next: " not in output

@@ -1,0 +1,311 @@
+"""Predictions of a run for an archive: opens the inputs, predicts them here or on Ray, part by part, and writes one table."""
+# N inputs, n of a part, L labels
+
+import os
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from cxr_ray import __version__, runs
+from cxr_ray.config import Config
+from cxr_ray.data.store import Store
+from cxr_ray.data.store_format import digest_of
+from cxr_ray.datasets import pseudonyms
+from cxr_ray.errors import UserError, listed
+from cxr_ray.imaging.decoder_pool import DecoderPool
+from cxr_ray.imaging.files import Root
+from cxr_ray.inference import batch_prediction, prediction_file
+from cxr_ray.inference.batch_prediction import PredictedBatch
+from cxr_ray.inference.decisions import Decisions
+from cxr_ray.inference.dicom_sources import DicomSources
+from cxr_ray.inference.input_list import InputList, open_inputs
+from cxr_ray.inference.loading import load_predictor
+from cxr_ray.inference.prediction_file import Shape
+from cxr_ray.inference.prediction_parts import PredictionParts, folder_of
+from cxr_ray.inference.predictor import Predictor
+from cxr_ray.inference.structured_report import ReportedModel, ReportWriter
+from cxr_ray.metrics import operating_points, studies
+from cxr_ray.runtime import machine
+from cxr_ray.runtime.progress import Progress
+from cxr_ray.runtime.signals import on_sigterm
+from cxr_ray.storage.atomic import make_folder, sha256
+from cxr_ray.storage.lease import Lease
+from cxr_ray.storage.remote import to_local_path
+from cxr_ray.workflows.decisions import decisions_of
+from cxr_ray.workflows.evaluate import By
+
+BATCH_SIZE = 64
+TERMINATED = 143
+"""Exit status of a process that SIGTERM ended: 128 + 15."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A finished prediction."""
+
+    path: Path
+    """The table that was written."""
+    metadata: Mapping[str, Any]
+    """What it was made by (docs/formats.md): run, weights, labels, thresholds, versions, numbers of rows and of refused ones."""
+    already: bool = False
+    """Nothing was done: the table was there, of the same inputs with the same settings."""
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The predictions, a row per input: `row` or `image`, `prob/LABEL`, `decision/LABEL`, `refused` and so on."""
+        return pd.read_csv(self.path) if self.path.suffix.lower() == ".csv" else pd.read_parquet(self.path)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows: of inputs, or of studies."""
+        return int(self.metadata["rows"])
+
+    @property
+    def refused(self) -> int:
+        """Number of rows without a prediction; their column `refused` has the reason."""
+        return int(self.metadata["refused"])
+
+    @property
+    def positives(self) -> dict[str, int]:
+        """How many rows each label is decided positive in."""
+        return dict(self.metadata["positives"])
+
+    def __repr__(self) -> str:
+        return f"Prediction({str(self.path)!r}: {self.rows} rows, {self.refused} refused, by {self.metadata['run']})"
+
+
+def predict(  # noqa: PLR0913 - the options of the command, all of them by keyword
+    run: runs.Run | str | os.PathLike[str],
+    inputs: Store | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    part: str | None = None,
+    image: str | None = None,
+    root: str | os.PathLike[str] | None = None,
+    thresholds: operating_points.Rule | None = None,
+    by: By = "image",
+    combine: studies.Method = "max",
+    ids: bool = False,
+    hash_key: str | os.PathLike[str] | None = None,
+    sr: str | os.PathLike[str] | None = None,
+    batch_size: int = BATCH_SIZE,
+    workers: int = 1,
+    address: str | None = None,
+    gpu: bool | str = "auto",
+    plugins: Sequence[str] = (),
+    log: Callable[[str], None] = print,
+) -> Prediction:
+    """Predict every image of an archive with a run, an ensemble or a .safetensors file, and write one table, in the order of the inputs.
+
+    `inputs`: a store, a folder of images at any depth, a table with a column of paths (`image`, below `root`), or one image; local or
+    a URL. `part`: only these rows of the run's own store. `out`: a Parquet file, or CSV by its ending; docs/formats.md has the columns.
+    Files are decoded as the run's store was. An input that cannot be used has a reason in the column `refused`.
+
+    Decisions are made at the operating points of the run's evaluation, else of its config, else at other `thresholds`, as `evaluate`
+    takes them. `by="study"`: one row per study, its probabilities combined by `combine` as in an evaluation. `ids`: with patients and
+    studies, as the store has them; of files hashed with the secret in `hash_key`. `sr`: a folder for a DICOM structured report of each
+    DICOM. With several `workers`, or an `address`, Ray Data predicts with so many actors.
+
+    A prediction that was killed goes on when called again with the same arguments. Raises `UserError` if `out` has other predictions, for
+    a run without a model, an unknown option, and if no input can be used."""
+    if batch_size < 1 or workers < 1:
+        raise UserError(f"batch_size and workers must be at least 1, got {batch_size} and {workers}")
+    if hash_key is not None and not (ids or by == "study"):
+        raise UserError("the hash key is for ids: ask for them too, or leave it out")
+    predictor = load_predictor(run, gpu=gpu, plugins=plugins)
+    chosen = open_inputs(inputs, run=predictor.run, part=part, image=image, root=root)
+    decisions = decisions_of(predictor, thresholds, by=by, combine=combine)
+    shape = Shape(decisions, chosen.store is not None, ids, combine if by == "study" else None)
+    described = _describe(run, predictor, shape, chosen, reports=sr is not None)
+    path, done = prediction_file.check_output(out, described["settings"])
+    if done:
+        log(f"nothing to do: {path} has these predictions already; delete it to predict again")
+        return Prediction(path, prediction_file.read_metadata(path), already=True)
+    for note in (*chosen.notes, *_notes(predictor, decisions)):
+        log(f"note: {note}")
+    secret = _secret(chosen, hash_key) if ids or by == "study" else None
+    chosen = chosen if secret is None else chosen.hashed(secret)
+    sources = _sources(chosen, described, decisions, secret, sr)
+    make_folder(folder_of(path))
+    lease = Lease(folder_of(path), busy=f"{path} is being predicted now", alternative="give another output")
+    with on_sigterm(partial(sys.exit, TERMINATED)), lease:
+        finish = None if sources is None else sources.columns
+        parts = PredictionParts(path, described["settings"], decisions.labels, count=len(chosen), finish=finish)
+        batches = batch_prediction.slices(parts.missing(), batch_size)
+        if workers > 1 or address is not None:
+            results = _on_ray(
+                run, predictor, chosen, batches, workers=workers, address=address, gpu=gpu, plugins=plugins
+            )
+        else:
+            results = _here(predictor, chosen, batches)
+        _collect(results, parts, len(chosen), sum(map(len, batches)))
+        try:
+            written = prediction_file.write(path, chosen, parts, shape, described)
+        except prediction_file.NoneUsable:
+            parts.remove()
+            raise
+    parts.remove()
+    if sources is not None and sources.reports is not None:
+        _log_reports(sources, log)
+    return Prediction(path, written)
+
+
+def _collect(results: Generator[PredictedBatch, None, None], parts: PredictionParts, count: int, missing: int) -> None:
+    """Put all results into parts, and show progress."""
+    done, refused = count - missing, 0
+    with Progress("predict") as progress, closing(results) as batches:
+        progress(done, count, refused)
+        for batch in batches:
+            refused += parts.add(batch)
+            done += len(batch.positions)
+            progress(done, count, refused)
+
+
+def _here(
+    predictor: Predictor, inputs: InputList, batches: Sequence[npt.NDArray[np.int64]]
+) -> Generator[PredictedBatch, None, None]:
+    """Predictions by this process. Files are decoded by processes on all cores."""
+    if not batches:
+        return
+    if inputs.store is not None:
+        assert inputs.rows is not None
+        for decoded in batch_prediction.read_rows(inputs.store, inputs.rows, batches):
+            yield batch_prediction.predict(predictor, decoded)
+        return
+    assert inputs.root is not None
+    wanted = predictor.image_format
+    processes = min(machine.cores(), sum(map(len, batches)))
+    with DecoderPool(processes, vars(wanted)) as pool:
+        pool.start()
+        for decoded in batch_prediction.read_files(pool, Root(inputs.root), inputs.names, batches, wanted):
+            yield batch_prediction.predict(predictor, decoded)
+
+
+def _on_ray(
+    run: Any,
+    predictor: Predictor,
+    inputs: InputList,
+    batches: Sequence[npt.NDArray[np.int64]],
+    *,
+    workers: int,
+    address: str | None,
+    gpu: bool | str,
+    plugins: Sequence[str],
+) -> Generator[PredictedBatch, None, None]:
+    """Predictions by `workers` actors. Raises `UserError` for what is not a folder or a file that they can open."""
+    if not batches:
+        return
+    from cxr_ray.on_ray import predict as on_ray
+
+    where = run.path if isinstance(run, runs.Run) else Path(run)
+    config = predictor.run.config if predictor.run is not None else Config()
+    job = on_ray.PredictJob(
+        model=str(where.absolute()),
+        store=None if inputs.store is None else inputs.store.origin,
+        root=None if inputs.root is None else str(inputs.root),
+        image_format=predictor.image_format,
+        cache=config.data.cache,
+        plugins=tuple(plugins),
+        gpu=gpu,
+        threads=max(1, machine.cores() // workers),
+    )
+    keys = inputs.rows if inputs.rows is not None else inputs.names
+    yield from on_ray.predict_batches(job, keys, batches, workers=workers, address=address)
+
+
+def _describe(run: Any, predictor: Predictor, shape: Shape, inputs: InputList, *, reports: bool) -> dict[str, Any]:
+    """The metadata of the output, without its numbers of rows. Predictions with equal `settings` are equal."""
+    files = (
+        [Path(run)] if predictor.run is None else [each.weights for each in predictor.run.members or [predictor.run]]
+    )
+    decisions = shape.decisions
+    settings = {
+        "inputs": inputs.digest,
+        "weights": [sha256(file) for file in files],
+        "labels": list(decisions.labels),
+        "task": decisions.task,
+        **decisions.describe(),
+        "by": "image" if shape.by_study is None else f"study ({shape.by_study} of its images)",
+        "ids": shape.ids,
+        "reports": reports,
+        "check": [None if each.check is None else digest_of(dict(each.check.thresholds)) for each in predictor.members],
+    }
+    if inputs.store is None:
+        settings["image_format"] = {**vars(predictor.image_format), "size": list(predictor.image_format.size)}
+    name = Path(run).stem if predictor.run is None else predictor.run.path.name
+    versions = {"cxr_ray": __version__, "torch": metadata.version("torch")}
+    described = {
+        name: settings[name] for name in ("weights", "labels", "task", "decision", "thresholds", "calibration", "by")
+    }
+    return {"run": name, **described, "versions": versions, "settings": settings}
+
+
+def _notes(predictor: Predictor, decisions: Decisions) -> list[str]:
+    if decisions.calibrate is not None or predictor.run is None:
+        return []
+    return [
+        "the run has no calibrator for this, so there are no calibrated probabilities (`cxr-ray evaluate` fits them on val)"
+    ]
+
+
+def _secret(inputs: InputList, hash_key: str | os.PathLike[str] | None) -> bytes | None:
+    """The key of the hashes of patients and studies; None for a store, whose ids stay as they are."""
+    if inputs.root is None:
+        return None
+    return pseudonyms.load_key(None if hash_key is None else Path(hash_key), outside=inputs.root)
+
+
+def _sources(
+    inputs: InputList,
+    described: Mapping[str, Any],
+    decisions: Decisions,
+    secret: bytes | None,
+    sr: str | os.PathLike[str] | None,
+) -> DicomSources | None:
+    """What reads the headers of DICOMs among the files, if that is asked for. Raises `UserError` for reports of a store."""
+    if inputs.root is None and sr is not None:
+        raise UserError(
+            "reports are written for DICOM files, and a store has none: give the DICOMs as input, or remove --sr"
+        )
+    if inputs.root is None or (secret is None and sr is None):
+        return None
+    writer = None
+    if sr is not None:
+        folder = to_local_path(sr, "folder of reports").absolute()
+        if isinstance(inputs.root, Path) and folder.resolve().is_relative_to(inputs.root.resolve()):
+            raise UserError(
+                f"{folder} is in the input, where reports would be inputs of the next prediction; give a folder outside"
+            )
+        make_folder(folder)
+        writer = ReportWriter(folder, _reported(described, decisions))
+    return DicomSources(Root(inputs.root), inputs.names, secret, writer, decisions)
+
+
+def _reported(described: Mapping[str, Any], decisions: Decisions) -> ReportedModel:
+    weights = described["weights"]
+    return ReportedModel(
+        name=described["run"],
+        version=weights[0] if len(weights) == 1 else digest_of(weights),
+        software=f"cxr_ray {__version__}",
+        labels=decisions.labels,
+        thresholds=decisions.thresholds,
+        rule=decisions.rule,
+        is_calibrated=decisions.calibrate is not None,
+        digest=digest_of({k: v for k, v in described["settings"].items() if k != "inputs"}),
+    )
+
+
+def _log_reports(sources: DicomSources, log: Callable[[str], None]) -> None:
+    log(f"reports: {sources.written:,} written")
+    if sources.without:
+        reasons = listed([f"{count:,} {reason}" for reason, count in sorted(sources.without.items())])
+        log(f"note: inputs without a report: {reasons}")

@@ -1,0 +1,173 @@
+"""Structured reports: read back by pydicom and highdicom, in the image's study, with the patient of the image and no more of him."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from highdicom import sr
+
+import cxr_ray
+from cxr_ray.errors import UserError
+from cxr_ray.inference.structured_report import ReportedModel, ReportWriter, finding_code, read_source
+from tests.fakes import archive, dicom
+from tests.fakes.explained import quiet, trained
+from tests.fakes.images import encoded
+
+LABELS = ("Edema", "Lung Opacity", "a label of more than sixteen letters")
+PROB = dict(zip(LABELS, (0.25, 0.5, 0.987654), strict=True))
+DECIDED = {label: value >= 0.5 for label, value in PROB.items()}
+
+
+def model(**changes: object) -> ReportedModel:
+    fields = {
+        "name": "run-1", "version": "ab" * 32, "software": "cxr_ray 9.9", "labels": LABELS, "thresholds": dict.fromkeys(LABELS, 0.5),
+        "rule": "0.5 for every label", "is_calibrated": True, "digest": "d",
+    }  # fmt: skip
+    return ReportedModel(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def image(**tags: object) -> bytes:
+    return dicom.dicom(np.arange(100, dtype=np.uint16).reshape(10, 10), **tags)
+
+
+def test_highdicom_reads_what_was_predicted(tmp_path: Path) -> None:
+    source = read_source(image(SeriesInstanceUID="1.2.3.4"))
+    assert source is not None
+    calibrated = {label: value / 2 for label, value in PROB.items()}
+    path = ReportWriter(tmp_path, model()).write(source, PROB, DECIDED, calibrated)
+    report = sr.srread(path)
+    assert report.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+    groups = report.content.get_image_measurement_groups()
+    assert len(groups) == len(LABELS)
+    for label, group in zip(LABELS, groups, strict=True):
+        code = group.finding_type
+        assert (code.value, code.scheme_designator, code.meaning) == finding_code(label)
+        numbers = {m.name.meaning: m.value for m in group.get_measurements()}
+        assert numbers == pytest.approx(
+            {"Probability": PROB[label], "Calibrated probability": PROB[label] / 2, "Threshold Value": 0.5}, abs=1e-6
+        )
+        answers = {e.name.meaning: e.value.meaning for e in group.get_qualitative_evaluations()}
+        assert answers["At or above the operating point"] == ("Yes" if DECIDED[label] else "No")
+        assert answers["Intended use"] == "Research use only, not for diagnosis"
+        assert group.source_images[0].referenced_sop_instance_uid == source.SOPInstanceUID
+    text = path.read_bytes().decode("utf-8", "ignore")
+    for shown in ("run-1", "cxr_ray 9.9", "ab" * 8, "0.5 for every label"):
+        assert shown in text
+
+
+def test_the_report_is_in_the_study_of_the_image(tmp_path: Path) -> None:
+    data = image(PatientSex="F", PatientAge="070Y", SeriesInstanceUID="1.2.3.4", StudyID="S7")
+    source = read_source(data)
+    assert source is not None
+    path = ReportWriter(tmp_path, model(is_calibrated=False)).write(source, PROB, DECIDED)
+    report, original = pydicom.dcmread(path), pydicom.dcmread(io.BytesIO(data))
+    for name in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "PatientAge", "StudyInstanceUID", "StudyDate",
+                 "StudyID", "AccessionNumber", "StudyDescription", "ReferringPhysicianName"):  # fmt: skip
+        assert report[name].value == original[name].value, name
+    assert report.StudyTime in ("", None)  # required, and unknown
+    for name in ("PatientAddress", "InstitutionName", "StationName"):
+        assert name not in report
+    assert report.Modality == "SR" and report.SeriesInstanceUID != original.SeriesInstanceUID
+    assert path.name == f"{report.SOPInstanceUID}.dcm" == f"{report.file_meta.MediaStorageSOPInstanceUID}.dcm"
+    (evidence,) = report.CurrentRequestedProcedureEvidenceSequence
+    (series,) = evidence.ReferencedSeriesSequence
+    assert evidence.StudyInstanceUID == original.StudyInstanceUID and series.SeriesInstanceUID == "1.2.3.4"
+    assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == original.SOPInstanceUID
+    assert report.VerificationFlag == "UNVERIFIED" and "Research use only" in report.SeriesDescription
+
+
+def test_names_of_any_character_set(tmp_path: Path) -> None:
+    for name, charset in (("Müller^Jürgen", "ISO_IR 100"), ("Иванов^Иван", "ISO_IR 144"), ("山田^太郎", "ISO_IR 192")):
+        source = read_source(image(PatientName=name, SpecificCharacterSet=charset))
+        assert source is not None
+        report = pydicom.dcmread(ReportWriter(tmp_path, model()).write(source, PROB, DECIDED, PROB))
+        assert str(report.PatientName) == name and report.SpecificCharacterSet == "ISO_IR 192"
+    labels = ("Stauung ö",)
+    source = read_source(image(SpecificCharacterSet="ISO_IR 6"))
+    assert source is not None
+    report = ReportWriter(tmp_path, model(labels=labels, thresholds={})).write(
+        source, {labels[0]: 0.5}, {labels[0]: True}, {labels[0]: 0.5}
+    )
+    assert sr.srread(report).content.get_image_measurement_groups()[0].finding_type.meaning == labels[0]
+
+
+def test_uids_follow_from_the_image_and_the_settings(tmp_path: Path) -> None:
+    source, other = read_source(image(StudyInstanceUID="1.2")), read_source(image(StudyInstanceUID="1.2"))
+    assert source is not None and other is not None
+    writer = ReportWriter(tmp_path, model())
+    paths = [writer.write(each, PROB, DECIDED, PROB) for each in (source, source, other)]
+    assert paths[0] == paths[1] != paths[2]
+    read = [pydicom.dcmread(path) for path in paths]
+    assert read[0].SeriesInstanceUID == read[2].SeriesInstanceUID  # one series per study and model
+    new = ReportWriter(tmp_path, model(digest="e")).write(source, PROB, DECIDED, PROB)
+    assert new != paths[0] and pydicom.dcmread(new).SeriesInstanceUID != read[0].SeriesInstanceUID
+    assert all(
+        pydicom.uid.UID(uid).is_valid for report in read for uid in (report.SOPInstanceUID, report.SeriesInstanceUID)
+    )
+
+
+def test_what_is_no_dicom() -> None:
+    assert read_source(b"") is None and read_source(b"\x89PNG" + b"\0" * 200) is None
+
+
+# ---- from a prediction
+
+
+def test_predict_writes_a_report_of_each_dicom(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    made = archive.dicoms(tmp_path / "in", 4)
+    dicom.write(tmp_path / "in" / "broken.dcm", None)
+    dicom.write(tmp_path / "in" / "orphan.dcm", np.arange(784, dtype=np.uint16).reshape(28, 28), StudyInstanceUID=None)
+    (tmp_path / "in" / "picture.png").write_bytes(encoded(np.arange(784, dtype=np.uint8).reshape(28, 28)))
+    lines: list[str] = []
+    found = cxr_ray.predict(
+        trained(),
+        tmp_path / "in",
+        tmp_path / "out.parquet",
+        sr=tmp_path / "sr",
+        thresholds=0.4,
+        gpu=False,
+        log=lines.append,
+    )
+    reports = {}
+    for path in (tmp_path / "sr").iterdir():
+        report = sr.srread(path)
+        evidence = (
+            report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+        )
+        reports[evidence.ReferencedSOPInstanceUID] = report
+    table = found.table.set_index("image")
+    assert len(reports) == len(made)
+    for path in made:
+        source = pydicom.dcmread(path)
+        report = reports[source.SOPInstanceUID]
+        assert report.StudyInstanceUID == source.StudyInstanceUID and report.PatientID == source.PatientID
+        groups = report.content.get_image_measurement_groups()
+        for label, group in zip(trained().info["labels"], groups, strict=True):
+            numbers = {m.name.meaning: m.value for m in group.get_measurements()}
+            assert numbers["Probability"] == pytest.approx(table.loc[path.name, f"prob/{label}"], abs=1e-6)
+            assert numbers["Threshold Value"] == 0.4
+            answer = group.get_qualitative_evaluations()[0].value.meaning
+            assert answer == ("Yes" if table.loc[path.name, f"decision/{label}"] else "No")
+    assert "reports: 4 written" in lines and "note: inputs without a report: 1 no DICOM, 1 no StudyInstanceUID" in lines
+    # Patient data are in the reports alone: in no log, no file name, no table.
+    out = capfd.readouterr()
+    names = " ".join(path.name for path in tmp_path.rglob("*"))
+    body = (tmp_path / "out.parquet").read_bytes().decode("latin-1")
+    for secret in [*dicom.SECRETS.values(), "1.2.3.1"]:
+        assert all(secret not in text for text in (*lines, out.out, out.err, names, body))
+
+
+def test_a_report_of_the_same_prediction_is_not_a_second_one(tmp_path: Path) -> None:
+    archive.dicoms(tmp_path / "in", 2)
+    for name in ("a.parquet", "b.parquet"):
+        cxr_ray.predict(trained(), tmp_path / "in", tmp_path / name, sr=tmp_path / "sr", gpu=False, log=quiet)
+    assert len(list((tmp_path / "sr").iterdir())) == 2
+
+
+def test_the_folder_of_reports_may_not_be_a_file(tmp_path: Path) -> None:
+    archive.dicoms(tmp_path / "in", 1)
+    (tmp_path / "sr").write_text("x")
+    with pytest.raises(UserError, match="cannot make"):
+        cxr_ray.predict(trained(), tmp_path / "in", tmp_path / "a.parquet", sr=tmp_path / "sr", gpu=False, log=quiet)

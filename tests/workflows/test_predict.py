@@ -1,0 +1,479 @@
+"""predict: inputs of every kind give the probabilities of the predictor, in order; a killed one goes on; mistakes are one line."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import cxr_ray
+from cxr_ray.errors import UserError
+from cxr_ray.inference import prediction_parts
+from cxr_ray.metrics import calibration
+from cxr_ray.runs import ensemble
+from cxr_ray.storage import atomic
+from tests.fakes import archive, dicom
+from tests.fakes.explained import quiet, store, trained
+from tests.fakes.images import deep_png
+
+ROWS = list(range(3, 183, 3))
+BAD = {
+    "0/a_missing_end.png": "truncated",
+    "0/empty.png": "empty file",
+    "0/text.jpg": "not an image",
+    "1/broken.dcm": "no pixels",
+}
+
+
+def predict(*args: Any, **options: Any) -> cxr_ray.Prediction:
+    return cxr_ray.predict(*args, **{"log": quiet, "gpu": False, **options})
+
+
+def add_bad_files(folder: Path) -> None:
+    good = (folder / "0" / "00003.png").read_bytes()
+    bodies = {"truncated": good[:-300], "empty file": b"", "not an image": b"a report", "no pixels": dicom.dicom(None)}
+    for name, reason in BAD.items():
+        (folder / name).write_bytes(bodies[reason])
+
+
+# ---- what is predicted
+
+
+def test_a_store_and_its_images_as_files_give_the_probabilities_of_the_predictor(tmp_path: Path) -> None:
+    names = archive.files(tmp_path / "files")
+    one = predict(trained(), store(), tmp_path / "one.parquet")
+    other = predict(trained(), tmp_path / "files", tmp_path / "other.parquet", batch_size=7)
+    assert one.table["row"].tolist() == ROWS and other.table["image"].tolist() == names
+    for found in (one.table, other.table):
+        np.testing.assert_allclose(archive.probabilities(found), archive.expected(ROWS), atol=1e-5)
+        assert found["refused"].isna().all()
+        decided = found.filter(regex="^decision/").to_numpy(bool)
+        np.testing.assert_array_equal(decided, archive.probabilities(found) >= np.float32(0.5))
+    assert (one.rows, one.refused) == (60, 0) and one.positives == {
+        label: int(one.table[f"decision/{label}"].sum()) for label in trained().info["labels"]
+    }
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_every_kind_of_input(tmp_path: Path) -> None:
+    names = archive.files(tmp_path / "files", 8)
+    rows = ROWS[:8]
+    table = pd.DataFrame({"path": [names[5], str(tmp_path / "files" / names[2])], "patient": ["p1", "p2"]})
+    table.to_csv(tmp_path / "list.csv", index=False)
+    found = predict(trained(), tmp_path / "list.csv", tmp_path / "t.csv", image="path", root=tmp_path / "files")
+    assert found.table["image"].tolist() == [names[5], names[2]]  # no absolute path
+    np.testing.assert_allclose(archive.probabilities(found.table), archive.expected([rows[5], rows[2]]), atol=1e-5)
+    single = predict(trained(), tmp_path / "files" / names[3], tmp_path / "single.parquet")
+    assert single.table["image"].tolist() == [Path(names[3]).name]
+    np.testing.assert_allclose(archive.probabilities(single.table), archive.expected([rows[3]]), atol=1e-5)
+    val = trained().plan.loc[lambda plan: plan["part"] == "val", "row"].tolist()
+    part = predict(trained(), store(), tmp_path / "part.parquet", part="val")
+    assert sorted(part.table["row"]) == sorted(val)
+    saved = trained().predictions("val").set_index("row").loc[part.table["row"]]
+    np.testing.assert_allclose(archive.probabilities(part.table), archive.probabilities(saved), atol=1e-5)
+
+
+def test_dicoms_and_deep_pngs(tmp_path: Path) -> None:
+    archive.dicoms(tmp_path / "dicoms", 4)
+    predictor = cxr_ray.load_predictor(trained(), gpu=False)
+    found = predict(trained(), tmp_path / "dicoms", tmp_path / "d.parquet").table
+    assert found["image"].tolist() == [f"IM{at:03d}" for at in range(4)]
+    each = [predictor([tmp_path / "dicoms" / name])[0] for name in found["image"]]
+    np.testing.assert_allclose(archive.probabilities(found), each, atol=1e-5)
+    deep = store().images(ROWS[:1])[0].astype(np.uint16) * 200 + 3000
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a.png").write_bytes(deep_png(deep))
+    found = predict(trained(), tmp_path / "deep", tmp_path / "p.parquet").table
+    np.testing.assert_allclose(archive.probabilities(found), predictor([tmp_path / "deep" / "a.png"]), atol=1e-5)
+
+
+def test_a_remote_folder_and_a_remote_table(s3: Any, tmp_path: Path) -> None:
+    names = archive.files(tmp_path / "files", 12)
+    pd.DataFrame({"image": [*names[:2], "0/gone.png"]}).to_csv(tmp_path / "files" / "list.csv", index=False)
+    url = s3.upload(tmp_path / "files", "predict/files")
+    found = predict(trained(), url, tmp_path / "out.parquet").table
+    assert found["image"].tolist() == names
+    np.testing.assert_allclose(archive.probabilities(found), archive.expected(ROWS[:12]), atol=1e-5)
+    listed = predict(trained(), url.replace("?", "/list.csv?"), tmp_path / "list.parquet").table
+    assert listed["refused"].tolist()[2] == "file missing" and listed["refused"].isna().sum() == 2
+
+
+def test_an_ensemble_and_a_file_of_weights(tmp_path: Path) -> None:
+    both = ensemble.make(tmp_path / "both", [trained(), trained(seed=1)])
+    found = predict(both, store(), tmp_path / "both.parquet", thresholds=0.3)
+    mean = (archive.expected(ROWS) + archive.expected(ROWS, trained(seed=1))) / 2
+    np.testing.assert_allclose(archive.probabilities(found.table), mean, atol=1e-5)
+    assert found.metadata["weights"] == [atomic.sha256(run.weights) for run in both.members]
+    weights = predict(trained().weights, store(), tmp_path / "weights.parquet", thresholds={"Mass": 0.2})
+    np.testing.assert_allclose(archive.probabilities(weights.table), archive.expected(ROWS), atol=1e-5)
+    assert weights.metadata["thresholds"] == {"Edema": 0.5, "Mass": 0.2, "Effusion": 0.5}
+
+
+def test_classes_are_decided_by_the_largest_probability(tmp_path: Path) -> None:
+    found = predict(trained("multiclass"), store("multiclass"), tmp_path / "out.parquet").table
+    decided = found.filter(regex="^decision/").to_numpy(bool)
+    assert (decided.sum(axis=1) == 1).all()
+    np.testing.assert_array_equal(decided.argmax(axis=1), archive.probabilities(found).argmax(axis=1))
+    with pytest.raises(UserError, match="decided by the largest probability: leave them out"):
+        predict(trained("multiclass"), store("multiclass"), tmp_path / "other.parquet", thresholds="youden")
+
+
+# ---- decisions, columns and metadata
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> cxr_ray.Run:
+    """A copy of the run with an evaluation by a rule."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(trained().path, folder)
+    cxr_ray.evaluate(folder, thresholds="youden", report={"bootstrap": 0}, log=quiet)
+    return cxr_ray.load_run(folder)
+
+
+def test_decisions_are_at_the_operating_points_of_the_evaluation(evaluated: cxr_ray.Run, tmp_path: Path) -> None:
+    part, _ = evaluated.headline()
+    results = evaluated.evaluation(part)
+    found = predict(evaluated, store(), tmp_path / "out.parquet")
+    for label, threshold in results["thresholds"].items():
+        expected = found.table[f"prob/{label}"] >= np.float32(threshold)
+        assert found.table[f"decision/{label}"].astype(bool).tolist() == expected.tolist()
+    assert found.metadata["thresholds"] == results["thresholds"]
+    method = found.metadata["calibration"]
+    if method is not None and method in results["calibration"]["fitted"]:
+        prob = archive.probabilities(found.table)
+        wanted = calibration.apply(results["calibration"]["fitted"][method], prob, results["labels"])
+        np.testing.assert_allclose(found.table.filter(regex="^calibrated/").to_numpy(), wanted, atol=1e-6)
+    same = predict(trained(), store(), tmp_path / "same.parquet", thresholds="youden")
+    assert same.metadata["thresholds"] == pytest.approx(results["thresholds"])
+
+
+def test_calibrated_probabilities_are_those_of_the_report(evaluated: cxr_ray.Run, tmp_path: Path) -> None:
+    file = evaluated.path / f"evaluation-{evaluated.headline()[0]}.json"
+    before = file.read_text(encoding="utf-8")
+    results = json.loads(before)
+    labels = results["labels"]
+    platt = {
+        "method": "platt",
+        "task": "multilabel",
+        "too_few": {},
+        "labels": {k: {"intercept": -1.0, "slope": 2.0} for k in labels},
+    }
+    results["calibration"] |= {"fitted": {"platt": platt}, "too_few": {}}
+    file.write_text(json.dumps(results), encoding="utf-8")
+    try:
+        found = predict(evaluated, store(), tmp_path / "out.parquet")
+    finally:
+        file.write_text(before, encoding="utf-8")
+    prob = archive.probabilities(found.table).astype(float)
+    wanted = 1 / (1 + np.exp(1.0) * ((1 - prob) / prob) ** 2)  # logit -1 + 2 logit(p)
+    np.testing.assert_allclose(found.table.filter(regex="^calibrated/").to_numpy(), wanted, atol=1e-5)
+    assert found.metadata["calibration"] == "platt"
+
+
+def test_columns_and_metadata(tmp_path: Path) -> None:
+    archive.files(tmp_path / "secret-folder", 3)
+    found = predict(trained(), tmp_path / "secret-folder", tmp_path / "out.parquet", thresholds={"Edema": 0.25})
+    labels = trained().info["labels"]
+    kinds = [f"{kind}/{label}" for kind in ("prob", "decision") for label in labels]
+    assert found.table.columns.tolist() == ["image", *kinds, "refused", "unusual", "unusual_score"]
+    schema = pq.read_schema(tmp_path / "out.parquet")
+    assert str(schema.field("prob/Edema").type) == "float" and str(schema.field("decision/Edema").type) == "bool"
+    metadata = json.loads(schema.metadata[b"cxr_ray"])
+    assert metadata == found.metadata and metadata["run"] == trained().path.name
+    assert metadata["weights"] == [atomic.sha256(trained().weights)] and metadata["thresholds"]["Edema"] == 0.25
+    assert metadata["versions"]["cxr_ray"] == cxr_ray.__version__ and metadata["labels"] == list(labels)
+    assert str(tmp_path) not in (tmp_path / "out.parquet").read_bytes().decode("latin-1")
+    csv = predict(trained(), tmp_path / "secret-folder", tmp_path / "out.csv", thresholds={"Edema": 0.25})
+    read = pd.read_csv(tmp_path / "out.csv")
+    assert read.columns.tolist() == found.table.columns.tolist() and read["decision/Edema"].dtype == bool
+    np.testing.assert_allclose(archive.probabilities(read), archive.probabilities(found.table), atol=1e-6)
+    assert json.loads((tmp_path / "out.csv.json").read_text()) == csv.metadata
+
+
+def test_ids_are_added_only_when_asked_and_hashed(tmp_path: Path) -> None:
+    archive.dicoms(tmp_path / "dicoms", 4)
+    plain = predict(trained(), tmp_path / "dicoms", tmp_path / "plain.parquet")
+    assert not {"patient", "study"} & set(plain.table.columns)
+    key = tmp_path / "key"
+    key.write_text("0123456789abcdef")
+    found = predict(trained(), tmp_path / "dicoms", tmp_path / "ids.parquet", ids=True, hash_key=key).table
+    assert found["patient"].nunique() == 1 and found["study"].tolist() == [s for s in found["study"][::2] for _ in "ab"]
+    body = (tmp_path / "ids.parquet").read_bytes()
+    assert not any(value.encode() in body for value in [*dicom.SECRETS.values(), "1.2.3.1"])
+    of_store = predict(trained(), store(), tmp_path / "store.parquet", ids=True).table
+    records = store().index.set_index("row").loc[of_store["row"]]
+    assert of_store["patient"].tolist() == records["patient"].tolist()  # as the store has them
+    listed = pd.DataFrame({"image": ["IM000", "IM001"], "patient": ["Jane", "Jane"], "study": ["7", "8"]})
+    listed.to_csv(tmp_path / "dicoms" / "list.csv", index=False)
+    of_table = predict(
+        trained(), tmp_path / "dicoms" / "list.csv", tmp_path / "table.parquet", ids=True, hash_key=key
+    ).table
+    assert of_table["patient"].nunique() == 1 and of_table["study"].nunique() == 2
+    assert "Jane" not in of_table["patient"].tolist()
+
+
+@pytest.mark.parametrize("combine", ["max", "mean"])
+def test_by_study(combine: str, tmp_path: Path) -> None:
+    archive.dicoms(tmp_path / "dicoms", 6, PatientID="anonymous")
+    (tmp_path / "dicoms" / "IM001").write_bytes(b"")  # the second image of the first study
+    (tmp_path / "dicoms" / "list.csv").write_text("image\n" + "\n".join(f"IM00{at}" for at in range(6)))
+    by_image = predict(trained(), tmp_path / "dicoms" / "list.csv", tmp_path / "image.parquet").table
+    found = predict(
+        trained(), tmp_path / "dicoms" / "list.csv", tmp_path / "study.parquet", by="study", combine=combine
+    ).table
+    assert found["image"].tolist() == ["IM000", "IM001", "IM002", "IM004"]  # an empty file has no study
+    assert found["images"].tolist() == [1, 0, 2, 2] and found["refused"].tolist()[1] == "empty file"
+    prob = archive.probabilities(by_image)
+    method = np.max if combine == "max" else np.mean
+    wanted = [prob[0], method(prob[2:4], axis=0), method(prob[4:6], axis=0)]
+    np.testing.assert_allclose(archive.probabilities(found)[[0, 2, 3]], wanted, atol=1e-6)
+
+
+def test_by_study_of_a_store_is_that_of_an_evaluation(tmp_path: Path) -> None:
+    found = predict(trained(), store(), tmp_path / "out.parquet", by="study").table
+    records = store().index.set_index("row")
+    assert len(found) == records["patient"].nunique()
+    first, second = archive.expected(ROWS[:2])
+    np.testing.assert_allclose(archive.probabilities(found)[0], np.maximum(first, second), atol=1e-5)
+    archive.files(tmp_path / "files", 3)
+    with pytest.raises(UserError, match="the images have no studies"):
+        predict(trained(), tmp_path / "files", tmp_path / "files.parquet", by="study")
+
+
+# ---- files that cannot be used
+
+
+def test_bad_files_are_rows_with_reasons_and_the_others_are_predicted(tmp_path: Path) -> None:
+    names = archive.files(tmp_path / "files", 20)
+    clean = predict(trained(), tmp_path / "files", tmp_path / "clean.parquet").table.set_index("image")
+    add_bad_files(tmp_path / "files")
+    lines: list[str] = []
+    found = predict(trained(), tmp_path / "files", tmp_path / "out.parquet", batch_size=4, log=lines.append)
+    table = found.table.set_index("image")
+    assert table["refused"].dropna().to_dict() == BAD and found.refused == len(BAD)
+    assert found.metadata["reasons"] == dict.fromkeys(sorted(BAD.values()), 1)
+    refused = table.loc[list(BAD)]
+    assert refused.filter(regex="^(prob|decision)/").isna().all().all()
+    np.testing.assert_allclose(
+        archive.probabilities(table.loc[names]), archive.probabilities(clean.loc[names]), atol=1e-6
+    )
+
+
+def test_a_table_with_missing_blank_and_outside_files(tmp_path: Path) -> None:
+    names = archive.files(tmp_path / "files", 2)
+    listed = [names[0], "gone.png", "", "../other.png", "/etc/passwd", names[0]]
+    pd.DataFrame({"image": listed, "n": range(6)}).to_csv(tmp_path / "files" / "list.csv", index=False)
+    found = predict(trained(), tmp_path / "files" / "list.csv", tmp_path / "out.parquet").table
+    reasons = found["refused"].fillna("used").tolist()
+    assert reasons == ["used", "file missing", "no file named", "outside the root", "outside the root", "used"]
+    assert found["image"].tolist() == [names[0], "gone.png", "", "../other.png", "passwd", names[0]]
+
+
+def test_a_decoder_that_crashes_costs_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "fakes" / "killer"))
+    names = archive.files(tmp_path / "files", 6)
+    (tmp_path / "files" / "0" / "kill.png").write_bytes(f"die of {signal.SIGSEGV:d} ".encode())
+    (tmp_path / "files" / "0" / "killed.png").write_bytes(f"die of {signal.SIGKILL:d} ".encode())
+    found = predict(trained(), tmp_path / "files", tmp_path / "out.parquet").table.set_index("image")
+    assert found["refused"].dropna().to_dict() == {
+        "0/kill.png": "the decoder crashed",
+        "0/killed.png": "too little memory to decode it",
+    }
+    np.testing.assert_allclose(archive.probabilities(found.loc[names]), archive.expected(ROWS[:6]), atol=1e-5)
+
+
+# ---- an interrupted prediction
+
+
+def test_a_killed_prediction_goes_on_with_the_missing_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive.files(tmp_path / "files")
+    add_bad_files(tmp_path / "files")
+    whole = predict(trained(), tmp_path / "files", tmp_path / "whole.parquet").table
+    monkeypatch.setattr(prediction_parts, "PART_INPUTS", 8)
+    add = prediction_parts.PredictionParts.add
+    seen: list[int] = []
+
+    def stopping(self: Any, batch: Any) -> int:
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+        seen.append(len(batch.positions))
+        return add(self, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(prediction_parts.PredictionParts, "add", stopping)
+        predict(trained(), tmp_path / "files", tmp_path / "out.parquet", batch_size=4)
+    parts = sorted(path.name for path in (tmp_path / "out.parquet.parts").glob("part-*"))
+    assert parts == ["part-00000.parquet", "part-00001.parquet"] and not (tmp_path / "out.parquet").exists()
+    with monkeypatch.context() as patch:
+        later: list[int] = []
+        patch.setattr(
+            prediction_parts.PredictionParts, "add", lambda self, b: later.extend(b.positions) or add(self, b)
+        )
+        found = predict(trained(), tmp_path / "files", tmp_path / "out.parquet", batch_size=4)
+    assert later == list(range(16, 64))
+    pd.testing.assert_frame_equal(found.table, whole)
+    assert not (tmp_path / "out.parquet.parts").exists()
+
+
+def test_sigkill_in_the_middle(tmp_path: Path) -> None:
+    """The process itself is killed; the same command goes on and gives what an undisturbed one gives."""
+    archive.files(tmp_path / "files")
+    out = tmp_path / "out.parquet"
+    code = (
+        "import sys, time, cxr_ray; from cxr_ray.inference import prediction_parts as p; p.PART_INPUTS = 8\n"
+        "write = p.PredictionParts._write\n"
+        "p.PredictionParts._write = lambda *a: (write(*a), time.sleep(0.2))\n"
+        "cxr_ray.predict(*sys.argv[1:], gpu=False, batch_size=8)"
+    )
+    words = [sys.executable, "-c", code, str(trained().path), str(tmp_path / "files"), str(out)]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (out.with_name("out.parquet.parts") / "part-00002.parquet").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    whole = predict(trained(), tmp_path / "files", tmp_path / "whole.parquet").table
+    found = pd.read_parquet(out)
+    assert found["image"].tolist() == whole["image"].tolist()
+    np.testing.assert_allclose(archive.probabilities(found), archive.probabilities(whole), atol=1e-6)
+    assert found.filter(regex="^decision/").equals(whole.filter(regex="^decision/"))
+
+
+def test_an_output_is_finished_once_and_never_overwritten(tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    first = predict(trained(), store(), out)
+    before = out.read_bytes()
+    again = predict(trained(), store(), out)
+    assert again.already and again.metadata == first.metadata
+    for other, message in (
+        ({"thresholds": 0.3}, "with other thresholds"),
+        ({"part": "val"}, "of other inputs"),
+        ({"by": "study"}, "with another by"),
+    ):
+        with pytest.raises(UserError, match=f"out.parquet exists, {message}; give another output, or delete it"):
+            predict(trained(), store(), out, **other)
+    with pytest.raises(UserError, match="of another run, or of other weights"):
+        predict(trained(seed=1), store(), out)
+    assert out.read_bytes() == before
+    for name in ("text.parquet", "text.csv"):
+        (tmp_path / name).write_text("a,b\n1,2\n")
+        with pytest.raises(UserError, match="was not written by predict; give another output"):
+            predict(trained(), store(), tmp_path / name)
+
+
+def test_an_unfinished_prediction_of_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out.parquet"
+
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="no space left to write"):
+        patch.setattr(prediction_parts.pq, "write_table", full)
+        predict(trained(), store(), out)
+    assert not out.exists() and not list(out.with_name("out.parquet.parts").glob("part*"))
+    with pytest.raises(
+        UserError, match=r"unfinished prediction with other thresholds: repeat the command .* delete that"
+    ):
+        predict(trained(), store(), out, thresholds=0.1)
+    assert len(predict(trained(), store(), out).table) == 60  # space again
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root mounts a small disk")
+@pytest.mark.parametrize("free_kib", [4, 8, 16])
+def test_a_full_disk(free_kib: int, tmp_path: Path) -> None:
+    """Whatever does not fit - the manifest, a part, the table - nothing looks whole, and with space again the command goes on."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        (disk / "filler").write_bytes(bytes((256 - free_kib) * 1024))
+        with pytest.raises(UserError, match=r"no space left to write .*; free some and run the same command again"):
+            predict(trained(), store(), disk / "out.parquet")
+        assert not (disk / "out.parquet").exists()
+        (disk / "filler").unlink()
+        assert len(predict(trained(), store(), disk / "out.parquet").table) == 60
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+# ---- mistakes
+
+
+def test_mistakes_are_one_line_and_leave_nothing(tmp_path: Path) -> None:
+    archive.files(tmp_path / "files", 2)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "note.txt").write_text("x")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").write_bytes(b"x")
+    out = tmp_path / "out.parquet"
+    (tmp_path / "list.csv").write_text("file\na.png\n")
+    for inputs, options, message in (
+        (tmp_path / "empty", {}, "is no store and has no image"),
+        (tmp_path / "texts", {}, r"only 1 \.txt"),
+        (tmp_path / "gone", {}, "there is nothing at"),
+        (
+            tmp_path / "bad",
+            {},
+            r"none of the 1 inputs can be used: 1 not an image \(such as a.png\); nothing was written",
+        ),
+        (tmp_path / "list.csv", {}, "has no column 'image'"),
+        (tmp_path / "list.csv", {"image": "file"}, r"1 file missing \(such as a.png\)"),
+        (tmp_path / "list.csv", {"image": "file", "root": tmp_path / "gone"}, "--root is the folder"),
+        (tmp_path / "files", {"image": "x"}, "--image belongs to a table"),
+        (tmp_path / "files", {"part": "val"}, "--part is a part of the run's own store"),
+        (store("multiclass"), {"part": "val"}, "is another one: remove it"),
+        (store(), {"part": "dev"}, "unknown split 'dev'"),
+        (store(), {"sr": tmp_path / "sr"}, "a store has none"),
+        (tmp_path / "files", {"sr": tmp_path / "files" / "sr"}, "give a folder outside"),
+        (store(), {"batch_size": 0}, "must be at least 1"),
+        (store(), {"hash_key": tmp_path / "key"}, "the hash key is for ids"),
+        (store(), {"thresholds": {"Edma": 0.5}}, "Edma"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            predict(trained(), inputs, out, **options)
+        assert "\n" not in str(caught.value)
+        assert not out.exists() and not list(tmp_path.glob("*.parts")), message
+    for name, message in (("out.txt", "ends with .parquet or .csv"), ("files", "ends with|is a folder")):
+        with pytest.raises(UserError, match=message):
+            predict(trained(), store(), tmp_path / name)
+    failed = tmp_path / "runs" / "failed"
+    failed.mkdir(parents=True)
+    for name in ("run.json", "config.yaml"):
+        (failed / name).write_bytes((trained().path / name).read_bytes())
+    with pytest.raises(UserError, match="has no model yet"):
+        predict(failed, store(), out)
+
+
+def test_a_hundred_files_need_one_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two predictions of one output at the same time: the second is refused."""
+    from cxr_ray.storage.lease import Lease
+
+    parts = tmp_path / "out.parquet.parts"
+    parts.mkdir()
+    with Lease(parts), pytest.raises(UserError, match=r"out.parquet is being predicted now, by process"):
+        predict(trained(), store(), tmp_path / "out.parquet")
+
+
+def test_a_picture_in_colour(tmp_path: Path) -> None:
+    (tmp_path / "rgb").mkdir()
+    Image.fromarray(np.full((40, 30, 3), 90, np.uint8)).save(tmp_path / "rgb" / "a.jpg")
+    found = predict(trained(), tmp_path / "rgb", tmp_path / "out.parquet").table
+    wanted = cxr_ray.load_predictor(trained(), gpu=False)([tmp_path / "rgb" / "a.jpg"])
+    np.testing.assert_allclose(archive.probabilities(found), wanted, atol=1e-5)
