@@ -52,8 +52,10 @@ def map_batches(
         raise UserError(
             f"{workers} workers are asked for, but this machine has {machine.cores()} cores; lower the workers"
         )
-    with cluster.session(address, num_cpus=max(workers, os.cpu_count() or 1)), data_context.quiet(preserve_order=True):
-        room.ensure({"CPU": 1.0, "GPU": 1.0} if _on_gpu(job) else {"CPU": 1.0}, 1, wait=None, log=print)
+    own_cpus = max(workers, os.cpu_count() or 1)
+    with cluster.session(address, num_cpus=own_cpus) as is_own, data_context.quiet(preserve_order=True):
+        if not is_own:
+            room.ensure({"CPU": 1.0, "GPU": float(_on_gpu(job))}, 1, wait=None, log=print)
         blocks = [rows_M[at : at + batch_size] for at in range(0, len(rows_M), batch_size)]
         maps = ray.data.from_numpy(blocks).map_batches(
             _Actor,
@@ -69,7 +71,7 @@ def map_batches(
 
 
 def _on_gpu(job: ExplainJob) -> bool:
-    return job.gpu is not False and bool(ray.cluster_resources().get("GPU", 0))
+    return job.gpu is not False and room.now().total("GPU") >= 1
 
 
 class _Actor:

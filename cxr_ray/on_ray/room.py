@@ -68,7 +68,7 @@ def wait_for(
     The request stands in Ray's queue meanwhile, so that an autoscaler starts nodes for it. Raises `UserError` after `minutes` (None:
     never), and `Stopped` once `should_stop()`."""
     started, said = time.monotonic(), 0.0
-    group = placement_group([dict(bundle)] * count)
+    group = placement_group([{name: amount for name, amount in bundle.items() if amount}] * count)
     try:
         while not group.wait(timeout_seconds=1):
             waited = time.monotonic() - started
