@@ -4,9 +4,10 @@
 
 Writes gray JPEG files of 512 px to --folder (which must not exist): `DIFFERENT` images, hard-linked to as many names as needed, and a
 store of random images. Untrained models are as fast as trained ones. A rate is (many - few) / (seconds of many - seconds of few), so that
-starts cancel; the ratio of each round is printed with the median, since other load on the machine changes both sides of a pair.
+starts cancel. Of each round the ratio of the rates is printed, and that of the CPU seconds per image, which other load on the machine changes
+less; then their medians.
 
-    files    `cxr_ray.predict` of the folder with lenet at 64 and at 224 px, and processes on all cores that only read and decode the
+    files    `cxr_ray.predict` of the folder with lenet at 28 (its own size) and at 64 px, and processes on all cores that only read and decode the
              same files to that size, by `imaging.decode`
     store    `cxr_ray.predict` of the store with resnet18 at 128 px, and the same predictor on batches that lie in memory
     memory   peak of the resident set of a process that predicts 2,000 files, and of one that predicts 20,000
@@ -69,10 +70,16 @@ def model(folder: Path, name: str, side: int) -> Path:
     return path
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+def cpu_seconds() -> float:
+    """Of this process and of those that it has waited for."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def seconds(work: Callable[[], float | None]) -> tuple[float, float]:
+    """Wall seconds and CPU seconds of `work`, which returns those of processes that go on."""
+    start, before = time.perf_counter(), cpu_seconds()
+    others = work()
+    return time.perf_counter() - start, cpu_seconds() - before + (others or 0.0)
 
 
 def quiet(line: str) -> None:
@@ -84,44 +91,46 @@ def predict(weights: Path, inputs: Path, out: Path) -> None:
     cxr_ray.predict(weights, inputs, out, log=quiet, gpu=False)
 
 
-def decode_all(names: list[Path], side: int) -> int:
-    return sum(int(decode(name.read_bytes(), (side, side)).pixels[0, 0]) for name in names)
+def decode_all(names: list[Path], side: int) -> float:
+    """CPU seconds that it takes."""
+    before = time.process_time()
+    for name in names:
+        decode(name.read_bytes(), (side, side))
+    return time.process_time() - before
 
 
-def decode_alone(pool: ProcessPoolExecutor, folder: Path, side: int) -> None:
+def decode_alone(pool: ProcessPoolExecutor, folder: Path, side: int) -> float:
     names = sorted(folder.iterdir())
-    list(pool.map(partial(decode_all, side=side), [names[at : at + CHUNK] for at in range(0, len(names), CHUNK)]))
+    chunks = [names[at : at + CHUNK] for at in range(0, len(names), CHUNK)]
+    return sum(pool.map(partial(decode_all, side=side), chunks))
 
 
-def compare(
-    title: str, rounds: int, counts: tuple[int, int], ours: Callable[[int], object], other: Callable[[int], object]
-) -> None:
+Work = Callable[[int], float | None]
+
+
+def compare(title: str, rounds: int, counts: tuple[int, int], ours: Work, other: Work) -> None:
     """`ours(count)` against `other(count)`, in turns."""
     few, many = counts
     found = []
     for number in range(rounds):
-        turns = [(name, count) for name in ("ours", "other") for count in counts]
+        turns = [(name, count) for count in counts for name in ("ours", "other")]
         turns = turns if number % 2 == 0 else turns[::-1]
         took = {(name, count): seconds(partial({"ours": ours, "other": other}[name], count)) for name, count in turns}
-        rate = {name: (many - few) / (took[name, many] - took[name, few]) for name in ("ours", "other")}
-        found.append((rate["ours"], rate["other"], rate["ours"] / rate["other"]))
-        print(
-            f"  {title}: {rate['ours']:,.0f} and {rate['other']:,.0f} images/s, ratio {rate['ours'] / rate['other']:.3f}",
-            flush=True,
+        wall, cpu = (
+            {name: (took[name, many][at] - took[name, few][at]) / (many - few) for name in ("ours", "other")}
+            for at in (0, 1)
         )
-    ours_s, others_s, ratios = zip(*found, strict=True)
-    print(
-        f"{title}: medians {statistics.median(ours_s):,.0f} and {statistics.median(others_s):,.0f} images/s, "
-        f"ratio {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
-        flush=True,
-    )
+        found.append((1 / wall["ours"], 1 / wall["other"], wall["other"] / wall["ours"], cpu["other"] / cpu["ours"]))
+        print("  {}: {:,.0f} and {:,.0f} images/s, ratio {:.3f}, by CPU {:.3f}".format(title, *found[-1]), flush=True)
+    medians = [statistics.median(column) for column in zip(*found, strict=True)]
+    print("{}: medians {:,.0f} and {:,.0f} images/s, ratio {:.3f}, by CPU {:.3f}".format(title, *medians), flush=True)
 
 
 def files(folder: Path, counts: tuple[int, int], rounds: int) -> None:
     for count in counts:
         write_files(folder / f"files-{count}", count)
     with ProcessPoolExecutor(machine.cores(), mp_context=multiprocessing.get_context("spawn")) as pool:
-        for side in (64, 224):
+        for side in (28, 64):
             decode_alone(pool, folder / f"files-{counts[0]}", side)  # starts the processes
             compare(
                 f"files, lenet at {side} px",

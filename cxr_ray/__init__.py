@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _PUBLIC is what Python reads
     from cxr_ray.data.store_format import verify
     from cxr_ray.datasets import Records, list_datasets, read_dataset
     from cxr_ray.datasets.phantom.generate import make_phantom
-    from cxr_ray.errors import Finished, Stopped, UserError
+    from cxr_ray.errors import Finished, Interrupted, Stopped, UserError
     from cxr_ray.explanation.results import Explanation
     from cxr_ray.inference.loading import load_model, load_predictor
     from cxr_ray.inference.predictor import Predictor
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # for type checkers and editors; _PUBLIC is what Python reads
     from cxr_ray.workflows.embed import embed
     from cxr_ray.workflows.evaluations import compare, evaluate
     from cxr_ray.workflows.explain import explain
+    from cxr_ray.workflows.export import Exported, export
     from cxr_ray.workflows.ingest import ingest
     from cxr_ray.workflows.predict import Prediction, predict
     from cxr_ray.workflows.results import Comparison, Evaluation
@@ -66,12 +67,15 @@ _PUBLIC = {
     "Prediction": "cxr_ray.workflows.predict:Prediction",
     "explain": "cxr_ray.workflows.explain:explain",
     "Explanation": "cxr_ray.explanation.results:Explanation",
+    "export": "cxr_ray.workflows.export:export",
+    "Exported": "cxr_ray.workflows.export:Exported",
     "tune": "cxr_ray.workflows.tune:tune",
     "load_sweep": "cxr_ray.workflows.tune:load_sweep",
     "Sweep": "cxr_ray.tuning.sweep:Sweep",
     # Errors
     "UserError": "cxr_ray.errors:UserError",
     "Finished": "cxr_ray.errors:Finished",
+    "Interrupted": "cxr_ray.errors:Interrupted",
     "Stopped": "cxr_ray.errors:Stopped",
 }
 """Every public name, and the module and attribute that it is. No subpackage may have one of these names: it would replace it."""
@@ -81,7 +85,9 @@ __all__ = [
     "Config",
     "Evaluation",
     "Explanation",
+    "Exported",
     "Finished",
+    "Interrupted",
     "Prediction",
     "Predictor",
     "Records",
@@ -95,6 +101,7 @@ __all__ = [
     "embed",
     "evaluate",
     "explain",
+    "export",
     "ingest",
     "list_datasets",
     "list_models",

@@ -33,6 +33,12 @@ class Stopped(Exception):
     """The training was asked to stop and has written a checkpoint. Exit code 143."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """The training was interrupted (Ctrl-C) and has written a checkpoint. Exit code 130.
+
+    A KeyboardInterrupt, so that a loop over trainings which goes on after an `Exception` ends too."""
+
+
 def requirement(message: str) -> str:
     """A validation message of pydantic in the words of our other errors, such as "must be a whole number"."""
     text = re.split(", unable to (?:parse|interpret)|, got a number with", message.removeprefix("Value error, "))[0]

@@ -48,13 +48,13 @@ def package_levels() -> str:
     lines = [
         _arrow(place[name], place[other])
         for name, others in arrows.items()
-        for other in sorted(others - _imported_below(arrows, others))
+        for other in sorted(others - imported_below(arrows, others))
     ]
     shapes = [_box(box, name) for name, box in place.items()]
     return _svg("The packages and their imports", (total, len(rows) * step), [*lines, *shapes])
 
 
-def _imported_below(arrows: dict[str, set[str]], names: set[str]) -> set[str]:
+def imported_below(arrows: dict[str, set[str]], names: set[str]) -> set[str]:
     """Everything that `names` import, directly or through others."""
     found: set[str] = set()
     todo = list(names)

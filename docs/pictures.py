@@ -16,16 +16,20 @@ from PIL import Image
 
 PICTURES = Path(__file__).parent / "pictures"
 WIDTH, HEIGHT = 1100, 1400
+FIRST = {"report": "", "sweep": "#hyperparameters"}
+"""The section that is shown first; empty: the top of the page."""
 """Pixels of the window: what a reader sees first, on one and a half screens."""
 COLORS = 128
 
 
-def take(page: Path, picture: Path) -> None:
-    """Write the top of a page as a small PNG with a palette."""
+def take(page: Path, picture: Path, first: str) -> None:
+    """Write a page from its section `first` on as a small PNG with a palette. What is above is hidden: headless Chromium does not scroll."""
     with tempfile.TemporaryDirectory() as folder:
-        shot = Path(folder) / "shot.png"
+        shot, copy = Path(folder) / "shot.png", Path(folder) / "page.html"
+        hidden = f"main > :has(~ {first}) {{ display: none }}" if first else ""
+        copy.write_text(page.read_text(encoding="utf-8") + f"<style>{hidden}</style>", encoding="utf-8")
         command = [os.environ.get("CHROMIUM", "chromium"), "--headless", "--no-sandbox", "--hide-scrollbars"]
-        command += [f"--window-size={WIDTH},{HEIGHT}", f"--screenshot={shot}", page.resolve().as_uri()]
+        command += [f"--window-size={WIDTH},{HEIGHT}", f"--screenshot={shot}", copy.as_uri()]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         with Image.open(shot) as image:
             image.convert("RGB").quantize(COLORS).save(picture, optimize=True)
@@ -36,7 +40,7 @@ def main(report: str, sweep: str) -> None:
     PICTURES.mkdir(exist_ok=True)
     for page, name in ((report, "report"), (sweep, "sweep")):
         picture = PICTURES / f"{name}.png"
-        take(Path(page), picture)
+        take(Path(page), picture, FIRST[name])
         print(f"{picture}: {picture.stat().st_size / 1024:.0f} KiB")
 
 

@@ -1,6 +1,7 @@
 """Entry point of the command line: finds the command, imports it, and turns exceptions into messages and exit codes.
 
-Exit codes: 0 success, 1 internal error, 2 an error that the user can fix, 130 interrupted, 143 stopped after a checkpoint.
+Exit codes: 0 success, 1 internal error, 2 an error that the user can fix, 130 interrupted (a training: after a
+checkpoint), 143 stopped after a checkpoint.
 """
 
 import errno
@@ -13,7 +14,7 @@ from cyclopts.exceptions import CycloptsError, MissingArgumentError
 
 from cxr_ray import __version__
 from cxr_ray.cli.command_list import COMMANDS
-from cxr_ray.errors import Stopped, UserError, masked, unknown
+from cxr_ray.errors import Interrupted, Stopped, UserError, masked, unknown
 from cxr_ray.storage.atomic import DISK_FULL, NOT_WRITABLE
 
 COMPLETE = "_complete"
@@ -69,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return result if isinstance(result, int) else 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Interrupted as end:
+        _print_error(str(end))
+        return 130
     except KeyboardInterrupt:
         if debug:
             raise

@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "Evaluate a run on its test part, label by label, and write its report.",
     "predict": "Predict every image of an archive with a run, and write one table; for DICOMs also structured reports.",
     "explain": "Show which pixels a model's output depends on: maps, certificates, figures, an audit for shortcuts.",
+    "export": "Write a run as one ONNX or pt2 file that needs no cxr_ray, with a model card.",
     "show": "Show a run's settings and metrics, also for other labels, parts and thresholds.",
     "embed": "Write the pooled features of a store's images, to fit heads on them in seconds and to find similar images.",
     "errors": "List the worst wrong decisions of a run: row, truth, decision, probability, loss and file.",

@@ -309,7 +309,7 @@ class Tune(Section):
     """Hyperparameter search: many trials on one store, evaluated on the same val rows and targets."""
 
     trials: int = Field(default=16, ge=1)
-    """Number of trials of random and optuna; grid and list run all their combinations."""
+    """Number of trials of random and optuna, in addition to the base configuration (`base`); grid and list run all their combinations."""
     metric: MetricName | list[MetricName] = "val/auroc/mean"
     """Objective: the metric of a trial at its best epoch. Several metrics: the result is the Pareto front."""
     mode: Literal["auto"] | Mode | list[Literal["auto"] | Mode] = "auto"

@@ -12,6 +12,7 @@ from cxr_ray.evaluation.prediction_table import EvaluationSettings, PredictionTa
 from cxr_ray.metrics import MEAN, calibration, subgroups
 from cxr_ray.metrics.per_label import label_values
 from cxr_ray.metrics.table import Table, decide
+from cxr_ray.runtime.progress import track
 
 AS_TRAINED, UNSHIFTED = "as trained", "weights taken out"
 GROUP_RESAMPLES = 300
@@ -121,7 +122,7 @@ def subgroup_results(
     resamples = min(settings.bootstrap, GROUP_RESAMPLES)
     features, train_features = (subgroups.features(r, unused=unused) for r in (records, train_records))
     out = []
-    for feature, category_N in features.items():
+    for feature, category_N in track(features.items(), "subgroups", "features", total=len(features)):
         rng = np.random.default_rng([settings.seed, 3])
         entry = subgroups.by_group(table, category_N, group_N, resamples=resamples, rng=rng)
         # A label such as "No Finding" excludes all findings, so one group has no positives to compare.

@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from cxr_ray.labels import hard_targets
+from cxr_ray.runtime.progress import track
 
 Array = npt.NDArray[np.float64]
 
@@ -85,7 +86,8 @@ def fit_baselines(store: Images, plan: Parts, part: str, *, seed: int, max_rows:
         train, truth_NL = train[chosen], truth_NL[chosen]
     fit, predict = _thumbnails(store, train), _thumbnails(store, plan.rows[part])
     features = {"thumbnail": lambda x: x.reshape(len(x), SIDE * SIDE), "border": border}
-    return {name: _regression(of(fit), truth_NL, of(predict), plan.task) for name, of in features.items()}
+    fitted = track(features.items(), "baselines", "models", total=len(features))
+    return {name: _regression(of(fit), truth_NL, of(predict), plan.task) for name, of in fitted}
 
 
 def _thumbnails(store: Images, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:

@@ -5,14 +5,16 @@ the results go, is decided in prediction_parts.py.
 """
 # n inputs of a batch, m of them usable, H x W pixels, L labels
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from cxr_ray.data.loader import prefetch
 from cxr_ray.data.store import Store
@@ -23,6 +25,8 @@ from cxr_ray.imaging.pixels import SCALE_8_TO_16, DecodedImage, ImageError
 from cxr_ray.inference.predictor import Predictor
 
 Ints = npt.NDArray[np.int64]
+TRIAL_BATCHES = 4
+"""Batches that decide how many threads a model gets beside decoders."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +67,33 @@ def predict(predictor: Predictor, batch: DecodedBatch) -> PredictedBatch:
     return PredictedBatch(batch.positions, prob_NL, batch.refused, score_N)
 
 
+def predict_among_decoders(
+    predictor: Predictor, batches: Iterator[DecodedBatch]
+) -> Generator[PredictedBatch, None, None]:
+    """The results of batches that other processes decode on the same cores.
+
+    A model that is faster than the decoders runs on one thread: several of them would wait for each other by spinning, on cores that the
+    decoders need. One that is slower gets all threads, once the first batches have shown it; its results do not depend on that."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        waited = computed = 0.0
+        for number in count():
+            start = time.perf_counter()
+            decoded = next(batches, None)
+            ready = time.perf_counter()
+            if decoded is None:
+                return
+            result = predict(predictor, decoded)
+            if 0 < number <= TRIAL_BATCHES:  # the first batch waits for all processes to start
+                waited, computed = waited + ready - start, computed + time.perf_counter() - ready
+            if number == TRIAL_BATCHES and computed > waited:
+                torch.set_num_threads(threads)
+            yield result
+    finally:
+        torch.set_num_threads(threads)
+
+
 def slices(positions: Ints, batch_size: int) -> list[Ints]:
     """`positions` in batches."""
     return [positions[at : at + batch_size] for at in range(0, len(positions), batch_size)]
@@ -83,7 +114,7 @@ def read_rows(store: Store, rows: Ints, batches: Sequence[Ints]) -> Iterator[Dec
 
 def read_files(
     pool: DecoderPool, root: Root, names: Sequence[str], batches: Sequence[Ints], image_format: ImageFormat
-) -> Iterator[DecodedBatch]:
+) -> Generator[DecodedBatch, None, None]:
     """The images of these places in the list `names` of files below `root`, decoded ahead by `pool`.
 
     Raises `UserError` if the server of a remote root does not answer."""

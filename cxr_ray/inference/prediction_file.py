@@ -87,7 +87,7 @@ def check_output(out: Any, settings: Mapping[str, Any]) -> tuple[Path, bool]:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What an output was made by, see docs/formats.md. Raises `UserError` if it is not an output of `predict`."""
+    """What an output was made by, see docs/reference/formats.md. Raises `UserError` if it is not an output of `predict`."""
     try:
         if path.suffix.lower() == ".csv":
             found: dict[str, Any] = json.loads(sidecar(path).read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ from cxr_ray.metrics.overall import row_sums
 from cxr_ray.metrics.per_label import BINS, bin_of, cells, rates
 from cxr_ray.metrics.ranking import Resampled
 from cxr_ray.metrics.table import Table
+from cxr_ray.runtime.progress import track
 
 Array = npt.NDArray[np.float64]
 Samples = dict[tuple[str, str], Array]
@@ -151,7 +152,8 @@ def bootstrap(
     cells = max((int(table.known_NL.sum()) for table in tables.values()), default=1)
     pooled = max(MIN_MICRO_RESAMPLES, MICRO_CELLS // max(cells, 1)) if micro else 0
     counts = resample_counts(groups, resamples, rng, at_once=at_once)
-    return _all_samples(tables, group_N, groups, counts, pooled=pooled)
+    chunks = track(counts, "intervals", "resamples", total=resamples, sized=True)
+    return _all_samples(tables, group_N, groups, chunks, pooled=pooled)
 
 
 def jackknife(tables: Mapping[str, Table], group_N: npt.NDArray[np.int64]) -> dict[str, Samples]:
@@ -163,7 +165,8 @@ def jackknife(tables: Mapping[str, Table], group_N: npt.NDArray[np.int64]) -> di
     if groups < 2:
         return {name: {} for name in tables}
     blocks = min(groups, MAX_JACKKNIFE_BLOCKS)
-    return _all_samples(tables, group_N, groups, _left_out_counts(groups), pooled=blocks)
+    chunks = track(_left_out_counts(groups), "intervals", "jackknife samples", total=blocks, sized=True)
+    return _all_samples(tables, group_N, groups, chunks, pooled=blocks)
 
 
 def _left_out_counts(groups: int) -> Iterator[Array]:

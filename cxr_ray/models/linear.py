@@ -1,6 +1,7 @@
 """A linear model: logistic regression on features (`data.features`), or on the pixels of small images."""
 # N rows, D values of a row
 
+from contextlib import nullcontext
 from typing import ClassVar
 
 import torch
@@ -34,7 +35,8 @@ class Linear(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """[N, channels, H, W] to logits [N, outputs]."""
-        with torch.autocast(values.device.type, enabled=False):
+        # A skeleton, on the meta device, has no precision to switch off.
+        with nullcontext() if values.is_meta else torch.autocast(values.device.type, enabled=False):
             logits: Tensor = self.head((values.float().flatten(1) - self.center) / self.scale)
         return logits
 

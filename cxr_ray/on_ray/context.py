@@ -10,6 +10,7 @@ import ray.train.torch
 import torch
 
 from cxr_ray.runs import Run
+from cxr_ray.runtime.progress import Progress
 
 PREEMPTION_SAVE_S = 20.0
 """Seconds between checkpoints while a node is about to be preempted."""
@@ -52,3 +53,6 @@ class TrainContext:
 
     def log(self, line: str) -> None:
         self._run.log(line)
+
+    def progress(self, what: str) -> Progress:
+        return Progress.of_training(what, self.log)

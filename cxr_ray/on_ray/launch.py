@@ -49,8 +49,6 @@ def train_on_workers(
         try:
             _launch(run, resources, (fewest, most), max_failures=left, callbacks=callbacks)
             break
-        except SystemExit:  # Ray Train raises it on an interrupt, after aborting the workers; the exit code would be 0
-            raise KeyboardInterrupt from None
         except (TrainingFailedError, RayActorError) as error:
             happened = [event["event"] for event in events.read(run.path)[earlier:]]
             left -= happened.count("lost")
@@ -100,16 +98,24 @@ def _launch(
     callbacks: Sequence[Any],
 ) -> None:
     """One start of Ray Train with between so many `workers`. It raises Ray's errors."""
+    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from cxr_ray.on_ray.launch_callback import LaunchCallback
 
+    controllers: list[Any] = []
+
+    class Trainer(TorchTrainer):
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """Keep `signals.on_stop`: Ray's own handler aborts the workers before they have written a checkpoint."""
+            controllers.append(controller)
+
     train, (fewest, most) = run.config.train, workers
     elastic = fewest < most
     threads = train.threads or max(1, int(resources.per_worker["CPU"]))
     # A new name per launch: Ray must not restore the state of an earlier one. Our state is in the run folder.
-    TorchTrainer(
+    trainer = Trainer(
         _train_worker,
         train_loop_config={"run": str(run.path), "threads": threads},
         scaling_config=ScalingConfig(
@@ -129,7 +135,13 @@ def _launch(
             callbacks=[LaunchCallback(run, max_failures), *callbacks],  # type: ignore[list-item]
         ),
         torch_config=TorchConfig(timeout_s=600),
-    ).fit()
+    )
+    try:
+        trainer.fit()
+    except KeyboardInterrupt:  # in a Ray that goes on, the workers would go on too
+        for controller in controllers:
+            ray.kill(controller)
+        raise
 
 
 def set_ray_defaults() -> None:

@@ -10,13 +10,14 @@ from cxr_ray import config as cfg
 from cxr_ray import registry, runs
 from cxr_ray.data import store as stores
 from cxr_ray.data.plan import Plan
-from cxr_ray.errors import Stopped, UserError
+from cxr_ray.errors import Interrupted, Stopped, UserError
 from cxr_ray.on_ray.launch import set_ray_defaults, train_on_workers
 from cxr_ray.on_ray.resources import WorkerResources, cluster_total
 from cxr_ray.runs import events
 from cxr_ray.runtime import signals
 from cxr_ray.runtime.threads import background
 from cxr_ray.storage.lease import Lease
+from cxr_ray.training import checkpoint as checkpoints
 from cxr_ray.training.epoch_bar import epoch_bar
 from cxr_ray.training.local import in_process
 from cxr_ray.training.setup import end_of, open_run, prepare
@@ -34,7 +35,7 @@ def train(
     One worker without an address trains in this process. Otherwise Ray Train is used: on the cluster at `address`, else the one
     in RAY_ADDRESS (inside a Ray job: its own), else a local Ray instance. If the cluster has no room now, wait for it as long as
     `on_ray.room.wait_limit` of `wait` minutes says. Raises `UserError` for what the user can fix, if possible before any worker
-    starts, and `Stopped` if a stop was requested."""
+    starts, `Stopped` if a stop was requested, and `Interrupted` after the first Ctrl-C."""
     registry.load_plugins(config.plugins)
     said = events.Said(log)
     if config.tune != cfg.Tune():
@@ -45,9 +46,9 @@ def train(
         from cxr_ray.training import trainer
 
         run = open_run(config, store, plan)
-        with _recorded(run, plan, said), in_process(run.config, run, log) as context:
+        with _recorded(run, plan, said, log) as interrupt, in_process(run.config, run, log) as context:
             trainer.fit(run.config, plan, store, context, run)
-        return _finished(run, store, log)
+        return _finished(run, store, interrupt, log)
     from cxr_ray.on_ray import cluster, noise, room
 
     set_ray_defaults()
@@ -56,21 +57,22 @@ def train(
         run = open_run(config, store, plan)
         cores = int(cluster_total("CPU", found.nodes)) if found.is_local else None
         with (
-            _recorded(run, plan, said),
+            _recorded(run, plan, said, log) as interrupt,
             noise.into(run.path / "ray.log"),
             cluster.session(address, num_cpus=cores, dashboard=True),
             _forward_log(run, log),
-            signals.on_sigterm(run.request_stop),
         ):
             minutes = room.wait_limit(wait)
             train_on_workers(run, resources, max_failures=train.max_failures, wait_minutes=minutes)
-        return _finished(run, store, log)
+        return _finished(run, store, interrupt, log)
 
 
 @contextmanager
-def _recorded(run: runs.Run, plan: Plan, said: events.Said) -> Iterator[None]:
-    """Within it, the run is trained: say what it is, hold its lease, and record that it started and how it ended."""
-    with Lease(run.path), epoch_bar(run):
+def _recorded(run: runs.Run, plan: Plan, said: events.Said, log: Callable[[str], None]) -> Iterator[signals.Interrupt]:
+    """Within it, the run is trained: say what it is, hold its lease, stop it on SIGTERM and Ctrl-C, and record that it started and how
+    it ended. `log` gets what is said while it trains."""
+    message = f"interrupted: the training writes a checkpoint and ends; {signals.AT_ONCE}"
+    with Lease(run.path) as lease, epoch_bar(run):
         said.keep_in(run.path)
         said(f"run: {run.path}")
         said(f"plan: {plan.summary()}; labels: {', '.join(plan.labels)}")
@@ -80,8 +82,11 @@ def _recorded(run: runs.Run, plan: Plan, said: events.Said) -> Iterator[None]:
         run.update(status="started", error=None)
         events.record(run.path, "started")
         try:
-            yield
+            with signals.on_stop(run.request_stop, log=log, message=message, at_once=lambda: lease.lost) as interrupt:
+                yield interrupt
         except BaseException as error:
+            if lease.lost:  # the folder belongs to another process
+                raise
             status, why = end_of(error)
             run.update(status=status, error=why if status == "failed" else None)
             events.record(run.path, status, why)
@@ -90,23 +95,29 @@ def _recorded(run: runs.Run, plan: Plan, said: events.Said) -> Iterator[None]:
                 said(
                     f"interrupted: `cxr-ray train --resume {where}`, or cxr_ray.resume in Python, continues from the last checkpoint"
                 )
+            if isinstance(error, Stopped) and interrupt.requested:
+                raise Interrupted(str(error)) from None
             raise
         info = run.info
         events.record(run.path, info["status"], info.get("error") or "")
 
 
-def _finished(run: runs.Run, store: stores.Store, log: Callable[[str], None]) -> runs.Run:
+def _finished(run: runs.Run, store: stores.Store, interrupt: signals.Interrupt, log: Callable[[str], None]) -> runs.Run:
     """The run, if it is finished, with its check for unusual images.
 
-    Raises `UserError` for one that failed, and `Stopped` for one that was stopped."""
+    Raises `UserError` for one that failed, `Interrupted` after Ctrl-C, and `Stopped` for one that was stopped otherwise."""
     info = run.info
     if info.get("error"):
         raise UserError(info["error"])
     if info["status"] == "stopped":
-        raise Stopped(f"stopped after a checkpoint; resume with cxr-ray train --resume {shlex.quote(str(run.path))}")
+        checkpoint = checkpoints.pointer_target(run.path / "checkpoints", "last")
+        message = f"stopped after a checkpoint; resume with cxr-ray train --resume {shlex.quote(str(run.path))}"
+        raise Interrupted(f"{message} (checkpoint: {checkpoint})") if interrupt.requested else Stopped(message)
     from cxr_ray.inference import unusual_fit  # loads torch
 
     unusual_fit.fit_missing(run, store, gpu="auto" if run.config.train.gpu else False, log=log)
+    if interrupt.requested:
+        raise Interrupted(f"interrupted when the training had finished; the run is complete: {run.path}")
     return run
 
 

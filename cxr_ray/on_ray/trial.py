@@ -23,6 +23,7 @@ from cxr_ray.on_ray import room
 from cxr_ray.on_ray.launch import train_on_workers
 from cxr_ray.on_ray.resources import TrialResources, WorkerResources
 from cxr_ray.runs import events
+from cxr_ray.runtime.progress import Progress
 from cxr_ray.runtime.threads import background
 from cxr_ray.storage.lease import EXPIRES_S, Lease
 from cxr_ray.training import checkpoint as checkpoints
@@ -87,6 +88,9 @@ class TuneContext:
 
     def log(self, line: str) -> None:
         self._run.log(line)
+
+    def progress(self, what: str) -> Progress:
+        return Progress.of_training(what, self.log)
 
 
 def train_trial(config: dict[str, Any]) -> None:

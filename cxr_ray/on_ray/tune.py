@@ -3,6 +3,7 @@ are in the sweep folder, so a killed sweep resumes without any of Ray's state.""
 
 import logging
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from cxr_ray.tuning import sweep as sweeps
 from cxr_ray.tuning.search import Proposals
 from cxr_ray.tuning.setup import hyperparameter_names, plan_trials, prepare_sweep
 from cxr_ray.tuning.sweep import Sweep
-from cxr_ray.tuning.trial import Trial
+from cxr_ray.tuning.trial import ENDED, Trial
 
 STOP_TIMEOUT_S = 60
 """Time for a trial that its scheduler stops to write its model; then Ray kills it."""
@@ -76,7 +77,7 @@ def tune(
         said(f"plan: {plan.summary()}; labels: {', '.join(plan.labels)}")
         for warning in warnings:
             said(f"warning: {warning}")
-        with Lease(sweep.path), _recorded(sweep, said):
+        with Lease(sweep.path) as lease, _recorded(sweep, lease, said):
             sweeps.update_config(sweep, prepared)
             if retry_failed:
                 sweep.retry_failed()
@@ -86,7 +87,7 @@ def tune(
                 cores = int(cluster_total("CPU", found.nodes)) if found.is_local else None
                 with noise.into(sweep.path / "ray.log"), cluster.session(address, num_cpus=cores, dashboard=True):
                     waiting = RoomWait(resources, room.wait_limit(wait), partial(_tell, sweep, said))
-                    _run(sweep, proposals, searched, _Trials(prepared, resources, waiting), said, on_update)
+                    _run(sweep, proposals, searched, _Trials(prepared, resources, waiting), lease, said, on_update)
         return sweep
 
 
@@ -97,7 +98,7 @@ def _tell(sweep: Sweep, said: events.Said, line: str) -> None:
 
 
 @contextmanager
-def _recorded(sweep: Sweep, said: events.Said) -> Iterator[None]:
+def _recorded(sweep: Sweep, lease: Lease, said: events.Said) -> Iterator[None]:
     """Within it, trials run: record in `sweep.json` and the events that they started, and how the sweep ended. A folder in which no trial
     was started is removed on an error of the user: the fixed configuration may use the name."""
     said.keep_in(sweep.path)
@@ -106,6 +107,8 @@ def _recorded(sweep: Sweep, said: events.Said) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        if lease.lost:  # the folder belongs to another process
+            raise
         is_new = not (sweep.path / "trials").exists() and not isinstance(error, room.WaitedInVain)
         if isinstance(error, UserError) and is_new:
             shutil.rmtree(sweep.path)
@@ -113,6 +116,11 @@ def _recorded(sweep: Sweep, said: events.Said) -> Iterator[None]:
         status, why = setup.end_of(error)
         sweep.update(status=status, error=why if status == "failed" else None)
         events.record(sweep.path, status, why)
+        if status == "interrupted":
+            resume = f"cxr-ray tune --resume {shlex.quote(str(sweep.path))}"
+            said(
+                f"interrupted: `{resume}` trains the remaining trials, and continues running ones from their last checkpoints"
+            )
         raise
     sweep.update(status="finished")
     events.record(sweep.path, "finished")
@@ -126,6 +134,7 @@ def _run(
     proposals: Proposals,
     searched: space.Space,
     trials: "_Trials",
+    lease: Lease,
     log: Callable[[str], None],
     on_update: Callable[[Sweep], None],
 ) -> None:
@@ -135,7 +144,9 @@ def _run(
     if "mlflow" in config.report.trackers:
         trackers.client(sweep.path.parent)  # creates the database once, before trials would create it concurrently
     remaining = proposals.remaining
-    log(f"trials: {remaining:,} to train, {max_concurrent} at a time, each on {trials.resources}")
+    base = any(trial.base and trial.status not in ENDED for trial in proposals.trials)
+    with_base = ", among them the base configuration as trial 0000 (tune.base: false leaves it out)" if base else ""
+    log(f"trials: {remaining:,} to train{with_base}, {max_concurrent} at a time, each on {trials.resources}")
     if tune.scheduler == "asha":
         log(f"asha: trials are not stopped before epoch {sweep.grace_epochs}")
     for line in _links(sweep):
@@ -144,8 +155,11 @@ def _run(
     scratch = sweep.path / "ray"
     pbt = tune.scheduler == "pbt"
     trainable: Any = ray_tune.with_resources(train_trial, ray_tune.PlacementGroupFactory(trials.resources.bundles()))
-    # On SIGTERM, running trials write a checkpoint and the sweep stops, so that it can be resumed.
-    with signals.on_sigterm(lambda: callback.stop("request")):
+    message = f"interrupted: running trials write checkpoints and the sweep ends; {signals.AT_ONCE}"
+    # On SIGTERM or Ctrl-C, running trials write a checkpoint and the sweep stops, so that it can be resumed.
+    with signals.on_stop(
+        lambda: callback.stop("request"), log=log, message=message, at_once=lambda: lease.lost
+    ) as interrupt:
         ray_tune.Tuner(
             trainable,
             # PBT takes no searcher: all its trials are known and start at once.
@@ -172,7 +186,7 @@ def _run(
             ),
         ).fit()
     shutil.rmtree(scratch, ignore_errors=True)
-    callback.finish()
+    callback.finish(interrupted=interrupt.requested)
 
 
 class _Trials:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ray import tune as ray_tune
 from ray.tune.search import Searcher
 
-from cxr_ray.errors import Stopped, UserError
+from cxr_ray.errors import Interrupted, Stopped, UserError
 from cxr_ray.on_ray import room, schedulers
 from cxr_ray.on_ray.resources import TrialResources
 from cxr_ray.on_ray.trial import OBJECTIVE
@@ -258,14 +258,16 @@ class SweepCallback(ray_tune.Callback):
             self._on_update(self.sweep)
             self._updated = time.monotonic()
 
-    def finish(self) -> None:
-        """Record the state of the sweep at the end of this launch. Raises `Stopped` if it was asked to stop, and `UserError` if there
-        was no room for its trials."""
+    def finish(self, *, interrupted: bool) -> None:
+        """Record the state of the sweep at the end of this launch. Raises `Stopped` if it was asked to stop, `Interrupted` if by Ctrl-C,
+        and `UserError` if there was no room for its trials."""
         self._update(now=True)
         if self._wait.error is not None:
             raise self._wait.error
         if self._stop_reason == "request":
-            raise Stopped(f"stopped; resume with cxr-ray tune --resume {shlex.quote(str(self.sweep.path))}")
+            resume = f"cxr-ray tune --resume {shlex.quote(str(self.sweep.path))}"
+            message = f"stopped; running trials have written checkpoints; resume with {resume}"
+            raise Interrupted(message) if interrupted else Stopped(message)
 
 
 def _name(ray_trial: Any) -> str:

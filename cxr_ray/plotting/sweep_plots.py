@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from cxr_ray.plotting.plots import ACCENT, CALIBRATED, INK, QUIET, STYLE, Figure, shade, svg
 
@@ -63,11 +63,20 @@ class Scale(NamedTuple):
             return 0.5 if len(self.choices) == 1 else self.at(value) / (len(self.choices) - 1)
         if text(value) in self.off:
             return 0.0
-        low, high, here = (math.log(v) if self.kind == "log" else v for v in (self.low, self.high, float(value)))
-        share = 0.5 if high == low else (here - low) / (high - low)
+        share = self.share(value)
         if self.off:  # the foot is reserved for them
             share = FOOT + (1 - FOOT) * share
         return 1 - share if self.down else share
+
+    def share(self, value: Any) -> float:
+        """Where a number lies on the axis, from `low` (0) to `high` (1)."""
+        low, high, here = (math.log(v) if self.kind == "log" else v for v in (self.low, self.high, float(value)))
+        return 0.5 if high == low else (here - low) / (high - low)
+
+    def edges(self, parts: int) -> list[float]:
+        """The ends of `parts` equal parts of the axis."""
+        spaced = np.geomspace if self.kind == "log" else np.linspace
+        return [float(edge) for edge in spaced(self.low, self.high, parts + 1)]
 
     def ticks(self) -> list[tuple[float, str]]:
         """(place, text) of the tick labels of a vertical axis."""
@@ -165,7 +174,27 @@ def hyperparameter(
     axes.set_ylabel(title)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.margins(x=0.08, y=0.12)
+    if scale.kind == "log":
+        _log_ticks(axes)
     return figure
+
+
+MOST_TICKS = 5
+
+
+def _log_ticks(axes: Axes) -> None:
+    """At most five labelled ticks on a logarithmic x axis. Matplotlib labels every minor tick of a short one, on top of each other."""
+    low, high = axes.get_xlim()
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in (range(1, 10), (1, 2, 3, 5), (1, 3), (1,)):
+        at = [float(f"{step}e{decade}") for decade in decades for step in steps]
+        at = [value for value in at if low <= value <= high]
+        if len(at) <= MOST_TICKS:
+            break
+    at = at[:: math.ceil(len(at) / MOST_TICKS)] if at else MaxNLocator(3).tick_values(low, high)[1:-1].tolist()
+    axes.xaxis.set_major_locator(FixedLocator(at))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 @matplotlib.rc_context(STYLE)

@@ -5,7 +5,7 @@ from pathlib import Path
 from cxr_ray.metrics.titles import NAMES, metric_text, metric_title
 from cxr_ray.plotting import sweep_plots as plots
 from cxr_ray.plotting.sweep_plots import text
-from cxr_ray.report import render, sweep_figures
+from cxr_ray.report import render, sweep_answers, sweep_figures
 from cxr_ray.report import sweep_sections as sections
 from cxr_ray.storage.atomic import write_atomic
 from cxr_ray.tuning import combinations, ranking
@@ -40,6 +40,7 @@ def write(sweep: Sweep) -> Path:
         rows=rows,
         evaluated=evaluated,
         best=best,
+        answers=sweep_answers.answers(evaluated, config, info),
         base=next((r for r in evaluated if r.base), None),
         cells=sections.headline_cells(best, evaluated, tune),
         comparison=sections.comparison_text(info.get("worth") or {}, tune, info["labels"]),

@@ -79,7 +79,7 @@ def selected_text(info: Mapping[str, Any], train: cfg.Train) -> str:
     if train.select == "best" and best is None:
         return f"the best epoch by {train.monitor}"
     if best is not None and is_selected_on_val(info, train):
-        return f"epoch {best['epoch']}, by {best['metric']} = {best['value']:.3f}"
+        return f"epoch {best['epoch']}, the best by {best['metric']} ({best['value']:.3f})"
     epoch = (info.get("kept") or {}).get("epoch", None if best is None or train.select == "last" else best["epoch"])
     last = "the last" if epoch is None else f"the last ({epoch})"
     return last if train.select == "last" else f"{last}, because {train.monitor} is undefined in every epoch"

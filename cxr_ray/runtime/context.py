@@ -9,10 +9,11 @@ import torch
 import torch.distributed as dist
 
 from cxr_ray.errors import UserError
+from cxr_ray.runtime.progress import Progress
 
 
 class Context(Protocol):
-    """Rank, world, device, and five methods to communicate with whatever started the run."""
+    """Rank, world, device, and six methods to communicate with whatever started the run."""
 
     rank: int
     world: int
@@ -35,7 +36,11 @@ class Context(Protocol):
         ...
 
     def log(self, line: str) -> None:
-        """Show one line of progress to the user; called on rank 0 only."""
+        """Show one line to the user; called on rank 0 only."""
+        ...
+
+    def progress(self, what: str) -> Progress:
+        """Shows how many images of an epoch or an evaluation are done; used on rank 0 only."""
         ...
 
 
@@ -65,6 +70,9 @@ class LocalContext:
     def log(self, line: str) -> None:
         if not self._quiet:
             print(line, flush=True)
+
+    def progress(self, what: str) -> Progress:
+        return Progress.of_training(what, self.log)
 
 
 def pick_device(gpu: bool | str) -> torch.device:

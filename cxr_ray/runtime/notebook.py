@@ -1,8 +1,6 @@
-"""A progress bar in a notebook: one output that is updated in place. It needs no widgets. Elsewhere there is none."""
+"""One output of a notebook that is updated in place, such as a progress bar. It needs no widgets. Elsewhere there is none."""
 
 import sys
-import time
-from collections.abc import Callable
 from html import escape
 from importlib import import_module
 from typing import Any
@@ -15,20 +13,22 @@ def in_notebook() -> bool:
     return shell is not None and hasattr(shell, "kernel")
 
 
-class NotebookBar:
-    """A bar of `what`, in units such as epochs. Threads may call it; the last state stays below the cell."""
+class Output:
+    """HTML below the cell that creates it. Threads may show more in its place; the last HTML stays."""
 
-    def __init__(self, what: str, unit: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._what, self._unit, self._clock, self._start = what, unit, clock, clock()
+    def __init__(self) -> None:
         self._shown: Any = None
 
-    def __call__(self, done: int, total: int, note: str = "") -> None:
-        """Show that `done` of `total` units are done, and a note."""
+    def show(self, html: str) -> None:
+        """Show `html` in place of what was shown."""
         shell = import_module("IPython.display")  # only a notebook has it
-        seconds = self._clock() - self._start
-        words = f"{self._what}: {done:,} of {total:,} {self._unit}, {seconds:,.0f} s" + (f", {note}" if note else "")
-        bar = shell.HTML(f'<progress value="{done}" max="{max(total, 1)}"></progress> <span>{escape(words)}</span>')
+        content = shell.HTML(html)
         if self._shown is None:
-            self._shown = shell.display(bar, display_id=True)
+            self._shown = shell.display(content, display_id=True)
         else:
-            self._shown.update(bar)
+            self._shown.update(content)
+
+
+def bar(done: int, total: int, words: str) -> str:
+    """HTML of a bar and the words next to it."""
+    return f'<progress value="{done}" max="{max(total, 1)}"></progress> <span>{escape(words)}</span>'

@@ -71,8 +71,13 @@ class Lease:
             found = self._read()
             if found is not None and found["holder"] == self._holder:
                 self._file.unlink(missing_ok=True)
-        if self._lost.is_set() and kind is KeyboardInterrupt:
+        if self.lost and kind is KeyboardInterrupt:
             raise UserError(self._lost_message()) from None
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process has taken the lease: this one must write nothing more."""
+        return self._lost.is_set()
 
     def _lost_message(self) -> str:
         return (

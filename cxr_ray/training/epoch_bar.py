@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 
 from cxr_ray.runs import Run
 from cxr_ray.runtime import notebook
+from cxr_ray.runtime.progress import Progress
 from cxr_ray.runtime.threads import background
 
 INTERVAL_S = 1.0
@@ -17,7 +18,7 @@ def epoch_bar(run: Run) -> Iterator[None]:
     if not notebook.in_notebook():
         yield
         return
-    bar, total = notebook.NotebookBar(run.path.name, "epochs"), run.config.train.epochs
+    bar, total = Progress(run.path.name, "epochs"), run.config.train.epochs
 
     def show() -> None:
         with suppress(Exception):  # a bar never ends a training

@@ -6,10 +6,11 @@ Ray Train worker and in a Tune trial.
 # N rows of this rank, M rows of all ranks, L labels
 
 import csv
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,8 +35,6 @@ from cxr_ray.training.gathered import PartOutputs
 from cxr_ray.training.history import History
 from cxr_ray.training.learner import Learner
 from cxr_ray.training.saver import Saver
-
-LOG_EVERY_S = 30.0
 
 
 def fit(config: cfg.Config, plan: Plan, store: loader.TrainingStore, context: Context, run: Run) -> dict[str, float]:
@@ -177,30 +176,37 @@ class _Trainer:
             return 0.0
         samples, train = self._samples(epoch), self.train
         outputs = self.progress.outputs
-        first, count = outputs.batches, len(samples.order)
+        first, count, size = outputs.batches, len(samples.order), train.batch_size
         row_log, drops = self._open_row_log(), self._rate_drops()
-        self._epoch_started = self._logged = time.perf_counter()
+        started, show = time.perf_counter(), self._progress(f"epoch {epoch}/{train.epochs}")
         self.poller.restart()
         self.learner.begin(epoch)
-        for batch in loader.train_batches(
-            self.store, samples, batch_size=train.batch_size, rank=self.context.rank, world=self.context.world,
-            first=first, to_memory=memory.pin_for(self.device),
-        ):  # fmt: skip
-            if row_log is not None:
-                row_log.writerow([epoch, batch.step, self.context.rank, " ".join(map(str, batch.rows.tolist()))])
-            logits, loss = self.learner.step(batch, epoch=epoch, drops=drops)
-            outputs.add(batch.positions, logits)
-            self.poller.record_loss(self.learner.steps, loss)
-            is_last = batch.step + 1 == self.learner.steps_per_epoch
-            if (self.poller.due() or is_last) and self._poll(epoch, samples, is_last=is_last):
-                break
-            self._log_progress(epoch, batch.step, first, count)
+        with show as progress:
+            progress(first * size, count)
+            for batch in loader.train_batches(
+                self.store, samples, batch_size=size, rank=self.context.rank, world=self.context.world,
+                first=first, to_memory=memory.pin_for(self.device),
+            ):  # fmt: skip
+                if row_log is not None:
+                    row_log.writerow([epoch, batch.step, self.context.rank, " ".join(map(str, batch.rows.tolist()))])
+                logits, loss = self.learner.step(batch, epoch=epoch, drops=drops)
+                outputs.add(batch.positions, logits)
+                self.poller.record_loss(self.learner.steps, loss)
+                is_last = batch.step + 1 == self.learner.steps_per_epoch
+                if (self.poller.due() or is_last) and self._poll(epoch, samples, is_last=is_last):
+                    break
+                if not is_last:  # then the line of the epoch follows
+                    progress((batch.step + 1) * size, count)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         if self.end_reason is None:
             self.learner.average_running_statistics()
-        images = min(outputs.batches * train.batch_size, count) - first * train.batch_size
-        return images / max(time.perf_counter() - self._epoch_started, 1e-9)
+        images = min(outputs.batches * size, count) - first * size
+        return images / max(time.perf_counter() - started, 1e-9)
+
+    def _progress(self, what: str) -> AbstractContextManager[Callable[[int, int], None]]:
+        """The progress that rank 0 shows."""
+        return self.context.progress(what) if self.is_rank0 else nullcontext(lambda done, total: None)
 
     def _samples(self, epoch: int) -> loader.EpochSamples:
         """The train samples of an epoch, in order."""
@@ -249,6 +255,9 @@ class _Trainer:
             self.saver.write_within_epoch(self.progress, epoch, self._seconds())
         if decision.stop:
             self.end_reason = "stop"
+            if self.is_rank0:
+                batches, steps = self.progress.outputs.batches, self.learner.steps_per_epoch
+                self.context.log(f"stopped after batch {batches} of {steps} in epoch {epoch}")
         return decision.stop
 
     def _raise_diverged(self, epoch: int, step: int, samples: loader.EpochSamples, problem: str) -> NoReturn:
@@ -265,19 +274,6 @@ class _Trainer:
             f"(all in run.json); {f'the last good checkpoint is {good.name}' if good else 'there is no checkpoint yet'}"
         )
 
-    def _log_progress(self, epoch: int, step: int, first: int, count: int) -> None:
-        """Log every `LOG_EVERY_S` seconds how much of the epoch is done, images per second, and seconds left."""
-        now = time.perf_counter()
-        if not self.is_rank0 or now - self._logged <= LOG_EVERY_S:
-            return
-        self._logged = now
-        elapsed_s = now - self._epoch_started
-        share = (step + 1) / self.learner.steps_per_epoch
-        share_since_start = share - first / self.learner.steps_per_epoch
-        left_s = elapsed_s * (1 - share) / share_since_start
-        rate = share_since_start * count / elapsed_s
-        self.context.log(f"epoch {epoch}/{self.train.epochs}  {share:4.0%}  {rate:,.0f} images/s  {left_s:,.0f} s left")
-
     # -- evaluation ---------------------------------------------------------------------------------------------
 
     def evaluate_epoch(self, epoch: int) -> dict[str, PartOutputs] | None:
@@ -291,7 +287,7 @@ class _Trainer:
             self.writer = self.saver.start_writing(self.progress, epoch, self._seconds(), within)
         rows = self.plan.rows["val"]
         if len(rows):
-            logits = self.predict(rows)
+            logits = self.predict(rows, what=f"epoch {epoch}/{self.train.epochs} on val")
             if logits is None:
                 self.end_reason = "stop"
                 distributed.run_on_rank0(lambda: self._log_stopped_evaluation(epoch))
@@ -309,23 +305,25 @@ class _Trainer:
         used = samples.order[:count]
         return PartOutputs(samples.rows[used], logits[torch.from_numpy(in_order)], samples.truth[used])
 
-    def predict(self, rows: npt.NDArray[np.int64]) -> torch.Tensor | None:
+    def predict(self, rows: npt.NDArray[np.int64], *, what: str) -> torch.Tensor | None:
         """Logits [M, L] of store rows [M], in their order, on every rank; each rank predicts a contiguous share.
 
         None if a stop was requested meanwhile."""
         self.poller.restart()
         world = self.context.world
         own = rows[loader.rank_slice(len(rows), self.context.rank, world)]
-        logits = self.learner.predict(own, stop=self._should_stop)
         # A rank with one row less may have one batch less, and must still poll as often as the others.
         size, largest_share = self.learner.eval_batch_size, -(-len(rows) // world)
+        with self._progress(what) as progress:
+            ends = itertools.chain(range(size * world, len(rows), size * world), itertools.repeat(len(rows)))
+            logits = self.learner.predict(own, stop=lambda: self._should_stop(progress(next(ends), len(rows))))
         has_fewer_batches = -(-len(own) // size) < -(-largest_share // size)
         if logits is None or (has_fewer_batches and self._should_stop()):
             return None
         return distributed.gather_rows(logits).cpu()
 
-    def _should_stop(self) -> bool:
-        """Called after every predicted batch; the same on all ranks."""
+    def _should_stop(self, shown: None = None) -> bool:
+        """Called after every predicted batch, whose progress is `shown`; the same on all ranks."""
         self.poller.tick()
         return self.poller.due() and self.poller.poll().stop
 
@@ -433,7 +431,8 @@ class _Trainer:
                 "(train.max_time)"
             )
         if selected is not None:
-            self.context.log(f"model of {runs.selected_text({'best': progress.best, 'kept': selected}, self.train)}")
+            kept = runs.selected_text({"best": progress.best, "kept": selected}, self.train)
+            self.context.log(f"model of {kept}" if status == "finished" else f"model so far: of {kept}")
         self.run.update(
             status=status,
             ended=self.end_reason,

@@ -46,7 +46,7 @@ def figures_of(
         return out
     shown = tuple(_shown(r) for r in evaluated)
     y = tuple(r.values[tune.metrics[0]] for r in evaluated)
-    scales = _scales(evaluated, config, info)
+    scales = scales_of(evaluated, config, info)
     goal = draw.scale(metric_text(tune.metrics[0]), y, "uniform", down=tune.modes[0] == "min")
     places = tuple(
         (*(s.place(r.hyperparameters[k]) for k, s in scales.items()), goal.place(v))
@@ -79,7 +79,7 @@ def _shown(row: Row) -> Shown:
     return Shown(row.name, row.place == 1, row.base, row.status == STOPPED)
 
 
-def _scales(evaluated: Sequence[Row], config: cfg.Config, info: Mapping[str, Any]) -> dict[str, Scale]:
+def scales_of(evaluated: Sequence[Row], config: cfg.Config, info: Mapping[str, Any]) -> dict[str, Scale]:
     """The axis of each hyperparameter, from its search range and the trials' values."""
     searched = space.flatten(config.tune.space)
     out = {}
@@ -92,7 +92,7 @@ def _scales(evaluated: Sequence[Row], config: cfg.Config, info: Mapping[str, Any
 
 def importance_of(evaluated: Sequence[Row], info: Mapping[str, Any], config: cfg.Config) -> Importance | None:
     """The importance of the hyperparameters for the first objective (see `importance.importance`)."""
-    scales = _scales(evaluated, config, info) if evaluated else {}
+    scales = scales_of(evaluated, config, info) if evaluated else {}
     x = tuple(tuple(s.place(r.hyperparameters[k]) for k, s in scales.items()) for r in evaluated)
     return cached_importance(x, tuple(r.ranked.values[0] for r in evaluated if r.ranked is not None))
 

@@ -209,10 +209,19 @@ class Sweep:
     def _repr_html_(self) -> str:
         from cxr_ray.plotting import run_figures
 
-        trials = self.trials.to_html(index=False, border=0, na_rep="–", max_rows=20, float_format=lambda v: f"{v:.4g}")
         figures = run_figures.images(self._figures(), ["curves", "importance"])
         labels = "<div>the leading trial on val:</div>" + label_table.to_html(self.table)
-        return label_table.card(repr(self), trials, labels, figures, about=str(self.path))
+        return label_table.card(repr(self), self.trials_html(), labels, figures, about=str(self.path))
+
+    def trials_html(self) -> str:
+        """`trials` as an HTML table for a notebook, the best by the first objective on top."""
+        config, table = self.config, self.trials
+        objective = config.tune.metrics[0].removeprefix("val/")
+        if objective in table:
+            table = table.sort_values(
+                objective, ascending=config.tune.modes[0] == "min", na_position="last", kind="stable"
+            )
+        return table.to_html(index=False, border=0, na_rep="–", max_rows=20, float_format=lambda v: f"{v:.4g}")
 
     def trial_table(self, trials: Sequence[Trial] | None = None) -> pd.DataFrame:
         """One row per trial: `trial, fold, status, epochs, epoch, seconds, HYPERPARAMETERS..., pareto, METRIC/LABEL...` (val at the

@@ -27,6 +27,7 @@ from cxr_ray.inference import unusual_fit
 from cxr_ray.metrics import COUNTS, TABLE_METRICS, calibration, operating_points, studies
 from cxr_ray.report import index_page, run_page
 from cxr_ray.runs import evaluation_files
+from cxr_ray.runtime import progress
 from cxr_ray.storage.atomic import write_atomic
 from cxr_ray.training import epoch_model
 from cxr_ray.workflows.evaluated_model import EvaluatedModel
@@ -210,20 +211,22 @@ def compute_results(
     labels, task, plan = data.plan.labels, data.plan.task, data.plan
     predictions = PredictionTable(data.predictions, labels, task)
     val = None if data.val is None else PredictionTable(data.val, labels, task)
-    results = evaluate_table(predictions, settings, val=val, baselines=data.baselines)
+    with progress.shown():
+        results = evaluate_table(predictions, settings, val=val, baselines=data.baselines)
     shift_L = calibration.shift(plan.pos_weight, plan.truth["train"], plan.repeats)
     results["calibration"] = analysis.calibration_results(predictions, val, shift_L, interval_by=settings.interval_by)
     results["by"] = by if by == "image" else f"study ({combine} of its images)"
     shared = [c for c in data.records.columns if c in data.train_records.columns]
-    results["groups"] = analysis.subgroup_results(
-        predictions,
-        data.records.loc[data.predictions["row"], shared],
-        plan.truth["train"],
-        data.train_records.loc[plan.rows["train"], shared],
-        settings,
-        thresholds_L=np.array([results["thresholds"][k] for k in labels]),
-        unused=[k for k in data.unused_labels if k in shared],
-    )
+    with progress.shown():
+        results["groups"] = analysis.subgroup_results(
+            predictions,
+            data.records.loc[data.predictions["row"], shared],
+            plan.truth["train"],
+            data.train_records.loc[plan.rows["train"], shared],
+            settings,
+            thresholds_L=np.array([results["thresholds"][k] for k in labels]),
+            unused=[k for k in data.unused_labels if k in shared],
+        )
     return results, data.predictions
 
 

@@ -16,8 +16,8 @@ from cxr_ray.inference import predictor
 from cxr_ray.metrics import compute_metrics
 from cxr_ray.metrics.names import MEAN
 from cxr_ray.runs import ensemble
+from cxr_ray.runtime import progress
 from cxr_ray.runtime.context import pick_device
-from cxr_ray.runtime.progress import Progress
 from cxr_ray.training import epoch_model
 
 FITTED = ("thumbnail", "border")
@@ -52,8 +52,8 @@ class EvaluatedModel:
         else:
             saved = epoch_model.load(self.run, self.epoch, self.plan, self.store)
             model = predictor.Predictor(saved, pick_device("auto"), run=self.run)
-        with Progress("predict") as progress:
-            return model.rows(store, rows, batch_size=self.run.config.train.batch_size, progress=progress)
+        with progress.Progress("predict") as show:
+            return model.rows(store, rows, batch_size=self.run.config.train.batch_size, progress=show)
 
     def saved(self, name: str, rows: npt.NDArray[np.int64]) -> pd.DataFrame | None:
         """The predictions `name` if they are of exactly these rows in this order, else None."""
@@ -88,7 +88,8 @@ class EvaluatedModel:
         if (saved := _read(run, f"rivals-{part}", rows)) is not None:
             found = {name: saved[[f"{name}/{k}" for k in labels]].to_numpy(float) for name in FITTED}
         else:
-            found = baselines.fit_baselines(self.store, self.plan, part, seed=run.config.seed)
+            with progress.shown():
+                found = baselines.fit_baselines(self.store, self.plan, part, seed=run.config.seed)
             frame = pd.DataFrame({f"{name}/{k}": found[name][:, j] for name in FITTED for j, k in enumerate(labels)})
             run.write_predictions(f"rivals-{part}", pd.concat([pd.DataFrame({"row": rows}), frame], axis=1))
         untrained = None if self.epoch == 0 else _read(run, f"epoch-0000/{part}", rows)

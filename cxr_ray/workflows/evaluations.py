@@ -9,6 +9,7 @@ from cxr_ray import registry
 from cxr_ray.errors import UserError
 from cxr_ray.metrics import operating_points, studies
 from cxr_ray.runs import Run, load
+from cxr_ray.runtime import progress
 from cxr_ray.storage.atomic import write_atomic
 from cxr_ray.storage.remote import to_local_path
 from cxr_ray.workflows.results import Comparison, Evaluation
@@ -94,7 +95,8 @@ def compare(
     if not isinstance(runs, Sequence) or isinstance(runs, str):
         raise UserError("give two runs or more in a list: compare([first, second])")
     opened = [load(run) for run in runs]
-    results = comparisons.compare(opened, split=split, thresholds=thresholds)
+    with progress.shown():
+        results = comparisons.compare(opened, split=split, thresholds=thresholds)
     if out is None:
         return Comparison(results)
     page = to_local_path(out, "page").resolve()

@@ -115,7 +115,11 @@ def write_store(
         if not is_ours:
             room.ensure({"CPU": 1.0}, 1, wait=wait, log=log)
         with Progress("ingest") as progress:
-            result = on_ray(records, to_path(root), to_path(out), how, progress=progress)
+
+            def show(done: int, total: int, rejected: int) -> None:
+                progress(done, total, f"{rejected:,} rejected" if rejected else "")
+
+            result = on_ray(records, to_path(root), to_path(out), how, progress=show)
     if result.already:
         log(f"nothing to do: these {result.rows:,} images were already ingested with the same settings")
     else:

@@ -28,12 +28,12 @@ def predict_missing(run: runs.Run, *, log: Callable[[str], None] = print) -> Non
 
     run.check_trained()
     store = stores.open(run.info["store"]["path"], verify="manifest", cache=run.config.data.cache)
-    plan = runs.plan_of(run, store)
+    model = EvaluatedModel(run, runs.plan_of(run, store), store)
     for part in missing:
-        if not len(plan.rows[part]):
+        if not len(model.plan.rows[part]):
             raise UserError(f"the run {run.path.name} has no rows in {part}, so its parts cannot be shown side by side")
-        log(f"predicting {part} ({len(plan.rows[part]):,} rows), which the training did not save")
-        EvaluatedModel(run, plan, store).predictions(part)
+        log(f"predicting {part} ({len(model.plan.rows[part]):,} rows), which the training did not save")
+        model.predictions(part)
 
 
 def write(run: runs.Run, labels: Sequence[str]) -> Path:

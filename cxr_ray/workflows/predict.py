@@ -55,7 +55,7 @@ class Prediction:
     path: Path
     """The table that was written."""
     metadata: Mapping[str, Any]
-    """What it was made by (docs/formats.md): run, weights, labels, thresholds, versions, numbers of rows and of refused ones."""
+    """What it was made by (docs/reference/formats.md): run, weights, labels, thresholds, versions, numbers of rows and of refused ones."""
     already: bool = False
     """Nothing was done: the table was there, of the same inputs with the same settings."""
 
@@ -107,7 +107,7 @@ def predict(  # noqa: PLR0913 - the options of the command, all of them by keywo
     """Predict every image of an archive with a run, an ensemble or a .safetensors file, and write one table, in the order of the inputs.
 
     `inputs`: a store, a folder of images at any depth, a table with a column of paths (`image`, below `root`), or one image; local or
-    a URL. `part`: only these rows of the run's own store. `out`: a Parquet file, or CSV by its ending; docs/formats.md has the columns.
+    a URL. `part`: only these rows of the run's own store. `out`: a Parquet file, or CSV by its ending; docs/reference/formats.md has the columns.
     Files are decoded as the run's store was. An input that cannot be used has a reason in the column `refused`.
 
     Decisions are made at the operating points of the run's evaluation, else of its config, else at other `thresholds`, as `evaluate`
@@ -163,11 +163,11 @@ def _collect(results: Generator[PredictedBatch, None, None], parts: PredictionPa
     """Put all results into parts, and show progress."""
     done, refused = count - missing, 0
     with Progress("predict") as progress, closing(results) as batches:
-        progress(done, count, refused)
+        progress(done, count)
         for batch in batches:
             refused += parts.add(batch)
             done += len(batch.positions)
-            progress(done, count, refused)
+            progress(done, count, f"{refused:,} rejected" if refused else "")
 
 
 def _here(
@@ -186,8 +186,9 @@ def _here(
     processes = min(machine.cores(), sum(map(len, batches)))
     with DecoderPool(processes, vars(wanted)) as pool:
         pool.start()
-        for decoded in batch_prediction.read_files(pool, Root(inputs.root), inputs.names, batches, wanted):
-            yield batch_prediction.predict(predictor, decoded)
+        images = batch_prediction.read_files(pool, Root(inputs.root), inputs.names, batches, wanted)
+        with closing(images), closing(batch_prediction.predict_among_decoders(predictor, images)) as results:
+            yield from results
 
 
 def _on_ray(

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,16 +103,18 @@ def _notes(sweep: Sweep, best: RankedCombination, comparison: dict[str, Any]) ->
     return notes
 
 
-def refit_config(sweep: Sweep) -> cfg.Config:
-    """The config of the best trial on all rows: without `data.limit`, on one split, as the run `refit` in the sweep folder."""
+def refit_config(sweep: Sweep, changes: Mapping[str, Any] | None = None) -> cfg.Config:
+    """The config of the best trial on all rows: without `data.limit`, on one split, as the run `refit` in the sweep folder. `changes`
+    are nested settings that replace the trial's. Raises `UserError` for an invalid one."""
     config = sweep.trial_config(replace(sweep.ranked()[0].trials[0], fold=None))
     data = config.data.model_copy(update={"limit": None})
-    return config.model_copy(update={"data": data, "name": "refit", "output": str(sweep.path)})
+    config = config.model_copy(update={"data": data, "name": "refit", "output": str(sweep.path)})
+    return cfg.validate(cfg.merge(config.model_dump(), dict(changes)), where="the flags") if changes else config
 
 
-def fold_configs(sweep: Sweep) -> list[cfg.Config]:
-    """The configs of the best trial on all rows, one for each of `tune.folds` folds (else 5): the runs `folds/fold-K`."""
-    config, folds = refit_config(sweep), sweep.config.tune.folds or FOLDS
+def fold_configs(sweep: Sweep, changes: Mapping[str, Any] | None = None) -> list[cfg.Config]:
+    """The configs of `refit_config`, one for each of `tune.folds` folds (else 5): the runs `folds/fold-K`."""
+    config, folds = refit_config(sweep, changes), sweep.config.tune.folds or FOLDS
     output = str(sweep.path / "folds")
     return [
         config.model_copy(
@@ -122,25 +124,34 @@ def fold_configs(sweep: Sweep) -> list[cfg.Config]:
     ]
 
 
-def finished_run(sweep: Sweep, config: cfg.Config) -> runs.Run | None:
+def finished_run(sweep: Sweep, config: cfg.Config, changes: Mapping[str, Any] | None = None) -> runs.Run | None:
     """The run of a config of `refit_config` or `fold_configs` if it is finished, else None.
 
-    Raises `UserError` if a run of that name has the hyperparameters of an earlier best trial."""
+    Raises `UserError` if a run of that name has the hyperparameters of an earlier best trial, or other settings of `changes`."""
     run = runs.Run(Path(config.output) / config.name) if config.name else None
     if run is None or not (run.path / "run.json").exists():
         return None
     before, now = run.config.model_dump(), config.model_dump()
+    compared = dict.fromkeys([*sweep.info["knobs"], "train.epochs", *_names(changes or {})])
     changed = [
-        f"{hyperparameter}: was {was}, is {here}"
-        for hyperparameter in sweep.info["knobs"]
-        if (was := cfg.value_at(before, hyperparameter)) != (here := cfg.value_at(now, hyperparameter))
+        f"{setting}: was {was}, is {here}"
+        for setting in compared
+        if (was := cfg.value_at(before, setting)) != (here := cfg.value_at(now, setting))
     ]
     if changed:
         raise UserError(
-            f"{run.path} was trained with the hyperparameters of an earlier best trial ({'; '.join(changed)}); move or remove it, "
-            "then use --resume and --refit again"
+            f"{run.path} was trained with other settings, or the hyperparameters of an earlier best trial ({'; '.join(changed)}); move "
+            "or remove it, then use --resume and --refit again"
         )
     return run if run.info["status"] == "finished" else None
+
+
+def _names(changes: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The dotted names of nested settings."""
+    out: list[str] = []
+    for key, value in changes.items():
+        out += _names(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [f"{prefix}{key}"]
+    return out
 
 
 def combine_folds(sweep: Sweep, members: Sequence[runs.Run]) -> dict[str, Any]:

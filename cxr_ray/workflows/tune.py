@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_ray import config as configs
 from cxr_ray.runtime import notebook
+from cxr_ray.runtime.progress import Progress
 from cxr_ray.workflows.settings import resolve
 
 if TYPE_CHECKING:
@@ -39,12 +40,13 @@ def tune(
     is room; if there is none for a single trial, they wait at most `wait` minutes (default: without an end in a Ray job, else 10). The same config and
     name resume a stopped sweep; `retry_failed` then also continues trials that failed. `plugins` are modules that register models or
     losses; they are added to the config's. `draw` is called in a background thread with the sweep when trials report; by default a
-    notebook shows a bar. Raises `UserError`, and `Stopped` if a stop was requested."""
+    notebook shows a table of the trials that is updated in place, and `log` gets lines elsewhere. Raises `UserError`, `Stopped` if a
+    stop was requested, and `Interrupted` after the first Ctrl-C."""
     config = resolve(config, plugins, function="tune")
     from cxr_ray.on_ray import tune as on_ray
     from cxr_ray.workflows import select
 
-    with updates(draw or trial_bar()) as update:
+    with updates(draw or trial_progress(log)) as update:
         sweep = on_ray.tune(config, address=address, wait=wait, retry_failed=retry_failed, log=log, on_update=update)
     select.select_best(sweep, log=log)
     try_write_page(sweep)
@@ -59,19 +61,22 @@ def load_sweep(path: "Sweep | str | os.PathLike[str]") -> "Sweep":
     return path if isinstance(path, sweeps.Sweep) else sweeps.load(path)
 
 
-def trial_bar() -> "Callable[[Sweep], None]":
-    """In a notebook, a function that shows a bar of the trials that ended; elsewhere one that shows nothing."""
-    if not notebook.in_notebook():
-        return lambda sweep: None
-    bar = notebook.NotebookBar("tune", "trials")
+def trial_progress(log: Callable[[str], None]) -> "Callable[[Sweep], None]":
+    """A function that shows how many trials of a sweep have ended: lines to `log`, or in a notebook a bar and a table of the trials."""
+    from cxr_ray.tuning.trial import ENDED
+
+    in_notebook = notebook.in_notebook()
+    show: Progress | None = None
+    table = notebook.Output() if in_notebook else None
 
     def draw(sweep: "Sweep") -> None:
-        from cxr_ray.tuning.trial import ENDED
-
+        nonlocal show
+        show = show or Progress(sweep.path.name, "trials", log=None if in_notebook else log, every=(5.0, 0.0))
         trials, info = sweep.trial_records, sweep.info
-        ended = sum(t.status in ENDED for t in trials)
         leading = next((f"best {info['metrics'][0]} {one.values[0]:.3f}" for one in sweep.ranked()), "")
-        bar(ended, max(int(info.get("planned") or 0), len(trials)), leading)
+        show(sum(t.status in ENDED for t in trials), max(int(info.get("planned") or 0), len(trials)), leading)
+        if table is not None:
+            table.show(sweep.trials_html())
 
     return draw
 

@@ -75,10 +75,10 @@ for row in sweep.info["worth"]["against"]:
 # %%
 def on_test(sweep: cxr_ray.Sweep) -> tuple[float, float, float]:
     """Winner minus base configuration on test: mean ROC AUC, and the interval of the difference."""
-    base, winner = sweep.run("0000"), sweep.best
-    assert winner is not None
+    base, best = sweep.run("0000"), sweep.best
+    assert best is not None
     cxr_ray.evaluate(base, split="test")
-    found = cxr_ray.compare([base, winner], split="test").differences
+    found = cxr_ray.compare([base, best], split="test").differences
     row = found.query("metric == 'auroc' and label == 'mean'").iloc[0]
     return row["value"], row["low"], row["high"]
 

@@ -23,7 +23,7 @@ def test_it_imports_only_cxr_ray_and_what_every_notebook_has(tutorial: Path) -> 
             assert node.module is not None and node.level == 0
             names.add(node.module)
     assert "cxr_ray" in names  # as a whole: no module of it
-    assert {name.split(".")[0] for name in names} <= {"cxr_ray", "torch", "numpy", "pandas"} | STANDARD
+    assert {name.split(".")[0] for name in names} <= {"PIL", "cxr_ray", "numpy", "pandas", "torch"} | STANDARD
     assert not [name for name in names if name.startswith("cxr_ray.")]
 
 

@@ -9,6 +9,7 @@ import pytest
 import cxr_ray
 from cxr_ray.errors import UserError
 from cxr_ray.inference import prediction_parts
+from cxr_ray.on_ray import cluster
 from tests.fakes import archive
 from tests.fakes.explained import quiet, store, trained
 
@@ -49,6 +50,7 @@ def test_workers_predict_a_store(ray_local: None, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(two, one, atol=1e-6, rtol=0)
 
 
-def test_more_workers_than_cores_are_refused(tmp_path: Path) -> None:
+def test_more_workers_than_cores_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "is_local", lambda address: True)  # the tests' Ray may run
     with pytest.raises(UserError, match="1000 workers are asked for, but this machine has"):
         predict(trained(), store(), tmp_path / "out.parquet", workers=1000, address="local")

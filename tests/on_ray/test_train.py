@@ -1,10 +1,12 @@
 """`train` on Ray Train and in this process: the same rows, the same run folder, one line for a user's mistake."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -15,14 +17,18 @@ import yaml
 from cxr_ray import config as cfg
 from cxr_ray import registry, runs
 from cxr_ray.data import store as stores
-from cxr_ray.errors import UserError
+from cxr_ray.errors import Interrupted, Stopped, UserError
 from cxr_ray.inference import predictor
 from cxr_ray.on_ray import train as on_ray
+from cxr_ray.runtime import polling
+from cxr_ray.storage import lease
 from cxr_ray.training import checkpoint as checkpoints
-from cxr_ray.training import setup
+from cxr_ray.training import learner, setup
 from cxr_ray.workflows.evaluate import evaluate
+from tests.fakes import trainings
 from tests.fakes.processes import started
 from tests.fakes.ranks import on_ranks
+from tests.fakes.store import fake_store
 from tests.fakes.trainings import assert_same_weights_and_metrics, rows_in_order
 from tests.fakes.waiting import until
 
@@ -132,6 +138,92 @@ def test_an_interrupted_run_resumes_by_its_name(store, tmp_path, monkeypatch):
     assert on_ray.train(config(store, tmp_path, name="cut"), log=lines.append).info["status"] == "finished"
 
 
+# -- stops -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> cfg.Config:
+    """Those of a training of four steps an epoch, without Ray."""
+    folder = trainings.write_store(tmp_path / "shards", fake_store(96, labels=("Edema", "Mass"), size=(32, 32)))
+    return trainings.config(
+        tmp_path, data={"shards": str(folder)}, train={"epochs": 3, "log_rows": True}, report={"trackers": []}
+    )
+
+
+def signal_at_step(patch: pytest.MonkeyPatch, step: int, *numbers: signal.Signals) -> None:
+    """Send the signals to this process after the given step, and poll after every step."""
+    forward = learner.Learner.step
+
+    def signalled(self: learner.Learner, *given: object, **options: object) -> object:
+        done = forward(self, *given, **options)
+        if self.steps == step:
+            for number in numbers:
+                os.kill(os.getpid(), number)
+        return done
+
+    patch.setattr(learner.Learner, "step", signalled)
+    patch.setattr(polling, "POLL_S", 0.0)
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Stopped), (signal.SIGINT, Interrupted)])
+def test_a_signal_ends_within_the_epoch_and_a_resume_is_bit_equal(settings, monkeypatch, number, error):
+    before, lines = signal.getsignal(number), []
+    with monkeypatch.context() as patch:
+        signal_at_step(patch, 7, number)
+        with pytest.raises(error, match="after a checkpoint; resume with cxr-ray train --resume") as ended:
+            on_ray.train(settings, log=lines.append)
+    run = runs.load(Path(settings.output) / str(settings.name))
+    checkpoint = checkpoints.path_of(run.path / "checkpoints", 7)
+    state = checkpoints.read_state(checkpoint)
+    assert run.info["status"] == "stopped" and (state["epoch"], state["batches"]) == (2, 7 - steps_per_epoch(run))
+    assert (str(checkpoint) in str(ended.value)) == (error is Interrupted)
+    assert any("press Ctrl-C again" in line for line in lines) == (error is Interrupted)
+    assert signal.getsignal(number) is before
+    resumed = on_ray.train(settings, log=lambda line: None)
+    whole = on_ray.train(settings.model_copy(update={"name": "whole"}), log=lambda line: None)
+    _assert_same(resumed, whole)
+
+
+def steps_per_epoch(run: runs.Run) -> int:
+    return -(-int((run.plan["part"] == "train").sum()) // run.config.train.batch_size)
+
+
+def test_a_second_interrupt_ends_at_once(settings, monkeypatch):
+    lines: list[str] = []
+    with monkeypatch.context() as patch:
+        signal_at_step(patch, 7, signal.SIGINT, signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt) as ended:
+            on_ray.train(settings, log=lines.append)
+    folder = Path(settings.output) / str(settings.name) / "checkpoints"
+    assert not isinstance(ended.value, Interrupted) and not checkpoints.path_of(folder, 7).exists()
+    assert any(line.startswith("interrupted: `cxr-ray train --resume ") for line in lines)
+    assert on_ray.train(settings, log=lambda line: None).info["status"] == "finished"
+
+
+def test_a_training_that_has_lost_its_folder_writes_no_checkpoint(settings, monkeypatch):
+    """Losing the lease interrupts this process too, and must not be taken for Ctrl-C."""
+    folder = Path(settings.output) / str(settings.name)
+    monkeypatch.setattr(lease, "RENEW_S", 0.05)
+
+    def log(line: str) -> None:
+        if line.startswith("epoch 1/"):
+            (folder / lease.NAME).write_text(json.dumps({"holder": "another", "pid": 1}))
+            time.sleep(5)
+
+    with pytest.raises(UserError, match="has lost"):
+        on_ray.train(settings, log=log)
+    assert not (folder / "stop").exists()
+
+
+def test_an_interrupt_at_the_end_reports_the_complete_run(settings):
+    def log(line: str) -> None:
+        if line.startswith("model of epoch"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="the run is complete"):
+        on_ray.train(settings, log=log)
+
+
 # -- kills -------------------------------------------------------------------------------------------------------
 
 # A model with slow steps, so that there is time to kill it within an epoch; a checkpoint at every poll.
@@ -153,6 +245,12 @@ def _within_an_epoch(run: Path, epoch: int) -> bool:
     except OSError:  # it was just replaced
         return False
     return bool(state["epoch"] == epoch and state["batches"] > 0)
+
+
+def _last_step(run: Path) -> int:
+    """The step of the run's last checkpoint."""
+    last = checkpoints.pointer_target(run / "checkpoints", "last")
+    return 0 if last is None else int(last.name.removeprefix("step-"))
 
 
 def train_without_ray(config: cfg.Config) -> None:
@@ -210,8 +308,27 @@ def test_a_worker_killed_within_an_epoch_is_replaced_and_the_run_ends_bit_equal(
 
 
 @pytest.mark.slow
+def test_an_interrupt_stops_the_workers_within_an_epoch(store, tmp_path):
+    """Ray's own handler of Ctrl-C would abort them before they have written a checkpoint."""
+    settings = config(
+        store, tmp_path, name="cut", **cfg.merge(SLOW, {"train": {"workers": 2, "checkpoint_minutes": 10}})
+    )
+    run, at_step = tmp_path / "cut", threading.Event()
+
+    def interrupt() -> None:
+        until(lambda: (run / "rows" / "rank-0.csv").exists(), 300)
+        at_step.set()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(Interrupted, match="stopped after a checkpoint"):
+        on_ray.train(settings, log=lambda line: None)
+    assert at_step.is_set() and _within_an_epoch(run, 1) and runs.load(run).info["status"] == "stopped"
+
+
+@pytest.mark.slow
 def test_a_stopped_and_a_killed_driver_resume_and_end_bit_equal(store, tmp_path, monkeypatch):
-    """SIGTERM ends with a checkpoint and exit code 143, SIGKILL without; the same command, or --resume, resumes after both."""
+    """SIGTERM ends with a checkpoint and exit code 143, SIGINT with one and 130, SIGKILL without; --resume resumes after each."""
     slow = config(store, tmp_path, name="cut", **SLOW)
     (tmp_path / "config.yaml").write_text(slow.to_yaml())
     env = {**os.environ, "PYTHONPATH": str(ROOT), "CXR_RAY_TEST_STEP_S": "0.15"}
@@ -228,10 +345,17 @@ def test_a_stopped_and_a_killed_driver_resume_and_end_bit_equal(store, tmp_path,
     _, errors = first.communicate(timeout=120)
     assert first.returncode == 143 and "stopped after a checkpoint; resume with cxr-ray train --resume" in errors
 
-    second = subprocess.Popen([*command, *resume], env=env, cwd=ROOT, stdout=subprocess.DEVNULL)
+    second = subprocess.Popen([*command, *resume], env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     until(lambda: _within_an_epoch(tmp_path / "cut", 2), 300)
-    second.kill()
-    assert second.wait() == -signal.SIGKILL
+    second.send_signal(signal.SIGINT)
+    _, errors = second.communicate(timeout=120)
+    assert second.returncode == 130 and f"(checkpoint: {tmp_path / 'cut' / 'checkpoints' / 'step-'}" in errors
+
+    steps = _last_step(tmp_path / "cut")
+    third = subprocess.Popen([*command, *resume], env=env, cwd=ROOT, stdout=subprocess.DEVNULL)
+    until(lambda: _last_step(tmp_path / "cut") > steps, 300)
+    third.kill()
+    assert third.wait() == -signal.SIGKILL
     assert (
         subprocess.run([*command, *resume], env={**env, "CXR_RAY_TEST_STEP_S": "0"}, cwd=ROOT, check=False).returncode
         == 0

@@ -90,7 +90,7 @@ def test_the_table_has_hyperparameters_and_every_metric_of_every_label(policies)
     assert trial.epoch == selected
     rows = sweep.run(trial).metrics.query("part == 'val' and metric == 'auroc' and label == 'mean'")
     assert table["auroc/mean"][1] == pytest.approx(rows[rows["epoch"] == selected]["value"].item())
-    assert any(line.startswith("trials: 5 to train, 2 at a time") for line in lines)
+    assert any(line.startswith("trials: 5 to train") and ", 2 at a time" in line for line in lines)
 
 
 def test_tensorboard_and_mlflow_have_the_values_of_the_sweep_folder(policies):

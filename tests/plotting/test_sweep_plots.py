@@ -1,5 +1,7 @@
 """The figures of a sweep as a reader sees them alone, and who wins a column of a heat map."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -28,6 +30,19 @@ LINES = tuple(((0, 1, 2), (0.1, 0.2 + k / 10, 0.3)) for k in range(4))
 )  # fmt: skip
 def test_every_figure_stands_alone(figure) -> None:  # type: ignore[no-untyped-def]
     assert_stands_alone(figure())
+
+
+@pytest.mark.parametrize(
+    "bounds", [(1e-4, 1e-2), (1e-6, 1e-3), (1e-12, 1.0), (3e-4, 6e-3), (2e-4, 4e-4), (6.1e-4, 6.9e-4)]
+)
+def test_ticks_of_a_logarithmic_axis_do_not_overlap(bounds: tuple[float, float]) -> None:
+    axis = plots.scale("optim.lr", bounds, "loguniform", bounds)
+    figure = plots.hyperparameter(SHOWN[:2], axis, bounds, (0.1, 0.4), "Mean recall")
+    assert_stands_alone(figure)
+    labels = [label for label in figure.axes[0].get_xticklabels(which="both") if label.get_text()]
+    boxes = [label.get_window_extent() for label in labels]
+    assert 1 <= len(boxes) <= 5
+    assert all(first.x1 < second.x0 for first, second in itertools.pairwise(boxes))
 
 
 def test_the_legend_has_the_marks_that_occur() -> None:

@@ -93,7 +93,7 @@ def test_the_values_at_the_selected_epoch_have_names(tmp_path) -> None:
     [
         ({}, "best", True, "the best epoch by val/auroc/mean"),
         ({}, "last", False, "the last"),
-        ({"best": {"epoch": 3, "metric": "val/loss", "value": 0.0}}, "best", True, "epoch 3, by val/loss = 0.000"),
+        ({"best": {"epoch": 3, "metric": "val/loss", "value": 0.0}}, "best", True, "epoch 3, the best by val/loss (0.000)"),
         ({"best": {"epoch": 3, "metric": "val/loss", "value": 0.0}}, "last", False, "the last"),
         ({"best": {"epoch": 3, "metric": "val/loss", "value": 0.2}, "kept": {"epoch": 4}}, "last", False, "the last (4)"),
         ({"best": {"epoch": 4, "metric": "val/auroc/mean", "value": None}}, "best", False,

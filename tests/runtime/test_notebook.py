@@ -1,4 +1,4 @@
-"""The bar of a notebook: one output, updated in place; none elsewhere."""
+"""An output of a notebook, updated in place; none elsewhere."""
 
 import pytest
 
@@ -6,14 +6,16 @@ from cxr_ray.runtime import notebook
 from tests.fakes import notebook as fake
 
 
-def test_a_bar_is_one_output(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_is_updated_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not notebook.in_notebook()
     shown = fake.install(monkeypatch)
     assert notebook.in_notebook()
-    now = [0.0]
-    bar = notebook.NotebookBar("run <1>", "epochs", clock=lambda: now[0])
-    bar(0, 4)
-    now[0] = 61.0
-    bar(2, 4, "loss 0.1")
-    assert len(shown) == 1 and len(shown[0]) == 2
-    assert 'value="2" max="4"' in shown[0][1] and "run &lt;1&gt;: 2 of 4 epochs, 61 s, loss 0.1" in shown[0][1]
+    output = notebook.Output()
+    output.show("<b>1</b>")
+    output.show("<b>2</b>")
+    assert shown == [["<b>1</b>", "<b>2</b>"]]
+
+
+def test_words_next_to_a_bar_are_escaped() -> None:
+    assert notebook.bar(2, 4, "run <1>") == '<progress value="2" max="4"></progress> <span>run &lt;1&gt;</span>'
+    assert 'max="1"' in notebook.bar(0, 0, "nothing to do")

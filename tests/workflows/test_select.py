@@ -359,6 +359,35 @@ def test_a_refit_uses_all_rows_and_is_done_once(
         command.run(sweep.config, refit="best")
 
 
+def test_a_refit_takes_other_settings(tmp_path: Path, training: list[cfg.Config]) -> None:
+    sweep = make(tmp_path, 1.0, 3.0, data={"limit": 50})
+    changes = {"train": {"epochs": 20}, "data": {"image_size": (32, 32)}}
+    command.run(sweep.config, refit="best", changes=changes)
+    (config,) = training
+    assert (config.train.epochs, config.data.image_size, config.data.limit) == (20, (32, 32), None)
+    assert config.optim.lr == 0.001 and config.name == "refit" and sweep.config.train.epochs != 20
+    command.run(sweep.config, refit="best", changes=changes)
+    assert len(training) == 1
+    for other in ({"train": {"epochs": 30}}, None):  # without any, the winner's own epochs are meant
+        with pytest.raises(UserError, match=r"\(train.epochs: was 20, is \d+\); move or remove it"):
+            command.run(sweep.config, refit="best", changes=other)
+    with pytest.raises(UserError, match=r"train\.epochs"):
+        command.run(sweep.config, refit="best", changes={"train": {"epochs": -1}})
+    command.run(sweep.config, refit="folds", changes=changes)
+    assert [one.train.epochs for one in training[1:]] == [20] * 5
+
+
+def test_flags_of_a_resumed_sweep_are_those_of_its_refit(tmp_path: Path) -> None:
+    sweep = make(tmp_path, 1.0, 3.0)
+    words = ("--epochs", "20", "--tune.trials", "9")
+    config, changes = command.read_sweep(str(sweep.path), None, words, refit=True)
+    assert changes == {"train": {"epochs": 20}} and config.tune.trials == 9 and config.train == sweep.config.train
+    config, changes = command.read_sweep(str(sweep.path), None, words)
+    assert changes == {} and config.train.epochs == 20  # refused when the sweep is opened
+    with pytest.raises(UserError, match="cxr-ray train --from"):
+        command.read_sweep(str(sweep.path), None, ("--name", "longer"), refit=True)
+
+
 def test_a_refit_on_folds(
     tmp_path: Path, training: list[cfg.Config], evaluated: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -93,13 +93,20 @@ def test_a_table_that_cannot_be_drawn_does_not_stop_the_page(
     assert written == [sweep] and capsys.readouterr().err == f"warning: {workflow.TABLE_WARNING}: a bug\n"
 
 
-def test_a_notebook_shows_one_bar_of_the_trials(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    workflow.trial_bar()(sweep)  # outside a notebook: nothing
+def test_a_notebook_shows_a_bar_and_a_table_of_the_trials(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = notebook.install(monkeypatch)
-    draw = workflow.trial_bar()
+    draw = workflow.trial_progress(lambda line: None)
     draw(sweep)
     draw(sweep)
-    assert len(shown) == 1 and "4 of 4 trials" in shown[0][-1] and "best val/auroc/mean 0." in shown[0][-1]
+    bar, table = shown
+    assert "s: 4 of 4 trials (100%)" in bar[-1] and "best val/auroc/mean 0." in bar[-1]
+    assert len(table) == 2 and table[-1] == sweep.trials_html()
+
+
+def test_elsewhere_lines_show_how_many_trials_have_ended(sweep: Sweep) -> None:
+    lines: list[str] = []
+    workflow.trial_progress(lines.append)(sweep)
+    assert len(lines) == 1 and lines[0].startswith("s: 4 of 4 trials (100%), best val/auroc/mean 0.")
 
 
 def test_a_sweep_is_opened_again(sweep: Sweep) -> None:

@@ -246,23 +246,18 @@ def show_neighbours(store: Any, folder: Path, row: int, count: int, save: Path |
 
     found = features.open(folder)
     features.check_store(found, store)
-    table_of = nearest(found, store, row, count)
+    similar = nearest(found, store, row, count)
+    rows, similarity = similar["row"].tolist(), similar["similarity"].tolist()
+    same = ["yes" if is_same else "" for is_same in similar["same_patient"]]
+    labels = [", ".join(positive) or "none" for positive in similar["positive"]]
     table(
         ["row", "similarity", "same patient", "positive labels"],
-        [
-            [
-                each["row"],
-                f"{each['similarity']:.3f}",
-                "yes" if each["same_patient"] else "",
-                ", ".join(each["positive"]) or "none",
-            ]
-            for each in table_of.to_dict("records")
-        ],
+        [list(one) for one in zip(rows, [f"{value:.3f}" for value in similarity], same, labels, strict=True)],
         title=f"images most similar to row {row}, by {found.manifest.model}",
     )
     if save is not None:
-        titles = [f"row {row}", *(f"row {each.row}: {each.similarity:.3f}" for each in table_of.itertuples())]
-        drawn = figure.draw_neighbours(store.pictures([row, *table_of["row"]]), titles)
+        titles = [f"row {row}", *(f"row {n}: {value:.3f}" for n, value in zip(rows, similarity, strict=True))]
+        drawn = figure.draw_neighbours(store.pictures([row, *rows]), titles)
         save.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(save, lambda file: drawn.savefig(file, format="png"))
         print(f"images: {save.resolve()}")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter, validators
 
 from cxr_ray.cli import flags, parameters
-from cxr_ray.errors import UserError, unknown
+from cxr_ray.errors import UserError, shortened, unknown
 from cxr_ray.labels import Filter
 from cxr_ray.registry import load_plugins
 from cxr_ray.storage.remote import AnyPath, to_path
@@ -150,7 +150,7 @@ def read_size(text: str) -> tuple[int, int]:
 def plan(
     source: str, root: AnyPath, out: AnyPath | None, options: dict[str, Any], how: Ingest, *, report: Path | None = None
 ) -> Any:
-    """Print what an ingest would do. Only a few images are decoded, to estimate its time."""
+    """Print what an ingest would do. Only a few images are decoded, to estimate its time. Raises `UserError` if every file is missing."""
     from cxr_ray.datasets.preview import dry_run
     from cxr_ray.workflows.ingest import read_records
 
@@ -166,6 +166,15 @@ def plan(
     if report is not None:
         found.save(report)
         print(f"report: {report.resolve()}")
+    if found.missing and found.missing == found.ingested:
+        raise UserError(
+            f"none of the {found.ingested:,} images exists in {root}, such as {shortened(found.first_missing)}; is this the right root?"
+        )
+    if found.missing > how.max_rejected * found.ingested:
+        share = 100 * found.missing / found.ingested
+        print(
+            f"warning: {share:.1f}% of the files are missing; the ingest fails with more than --max-rejected {how.max_rejected:g}"
+        )
     places = f"{shlex.quote(str(root))} {shlex.quote(str(out or 'OUT'))}"
     print(f"next: cxr-ray ingest {source} {places}{as_flags(options)}{how.words()}")
     return found

@@ -30,7 +30,7 @@ def phantom(out: Path, /, *, patients: int = 500, size: int = 256, seed: int = 0
     """
     from cxr_ray.datasets.phantom import generate as drawing
 
-    with Progress("phantom") as progress:
-        drawing.write(out, patients=patients, size=size, seed=seed, progress=lambda done, all_: progress(done, all_, 0))
+    with Progress("phantom", "patients") as progress:
+        drawing.write(out, patients=patients, size=size, seed=seed, progress=progress)
     print(f"phantom: {out.resolve()}")
     print(f"next: cxr-ray ingest phantom {shlex.quote(str(out))} shards/phantom --size {min(size, 224)}")

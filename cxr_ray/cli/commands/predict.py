@@ -107,13 +107,10 @@ def print_prediction(found: Any) -> None:
         [label, f"{found.positives[label]:,}", *([] if classes else [about["thresholds"][label]])]
         for label in about["labels"]
     ]
-    more = len(rows) - SHOWN
-    table(
-        ["label", "positive", *([] if classes else ["threshold"])],
-        rows[:SHOWN],
-        title=f"{about['run']}: {found.rows:,} rows by {about['by']}, {found.refused:,} refused"
-        + (f"; {more} more labels are in the table" if more > 0 else ""),
-    )
+    print(f"{about['run']}: {found.rows:,} rows by {about['by']}, {found.refused:,} refused")
+    table(["label", "positive", *([] if classes else ["threshold"])], rows[:SHOWN])
+    if len(rows) > SHOWN:
+        print(f"{len(rows) - SHOWN} more labels are in the table")
     for reason, count in about["reasons"].items():
         print(f"refused: {count:,} {reason}")
     print(f"predictions: {found.path}")

@@ -17,6 +17,7 @@ from cxr_ray.cli.parameters import Wait
 from cxr_ray.cli.terminal import console, fit
 from cxr_ray.errors import UserError
 from cxr_ray.registry import load_named_plugins
+from cxr_ray.runtime.progress import Rate, text
 
 app = App(
     name="tune",
@@ -52,7 +53,8 @@ def tune(
         Minutes to wait while the cluster has no room, before the command gives up. Default: without an end in a Ray job, else 10.
     resume
         Folder of a sweep that was stopped or killed: run the remaining trials and repeat none that ended. Settings of the tune
-        section that do not change a trial may be given too, such as --tune.trials 32 or --tune.max_concurrent 4.
+        section that do not change a trial may be given too, such as --tune.trials 32 or --tune.max_concurrent 4. With --refit, other
+        settings are those of the refit: --resume runs/SWEEP --refit best --epochs 20 trains the winner longer.
     retry_failed
         With --resume: also continue failed trials from their last checkpoints, once the cause of the failure is fixed.
     refit
@@ -67,11 +69,12 @@ def tune(
         return
     if retry_failed and resume is None:
         raise UserError("--retry-failed needs --resume SWEEP; give both, or neither")
+    changes: dict[str, Any] = {}
     if resume is None:
         resolved = read_config(config, words)
     else:
-        resolved = read_sweep(resume, config, words)
-    run(resolved, address=address, wait=wait, retry_failed=retry_failed, refit=refit)
+        resolved, changes = read_sweep(resume, config, words, refit=refit != "none")
+    run(resolved, address=address, wait=wait, retry_failed=retry_failed, refit=refit, changes=changes)
 
 
 def read_config(file: str | None, words: tuple[str, ...]) -> configs.Config:
@@ -80,8 +83,12 @@ def read_config(file: str | None, words: tuple[str, ...]) -> configs.Config:
     return config_flags.load(file, words, also=also, usage="a sweep is defined by a file: cxr-ray tune -c FILE")
 
 
-def read_sweep(folder: str, file: str | None, words: tuple[str, ...]) -> configs.Config:
-    """The config of the sweep in `folder`, to resume it. Raises `UserError` if a file is given too."""
+def read_sweep(
+    folder: str, file: str | None, words: tuple[str, ...], *, refit: bool = False
+) -> tuple[configs.Config, dict[str, Any]]:
+    """The config of the sweep in `folder`, to resume it, and, for a `refit`, the settings in `words` that are not of the tune section.
+
+    Raises `UserError` if a file is given too."""
     from cxr_ray.tuning import sweep as sweeps
 
     if file is not None:
@@ -95,8 +102,14 @@ def read_sweep(folder: str, file: str | None, words: tuple[str, ...]) -> configs
             f"unexpected {shlex.join(rest)} after --resume SWEEP; only settings of the tune section can be added"
         )
     load_named_plugins(values.pop("plugins", []), found.config.plugins, owner=f"the sweep {found.path.name}")
+    changes = {name: values.pop(name) for name in list(values) if name != "tune"} if refit else {}
+    for name in ("name", "output"):
+        if name in changes:
+            raise UserError(
+                f"--{name}: a refit lies in its sweep; for a run elsewhere: cxr-ray train --from {folder}/best --name NAME"
+            )
     config = configs.validate(configs.merge(found.config.model_dump(), values), where="the flags")
-    return config.model_copy(update={"name": found.path.name, "output": str(found.path.parent)})
+    return config.model_copy(update={"name": found.path.name, "output": str(found.path.parent)}), changes
 
 
 def run(
@@ -106,8 +119,9 @@ def run(
     wait: float | None = None,
     retry_failed: bool = False,
     refit: str = "none",
+    changes: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Run the sweep, print its results, and return it."""
+    """Run the sweep, print its results, and return it. `changes` are settings of the refit that differ from the winner's."""
     from cxr_ray import runs
     from cxr_ray.workflows import select
     from cxr_ray.workflows import tune as workflow
@@ -118,16 +132,14 @@ def run(
     print_comparison(sweep, sweep.info["worth"])
     best = sweep.path / "best"
     if refit == "best":
-        best = _trained(sweep, select.refit_config(sweep), address, wait).path
+        best = _trained(sweep, select.refit_config(sweep, changes), changes, address, wait).path
         print(f"refit: {best}")
     if refit == "folds" and sweep.config.tune.folds and sweep.config.data.limit is None:
         print(f"the winner was already trained on {sweep.config.tune.folds} folds: best is their ensemble")
     elif refit == "folds":
         best = sweep.path / "folds" / "ensemble"
-        print_folds(
-            select.combine_folds(sweep, [_trained(sweep, one, address, wait) for one in select.fold_configs(sweep)]),
-            sweep,
-        )
+        trained = [_trained(sweep, one, changes, address, wait) for one in select.fold_configs(sweep, changes)]
+        print_folds(select.combine_folds(sweep, trained), sweep)
         print(f"folds: {best}")
         workflow.try_write_page(sweep)
     page = sweep.path / "sweep.html"
@@ -138,12 +150,14 @@ def run(
     return sweep
 
 
-def _trained(sweep: Any, config: configs.Config, address: str | None, wait: float | None) -> Any:
+def _trained(
+    sweep: Any, config: configs.Config, changes: Mapping[str, Any] | None, address: str | None, wait: float | None
+) -> Any:
     """A run with the winner's hyperparameters: trained now, or loaded if it is finished."""
     from cxr_ray.on_ray import train as training
     from cxr_ray.workflows import select
 
-    finished = select.finished_run(sweep, config)
+    finished = select.finished_run(sweep, config, changes)
     if finished is not None:
         print(f"{finished.path} is already finished")
         return finished
@@ -152,39 +166,40 @@ def _trained(sweep: Any, config: configs.Config, address: str | None, wait: floa
 
 @contextmanager
 def show_progress() -> Iterator[tuple[Any, Any]]:
-    """Functions (log a line, draw a sweep): a live table of the trials on a terminal; else plain lines, and nothing is drawn."""
+    """Functions (log a line, draw a sweep): a live table of the trials on a terminal, else plain lines."""
     if not sys.stdout.isatty():
-        yield (lambda line: print(line, flush=True)), (lambda sweep: None)
+        yield (lambda line: print(line, flush=True)), None
         return
     from rich.live import Live
 
     def log(line: str) -> None:  # without markup: a path or an error may contain brackets
         live.console.print(line, markup=False, highlight=False, emoji=False)
 
+    rate = Rate()
     with Live(console=console(), refresh_per_second=2) as live:
-        yield log, (lambda sweep: live.update(trial_table(sweep)))
+        yield log, (lambda sweep: live.update(trial_table(sweep, rate)))
 
 
-def trial_table(sweep: Any) -> Any:
-    """A table of up to 30 trials, the best first: status, epochs, hyperparameters, objectives, seconds.
+def trial_table(sweep: Any, rate: Rate | None = None) -> Any:
+    """A table of up to 30 trials, the best first: status, epochs, hyperparameters, objectives, seconds. The title has the time left by
+    `rate`, which counts the trials that ended.
 
     With several objectives, a * marks the Pareto front (`ranking.pareto_front`)."""
     from cxr_ray.tuning import ranking
+    from cxr_ray.tuning.trial import ENDED
 
     info, config = sweep.info, sweep.config
     trials = sweep.trial_records
-    ended = [t for t in trials if t.status in ("finished", "stopped early", "failed")]
-    remaining = max(0, int(info.get("planned") or 0) - len(ended))
-    times = [t.seconds for t in ended if t.seconds]
-    running = max(1, sum(t.status == "running" for t in trials))
-    eta = f", about {remaining * sum(times) / len(times) / running:,.0f} s left" if times and remaining else ""
+    ended = sum(t.status in ENDED for t in trials)
+    planned = max(int(info.get("planned") or 0), len(trials))
+    base = config.model_dump()
     several = len(info["metrics"]) > 1
     front = ranking.pareto_front(sweep.ranked(), config.tune.modes) if several else set()
     sign, rows = configs.sign_of(config.tune.modes[0]), []
     for t in sorted(trials, key=lambda t: -sign * t.values.get(config.tune.metrics[0], -sign * 1e9))[:30]:
         epochs = t.hyperparameters.get("train.epochs", config.train.epochs)
         cells = [t.name + (" (base)" if t.base else ""), t.status, f"{t.epochs}/{epochs}",
-                 *(_short(t.hyperparameters.get(k, "")) for k in info["knobs"]),
+                 *(_short(t.hyperparameters.get(k, configs.value_at(base, k))) for k in info["knobs"]),
                  *(_short(t.values.get(m, "-")) for m in info["metrics"]), *(["*" if t.number in front else ""] if several else []),
                  f"{t.seconds:.0f}"]  # fmt: skip
         rows.append(cells)
@@ -197,7 +212,7 @@ def trial_table(sweep: Any) -> Any:
         *(["pareto"] if several else []),
         "seconds",
     ]
-    title = f"{sweep.path.name}: {len(ended)} of {info.get('planned', '?')} trials ended{eta}"
+    title = text(sweep.path.name, ended, planned, "trials", rate=rate(ended) if rate else 0.0)
     return fit(columns, rows, title=title, first_out=["seconds", "status"])[1]
 
 

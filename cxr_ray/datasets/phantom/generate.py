@@ -79,6 +79,8 @@ def write(
     make_folder(out / "images")
     records: list[dict[str, Any]] = []
     boxes: list[tuple[str, *Box]] = []
+    if progress:
+        progress(0, patients)
     for number in range(patients):
         for record, pixels, found in draw_patient(number, size=size, rng=np.random.default_rng([seed, number])):
             Image.fromarray(pixels).save(out / record["image"], compress_level=1, compress_type=PNG_STRATEGY)

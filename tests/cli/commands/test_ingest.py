@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from cxr_ray import cli
 from cxr_ray.cli.commands import ingest
@@ -74,3 +75,32 @@ def test_a_dry_run_decodes_images_with_the_settings_of_the_ingest(
     monkeypatch.setattr(preview.IsolatedDecoder, "decode", lambda *args, **settings: calls.append(settings))
     ingest.plan("image_folder", root, None, {}, ingest.Ingest(size="32", aspect="center_crop"))
     assert calls and all(settings["aspect"] == "center_crop" for settings in calls)
+
+
+def test_a_dry_run_without_any_image_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its counts are printed all the same: they are of the table."""
+    table = tmp_path / "films.csv"
+    table.write_text("image,finding\n" + "".join(f"{n}.png,{n % 2}\n" for n in range(4)))
+    words = [
+        "ingest",
+        "table",
+        str(tmp_path),
+        "--table",
+        str(table),
+        "--image",
+        "image",
+        "--labels",
+        "finding",
+        "--dry-run",
+    ]
+    assert cli.main(words) == 2
+    out, errors = capsys.readouterr()
+    assert "rows listed: 4" in out and "missing files: 4" in out and "next:" not in out
+    assert errors.count("\n") == 1 and f"none of the 4 images exists in {tmp_path}, such as 0.png" in errors
+    for n in range(3):
+        Image.new("L", (8, 8)).save(tmp_path / f"{n}.png")
+    assert cli.main(words) == 0
+    assert (
+        "warning: 25.0% of the files are missing; the ingest fails with more than --max-rejected 0.01"
+        in capsys.readouterr().out
+    )

@@ -53,7 +53,7 @@ def test_each_trial_has_a_row_and_each_failure_a_reason(
     sweep: Sweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = printed(sweep, capsys, monkeypatch)
-    assert lines[0].strip() == "s: 4 of 4 trials ended"
+    assert lines[0].strip() == "s: 4 of 4 trials (100%)"
     rows = {line.split()[0]: line for line in lines if line.split() and line.split()[0].isdigit()}
     assert set(rows) == {"0000", "0001", "0002", "0003"} and "(base)" in rows["0000"]
     for trial in sweep.trial_records:

@@ -182,7 +182,7 @@ def test_images_have_contrast_and_few_saturated_pixels(folder: Path, records: da
 def test_progress_is_reported(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     generate.write(tmp_path / "out", patients=2, size=32, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(1, 2), (2, 2)]
+    assert calls == [(0, 2), (1, 2), (2, 2)]
 
 
 def test_wrong_settings_are_refused_before_anything_is_written(tmp_path: Path) -> None:
