@@ -41,13 +41,13 @@ class Room:
 
     def possible(self, bundle: Resources) -> list[Resources]:
         """The live nodes and those that may be started: of the types, those on which most `bundle`s fit."""
-        best = sorted(self.types, key=lambda kind: _workers_on_node(bundle, kind.resources), reverse=True)
+        best = sorted(self.types, key=lambda kind: workers_on_node(bundle, kind.resources), reverse=True)
         further = [kind.resources for kind in best for _ in range(min(kind.more, self.more))]
         return [*self.nodes, *further[: self.more]]
 
     def free_for(self, bundle: Resources) -> int:
         """How many `bundle`s fit on what is free."""
-        return sum(_workers_on_node(bundle, node) for node in self.free)
+        return sum(workers_on_node(bundle, node) for node in self.free)
 
     def total(self, name: str) -> float:
         """Amount of a resource on all nodes, with those that may be started."""
@@ -157,7 +157,7 @@ def check_capacity(per_worker: Resources, workers: int, room: Room) -> int:
     """How many workers that need `per_worker` the cluster can run, once its nodes are free and its autoscaler has started all that it
     may. Raises `UserError` if that is less than `workers`."""
     nodes = room.possible(per_worker)
-    fit = sum(_workers_on_node(per_worker, node) for node in nodes)
+    fit = sum(workers_on_node(per_worker, node) for node in nodes)
     if room.is_open:
         return max(fit, workers)
     known = sorted({name for node in nodes for name in node if not name.startswith("node:")})
@@ -197,7 +197,8 @@ def format_resources(resources: Resources) -> str:
     )
 
 
-def _workers_on_node(per_worker: Resources, node: Resources) -> int:
+def workers_on_node(per_worker: Resources, node: Resources) -> int:
+    """How many workers that need `per_worker` a node can run."""
     fits = []
     for name, amount in per_worker.items():
         available = node.get(name, 0.0)

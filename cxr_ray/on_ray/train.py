@@ -49,11 +49,15 @@ def train(
         with _recorded(run, plan, said, log) as interrupt, in_process(run.config, run, log) as context:
             trainer.fit(run.config, plan, store, context, run)
         return _finished(run, store, interrupt, log)
-    from cxr_ray.on_ray import cluster, noise, room
+    from cxr_ray.on_ray import cluster, noise, preflight, room
 
     set_ray_defaults()
     with cluster.room_for(address, train.workers) as found:
         resources = WorkerResources.of(train, found)  # before there is a run folder
+        if not found.is_local:
+            needs = preflight.Needs(store.origin, config.output, config.plugins)
+            for warning in preflight.check_cluster(needs, resources.bundle):
+                said(f"warning: {warning}")
         run = open_run(config, store, plan)
         cores = int(cluster_total("CPU", found.nodes)) if found.is_local else None
         with (

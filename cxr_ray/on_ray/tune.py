@@ -17,7 +17,7 @@ from ray import tune as ray_tune
 from cxr_ray import config as cfg
 from cxr_ray import registry
 from cxr_ray.errors import UserError
-from cxr_ray.on_ray import cluster, noise, room, schedulers
+from cxr_ray.on_ray import cluster, noise, preflight, room, schedulers
 from cxr_ray.on_ray.resources import TrialResources, cluster_total
 from cxr_ray.on_ray.trial import train_trial
 from cxr_ray.on_ray.tune_callback import ProposalSearcher, RoomWait, SweepCallback, SweepStopper, trial_spec
@@ -59,6 +59,9 @@ def tune(
     said = events.Said(log)
     with cluster.room_for(address, config.train.workers) as found:
         resources = TrialResources.of(prepared, found)  # before there is a sweep folder
+        if not found.is_local:
+            needs = preflight.Needs(store.origin, prepared.output, prepared.plugins)
+            warnings += preflight.check_cluster(needs, resources.per_worker)
         sweep = sweeps.create(
             prepared,
             store=setup.store_info(store),
