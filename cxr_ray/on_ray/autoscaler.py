@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 import yaml
-from ray.experimental.internal_kv import _internal_kv_get
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from cxr_ray.on_ray.resources import NodeType
 
@@ -90,7 +90,7 @@ def read_config(port: str) -> Mapping[str, Any] | None:
 def _status() -> Mapping[str, Any]:
     """What the autoscaler last wrote of itself: its first version, as JSON."""
     with suppress(ValueError, TypeError, KeyError):  # not written yet
-        return dict(json.loads(_internal_kv_get("__autoscaling_status"))["autoscaler_report"])
+        return dict(json.loads(_gcs().internal_kv_get(b"__autoscaling_status"))["autoscaler_report"])
     return {}
 
 
@@ -109,10 +109,14 @@ def _nodes_of_types() -> tuple[Mapping[str, int], int]:
     return report.get("active_nodes") or {}, starting
 
 
+def _gcs() -> GcsClient:
+    return GcsClient(address=ray.get_runtime_context().gcs_address)
+
+
 def _is_second_version() -> bool:
     from ray.autoscaler.v2.utils import is_autoscaler_v2
 
-    return bool(is_autoscaler_v2(fetch_from_server=True))
+    return bool(is_autoscaler_v2(fetch_from_server=True, gcs_client=_gcs()))
 
 
 def _is_elsewhere() -> bool:

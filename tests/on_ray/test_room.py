@@ -53,9 +53,11 @@ def test_a_job_waits_without_an_end_and_a_person_for_ten_minutes(monkeypatch):
 
 def test_what_a_cluster_file_allows_minus_what_lives():
     shipped = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
+    kinds = {name: kind for name, kind in shipped["available_node_types"].items() if name != "head"}
     found = autoscaler.of_config(shipped, active={"head": 1, "cpu": 3}, starting=1)
-    cpu, gpu = ({**kind["resources"]} for name, kind in shipped["available_node_types"].items() if name != "head")
-    assert found.types == (NodeType(cpu, 1), NodeType(gpu, 4))
+    assert found.types == tuple(
+        NodeType(kind["resources"], kind["max_workers"] - (3 if name == "cpu" else 0)) for name, kind in kinds.items()
+    )
     assert found.more == shipped["max_workers"] - 3 and found.starting == 1 and not found.is_open
 
 
