@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Applies the constraints to the build of the package too, which `pip install -c` does not.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: venv demo test test-fast test-ray test-long test-zoo coverage lint format docs dist clean
+.PHONY: venv demo test test-fast test-ray test-long test-cluster test-zoo coverage lint format docs dist clean
 .DEFAULT_GOAL := test
 
 venv: $(STAMP)
@@ -40,7 +40,11 @@ coverage: $(STAMP)
 
 # Takes minutes. Longer versions of tests in `make test`: all kinds of sweeps, all presets on real images.
 test-long: $(STAMP)
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m "long and not cluster"
+
+# Takes minutes. Clusters of several nodes on this machine: nodes that are lost, and an autoscaler that starts them.
+test-cluster: $(STAMP)
+	$(BIN)/python -m pytest -m "cluster and long"
 
 # Every architecture with real data. Takes minutes, and 16 GiB of memory for the largest.
 test-zoo: $(STAMP)

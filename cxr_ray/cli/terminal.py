@@ -25,7 +25,7 @@ def table(
     Numeric columns are right-aligned. Cells are plain text, never markup. See `fit` for `first_out`."""
     shown, printed = fit(columns, rows, title=title, first_out=first_out)
     console().print(printed)
-    if missing := [" ".join(name.split()) for name in columns if name not in shown]:
+    if missing := [" ".join(name.split()) for name in columns if name.strip() and name not in shown]:
         print(f"no room at {console().width} columns for: {', '.join(missing)}")
 
 

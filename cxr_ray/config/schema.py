@@ -228,7 +228,7 @@ class Train(Section):
     """Elastic training: continue with at least this many workers if nodes are lost, and with `workers` once they are back. The
     batches stay the same. null: always exactly `workers`."""
     gpu: Literal["auto"] | bool = "auto"
-    """Train on GPUs; auto: if one is available."""
+    """Train on GPUs; auto: if there are enough, with those that the cluster's autoscaler may start."""
     resources_per_worker: dict[str, float] = {}
     """Resources that Ray reserves per worker, such as {CPU: 4}; empty: one CPU, and one GPU if GPUs are used."""
     threads: int | None = Field(default=None, ge=1)
@@ -256,7 +256,7 @@ class Train(Section):
     max_time: float | None = Field(default=None, gt=0.0)
     """Minutes of training, summed over restarts, after which the run ends and is finished; null: no limit."""
     max_failures: int = Field(default=3, ge=0)
-    """How often failed workers are restarted from the last checkpoint."""
+    """How often lost or failed workers are restarted from the last checkpoint. Waiting for room on the cluster does not count."""
 
     @model_validator(mode="after")
     def _elastic(self) -> "Train":

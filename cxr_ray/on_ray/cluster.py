@@ -10,7 +10,8 @@ from typing import Any
 import ray
 
 from cxr_ray.errors import UserError
-from cxr_ray.on_ray.resources import this_machine
+from cxr_ray.on_ray import room
+from cxr_ray.on_ray.resources import Room, this_machine
 
 
 @contextmanager
@@ -67,18 +68,14 @@ def is_local(address: str | None) -> bool:
 
 
 @contextmanager
-def nodes_for(address: str | None, workers: int) -> Iterator[list[dict[str, float]]]:
-    """The nodes on which a training with `workers` would run: of the cluster, connected for the duration of the block, or this
-    machine, on which nothing is started yet. Raises `UserError` as `session` does."""
+def room_for(address: str | None, workers: int) -> Iterator[Room]:
+    """Where a training with `workers` would run: the cluster, connected for the duration of the block, or this machine, on which nothing
+    is started yet. Raises `UserError` as `session` does."""
     if is_local(address):
         import torch
 
-        yield [this_machine(workers, gpus=torch.cuda.device_count())]
+        here = this_machine(workers, gpus=torch.cuda.device_count())
+        yield Room([here], [here])
         return
     with session(address):
-        yield nodes()
-
-
-def nodes() -> list[dict[str, float]]:
-    """Resources of each live node of the session, by Ray's names."""
-    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+        yield room.now()

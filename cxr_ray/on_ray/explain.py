@@ -16,7 +16,7 @@ from cxr_ray.data import store as stores
 from cxr_ray.errors import UserError
 from cxr_ray.explanation.explainer import Explainer, MapBatch
 from cxr_ray.inference.loading import load_predictor
-from cxr_ray.on_ray import cluster, data_context
+from cxr_ray.on_ray import cluster, data_context, room
 from cxr_ray.runtime import machine
 
 MAP = "map/"
@@ -52,7 +52,10 @@ def map_batches(
         raise UserError(
             f"{workers} workers are asked for, but this machine has {machine.cores()} cores; lower the workers"
         )
-    with cluster.session(address, num_cpus=max(workers, os.cpu_count() or 1)), data_context.quiet(preserve_order=True):
+    own_cpus = max(workers, os.cpu_count() or 1)
+    with cluster.session(address, num_cpus=own_cpus) as is_own, data_context.quiet(preserve_order=True):
+        if not is_own:
+            room.ensure({"CPU": 1.0, "GPU": float(_on_gpu(job))}, 1, wait=None, log=print)
         blocks = [rows_M[at : at + batch_size] for at in range(0, len(rows_M), batch_size)]
         maps = ray.data.from_numpy(blocks).map_batches(
             _Actor,
@@ -68,7 +71,7 @@ def map_batches(
 
 
 def _on_gpu(job: ExplainJob) -> bool:
-    return job.gpu is not False and bool(ray.cluster_resources().get("GPU", 0))
+    return job.gpu is not False and room.now().total("GPU") >= 1
 
 
 class _Actor:

@@ -22,7 +22,7 @@ from cxr_ray.imaging.files import Root
 from cxr_ray.inference import batch_prediction
 from cxr_ray.inference.batch_prediction import DecodedBatch, PredictedBatch
 from cxr_ray.inference.loading import load_predictor
-from cxr_ray.on_ray import cluster, data_context
+from cxr_ray.on_ray import cluster, data_context, room
 from cxr_ray.runtime import machine
 
 DECODER_CPUS = 0.5
@@ -71,10 +71,12 @@ def predict_batches(
         2 * workers, os.cpu_count() or 1
     )  # of a Ray of ours: a core for each model, and as much for decoding
     quiet = data_context.quiet(preserve_order=True, op_resource_reservation_enabled=False)
-    with cluster.session(address, num_cpus=own_cpus), quiet:
+    with cluster.session(address, num_cpus=own_cpus) as is_own, quiet:
         blocks = [pa.table({"position": batch, "key": _keys(keys, batch)}) for batch in batches]
         data: Any = ray.data.from_arrow(blocks)
-        on_gpu = job.gpu is not False and bool(ray.cluster_resources().get("GPU", 0))
+        on_gpu = job.gpu is not False and room.now().total("GPU") >= 1  # with those that an autoscaler may start
+        if not is_own:
+            room.ensure({"CPU": 1.0, "GPU": float(on_gpu)}, 1, wait=None, log=print)
         if job.root is not None:
             data = data.map_batches(
                 _Decoder,

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 import ray
 
 from cxr_ray.errors import UserError, listed
-from cxr_ray.storage.atomic import as_user_error
+from cxr_ray.on_ray.resources import Resources, workers_on_node
+from cxr_ray.storage.atomic import as_user_error, make_folder
 from cxr_ray.storage.remote import RemotePath, to_path
 
 PACKAGES = ("torch", "ray", "numpy", "pyarrow")
@@ -39,15 +40,21 @@ class Needs:
     plugins: Sequence[str] = ()
 
 
+def check_cluster(needs: Needs, bundle: Resources) -> list[str]:
+    """`check` of the living nodes of the connected cluster that can run a worker of `bundle`."""
+    return check(needs, [n for n in ray.nodes() if n["Alive"] and workers_on_node(bundle, n["Resources"]) > 0])
+
+
 def check(needs: Needs, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
     """Ask each of `nodes` (entries of `ray.nodes()`). Returns warnings; raises `UserError` that names the node and the fix.
 
     A file is written to the output here and read on each node, and each node's own file is read here: a folder of the same name on
     another disk is found. Nodes that start later are not asked."""
-    output, mark = Path(needs.output), uuid.uuid4().hex
+    output, mark = Path(needs.output).absolute(), uuid.uuid4().hex
+    needs = replace(needs, output=str(output))  # the folder in which a task runs is another one
     made = _missing_parents(output)
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        make_folder(output)
         mine = output / f".preflight.{mark}"
         mine.write_text(mark)
     except OSError as error:

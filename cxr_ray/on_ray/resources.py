@@ -1,5 +1,5 @@
 """Resources of workers and trials, and how many fit on the cluster: what can never fit is an error, not a wait. It does not call
-Ray, so it is asked before Ray starts anything."""
+Ray, so it is asked before Ray starts anything. The wait itself: room.py."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +15,51 @@ LOCAL = "node:this machine"
 
 
 @dataclass(frozen=True)
+class NodeType:
+    """A kind of node that the cluster's autoscaler may start."""
+
+    resources: Resources
+    more: int
+    """How many of it may be started, in addition to those that live."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a cluster has, what of it is free, and what its autoscaler may start."""
+
+    nodes: Sequence[Resources]
+    """All resources of each live node."""
+    free: Sequence[Resources] = ()
+    """What is free on each of them."""
+    types: Sequence[NodeType] = ()
+    more: int = 0
+    """How many nodes of all types together may be started."""
+    starting: int = 0
+    """Nodes that are being started now."""
+    is_open: bool = False
+    """Whether there is an autoscaler whose node types cannot be read: then nothing is known to be impossible."""
+
+    def possible(self, bundle: Resources) -> list[Resources]:
+        """The live nodes and those that may be started: of the types, those on which most `bundle`s fit."""
+        best = sorted(self.types, key=lambda kind: workers_on_node(bundle, kind.resources), reverse=True)
+        further = [kind.resources for kind in best for _ in range(min(kind.more, self.more))]
+        return [*self.nodes, *further[: self.more]]
+
+    def free_for(self, bundle: Resources) -> int:
+        """How many `bundle`s fit on what is free."""
+        return sum(workers_on_node(bundle, node) for node in self.free)
+
+    def total(self, name: str) -> float:
+        """Amount of a resource on all nodes, with those that may be started."""
+        return cluster_total(name, self.possible({name: 1.0}))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is this machine, and no cluster."""
+        return any(LOCAL in node for node in self.nodes)
+
+
+@dataclass(frozen=True)
 class TrialResources:
     """What one trial of a sweep needs, and how many of its workers the cluster can run."""
 
@@ -22,19 +67,19 @@ class TrialResources:
     """Workers of one trial."""
     per_worker: Resources
     cluster_workers: int
-    """Workers that the cluster can run at the same time."""
+    """Workers that the cluster can run at the same time, once all its nodes are free and started."""
 
     @classmethod
-    def of(cls, config: cfg.Config, nodes: Sequence[Resources]) -> "TrialResources":
-        """The resources of `config`'s trials on the cluster's `nodes`. Raises `UserError` if not even one trial fits."""
+    def of(cls, config: cfg.Config, room: Room) -> "TrialResources":
+        """The resources of `config`'s trials on a cluster. Raises `UserError` if not even one trial can ever fit."""
         train, share = config.train, config.tune.trial_gpus
         requested = dict(train.resources_per_worker)
-        available_gpus = cluster_total("GPU", nodes)
+        available_gpus = room.total("GPU")
         if share is not None and train.workers > 1:
             raise UserError("tune.trial_gpus shares a GPU between trials of one worker: set train.workers to 1")
         if share is not None and train.gpu is False:
             raise UserError("tune.trial_gpus asks for part of a GPU, but train.gpu is false; leave one of them out")
-        if share is not None and share > available_gpus:
+        if share is not None and share > available_gpus and not room.is_open:
             raise UserError(
                 f"tune.trial_gpus is {share:g}, but the cluster has {available_gpus:g} GPUs; set it to null, or start a node with a GPU"
             )
@@ -42,7 +87,7 @@ class TrialResources:
         gpus = share if share is not None else requested.get("GPU", 1.0) if with_gpu else 0.0
         requested = {"CPU": 1.0, **requested, "GPU": gpus}
         per_worker = {name: amount for name, amount in requested.items() if amount > 0 or name == "CPU"}
-        return cls(train.workers, per_worker, check_capacity(per_worker, train.workers, nodes))
+        return cls(train.workers, per_worker, check_capacity(per_worker, train.workers, room))
 
     @property
     def gpus(self) -> float:
@@ -73,15 +118,20 @@ class WorkerResources:
     use_gpu: bool
 
     @classmethod
-    def of(cls, train: cfg.Train, nodes: Sequence[Resources], *, share_cpus: bool = False) -> "WorkerResources":
-        """The resources of `train` on `nodes`. With `share_cpus` the workers share all CPUs; else each has one, unless
-        `train.resources_per_worker` says more. Raises `UserError` if the workers do not fit."""
+    def of(cls, train: cfg.Train, room: Room) -> "WorkerResources":
+        """The resources of `train` on a cluster or on this machine, whose CPUs the workers share; on a cluster each has one, unless
+        `train.resources_per_worker` says more. Raises `UserError` if the workers can never fit."""
         fewest = train.min_workers or train.workers
-        each = 1 if not share_cpus else max(1, int(cluster_total("CPU", nodes)) // train.workers)
+        each = 1 if not room.is_local else max(1, int(cluster_total("CPU", room.nodes)) // train.workers)
         resources = {"CPU": float(each), **train.resources_per_worker}
-        use_gpu = use_gpus(train.gpu, fewest, cluster_total("GPU", nodes))
-        check_capacity({**resources, "GPU": resources.get("GPU", 1)} if use_gpu else resources, fewest, nodes)
-        return cls(resources, use_gpu)
+        made = cls(resources, use_gpus(train.gpu, fewest, room.total("GPU")))
+        check_capacity(made.bundle, fewest, room)
+        return made
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """All that a worker takes, its GPU included."""
+        return {**self.per_worker, "GPU": self.per_worker.get("GPU", 1.0)} if self.use_gpu else dict(self.per_worker)
 
 
 def this_machine(workers: int, *, gpus: int = 0) -> dict[str, float]:
@@ -103,11 +153,17 @@ def use_gpus(wanted: bool | str, workers: int, gpus: float) -> bool:
     return gpus >= workers if wanted == "auto" else bool(wanted)
 
 
-def check_capacity(per_worker: Resources, workers: int, nodes: Sequence[Resources]) -> int:
-    """How many workers that need `per_worker` the nodes can run. Raises `UserError` if that is less than `workers`."""
+def check_capacity(per_worker: Resources, workers: int, room: Room) -> int:
+    """How many workers that need `per_worker` the cluster can run, once its nodes are free and its autoscaler has started all that it
+    may. Raises `UserError` if that is less than `workers`."""
+    nodes = room.possible(per_worker)
+    fit = sum(workers_on_node(per_worker, node) for node in nodes)
+    if room.is_open:
+        return max(fit, workers)
     known = sorted({name for node in nodes for name in node if not name.startswith("node:")})
-    is_local = any(LOCAL in node for node in nodes)
-    here, more = ("this machine", "") if is_local else ("the cluster", ", or start more nodes")
+    here, more = ("this machine", "") if room.is_local else ("the cluster", ", or start more nodes")
+    if len(nodes) > len(room.nodes):
+        here, more = "the cluster, with all nodes that its autoscaler may start,", ", or let the autoscaler start more"
     for name, amount in per_worker.items():
         if name not in known and name not in ("CPU", "GPU"):
             raise unknown("resource", name, known, where=" in train.resources_per_worker")
@@ -116,7 +172,6 @@ def check_capacity(per_worker: Resources, workers: int, nodes: Sequence[Resource
                 f"{workers} workers need {format_resources({name: amount * workers})}, but {here} has "
                 f"{cluster_total(name, nodes):g}; lower train.workers or train.resources_per_worker{more}"
             )
-    fit = sum(_workers_on_node(per_worker, node) for node in nodes)
     if fit < workers:
         each = format_resources(per_worker)
         problem = (
@@ -142,7 +197,8 @@ def format_resources(resources: Resources) -> str:
     )
 
 
-def _workers_on_node(per_worker: Resources, node: Resources) -> int:
+def workers_on_node(per_worker: Resources, node: Resources) -> int:
+    """How many workers that need `per_worker` a node can run."""
     fits = []
     for name, amount in per_worker.items():
         available = node.get(name, 0.0)

@@ -18,10 +18,11 @@ from cxr_ray import config as cfg
 from cxr_ray import registry, runs
 from cxr_ray.data import plan as plans
 from cxr_ray.data import store as stores
-from cxr_ray.errors import UserError
-from cxr_ray.on_ray import cluster
-from cxr_ray.on_ray import train as training
-from cxr_ray.on_ray.resources import TrialResources
+from cxr_ray.errors import Stopped, UserError
+from cxr_ray.on_ray import room
+from cxr_ray.on_ray.launch import train_on_workers
+from cxr_ray.on_ray.resources import TrialResources, WorkerResources
+from cxr_ray.runs import events
 from cxr_ray.runtime.progress import Progress
 from cxr_ray.runtime.threads import background
 from cxr_ray.storage.lease import EXPIRES_S, Lease
@@ -139,19 +140,17 @@ def run_trial(sweep: Sweep, spec: Mapping[str, Any]) -> bool:
     with _wait_for_lease(run.path):
         (run.path / "stop").unlink(missing_ok=True)
         run.update(status="started", error=None)
+        events.record(run.path, "started")
         if spec.get("donor"):
             _record_pbt_change(run, spec)
         if config.train.workers > 1:
-            resources = TrialResources.of(sweep.config, cluster.nodes())
+            trial_resources = TrialResources.of(sweep.config, room.now())
+            resources = WorkerResources(dict(trial_resources.per_worker), bool(trial_resources.gpus))
             with _exit_on_hang(run, tune.hang_minutes * 60):
-                training.train_on_workers(
-                    run,
-                    dict(resources.per_worker),
-                    use_gpu=bool(resources.gpus),
-                    max_failures=0,
-                    callbacks=[_tune_reporter(objective)],
-                    log=run.log,
-                )
+                try:
+                    train_on_workers(run, resources, max_failures=0, callbacks=[_tune_reporter(objective)])
+                except Stopped:  # before its workers started
+                    run.update(status="stopped")
             info = run.info
             if info.get("error"):
                 raise UserError(info["error"])

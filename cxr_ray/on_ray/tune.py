@@ -7,6 +7,8 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import ray
@@ -14,11 +16,12 @@ from ray import tune as ray_tune
 
 from cxr_ray import config as cfg
 from cxr_ray import registry
-from cxr_ray.errors import Interrupted, Stopped, UserError
-from cxr_ray.on_ray import cluster, schedulers
+from cxr_ray.errors import UserError
+from cxr_ray.on_ray import cluster, noise, preflight, room, schedulers
 from cxr_ray.on_ray.resources import TrialResources, cluster_total
 from cxr_ray.on_ray.trial import train_trial
-from cxr_ray.on_ray.tune_callback import ProposalSearcher, SweepCallback, trial_spec
+from cxr_ray.on_ray.tune_callback import ProposalSearcher, RoomWait, SweepCallback, SweepStopper, trial_spec
+from cxr_ray.runs import events
 from cxr_ray.runtime import signals
 from cxr_ray.storage.lease import Lease
 from cxr_ray.training import setup, trackers
@@ -38,21 +41,27 @@ def tune(
     *,
     address: str | None = None,
     retry_failed: bool = False,
+    wait: float | None = None,
     log: Callable[[str], None] = print,
     on_update: Callable[[Sweep], None] = lambda sweep: None,
 ) -> Sweep:
     """Run the sweep of `config.tune` and return it, or resume the unfinished one of the same name.
 
-    `retry_failed` lets trials that failed in an earlier launch resume from their last checkpoint. `on_update` is called with the
-    sweep when trials report. Raises `UserError` for what the user can fix, before the first trial if it can be known then."""
+    `retry_failed` lets trials that failed in an earlier launch resume from their last checkpoint. Trials start as far as there is
+    room; if there is none for a single one, they wait as long as `room.wait_limit` of `wait` minutes says. `on_update` is called
+    with the sweep when trials report. Raises `UserError` for what the user can fix, before the first trial if it can be known then."""
     registry.load_plugins(config.plugins)
     store, plan, base, fold_warnings = prepare_sweep(config)
     prepared = base.model_copy(update={"tune": config.tune})
     searched = space.parse(config.tune, base, plan.labels)
     warnings = [*plan.warnings, *fold_warnings]
     _set_ray_defaults()
-    with cluster.nodes_for(address, config.train.workers) as nodes:
-        resources = TrialResources.of(prepared, nodes)  # before there is a sweep folder
+    said = events.Said(log)
+    with cluster.room_for(address, config.train.workers) as found:
+        resources = TrialResources.of(prepared, found)  # before there is a sweep folder
+        if not found.is_local:
+            needs = preflight.Needs(store.origin, prepared.output, prepared.plugins)
+            warnings += preflight.check_cluster(needs, resources.per_worker)
         sweep = sweeps.create(
             prepared,
             store=setup.store_info(store),
@@ -67,39 +76,57 @@ def tune(
                 "warnings": warnings,
             },
         )
-        log(f"sweep: {sweep.path}")
-        log(f"plan: {plan.summary()}; labels: {', '.join(plan.labels)}")
+        said(f"sweep: {sweep.path}")
+        said(f"plan: {plan.summary()}; labels: {', '.join(plan.labels)}")
         for warning in warnings:
-            log(f"warning: {warning}")
-        resume = f"cxr-ray tune --resume {shlex.quote(str(sweep.path))}"
-        with Lease(sweep.path) as lease:
-            interrupt = signals.Interrupt()
-            try:
-                sweeps.update_config(sweep, prepared)
-                if retry_failed:
-                    sweep.retry_failed()
-                proposals = plan_trials(sweep, searched, plan, store)
-                sweep.update(status="started", planned=proposals.planned)
-                if proposals.remaining:
-                    cores = int(cluster_total("CPU", nodes)) if cluster.is_local(address) else None
-                    with cluster.session(address, num_cpus=cores, dashboard=True):
-                        interrupt = _run(sweep, proposals, searched, resources, lease, log, on_update)
-            except KeyboardInterrupt:
-                log(
-                    f"interrupted: `{resume}` trains the remaining trials, and continues running ones from their last checkpoints"
-                )
-                raise
-            except UserError:
-                if not (
-                    sweep.path / "trials"
-                ).exists():  # nothing was started: the fixed configuration may use the name
-                    shutil.rmtree(sweep.path)
-                raise
-            if sweep.info["status"] == "stopped":
-                message = f"stopped; running trials have written checkpoints; resume with {resume}"
-                raise Interrupted(message) if interrupt.requested else Stopped(message)
-            sweep.update(status="finished")
+            said(f"warning: {warning}")
+        with Lease(sweep.path) as lease, _recorded(sweep, lease, said):
+            sweeps.update_config(sweep, prepared)
+            if retry_failed:
+                sweep.retry_failed()
+            proposals = plan_trials(sweep, searched, plan, store)
+            sweep.update(planned=proposals.planned)
+            if proposals.remaining:
+                cores = int(cluster_total("CPU", found.nodes)) if found.is_local else None
+                with noise.into(sweep.path / "ray.log"), cluster.session(address, num_cpus=cores, dashboard=True):
+                    waiting = RoomWait(resources, room.wait_limit(wait), partial(_tell, sweep, said))
+                    _run(sweep, proposals, searched, _Trials(prepared, resources, waiting), lease, said, on_update)
         return sweep
+
+
+def _tell(sweep: Sweep, said: events.Said, line: str) -> None:
+    """Say that trials wait for room, and record it."""
+    events.record(sweep.path, "waiting", line)
+    said(line)
+
+
+@contextmanager
+def _recorded(sweep: Sweep, lease: Lease, said: events.Said) -> Iterator[None]:
+    """Within it, trials run: record in `sweep.json` and the events that they started, and how the sweep ended. A folder in which no trial
+    was started is removed on an error of the user: the fixed configuration may use the name."""
+    said.keep_in(sweep.path)
+    sweep.update(status="started", error=None)
+    events.record(sweep.path, "started")
+    try:
+        yield
+    except BaseException as error:
+        if lease.lost:  # the folder belongs to another process
+            raise
+        is_new = not (sweep.path / "trials").exists() and not isinstance(error, room.WaitedInVain)
+        if isinstance(error, UserError) and is_new:
+            shutil.rmtree(sweep.path)
+            raise
+        status, why = setup.end_of(error)
+        sweep.update(status=status, error=why if status == "failed" else None)
+        events.record(sweep.path, status, why)
+        if status == "interrupted":
+            resume = f"cxr-ray tune --resume {shlex.quote(str(sweep.path))}"
+            said(
+                f"interrupted: `{resume}` trains the remaining trials, and continues running ones from their last checkpoints"
+            )
+        raise
+    sweep.update(status="finished")
+    events.record(sweep.path, "finished")
 
 
 # -- the trials on Ray ---------------------------------------------------------------------------------------------
@@ -109,28 +136,28 @@ def _run(
     sweep: Sweep,
     proposals: Proposals,
     searched: space.Space,
-    resources: TrialResources,
+    trials: "_Trials",
     lease: Lease,
     log: Callable[[str], None],
     on_update: Callable[[Sweep], None],
-) -> signals.Interrupt:
+) -> None:
     config = sweep.config
     tune = config.tune
-    max_concurrent = resources.max_concurrent(tune.max_concurrent)
+    max_concurrent = trials.max_concurrent()
     if "mlflow" in config.report.trackers:
         trackers.client(sweep.path.parent)  # creates the database once, before trials would create it concurrently
     remaining = proposals.remaining
     base = any(trial.base and trial.status not in ENDED for trial in proposals.trials)
     with_base = ", among them the base configuration as trial 0000 (tune.base: false leaves it out)" if base else ""
-    log(f"trials: {remaining:,} to train{with_base}, {max_concurrent} at a time, each on {resources}")
+    log(f"trials: {remaining:,} to train{with_base}, {max_concurrent} at a time, each on {trials.resources}")
     if tune.scheduler == "asha":
         log(f"asha: trials are not stopped before epoch {sweep.grace_epochs}")
     for line in _links(sweep):
         log(line)
-    callback = SweepCallback(sweep, proposals, log, on_update)
+    callback = SweepCallback(sweep, proposals, trials.wait, log, on_update)
     scratch = sweep.path / "ray"
     pbt = tune.scheduler == "pbt"
-    trainable: Any = ray_tune.with_resources(train_trial, ray_tune.PlacementGroupFactory(resources.bundles()))
+    trainable: Any = ray_tune.with_resources(train_trial, ray_tune.PlacementGroupFactory(trials.resources.bundles()))
     message = f"interrupted: running trials write checkpoints and the sweep ends; {signals.AT_ONCE}"
     # On SIGTERM or Ctrl-C, running trials write a checkpoint and the sweep stops, so that it can be resumed.
     with signals.on_stop(
@@ -144,10 +171,10 @@ def _run(
             else None,
             tune_config=ray_tune.TuneConfig(
                 num_samples=1 if pbt else remaining,
-                search_alg=None if pbt else ProposalSearcher(proposals, callback, searched),
+                search_alg=None
+                if pbt
+                else ProposalSearcher(proposals, callback, searched, max_concurrent=trials.max_concurrent),
                 scheduler=schedulers.build(sweep, searched),
-                # PBT's trials take turns: all are started, and only those that fit run.
-                max_concurrent_trials=None if pbt else max_concurrent,
                 # With several workers, Ray Train starts them elsewhere, so reusing the trial's process saves nothing.
                 reuse_actors=config.train.workers == 1,
             ),
@@ -155,19 +182,39 @@ def _run(
                 name=f"launch-{time.time_ns()}",
                 storage_path=str(scratch),
                 callbacks=[callback],
+                stop=SweepStopper(callback),
                 failure_config=ray_tune.FailureConfig(max_failures=tune.retries),
                 checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=4) if pbt else None,
                 verbose=0,
             ),
         ).fit()
-    callback.finish()
     shutil.rmtree(scratch, ignore_errors=True)
-    return interrupt
+    callback.finish(interrupted=interrupt.requested)
+
+
+class _Trials:
+    """What a trial needs, and how many may run at once by now: nodes join a cluster and leave it."""
+
+    AGAIN_S = 10.0
+    """Seconds for which an answer holds."""
+
+    def __init__(self, config: cfg.Config, resources: TrialResources, wait: RoomWait) -> None:
+        self.resources, self.wait, self._config = resources, wait, config
+        self._asked = time.monotonic()
+
+    def max_concurrent(self) -> int:
+        """How many trials may run at once. Those for which there is no room yet wait in Ray's queue, so that an autoscaler sees them."""
+        if time.monotonic() - self._asked > self.AGAIN_S:
+            with suppress(UserError):  # nodes were lost: wait for others
+                self.resources = TrialResources.of(self._config, room.now())
+            self._asked = time.monotonic()
+        return self.resources.max_concurrent(self._config.tune.max_concurrent)
 
 
 def _set_ray_defaults() -> None:
     # Read by the trial's process: a trial that its scheduler stops writes its model first.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(STOP_TIMEOUT_S)
+    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "1000")  # our searcher limits them, and an autoscaler sees all
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # each trial's run folder has its own logs
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # the command handles an interrupt

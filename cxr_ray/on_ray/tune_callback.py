@@ -1,6 +1,7 @@
 """The driver's side of a running sweep: gives trials to Ray Tune, records their results, and stops the sweep."""
 
 import math
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,9 +11,11 @@ from typing import Any, Literal
 from ray import tune as ray_tune
 from ray.tune.search import Searcher
 
-from cxr_ray.errors import UserError
-from cxr_ray.on_ray import schedulers
+from cxr_ray.errors import Interrupted, Stopped, UserError
+from cxr_ray.on_ray import room, schedulers
+from cxr_ray.on_ray.resources import TrialResources
 from cxr_ray.on_ray.trial import OBJECTIVE
+from cxr_ray.runs import Run, events
 from cxr_ray.training import trackers
 from cxr_ray.tuning import space
 from cxr_ray.tuning.search import Proposals
@@ -32,21 +35,34 @@ def trial_spec(sweep: Sweep, trial: Trial, searched: space.Space) -> dict[str, A
 class ProposalSearcher(Searcher):
     """Gives Ray the sweep's own proposals, one per trial."""
 
-    def __init__(self, proposals: Proposals, callback: "SweepCallback", searched: space.Space) -> None:
+    def __init__(
+        self,
+        proposals: Proposals,
+        callback: "SweepCallback",
+        searched: space.Space,
+        *,
+        max_concurrent: Callable[[], int],
+    ) -> None:
         super().__init__(metric=OBJECTIVE, mode="max")
         self._proposals, self._callback, self._searched = proposals, callback, searched
+        self._max_concurrent = max_concurrent
+        self._live: set[str] = set()
 
     def suggest(self, trial_id: str) -> Any:
         if self._callback.stopping:
             return Searcher.FINISHED
+        if len(self._live) >= self._max_concurrent():  # it grows when nodes join
+            return None
         trial = self._proposals.next()
         if trial is None:
             return Searcher.FINISHED
-        self._callback.started(trial.name)  # written before the trial's process reads it
+        self._callback.given(trial.name)  # written before the trial's process reads it
+        self._live.add(trial_id)
         return {"spec": trial_spec(self._callback.sweep, trial, self._searched)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing to do: `SweepCallback` records results, because it knows the run folder."""
+        """Another trial may start. `SweepCallback` records the results, because it knows the run folder."""
+        self._live.discard(trial_id)
 
     # A sweep resumes from its own folder, not from Ray's state of the searcher.
     def save(self, checkpoint_path: str) -> None:
@@ -54,6 +70,56 @@ class ProposalSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError
+
+
+class RoomWait:
+    """Tells of trials that wait for room on the cluster, and ends the wait after `minutes` without one that runs (None: never)."""
+
+    def __init__(self, resources: TrialResources, minutes: float | None, log: Callable[[str], None]) -> None:
+        self._resources, self._minutes, self._log = resources, minutes, log
+        self._since: float | None = None
+        self._said = time.monotonic()
+        self.error: UserError | None = None
+
+    def follow(self, is_waiting: bool) -> None:
+        """Called often: whether trials wait and none runs."""
+        now = time.monotonic()
+        if not is_waiting:
+            self._since, self._said = None, now
+            return
+        self._since = now if self._since is None else self._since
+        request = self._resources.per_worker, self._resources.workers
+        if self._minutes is not None and now - self._since > self._minutes * 60 and self.error is None:
+            self.error = room.in_vain(*request, self._minutes, room.now())
+        if now - self._said > room.LINE_S:
+            self._log(room.line(*request, room.now()))
+            self._said = now
+
+    def tell_of(self, sweep: Sweep, running: list[str]) -> None:
+        """Trials of several workers run and wait for these: repeat what they say of it."""
+        if self._resources.workers == 1 or time.monotonic() - self._said <= room.LINE_S:
+            return
+        for name in running:
+            happened = events.read(sweep.path / "trials" / name)
+            if happened and happened[-1]["event"] == "waiting":
+                self._log(f"trial {name}  {happened[-1]['text']}")
+        self._said = time.monotonic()
+
+
+class SweepStopper(ray_tune.Stopper):
+    """Ends a sweep whose remaining trials cannot start."""
+
+    def __init__(self, callback: "SweepCallback") -> None:
+        self._callback: SweepCallback | None = callback
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_callback": None}  # as for the callback
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._callback is not None and self._callback.is_over
 
 
 class SweepCallback(ray_tune.Callback):
@@ -66,9 +132,15 @@ class SweepCallback(ray_tune.Callback):
         return {}  # Ray pickles callbacks to restore them. A sweep never is restored, and a terminal cannot be pickled.
 
     def __init__(
-        self, sweep: Sweep, proposals: Proposals, log: Callable[[str], None], on_update: Callable[[Sweep], None]
+        self,
+        sweep: Sweep,
+        proposals: Proposals,
+        wait: "RoomWait",
+        log: Callable[[str], None],
+        on_update: Callable[[Sweep], None],
     ) -> None:
-        self.sweep, self.stopping = sweep, False
+        self.sweep, self.stopping, self._wait = sweep, False, wait
+        self._is_running = False
         self._stop_reason: Literal["", "request", "time"] = ""
         self._proposals, self._log, self._on_update = proposals, log, on_update
         self._epochs: dict[str, int] = {}
@@ -95,13 +167,22 @@ class SweepCallback(ray_tune.Callback):
                 f"tune.max_time: {self.sweep.config.tune.max_time:g} minutes are over; stopping the running trials"
             )
             self.stop("time")
+        running = [_name(trial) for trial in trials if trial.status == "RUNNING"]
+        for name in running:  # Ray calls `on_trial_start` for no trial that reuses a process
+            if self._proposals.trial(name).status == WAITING:
+                self._set(name, status=RUNNING, error=None)
+        self._is_running = bool(running)
+        self._wait.follow(any(trial.status == "PENDING" for trial in trials) and not running)
+        self._wait.tell_of(self.sweep, running)
 
-    def started(self, name: str) -> None:
-        """Record that a trial is given to Ray."""
-        self._set(name, status=RUNNING, error=None)
+    @property
+    def is_over(self) -> bool:
+        """Whether the sweep ends although trials are left: none runs, and a stop was requested or room was waited for in vain."""
+        return self._wait.error is not None or (self.stopping and not self._is_running)
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.started(_name(trial))  # for PBT; Ray does not call it for a trial that reuses a process
+    def given(self, name: str) -> None:
+        """Record that a trial is given to Ray, which starts it once there is room."""
+        self._set(name, status=WAITING, error=None)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -137,6 +218,9 @@ class SweepCallback(ray_tune.Callback):
             error = "its process died: killed, out of memory, or without progress for tune.hang_minutes"
         retries = self.sweep.config.tune.retries
         self._set(name, status=FAILED, error=f"died {retries + 1} times: {error}")
+        folder = self.sweep.path / "trials" / name
+        if (folder / "run.json").exists():
+            Run(folder).update(status="failed", error=error)
         self._proposals.record(self._proposals.trial(name))
         self._log(f"trial {name}  failed: {error}")
         self._update(now=True)
@@ -148,6 +232,8 @@ class SweepCallback(ray_tune.Callback):
         try:
             info = self.sweep.run(trial).info
         except UserError:
+            if self.is_over:  # it waited for room
+                return WAITING, None, trial.seconds
             return FAILED, "it ended before its run started", trial.seconds
         seconds = float(info.get("seconds") or 0.0)
         if info["status"] == "failed":
@@ -155,7 +241,8 @@ class SweepCallback(ray_tune.Callback):
         # A scheduler may stop a trial at its last epoch, before the run is marked as finished.
         if info["status"] == "finished" or self._epochs.get(trial.name) == self.sweep.run(trial).config.train.epochs:
             return FINISHED, None, seconds
-        return (WAITING if self._stop_reason == "request" else STOPPED), None, seconds
+        is_resumed = self._stop_reason == "request" or self._wait.error is not None
+        return (WAITING if is_resumed else STOPPED), None, seconds
 
     def _set(self, name: str, **changes: Any) -> None:
         self._proposals.update(replace(self._proposals.trial(name), **changes))
@@ -171,11 +258,16 @@ class SweepCallback(ray_tune.Callback):
             self._on_update(self.sweep)
             self._updated = time.monotonic()
 
-    def finish(self) -> None:
-        """Record the state of the sweep at the end of this launch."""
-        if self._stop_reason == "request":
-            self.sweep.update(status="stopped")
+    def finish(self, *, interrupted: bool) -> None:
+        """Record the state of the sweep at the end of this launch. Raises `Stopped` if it was asked to stop, `Interrupted` if by Ctrl-C,
+        and `UserError` if there was no room for its trials."""
         self._update(now=True)
+        if self._wait.error is not None:
+            raise self._wait.error
+        if self._stop_reason == "request":
+            resume = f"cxr-ray tune --resume {shlex.quote(str(self.sweep.path))}"
+            message = f"stopped; running trials have written checkpoints; resume with {resume}"
+            raise Interrupted(message) if interrupted else Stopped(message)
 
 
 def _name(ray_trial: Any) -> str:

@@ -191,7 +191,7 @@ def _log_ticks(axes: Axes) -> None:
         at = [value for value in at if low <= value <= high]
         if len(at) <= MOST_TICKS:
             break
-    at = at[:: math.ceil(len(at) / MOST_TICKS)] if at else MaxNLocator(3).tick_values(low, high)[1:-1].tolist()
+    at = at[:: math.ceil(len(at) / MOST_TICKS)] if at else list(MaxNLocator(3).tick_values(low, high)[1:-1])
     axes.xaxis.set_major_locator(FixedLocator(at))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -1,19 +1,15 @@
 """Run folders, the selected epoch, and ensembles of runs. Nothing here builds a model."""
 
+from cxr_ray.runs.create import check_name, create, default_name, differences
 from cxr_ray.runs.run import (
     METRIC_COLUMNS,
     Run,
-    check_name,
-    create,
-    default_name,
-    differences,
     folder_of,
     list_runs,
     load,
     plan_of,
     predictions_table,
     prevalence,
-    update_json,
 )
 from cxr_ray.runs.selection import (
     best_epoch,
@@ -43,7 +39,6 @@ __all__ = [
     "selected_epoch",
     "selected_text",
     "selected_values",
-    "update_json",
     "val_metrics",
     "values_by_name",
 ]

@@ -13,6 +13,7 @@ import pandas as pd
 from cxr_ray.data import store as stores
 from cxr_ray.errors import UserError
 from cxr_ray.runs import run as runs
+from cxr_ray.runs.create import create
 from cxr_ray.storage.remote import to_local_path
 
 LINKS = ["row", "source_row", "patient", "study"]
@@ -47,7 +48,7 @@ def make(folder: str | os.PathLike[str], members: Sequence[runs.Run | str | os.P
     config = first.config.model_copy(update={"name": path.name, "output": str(path.parent)})
     shared: dict[str, Any] = {k: first.info[k] for k in ("labels", "task", "groups", "dropped") if k in first.info}
     about = {**shared, "members": folders, "warnings": _warnings(each, plan)}
-    run = runs.create(config, store=first.info["store"], plan=plan, about=about)
+    run = create(config, store=first.info["store"], plan=plan, about=about)
     if len(table):
         run.write_predictions("val", table)
     run.update(

@@ -1,19 +1,14 @@
-"""The run folder, which describes one training completely: create, load, list, read and write. Nothing here builds a model."""
+"""The run folder, which describes one training completely: load, list, read and write. create.py makes it. Nothing here builds a
+model."""
 # N rows, L labels
 
 import io
 import json
 import os
-import platform
-import re
 import shlex
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +18,13 @@ import pandas as pd
 
 from cxr_ray import config as cfg
 from cxr_ray.data import plan as plans
-from cxr_ray.errors import Finished, UserError, closest
+from cxr_ray.errors import UserError, closest
 from cxr_ray.labels import hard_targets
 from cxr_ray.metrics import MAIN_METRICS, label_table
 from cxr_ray.metrics import prevalence as part_prevalence
 from cxr_ray.registry import load_named_plugins
-from cxr_ray.runs import selection
-from cxr_ray.storage.atomic import folder_lock, make_folder, write_atomic
+from cxr_ray.runs import events, selection
+from cxr_ray.storage.atomic import update_json, write_atomic
 from cxr_ray.storage.remote import to_local_path
 
 if TYPE_CHECKING:  # matplotlib is loaded when a figure is drawn
@@ -243,15 +238,21 @@ class Run:
         with (self.path / "log.txt").open("a", encoding="utf-8") as handle:
             handle.write(line + "\n")
 
+    def tell(self, event: str, text: str, **numbers: int) -> None:
+        """Append an event to `events.jsonl` (runs/events.py), and its words to the log."""
+        events.record(self.path, event, text, **numbers)
+        self.log(text)
+
     def write_predictions(self, name: str, table: pd.DataFrame) -> Path:
         """Write `predictions/NAME.parquet` (NAME may contain a folder: epochs/0001-val)."""
         file = self.path / "predictions" / f"{name}.parquet"
         file.parent.mkdir(parents=True, exist_ok=True)
-        _write_table(file, table)
+        write_table(file, table)
         return file
 
 
-def _write_table(path: Path, table: pd.DataFrame) -> None:
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a Parquet file, atomically."""
     body = io.BytesIO()
     table.to_parquet(body, index=False)
     write_atomic(path, body.getvalue())
@@ -266,7 +267,11 @@ USES = {
 
 def load(run: Run | str | os.PathLike[str]) -> Run:
     """Open the run in a folder; an open run is returned. Raises `UserError` if it is not a run, with the closest name nearby."""
-    return run if isinstance(run, Run) else Run(folder_of(run, "run"))
+    if isinstance(run, Run):
+        return run
+    found = Run(folder_of(run, "run"))
+    events.settle(found.path / "run.json")
+    return found
 
 
 def folder_of(path: str | os.PathLike[str], kind: str) -> Path:
@@ -283,45 +288,15 @@ def folder_of(path: str | os.PathLike[str], kind: str) -> Path:
     return folder
 
 
-def update_json(file: Path, changes: Mapping[str, Any]) -> None:
-    """Update keys of the JSON mapping in `file` atomically.
-
-    A lock on the folder serialises driver, workers, trackers and `evaluate` on one machine, so that no update is lost."""
-    with folder_lock(file.parent):
-        current = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        write_atomic(file, json.dumps({**current, **changes}, indent=1, sort_keys=True))
-
-
 def list_runs(folder: str | Path) -> list[Run]:
     """The runs in a folder, oldest first. Raises `UserError` if there is no such folder."""
     place = Path(folder).resolve()
     if not place.is_dir():
         raise UserError(f"no folder {place}; `cxr-ray train` writes runs to its --output, by default ./runs")
     files = sorted(place.glob("*/run.json"), key=lambda f: ((f.parent / "config.yaml").stat().st_mtime_ns, f))
+    for file in files:
+        events.settle(file)
     return [Run(file.parent) for file in files]
-
-
-def create(config: cfg.Config, *, store: Mapping[str, Any], plan: pd.DataFrame, about: Mapping[str, Any]) -> Run:
-    """Create the run folder of `config`, or open the unfinished one with the same name, config and store, to resume it.
-
-    `store` identifies the data (path, fingerprint, source, rows, notes), `plan` is the table of `Plan.table()`, `about` are further
-    keys of `run.json`. Raises `UserError` if the name belongs to a run with another config, `Finished` if the run is finished."""
-    name = config.name or default_name(config)
-    check_name(name)
-    path = Path(config.output).resolve() / name
-    resolved = config.model_copy(update={"name": name, "output": str(path.parent)})
-    run = Run(path)
-    if (path / "run.json").is_file():
-        _check_same(run, resolved, store)
-        return run
-    if path.exists() and any(path.iterdir()):
-        raise UserError(f"{path} exists and is not a run folder; give another name")
-    make_folder(path)
-    write_atomic(path / "config.yaml", resolved.to_yaml())
-    write_atomic(path / "environment.json", json.dumps(environment(store), indent=1))
-    _write_table(path / "plan.parquet", plan)
-    run.update(status="started", name=name, store=dict(store), test_looks=0, **about)
-    return run
 
 
 def plan_of(run: Run, store: plans.StoreLike) -> plans.Plan:
@@ -345,84 +320,6 @@ def prevalence(store: plans.StoreLike, plan: plans.Plan) -> dict[str, Any]:
     return {
         part: part_prevalence(hard_targets(plan.truth[part]), labels=plan.labels, patients=patient.loc[rows.tolist()])
         for part, rows in plan.rows.items()
-    }
-
-
-def _check_same(run: Run, config: cfg.Config, store: Mapping[str, Any]) -> None:
-    name, finished = run.path.name, run.info["status"] == "finished"
-    # Not compared: a moved folder is the same run, and what is checked changes no result.
-    place: Any = {"name": True, "output": True, "data": {"verify"}}
-    changed = differences(
-        run.config.model_dump(mode="json", exclude=place), config.model_dump(mode="json", exclude=place)
-    )
-    if changed:
-        fix = "give a new name" if finished else "give a new name, or the same config to resume it"
-        raise UserError(f"the run {name} was started with another config ({'; '.join(changed)}); {fix}")
-    if run.info["store"]["fingerprint"] != store["fingerprint"]:
-        raise UserError(f"the store {store['path']} has changed since the run {name} was started; give a new name")
-    if finished:
-        raise Finished(f"the run {name} in {run.path.parent} is finished; give a new name to train again")
-
-
-def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """`setting: was x, is y` for every setting that differs between two configs."""
-    out: list[str] = []
-    for key in {**a, **b}:
-        x, y = a.get(key), b.get(key)
-        if isinstance(x, Mapping) and isinstance(y, Mapping):
-            out += differences(x, y, f"{prefix}{key}.")
-        elif x != y:
-            out.append(f"{prefix}{key}: was {x}, is {y}")
-    return out
-
-
-def check_name(name: str) -> None:
-    """Raises `UserError` if `name` is not valid as the name of a folder."""
-    if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
-        raise UserError(f"name: {name!r} is not a valid folder name; use letters, digits, '.', '_', '+' and '-'")
-
-
-def default_name(config: cfg.Config, *, kind: str = "") -> str:
-    """Date, model, short hash of the config: 20261121-resnet18-1a2b3c4d5e; with a number if that name is finished already."""
-    base = f"{datetime.now():%Y%m%d}-{kind or config.model.name}-{config.digest()}"
-    name, number = base, 2
-    while _finished(Path(config.output) / name):
-        name, number = f"{base}-{number}", number + 1
-    return name
-
-
-def _finished(path: Path) -> bool:
-    for file in ("run.json", "sweep.json"):
-        try:
-            return bool(json.loads((path / file).read_text(encoding="utf-8"))["status"] == "finished")
-        except (OSError, ValueError, KeyError):
-            continue
-    return False
-
-
-def environment(store: Mapping[str, Any]) -> dict[str, Any]:
-    """Versions, git revision, platform and the store's description; no host or user name."""
-    packages = ["cxr_ray", "torch", "torchvision", "ray", "numpy", "pandas", "pyarrow", "scikit-learn", "pillow"]
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "absent"
-    try:
-        here = Path(__file__).resolve().parent
-        revision = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        revision = ""
-    return {
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "versions": versions,
-        "revision": revision or None,
-        "command": Path(sys.argv[0]).name,
-        "store": dict(store),
     }
 
 

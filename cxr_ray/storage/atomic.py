@@ -4,10 +4,11 @@ import errno
 import fcntl
 import hashlib
 import io
+import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -140,6 +141,15 @@ def folder_lock(folder: AnyPath) -> Iterator[bool]:
         except OSError:
             locked = False
         yield locked
+
+
+def update_json(file: Path, changes: Mapping[str, Any]) -> None:
+    """Update keys of the JSON mapping in `file` atomically.
+
+    A lock on the folder serialises driver, workers, trackers and `evaluate` on one machine, so that no update is lost."""
+    with folder_lock(file.parent):
+        current = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        write_atomic(file, json.dumps({**current, **changes}, indent=1, sort_keys=True))
 
 
 def sha256(path: AnyPath) -> str:

@@ -155,6 +155,11 @@ class Lease:
         except (OSError, ValueError):
             return None
 
+    def is_abandoned(self) -> bool:
+        """Whether the lease is that of a dead process, which did not give it back. Takes nothing."""
+        found = self._read()
+        return found is not None and not self._alive(found)
+
     def _alive(self, found: dict[str, Any]) -> bool:
         if found.get("on") == machine_id():
             return found.get("started") is not None and process_start(int(found["pid"])) == found["started"]

@@ -14,7 +14,7 @@ from cxr_ray.data import leakage
 from cxr_ray.data import plan as plans
 from cxr_ray.data import store as stores
 from cxr_ray.data.features import read_manifest, training_source
-from cxr_ray.errors import UserError
+from cxr_ray.errors import Interrupted, Stopped, UserError
 from cxr_ray.storage.remote import to_local_path
 from cxr_ray.training import on_features, trackers
 
@@ -49,6 +49,15 @@ def store_info(store: stores.Store) -> dict[str, Any]:
         "notes": list(store.info.notes),
         "groups": {name: list(labels) for name, labels in store.info.groups.items()},
     }
+
+
+def end_of(error: BaseException) -> tuple[str, str]:
+    """The status of a training or a sweep that ended by `error`, and why."""
+    if isinstance(error, Stopped | Interrupted):
+        return "stopped", str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", "by the user"
+    return "failed", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".split("\n")[0]
 
 
 def prepare(

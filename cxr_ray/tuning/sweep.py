@@ -17,8 +17,8 @@ from cxr_ray.config.loading import value_at
 from cxr_ray.config.metric_names import split_name
 from cxr_ray.errors import UserError, unknown
 from cxr_ray.metrics import label_table
-from cxr_ray.runs import selected_values
-from cxr_ray.storage.atomic import make_folder, write_atomic
+from cxr_ray.runs import events, selected_values
+from cxr_ray.storage.atomic import make_folder, update_json, write_atomic
 from cxr_ray.tuning import combinations, space
 from cxr_ray.tuning.ranking import RankedCombination, constraints, pareto_front, rank
 from cxr_ray.tuning.trial import ENDED, FAILED, FINISHED, WAITING, Trial
@@ -60,7 +60,7 @@ class Sweep:
 
     def update(self, **changes: Any) -> None:
         """Change keys of `sweep.json`, atomically."""
-        runs.update_json(self.path / "sweep.json", changes)
+        update_json(self.path / "sweep.json", changes)
 
     @property
     def trial_records(self) -> list[Trial]:
@@ -273,7 +273,9 @@ def with_fold(data: cfg.Data, folds: int, fold: int) -> cfg.Data:
 
 def load(path: str | os.PathLike[str]) -> Sweep:
     """The sweep in the folder `path`. Raises `UserError` with the closest name if it is not a sweep."""
-    return Sweep(runs.folder_of(path, "sweep"))
+    found = Sweep(runs.folder_of(path, "sweep"))
+    events.settle(found.path / "sweep.json")
+    return found
 
 
 def create(config: cfg.Config, *, store: Mapping[str, Any], about: Mapping[str, Any]) -> Sweep:
@@ -287,6 +289,7 @@ def create(config: cfg.Config, *, store: Mapping[str, Any], about: Mapping[str, 
     named = config.model_copy(update={"name": name, "output": str(path.parent)})
     sweep = Sweep(path)
     if (path / "sweep.json").is_file():
+        events.settle(path / "sweep.json")
         _check_same(sweep, named, store)
         return sweep
     if path.exists() and any(path.iterdir()):

@@ -41,6 +41,7 @@ def ingest(  # noqa: PLR0913 - the options of the command, all of them by keywor
     hash_patients: bool = False,
     hash_key: str | os.PathLike[str] | None = None,
     address: str | None = None,
+    wait: float | None = None,
     cpus: int | None = None,
     plugins: Sequence[str] = (),
     log: Callable[[str], None] = print,
@@ -54,14 +55,15 @@ def ingest(  # noqa: PLR0913 - the options of the command, all of them by keywor
     of at 1/2, 1/4 or 1/8. `where` is a pandas query over the records. At most the fraction
     `max_rejected` of the images may be unusable. `shard_mib` is the largest size of a file in MiB. `hash_patients` replaces
     patients and file names by hashes keyed with the secret in the file `hash_key`. Ray is started here with `cpus` cores, or used at
-    `address`. `plugins` are modules that register sources. `log` gets the lines of the result; progress is printed.
+    `address`, where room is waited for at most `wait` minutes (default: without an end in a Ray job, else 10). `plugins` are modules
+    that register sources. `log` gets the lines of the result; progress is printed.
 
     Raises `UserError` for an unknown name or option, a layout that the source does not know, and as `on_ray.ingest` does."""
     registry.load_plugins(plugins)
     records = read_records(dataset, to_path(root), options, hash_patients=hash_patients, hash_key=hash_key)
     result, store = write_store(
         records, root, out, size=size, aspect=aspect, depth=depth, exact_jpeg=exact_jpeg, where=where, max_rejected=max_rejected,
-        shard_mib=shard_mib, address=address, cpus=cpus, log=log,
+        shard_mib=shard_mib, address=address, wait=wait, cpus=cpus, log=log,
     )  # fmt: skip
     return stores.open(result.path) if store is None else store
 
@@ -91,29 +93,33 @@ def write_store(
     *,
     size: int | tuple[int, int],
     address: str | None = None,
+    wait: float | None = None,
     cpus: int | None = None,
     log: Callable[[str], None] = print,
     **settings: Any,
 ) -> "tuple[IngestResult, stores.Store | None]":
     """Write the store, show progress, and log what was written and rejected. `settings`: the other fields of `IngestSettings`. Ray is
-    started here, or used at `address`.
+    started here, or used at `address`, where room is waited for as `room.wait_limit` of `wait` minutes says.
 
     The images that were just written are scanned for burned-in letters, and for images of one gray, in the store that is returned. It
     is None for one that is not opened here: `describe` scans a remote store, which it downloads anyway. Raises as `on_ray.ingest`
     does."""
-    from cxr_ray.on_ray import cluster, resources
+    from cxr_ray.on_ray import cluster, resources, room
     from cxr_ray.on_ray.ingest import IngestSettings
     from cxr_ray.on_ray.ingest import ingest as on_ray
 
     how = IngestSettings(source=records.source or HAND_MADE, size=_size(size), **settings)
     if cluster.is_local(address):
         resources.check_cores(cpus)
-    with cluster.session(address, num_cpus=cpus), Progress("ingest") as progress:
+    with cluster.session(address, num_cpus=cpus) as is_ours:
+        if not is_ours:
+            room.ensure({"CPU": 1.0}, 1, wait=wait, log=log)
+        with Progress("ingest") as progress:
 
-        def show(done: int, total: int, rejected: int) -> None:
-            progress(done, total, f"{rejected:,} rejected" if rejected else "")
+            def show(done: int, total: int, rejected: int) -> None:
+                progress(done, total, f"{rejected:,} rejected" if rejected else "")
 
-        result = on_ray(records, to_path(root), to_path(out), how, progress=show)
+            result = on_ray(records, to_path(root), to_path(out), how, progress=show)
     if result.already:
         log(f"nothing to do: these {result.rows:,} images were already ingested with the same settings")
     else:

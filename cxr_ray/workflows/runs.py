@@ -14,25 +14,28 @@ def train(
     config: configs.Config | Mapping[str, Any],
     *,
     address: str | None = None,
+    wait: float | None = None,
     plugins: Sequence[str] = (),
     log: Callable[[str], None] = print,
 ) -> Run:
     """Train a model by a config of `load_config`, or by a mapping of settings, and return the finished run.
 
     With one worker and without an `address` the training runs in this process, otherwise on the Ray cluster at `address`, in
-    RAY_ADDRESS, or started on this machine. Each line of progress goes to `log`. `plugins` are modules that register models or
+    RAY_ADDRESS, or started on this machine. While a cluster has no room, it waits at most `wait` minutes (default: without an end in
+    a Ray job, else 10). Each line of progress goes to `log`. `plugins` are modules that register models or
     losses; they are added to the config's. An interrupt leaves a run that `resume` continues. Raises `UserError`, `Finished` if
     the same config with the same name is finished, and `Stopped` if a stop was requested."""
     config = resolve(config, plugins, function="train")
     from cxr_ray.on_ray import train as on_ray
 
-    return on_ray.train(config, address=address, log=log)
+    return on_ray.train(config, address=address, wait=wait, log=log)
 
 
 def resume(
     run: Run | str | os.PathLike[str],
     *,
     address: str | None = None,
+    wait: float | None = None,
     plugins: Sequence[str] = (),
     log: Callable[[str], None] = print,
 ) -> Run:
@@ -44,7 +47,7 @@ def resume(
     found = load(run)
     found.load_plugins(plugins)
     own = found.config.model_copy(update={"name": found.path.name, "output": str(found.path.parent)})
-    return on_ray.train(own, address=address, log=log)
+    return on_ray.train(own, address=address, wait=wait, log=log)
 
 
 def load_run(path: Run | str | os.PathLike[str], *, plugins: Sequence[str] = ()) -> Run:

@@ -27,6 +27,7 @@ def tune(
     config: configs.Config | Mapping[str, Any],
     *,
     address: str | None = None,
+    wait: float | None = None,
     plugins: Sequence[str] = (),
     retry_failed: bool = False,
     log: Callable[[str], None] = print,
@@ -35,7 +36,8 @@ def tune(
     """Search hyperparameters by the `tune` section of a config of `load_config`, or of a mapping of settings, and return the sweep
     with its winner (`best`), which is evaluated on test once.
 
-    The trials run on the Ray cluster at `address`, in RAY_ADDRESS, or on a Ray that is started on this machine. The same config and
+    The trials run on the Ray cluster at `address`, in RAY_ADDRESS, or on a Ray that is started on this machine, as far as there
+    is room; if there is none for a single trial, they wait at most `wait` minutes (default: without an end in a Ray job, else 10). The same config and
     name resume a stopped sweep; `retry_failed` then also continues trials that failed. `plugins` are modules that register models or
     losses; they are added to the config's. `draw` is called in a background thread with the sweep when trials report; by default a
     notebook shows a table of the trials that is updated in place, and `log` gets lines elsewhere. Raises `UserError`, `Stopped` if a
@@ -45,7 +47,7 @@ def tune(
     from cxr_ray.workflows import select
 
     with updates(draw or trial_progress(log)) as update:
-        sweep = on_ray.tune(config, address=address, retry_failed=retry_failed, log=log, on_update=update)
+        sweep = on_ray.tune(config, address=address, wait=wait, retry_failed=retry_failed, log=log, on_update=update)
     select.select_best(sweep, log=log)
     try_write_page(sweep)
     return sweep

@@ -1,6 +1,5 @@
 """`train` on Ray Train and in this process: the same rows, the same run folder, one line for a user's mistake."""
 
-import contextlib
 import json
 import os
 import signal
@@ -27,6 +26,7 @@ from cxr_ray.training import checkpoint as checkpoints
 from cxr_ray.training import learner, setup
 from cxr_ray.workflows.evaluate import evaluate
 from tests.fakes import trainings
+from tests.fakes.processes import started
 from tests.fakes.ranks import on_ranks
 from tests.fakes.store import fake_store
 from tests.fakes.trainings import assert_same_weights_and_metrics, rows_in_order
@@ -253,7 +253,7 @@ def _last_step(run: Path) -> int:
     return 0 if last is None else int(last.name.removeprefix("step-"))
 
 
-def _train_without_ray(config: cfg.Config) -> None:
+def train_without_ray(config: cfg.Config) -> None:
     """The same training by the trainer itself on this rank, without Ray and with fast steps."""
     os.environ["CXR_RAY_TEST_STEP_S"] = "0"
     from cxr_ray.runtime.context import LocalContext
@@ -287,23 +287,13 @@ def _assert_same(a: runs.Run, b: runs.Run) -> None:
     assert not steps[0].duplicated(columns[:3]).any()  # a step that was repeated used the same rows
 
 
-def _train_workers() -> list[int]:
-    """Process ids of Ray Train's workers on this machine."""
-    pids = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if b"RayTrainWorker" in file.read_bytes():
-                pids.append(int(file.parent.name))
-    return sorted(pids)
-
-
 @pytest.mark.slow
 def test_a_worker_killed_within_an_epoch_is_replaced_and_the_run_ends_bit_equal(store, tmp_path):
     killed: list[int] = []
 
     def kill() -> None:
         until(lambda: _within_an_epoch(tmp_path / "killed", 2), 300)
-        killed.append(_train_workers()[-1])
+        killed.append(started("RayTrainWorker")[-1])
         os.kill(killed[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill, daemon=True)
@@ -313,7 +303,7 @@ def test_a_worker_killed_within_an_epoch_is_replaced_and_the_run_ends_bit_equal(
     killer.join()
     assert killed and run.info["status"] == "finished"
     assert any("resuming after batch" in line for line in (run.path / "log.txt").read_text().splitlines())
-    on_ranks(2, tmp_path, _train_without_ray, config(store, tmp_path, name="whole", **hyperparameters))
+    on_ranks(2, tmp_path, train_without_ray, config(store, tmp_path, name="whole", **hyperparameters))
     _assert_same(run, runs.load(tmp_path / "whole"))
 
 

@@ -1,4 +1,4 @@
-"""The run folder: created once, refused for another config, read back without torch."""
+"""The run folder, read back without torch. How it is made: test_create.py."""
 
 import json
 import pickle
@@ -47,35 +47,6 @@ def test_the_config_is_parsed_once_and_the_state_at_every_access(tmp_path, monke
     other.update(status="finished")
     assert run.info["status"] == "finished"  # another process may change it at any time
     assert pickle.loads(pickle.dumps(run)).config == run.config  # Ray sends runs to its workers
-
-
-def test_a_run_without_a_name_is_named_by_date_model_and_config(tmp_path):
-    run = create(tmp_path, model={"name": "lenet"})
-    date, model, digest = run.path.name.split("-")
-    assert len(date) == 8 and model == "lenet" and len(digest) == 10
-    assert create(tmp_path, model={"name": "lenet"}).path == run.path  # unfinished: resumed
-    run.update(status="finished")
-    assert create(tmp_path, model={"name": "lenet"}).path.name == f"{run.path.name}-2"
-
-
-def test_a_used_or_invalid_name_is_refused(tmp_path):
-    create(tmp_path, name="x")
-    with pytest.raises(UserError, match=r"another config \(seed: was 0, is 1\)"):
-        create(tmp_path, name="x", seed=1)
-    with pytest.raises(UserError, match="the store shards has changed"):
-        runs.create(
-            cfg.validate({"output": str(tmp_path), "name": "x"}),
-            store={**STORE, "fingerprint": "z"},
-            plan=PLAN,
-            about={},
-        )
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "file").touch()
-    with pytest.raises(UserError, match="is not a run folder"):
-        create(tmp_path, name="full")
-    for name in ("a/b", "..", ".x", "a b"):
-        with pytest.raises(UserError, match="is not a valid folder name"):
-            create(tmp_path, name=name)
 
 
 def test_a_wrong_path_names_the_closest_run(tmp_path):

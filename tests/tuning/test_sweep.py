@@ -11,6 +11,8 @@ import pytest
 
 from cxr_ray import config as cfg
 from cxr_ray.errors import UserError
+from cxr_ray.runs import events
+from cxr_ray.storage.lease import machine_id
 from cxr_ray.tuning import sweep as sweeps
 from cxr_ray.tuning.sweep import Sweep
 from cxr_ray.tuning.trial import FAILED, FINISHED, RUNNING, WAITING, Trial
@@ -159,6 +161,14 @@ def test_the_same_sweep_resumes_and_may_get_more_trials(tmp_path: Path) -> None:
     sweeps.update_config(resumed, more)
     assert resumed.config == more.model_copy(update={"output": str(tmp_path.resolve())})
     assert resumed.config.tune.trials == 40
+
+
+def test_a_killed_sweep_is_called_interrupted_when_it_is_opened(tmp_path: Path) -> None:
+    sweep = create(config(tmp_path))
+    lease = {"holder": "x", "pid": 1, "started": "0", "on": machine_id()}  # no process of this start time
+    (sweep.path / "lease.json").write_text(json.dumps(lease))
+    assert sweeps.load(sweep.path).info["status"] == "interrupted"
+    assert [event["event"] for event in events.read(sweep.path)] == ["interrupted"]
 
 
 @pytest.mark.parametrize(

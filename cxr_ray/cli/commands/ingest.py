@@ -53,6 +53,8 @@ class Ingest:
     """File of that secret, created if missing. Default: ~/.config/cxr_ray/hash.key."""
     address: str | None = None
     """Address of the Ray cluster, such as auto. Default: RAY_ADDRESS (set in every Ray job), else this machine."""
+    wait: parameters.Wait = None
+    """Minutes to wait while the cluster has no room, before the command gives up. Default: without an end in a Ray job, else 10."""
     cpus: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None
     """Number of cores to use on this machine. Default: all."""
     plugins: parameters.Words = None

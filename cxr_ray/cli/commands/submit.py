@@ -41,7 +41,7 @@ def submit(
     status: Annotated[bool, Parameter(negative="")] = False,
     stop: str | None = None,
 ) -> int:
-    """Run a command as a job of a Ray cluster, and follow its log.
+    """Run another command as a job of a Ray cluster, and follow its log.
 
     The working directory is uploaded without what .gitignore names; data and results are absolute paths that every node sees, or URLs.
     Ctrl-C ends the following, not the job. The job's id is the name of its run.

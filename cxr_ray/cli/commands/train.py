@@ -7,6 +7,7 @@ from cyclopts import App, Parameter
 
 from cxr_ray import config as configs
 from cxr_ray.cli import config_flags, next_steps
+from cxr_ray.cli.parameters import Wait
 from cxr_ray.errors import Finished, UserError
 
 Words = Annotated[str, Parameter(name="setting", show=False, allow_leading_hyphen=True)]
@@ -25,7 +26,7 @@ def read_config(file: str | None, words: tuple[str, ...], *, base: str | None = 
     """The config of a file, or of the run in the folder `base`, overridden by the flags in `words`.
 
     Raises `UserError` that names the closest setting."""
-    also = ["--config", "--address", "--from", "--resume", "--help", "--help-all"]
+    also = ["--config", "--address", "--wait", "--from", "--resume", "--help", "--help-all"]
     if base is not None:
         if file is not None:
             raise UserError("-c and --from both give the settings to start from; give one of them")
@@ -42,7 +43,7 @@ def read_run(run: str, file: str | None, words: tuple[str, ...]) -> configs.Conf
     Raises `UserError` if a file or other settings are given too."""
     from cxr_ray import runs
 
-    rest, values = config_flags.parse(words, also=["--address"])
+    rest, values = config_flags.parse(words, also=["--address", "--wait"])
     plugins = values.pop("plugins", [])
     if file is not None or rest or values:
         given = "-c" if file is not None else [*rest, *_names(values)][0]
@@ -66,6 +67,7 @@ def train(
     *words: Words,
     config: FileFlag = None,
     address: str | None = None,
+    wait: Wait = None,
     base: Annotated[str | None, Parameter(name="--from")] = None,
     resume: str | None = None,
     help_all: HelpAll = False,
@@ -83,6 +85,8 @@ def train(
         YAML file of settings, or preset:NAME for one that comes with cxr-ray.
     address
         Address of the Ray cluster, such as auto. Default: RAY_ADDRESS (set in every Ray job), else this machine.
+    wait
+        Minutes to wait while the cluster has no room, before the command gives up. Default: without an end in a Ray job, else 10.
     base
         Folder of a run, or of a sweep's trial or winner: a new run with its settings, which other flags override, next to it or to
         the sweep: --from runs/SWEEP/best --epochs 20 --name longer.
@@ -98,22 +102,22 @@ def train(
     if resume is not None and base is not None:
         raise UserError("--resume continues a run, --from starts a new one; give one of them")
     settings = read_config(config, words, base=base) if resume is None else read_run(resume, config, words)
-    run(settings, address=address)
+    run(settings, address=address, wait=wait)
 
 
-def run(config: configs.Config, *, address: str | None = None) -> Any:
+def run(config: configs.Config, *, address: str | None = None, wait: float | None = None) -> Any:
     """Train, print the path of the run, and return it; with several seeds, return the last run."""
     from cxr_ray.on_ray import train as on_ray
 
     if config.seeds > 1:
-        return _run_seeds(config, address)
-    run = on_ray.train(config, address=address)
+        return _run_seeds(config, address, wait)
+    run = on_ray.train(config, address=address, wait=wait)
     print(f"run: {run.path.resolve()}")
     print(f"next: {next_steps.after_training(run)}")
     return run
 
 
-def _run_seeds(config: configs.Config, address: str | None) -> Any:
+def _run_seeds(config: configs.Config, address: str | None, wait: float | None) -> Any:
     """Train one run per seed. Run again, the same command continues with the runs that are not finished."""
     from cxr_ray import runs
     from cxr_ray.on_ray import train as on_ray
@@ -123,7 +127,7 @@ def _run_seeds(config: configs.Config, address: str | None) -> Any:
     for seed in range(config.seed, config.seed + config.seeds):
         one = config.model_copy(update={"seed": seed, "seeds": 1, "name": f"{name}-seed-{seed}"})
         try:
-            run = on_ray.train(one, address=address)
+            run = on_ray.train(one, address=address, wait=wait)
         except Finished:
             run = runs.load(Path(one.output) / str(one.name))
         print(f"run: {run.path.resolve()}")

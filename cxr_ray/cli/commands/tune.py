@@ -13,6 +13,7 @@ from cyclopts import App, Parameter
 from cxr_ray import config as configs
 from cxr_ray.cli import config_flags, next_steps
 from cxr_ray.cli.commands.train import FileFlag, HelpAll, Words
+from cxr_ray.cli.parameters import Wait
 from cxr_ray.cli.terminal import console, fit
 from cxr_ray.errors import UserError
 from cxr_ray.registry import load_named_plugins
@@ -31,6 +32,7 @@ def tune(
     *words: Words,
     config: FileFlag = None,
     address: str | None = None,
+    wait: Wait = None,
     resume: str | None = None,
     retry_failed: Annotated[bool, Parameter(negative="")] = False,
     refit: Literal["none", "best", "folds"] = "none",
@@ -47,6 +49,8 @@ def tune(
         YAML file of settings with a tune section, or preset:NAME for one that comes with cxr-ray.
     address
         Address of the Ray cluster, such as auto. Default: RAY_ADDRESS (set in every Ray job), else this machine.
+    wait
+        Minutes to wait while the cluster has no room, before the command gives up. Default: without an end in a Ray job, else 10.
     resume
         Folder of a sweep that was stopped or killed: run the remaining trials and repeat none that ended. Settings of the tune
         section that do not change a trial may be given too, such as --tune.trials 32 or --tune.max_concurrent 4. With --refit, other
@@ -70,12 +74,12 @@ def tune(
         resolved = read_config(config, words)
     else:
         resolved, changes = read_sweep(resume, config, words, refit=refit != "none")
-    run(resolved, address=address, retry_failed=retry_failed, refit=refit, changes=changes)
+    run(resolved, address=address, wait=wait, retry_failed=retry_failed, refit=refit, changes=changes)
 
 
 def read_config(file: str | None, words: tuple[str, ...]) -> configs.Config:
     """The config of a file, overridden by the flags in `words`. Raises `UserError` that names the closest setting."""
-    also = ["--config", "--address", "--resume", "--retry-failed", "--refit", "--help", "--help-all"]
+    also = ["--config", "--address", "--wait", "--resume", "--retry-failed", "--refit", "--help", "--help-all"]
     return config_flags.load(file, words, also=also, usage="a sweep is defined by a file: cxr-ray tune -c FILE")
 
 
@@ -92,7 +96,7 @@ def read_sweep(
             "--resume uses the sweep's own config, which -c cannot change; for another config give a new --name"
         )
     found = sweeps.load(folder)
-    rest, values = config_flags.parse(words, also=["--address", "--retry-failed", "--refit", "--help"])
+    rest, values = config_flags.parse(words, also=["--address", "--wait", "--retry-failed", "--refit", "--help"])
     if rest:
         raise UserError(
             f"unexpected {shlex.join(rest)} after --resume SWEEP; only settings of the tune section can be added"
@@ -112,6 +116,7 @@ def run(
     config: configs.Config,
     *,
     address: str | None = None,
+    wait: float | None = None,
     retry_failed: bool = False,
     refit: str = "none",
     changes: Mapping[str, Any] | None = None,
@@ -122,18 +127,18 @@ def run(
     from cxr_ray.workflows import tune as workflow
 
     with show_progress() as (log, draw):
-        sweep = workflow.tune(config, address=address, retry_failed=retry_failed, log=log, draw=draw)
+        sweep = workflow.tune(config, address=address, wait=wait, retry_failed=retry_failed, log=log, draw=draw)
     print_trials(sweep)
     print_comparison(sweep, sweep.info["worth"])
     best = sweep.path / "best"
     if refit == "best":
-        best = _trained(sweep, select.refit_config(sweep, changes), changes, address).path
+        best = _trained(sweep, select.refit_config(sweep, changes), changes, address, wait).path
         print(f"refit: {best}")
     if refit == "folds" and sweep.config.tune.folds and sweep.config.data.limit is None:
         print(f"the winner was already trained on {sweep.config.tune.folds} folds: best is their ensemble")
     elif refit == "folds":
         best = sweep.path / "folds" / "ensemble"
-        trained = [_trained(sweep, one, changes, address) for one in select.fold_configs(sweep, changes)]
+        trained = [_trained(sweep, one, changes, address, wait) for one in select.fold_configs(sweep, changes)]
         print_folds(select.combine_folds(sweep, trained), sweep)
         print(f"folds: {best}")
         workflow.try_write_page(sweep)
@@ -145,7 +150,9 @@ def run(
     return sweep
 
 
-def _trained(sweep: Any, config: configs.Config, changes: Mapping[str, Any] | None, address: str | None) -> Any:
+def _trained(
+    sweep: Any, config: configs.Config, changes: Mapping[str, Any] | None, address: str | None, wait: float | None
+) -> Any:
     """A run with the winner's hyperparameters: trained now, or loaded if it is finished."""
     from cxr_ray.on_ray import train as training
     from cxr_ray.workflows import select
@@ -154,7 +161,7 @@ def _trained(sweep: Any, config: configs.Config, changes: Mapping[str, Any] | No
     if finished is not None:
         print(f"{finished.path} is already finished")
         return finished
-    return training.train(config, address=address)
+    return training.train(config, address=address, wait=wait)
 
 
 @contextmanager

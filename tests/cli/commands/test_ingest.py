@@ -54,7 +54,7 @@ def test_a_dry_run_prints_the_command_of_the_same_ingest(tmp_path: Path, monkeyp
     root = image_folder.write(tmp_path / "our films", {"COVID": 2, "Normal": 2})
     words = ["image_folder", str(root), str(tmp_path / "s"), "--patient-regex", "^(p[0-9]+)_", "--size", "40x32",
              "--aspect", "pad", "--depth", "16", "--where", "image > ''", "--max-rejected", "0.25", "--shard-mib", "8",
-             "--hash-patients", "--hash-key", str(tmp_path / "key"), "--address", "auto", "--cpus", "2", "--exact-jpeg", "--plugins", "json"]  # fmt: skip
+             "--hash-patients", "--hash-key", str(tmp_path / "key"), "--address", "auto", "--wait", "5", "--cpus", "2", "--exact-jpeg", "--plugins", "json"]  # fmt: skip
     calls = []
     monkeypatch.setattr(ingest, "run", lambda *args: calls.append(args))
     out = io.StringIO()
