@@ -7,7 +7,7 @@ COMMANDS = {
     "sources": "List the datasets that can be ingested, and their options.",
     "models": "List the models that can be trained, and their options.",
     "ingest": "Decode and resize a dataset once, in parallel, into Arrow shards.",
-    "describe": "Show a store's label frequencies, label vectors and split balance, or one of its images.",
+    "describe": "Show a store's label frequencies, label vectors and split balance, one of its images, or what training sees of it.",
     "verify": "Check every byte of a store against its checksums.",
     "init": "Write a commented config for a store, to edit and train with.",
     "train": "Train a model on a store, in this process or on Ray.",

@@ -21,13 +21,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from scipy import stats
 from sklearn.covariance import ledoit_wolf_shrinkage
 from torch import Tensor
 from torch.nn import functional as F
 
 from cxr_ray.errors import UserError
+from cxr_ray.models.serialization import to_bytes
 from cxr_ray.storage.atomic import write_atomic
 
 Floats = npt.NDArray[np.float32]
@@ -188,11 +188,11 @@ def write(path: Path, check: UnusualCheck) -> None:
     """Write `check` to `path` atomically: safetensors, and in the header the thresholds as JSON."""
     header = {"thresholds": dict(check.thresholds), "aspect": check.aspect, "about": dict(check.about)}
     tensors = {
-        f"{name}.{field}": np.ascontiguousarray(getattr(gaussian, field))
+        f"{name}.{field}": torch.from_numpy(np.ascontiguousarray(getattr(gaussian, field)))
         for name, gaussian in check.gaussians.items()
         for field in Gaussian.__dataclass_fields__
     }
-    write_atomic(path, save(tensors, metadata={"format": FORMAT, "cxr_ray": json.dumps(header, sort_keys=True)}))
+    write_atomic(path, to_bytes(tensors, {"format": FORMAT, "cxr_ray": json.dumps(header, sort_keys=True)}))
 
 
 def read(path: Path) -> UnusualCheck:

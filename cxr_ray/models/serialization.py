@@ -41,11 +41,19 @@ def write(
 ) -> None:
     """Write `tensors` (a `state_dict()` of `model`) to `path` atomically."""
     header = {"labels": list(labels), "task": task, "precision": precision, "model": model.describe()}
-    body = save(
-        {name: t.detach().contiguous().cpu() for name, t in tensors.items()},
-        metadata={"format": FORMAT, "cxr_ray": json.dumps(header, sort_keys=True)},
-    )
-    write_atomic(path, body)
+    write_atomic(path, to_bytes(tensors, {"format": FORMAT, "cxr_ray": json.dumps(header, sort_keys=True)}))
+
+
+def to_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file. Equal tensors and metadata give equal bytes: the library itself orders metadata at random, so that a checksum
+    of the file would differ from run to run."""
+    body = save({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, metadata=dict(metadata))
+    start = 8 + int.from_bytes(body[:8], "little")
+    header = json.loads(body[8:start])
+    ordered = {"__metadata__": dict(sorted(header.pop("__metadata__").items())), **header}
+    text = json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + body[start:]
 
 
 def save_model(

@@ -97,9 +97,8 @@ def _table(
     same = objective is not None and split_name(objective)[1] == metric
     wanted = dict.fromkeys([first, *(join_name("val", metric, label) for label in labels)])
     names = [name for name in wanted if any(name in row.values for row in evaluated)]
-    value_TM = np.array([[row.values.get(name, np.nan) for name in names] for row in evaluated], float).reshape(
-        -1, len(names)
-    )
+    value_TM = np.array([[row.values.get(name, np.nan) for name in names] for row in evaluated], float)
+    value_TM = value_TM.reshape(len(evaluated), len(names))
     level_TK = np.array([factor["at"] for factor in factors]).T
     found = main_effects.effects(level_TK, value_TM, lower=[lower and (name == objective or same) for name in names])
     tested = [effect for row in found for effect in row if effect is not None]

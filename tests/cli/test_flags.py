@@ -18,6 +18,7 @@ WORDS: dict[str, list[tuple[list[str], Any]]] = {
     "seeds": [(["3"], 3)],
     "plugins": [(["mine"], ["mine"]), (["a", "b.c"], ["a", "b.c"]), (["[a, b]"], ["a", "b"]), (["[]"], [])],
     "data.shards": [(["shards/x"], "shards/x"), (["null"], None)],
+    "data.features": [(["features/nih"], "features/nih"), (["null"], None)],
     "data.cache": [(["none"], "none"), (["/nvme/stores"], "/nvme/stores")],
     "data.filters": [
         (["none"], "none"),

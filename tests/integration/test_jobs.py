@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-JOBS = ("evaluate", "explain", "ingest", "predict", "train", "tune")
+JOBS = ("embed", "evaluate", "explain", "ingest", "predict", "serve", "train", "tune")
 
 
 def job(name: str, *args: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -133,7 +133,13 @@ def test_a_run_with_undefined_metrics_shows_itself(tmp_path):
     page = run._repr_html_()
     assert "0.800" in page and "–" in page and "nan" not in page.lower() and page.count("<img") == 1
     assert len(run.figure("epochs-auroc").axes[0].lines) == 3  # train, val, the selected epoch
-    assert run._figures().keys() == {"epochs-auroc"}
+    assert run._figures().keys() == {
+        "epochs-auroc",
+        "epochs-auroc-mean",
+        "epochs-auroc-Edema",
+        "epochs-auroc-Mass",
+        "training",
+    }
 
 
 def test_a_folder_of_another_kind_is_named(tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_a_certificate_that_fails_is_marked_everywhere(tmp_path: Path) -> None:
         METHODS.unregister("half_right")
     assert [found.is_failed("half_right", n) for n in range(4)] == [False, True, False, True]
     assert "2 maps do not add up" in repr(found)
-    texts = [text.get_text() for axes in found.figure().axes for text in [axes.title]]
+    texts = [axes.get_title(loc="left") for axes in found.figure().axes]
     assert sum("does not add up" in text for text in texts) == 2
     page = (tmp_path / "out" / "explain.html").read_text(encoding="utf-8")
     assert "2 maps do not add up to the logit" in page and "2 of 4" in page and page.count('"failed": true') == 2
