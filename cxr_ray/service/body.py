@@ -66,8 +66,10 @@ class Bodies:
                 raise Refusal(400, "the body is empty: send the bytes of a PNG, JPEG or DICOM file as the body")
             yield b"".join(chunks)
         except Refusal as refusal:
-            if refusal.status == 413:
+            if refusal.status in (413, 503):
                 chunks.clear()
+                self._size -= size
+                size = 0
                 await self._drain(request)
             raise
         finally:
