@@ -50,6 +50,7 @@ nb_execution_in_temp = True
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_output_stderr = "remove"  # notes of libraries about missing widgets, with paths of this machine
 
 default_role = "code"  # a docstring writes `name`, as Markdown does
 autodoc_typehints = "signature"
