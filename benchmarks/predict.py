@@ -136,11 +136,19 @@ def files(folder: Path, counts: tuple[int, int], rounds: int) -> None:
                 f"files, lenet at {side} px",
                 rounds,
                 counts,
-                lambda count, side=side: predict(
-                    model(folder, "lenet", side), folder / f"files-{count}", folder / "out.parquet"
-                ),
-                lambda count, side=side: decode_alone(pool, folder / f"files-{count}", side),
+                partial(predict_files, folder, side),
+                partial(decode_files, pool, folder, side),
             )
+
+
+def predict_files(folder: Path, side: int, count: int) -> None:
+    """Predict `count` files with a lenet of `side` pixels."""
+    predict(model(folder, "lenet", side), folder / f"files-{count}", folder / "out.parquet")
+
+
+def decode_files(pool: ProcessPoolExecutor, folder: Path, side: int, count: int) -> float:
+    """Decode `count` files alone, to `side` pixels."""
+    return decode_alone(pool, folder / f"files-{count}", side)
 
 
 def store(folder: Path, counts: tuple[int, int], rounds: int, side: int = 128) -> None:

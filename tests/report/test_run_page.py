@@ -330,10 +330,10 @@ def test_curves_are_scikit_learns() -> None:
     true, score = rng.random(60) < 0.4, rng.integers(0, 12, 60) / 11
     away, recall, _ = roc_curve(true, score, drop_intermediate=False)
     curve = plots.roc(true, score, None).axes[0].lines[1].get_xydata()
-    np.testing.assert_allclose(curve, np.stack([away, recall], axis=1))
+    np.testing.assert_allclose(np.asarray(curve), np.stack([away, recall], axis=1))
     precision, recall, _ = precision_recall_curve(true, score)
     curve = plots.precision_recall(true, score, None).axes[0].lines[1].get_xydata()
-    np.testing.assert_allclose(curve, np.stack([recall, precision], axis=1)[-2::-1])
+    np.testing.assert_allclose(np.asarray(curve), np.stack([recall, precision], axis=1)[-2::-1])
 
 
 def test_thinned_curves_keep_their_shape() -> None:
