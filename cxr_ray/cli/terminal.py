@@ -34,19 +34,36 @@ def fit(
 ) -> "tuple[list[str], Table]":
     """(columns, table): the columns that have room, and the table of these. No number and no word is broken, and short cells have one line.
 
-    Without room, columns are left out: those in `first_out` in this order, then from the right, but never the first column."""
-    from rich.measure import Measurement
-
-    names, cells = list(columns), [[_text(cell) for cell in row] for row in rows]
+    Without room, columns are left out: those in `first_out` in this order, then from the right, but never the first column. One that has
+    room after all, because a wider one was left out after it, is shown."""
+    names = list(columns)
+    cells = [[_text(cell) for cell in row] for row in rows]
+    least = {name: _least(name, [row[index] for row in cells]) for index, name in enumerate(names)}
     order = [name for name in first_out if name in names]
     order += [name for name in reversed(names[1:]) if name not in order]
-    width, unlimited = console().width, console().options.update(max_width=10_000)
-    while True:
-        keep = [index for index, name in enumerate(columns) if name in names]
-        built = _build(names, [[row[index] for index in keep] for row in cells], title)
-        if not order or Measurement.get(console(), unlimited, built).minimum <= width:
-            return names, built
-        names.remove(order.pop(0))
+    width, out = console().width, list[str]()
+    while len(out) < len(order) and _width([least[name] for name in names if name not in out]) > width:
+        out.append(order[len(out)])
+    for name in reversed(out.copy()):
+        others = [one for one in out if one != name]
+        if _width([least[one] for one in names if one not in others]) <= width:
+            out = others
+    shown = [name for name in names if name not in out]
+    kept = [names.index(name) for name in shown]
+    return shown, _build(shown, [[row[index] for index in kept] for row in cells], title)
+
+
+def _least(name: str, cells: Sequence[str]) -> int:
+    """The width of a column in which no number, no word and no short line is broken."""
+    lines = [line for text in cells for line in text.split("\n")]
+    whole = [line for line in lines if len(line) <= LONGEST_LINE]
+    words = [word for text in (name, *lines) for word in text.split()]
+    return max((min(len(text), LONGEST_WORD) for text in (*whole, *words)), default=1)
+
+
+def _width(columns: Sequence[int]) -> int:
+    """The width of a table: between two columns are a space on each side and the line, and one space is at each edge."""
+    return sum(columns) + 3 * (len(columns) - 1) + 2
 
 
 def _build(columns: Sequence[str], cells: Sequence[Sequence[str]], title: str | None) -> "Table":
@@ -58,10 +75,7 @@ def _build(columns: Sequence[str], cells: Sequence[Sequence[str]], title: str | 
     for index, name in enumerate(columns):
         column = [row[index] for row in cells]
         numeric = bool(cells) and all(_is_number(cell) for cell in column)
-        lines = [line for text in column for line in text.split("\n")]
-        whole = [line for line in lines if len(line) <= LONGEST_LINE]
-        words = [word for text in (name, *lines) for word in text.split()]
-        least = max((min(len(text), LONGEST_WORD) for text in (*whole, *words)), default=1)
+        least = _least(name, column)
         built.add_column(Text(name), justify="right" if numeric else "left", overflow="fold", min_width=least)
     for row in cells:
         built.add_row(*(Text(cell) for cell in row))

@@ -8,13 +8,14 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 from PIL import Image
 
-from cxr_ray.errors import UserError, listed
+from cxr_ray.errors import UserError
 from cxr_ray.imaging.dicom import HEAD_BYTES, is_dicom
 from cxr_ray.storage import remote
 from cxr_ray.storage.names import common_spelling, readable
 from cxr_ray.storage.remote import AnyPath, RemotePath
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".dcm", ".dicom")
+DICOM_EXTENSIONS = (".dcm", ".dicom")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", *DICOM_EXTENSIONS)
 RARE_EXTENSIONS = (".dic", ".ima")
 """DICOMs of some writers."""
 HIDDEN = "hidden"
@@ -45,7 +46,7 @@ def find_images(
         if extensions is None or suffix in extensions:
             found.append(path)
         else:
-            others[suffix or "(none)"] += 1
+            others[suffix or "without an ending"] += 1
     return sorted(found), others
 
 
@@ -67,7 +68,7 @@ def find_pictures(folder: AnyPath) -> tuple[list[str], Counter[str]]:
         if is_dicom(head) and PurePosixPath(path).name != "DICOMDIR":
             found.append(path)
         else:
-            others[PurePosixPath(path).suffix.lower() or "(none)"] += 1
+            others[PurePosixPath(path).suffix.lower() or "without an ending"] += 1
     return sorted(found), others
 
 
@@ -82,8 +83,15 @@ def _head(path: AnyPath) -> bytes:
 
 def note_of_others(others: Counter[str]) -> list[str]:
     """A note with the counts of files that are not images, of `find_images`; none if there are none."""
-    kinds = listed([f"{count} {kind}" for kind, count in sorted(others.items())])
-    return [f"files in the class folders that are not images were left out: {kinds}"] if others else []
+    return [f"files in the class folders that are not images were left out: {kinds_of(others)}"] if others else []
+
+
+def kinds_of(others: Mapping[str, int], *, most: int = 5) -> str:
+    """How many files have each ending, the most frequent `most` by name: `9 .csv, 2 .txt`."""
+    ordered = sorted(others.items(), key=lambda each: (-each[1], each[0]))
+    shown = [f"{count:,} {kind}" for kind, count in ordered[:most]]
+    rest = sum(count for _, count in ordered[most:])
+    return ", ".join([*shown, *([f"{rest:,} of other kinds"] if rest else [])])
 
 
 def _files(folder: AnyPath, root: AnyPath, skipped: Counter[str]) -> Iterator[str]:

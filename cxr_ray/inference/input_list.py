@@ -15,10 +15,10 @@ from cxr_ray import runs
 from cxr_ray.data import store as stores
 from cxr_ray.data import store_format
 from cxr_ray.data.store import Store
-from cxr_ray.datasets.folders import EXTENSIONS, find_pictures
+from cxr_ray.datasets.folders import EXTENSIONS, find_pictures, kinds_of
 from cxr_ray.datasets.pseudonyms import pseudonym
 from cxr_ray.datasets.tables import TABLE_SUFFIXES, read_text_table, require_columns
-from cxr_ray.errors import UserError, listed, unknown
+from cxr_ray.errors import UserError, unknown
 from cxr_ray.labels import PARTS
 from cxr_ray.storage.remote import AnyPath, to_path
 
@@ -107,7 +107,7 @@ def open_inputs(
     if kind == "file":
         return _of_files(path.parent, [path.name])
     names, others = find_pictures(path)
-    left_out = listed([f"{count:,} {suffix}" for suffix, count in sorted(others.items())])
+    left_out = kinds_of(others)
     if not names:
         raise UserError(
             f"{path.absolute()} is no store and has no image ({' '.join(EXTENSIONS)})"

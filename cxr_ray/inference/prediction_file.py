@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cxr_ray.datasets.folders import DICOM_EXTENSIONS, EXTENSIONS
 from cxr_ray.errors import UserError
 from cxr_ray.inference.decisions import Decisions
 from cxr_ray.inference.input_list import InputList, public_name
@@ -28,10 +29,11 @@ KEY = b"cxr_ray"
 """Of the metadata in the Parquet file."""
 SUFFIXES = (".parquet", ".csv")
 IDENTIFIERS = ("patient", "study")
+NO_STUDIES = "the images have no studies, so they cannot be combined by study; leave --by out"
 
 
 class NoneUsable(UserError):
-    """No input can be used."""
+    """No input can be used, or none by study."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def write(
     """Write all parts as one table to `path`, atomically. Returns the metadata with the numbers of `rows`, of `refused` ones, of inputs by
     `reasons`, and of rows that are `positives` by label.
 
-    Raises `NoneUsable` if no input could be used, `UserError` on a full disk and for probabilities that are none."""
+    Raises `NoneUsable` if no input could be used, or none has a study and rows are by study; `UserError` on a full disk and for probabilities that are none."""
     reasons = _reasons(parts)
     if sum(count for count, _ in reasons.values()) == len(inputs):
         raise NoneUsable(_none_usable(inputs, reasons))
@@ -164,6 +166,13 @@ def _reasons(parts: PredictionParts) -> dict[str, tuple[int, int]]:
     return reasons
 
 
+def check_studies(inputs: InputList) -> None:
+    """Raises `UserError` if no input can have a study: neither the list names studies, nor is any of its files of a kind that does."""
+    plain = tuple(ending for ending in EXTENSIONS if ending not in DICOM_EXTENSIONS)
+    if inputs.studies is None and all(name.lower().endswith(plain) for name in inputs.names):
+        raise UserError(NO_STUDIES)
+
+
 def _none_usable(inputs: InputList, reasons: Mapping[str, tuple[int, int]]) -> str:
     shown = sorted(reasons.items(), key=lambda each: -each[1][0])[:3]
     examples = "; ".join(
@@ -200,22 +209,25 @@ def _by_study(inputs: InputList, parts: PredictionParts, shape: Shape) -> Iterat
         frames.append(frame.assign(row=positions, source_row=positions))
     images = pd.concat(frames, ignore_index=True)
     if images["study"].isna().all():
-        raise UserError("the images have no studies, so they cannot be combined by study; leave --by out")
+        raise NoneUsable(NO_STUDIES)
     if inputs.patients is None:  # DICOM's study UIDs are unique without one
         images["patient"] = images["patient"].fillna("")
     used = images["refused"].isna()
     combined = studies.combine(images[used], labels, method=shape.by_study, task=task)
-    lost = images[~used].drop_duplicates(["patient", "study"])
-    # A study all of whose images were refused has a row too: the reason of its first image.
+    # A study all of whose images were refused has a row too: the reason of its first image. So has each refused image without a study.
+    lost = images[~used]
+    no_study = lost["study"].isna() | lost["patient"].isna()
+    lost = lost[no_study | ~lost.duplicated(["patient", "study"])]
     known = set(zip(combined["patient"], combined["study"], strict=True))
     alone = [
-        study is None or pd.isna(study) or (p, study) not in known
+        pd.isna(p) or pd.isna(study) or (p, study) not in known
         for p, study in zip(lost["patient"], lost["study"], strict=True)
     ]
     table = pd.concat([combined.assign(refused=None), lost[alone].assign(images=0)]).sort_values("row", kind="stable")
     columns = _identity(inputs, table["row"].to_numpy(np.int64))
     if shape.ids:
-        columns |= {name: [text or None for text in table[name].tolist()] for name in IDENTIFIERS}
+        # pandas has NaN for a file that names no study, and "" stands for no patient.
+        columns |= {name: [None if pd.isna(text) or not text else text for text in table[name]] for name in IDENTIFIERS}
     columns["images"] = table["images"].to_numpy(np.int64)
     part = {f"prob/{label}": table[f"prob/{label}"].to_numpy(np.float32) for label in labels}
     part["unusual_score"] = table["unusual_score"].to_numpy(np.float32)

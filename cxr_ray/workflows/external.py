@@ -2,6 +2,7 @@
 # N rows, L labels
 
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,10 @@ def evaluate(  # noqa: PLR0913 - the options of the command, all of them by keyw
         columns = shared_classes.with_other_class(columns, store.info, info["labels"])
     alignment = align(info["labels"], list(columns), given, derived)
     if not any(a["data"] for a in alignment):
+        example = f"{info['labels'][0]}={next(iter(columns), 'LABEL')}"
         raise UserError(
             f"no label of the run ({listed(info['labels'], most=40)}) is in {store.origin} ({listed(store.labels, most=40)}); "
-            "match them, for example with --mapping 'Edema=Pulmonary edema'"
+            f"match them, for example with --mapping {shlex.quote(example)}"
         )
     models.check_size(config.data.image_size or own.size, store.size)
     dropped = filters.dropping_filter(store.index, store.info.filters if config.data.filters == "default" else ())

@@ -123,6 +123,8 @@ def predict(  # noqa: PLR0913 - the options of the command, all of them by keywo
         raise UserError("the hash key is for ids: ask for them too, or leave it out")
     predictor = load_predictor(run, gpu=gpu, plugins=plugins)
     chosen = open_inputs(inputs, run=predictor.run, part=part, image=image, root=root)
+    if by == "study":
+        prediction_file.check_studies(chosen)
     decisions = decisions_of(predictor, thresholds, by=by, combine=combine)
     shape = Shape(decisions, chosen.store is not None, ids, combine if by == "study" else None)
     described = _describe(run, predictor, shape, chosen, reports=sr is not None)
@@ -130,7 +132,7 @@ def predict(  # noqa: PLR0913 - the options of the command, all of them by keywo
     if done:
         log(f"nothing to do: {path} has these predictions already; delete it to predict again")
         return Prediction(path, prediction_file.read_metadata(path), already=True)
-    for note in (*chosen.notes, *_notes(predictor, decisions)):
+    for note in (*chosen.notes, *_notes(predictor, decisions, by)):
         log(f"note: {note}")
     secret = _secret(chosen, hash_key) if ids or by == "study" else None
     chosen = chosen if secret is None else chosen.hashed(secret)
@@ -250,11 +252,12 @@ def _describe(run: Any, predictor: Predictor, shape: Shape, inputs: InputList, *
     return {"run": name, **described, "versions": versions, "settings": settings}
 
 
-def _notes(predictor: Predictor, decisions: Decisions) -> list[str]:
+def _notes(predictor: Predictor, decisions: Decisions, by: str) -> list[str]:
     if decisions.calibrate is not None or predictor.run is None:
         return []
+    command = "cxr-ray evaluate" + (" --by study" if by == "study" else "")
     return [
-        "the run has no calibrator for this, so there are no calibrated probabilities (`cxr-ray evaluate` fits them on val)"
+        f"no calibrated probabilities: {predictor.run.path.name} has no calibrator by {by} (`{command}` may fit one on val)"
     ]
 
 

@@ -48,6 +48,25 @@ def test_a_short_label_has_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert any(line.strip().startswith("Pleural Effusion ") for line in capsys.readouterr().out.splitlines())
 
 
+def test_a_path_is_broken_before_it_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    path = "Covid-19/" + "0123456789abcdef" * 4 + ".jpeg"
+    terminal.table(["row", "truth", "file"], [[40, "Covid-19", path]])
+    output = capsys.readouterr().out
+    assert "no room" not in output and max(map(len, output.splitlines())) <= 60
+    assert path in "".join(output.partition("─ \n")[2].split()).replace("40Covid-19", "", 1)
+
+
+def test_a_column_is_left_out_only_without_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    rows = [["Edema", 1, "a-word-of-30-letters-is-one-wo", 2]]
+    assert terminal.fit(["label", "n", "long", "count"], rows)[0] == ["label", "n", "count"]
+    monkeypatch.setenv("COLUMNS", "46")
+    assert terminal.fit(["label", "n", "long", "count"], rows)[0] == ["label", "n", "long"]
+
+
 def test_a_log_has_a_width_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     assert terminal.console().width == terminal.LOG_WIDTH

@@ -28,3 +28,9 @@ def test_the_latest_of_several_files_is_chosen(tmp_path: Path) -> None:
     for name in ("Data_Entry_2017.csv", "Data_Entry_2017_v2020.csv", "._Data_Entry_2017_v3000.csv"):
         (tmp_path / name).write_text("x")
     assert folders.find_file(tmp_path, "*Data_Entry_2017*.csv").name == "Data_Entry_2017_v2020.csv"
+
+
+def test_other_files_are_counted_by_ending() -> None:
+    counts = {".a": 1, ".b": 3, ".c": 2, ".d": 1, ".e": 1, ".f": 1_200, ".g": 1}
+    assert folders.kinds_of(counts) == "1,200 .f, 3 .b, 2 .c, 1 .a, 1 .d, 2 of other kinds"
+    assert folders.kinds_of({}) == ""

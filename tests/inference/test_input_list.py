@@ -30,7 +30,7 @@ def test_a_folder_has_images_at_any_depth_and_dicoms_without_an_extension(tmp_pa
     (tmp_path / ".hidden.png").write_bytes(PNG)
     found = open_inputs(tmp_path)
     assert found.names == ("1.2.840.7", "a/IM1", "a/c.png", "b.png") and len(found) == 4
-    assert found.notes == ("files that are no images were left out: 2 (none), 1 .txt",)
+    assert found.notes == ("files that are no images were left out: 2 without an ending, 1 .txt",)
 
 
 def test_the_digest_is_of_the_inputs_and_their_order(tmp_path: Path) -> None:

@@ -263,7 +263,7 @@ def test_a_mapping_with_an_unknown_label_is_an_error(mapping: dict[str, str], me
 
 def test_data_without_a_common_label_are_refused(run: runs.Run, tmp_path: Path) -> None:
     other = write_store(tmp_path / "none", seed=6, rows=20, names=("x", "y", "z"))
-    with pytest.raises(UserError, match="no label of the run"):
+    with pytest.raises(UserError, match=r"no label of the run .*--mapping \S+=x$"):
         external.evaluate(run.path, other.path, log=quiet)
 
 

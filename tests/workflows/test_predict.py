@@ -241,6 +241,20 @@ def test_by_study(combine: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(archive.probabilities(found)[[0, 2, 3]], wanted, atol=1e-6)
 
 
+def test_by_study_every_refused_image_without_a_study_has_a_row(tmp_path: Path) -> None:
+    archive.dicoms(tmp_path / "dicoms", 6)
+    for name in ("IM001", "IM002"):
+        (tmp_path / "dicoms" / name).write_bytes(b"")
+    (tmp_path / "dicoms" / "list.csv").write_text("image\n" + "\n".join(f"IM00{at}" for at in range(6)))
+    for ending in ("parquet", "csv"):
+        found = predict(
+            trained(), tmp_path / "dicoms" / "list.csv", tmp_path / f"o.{ending}", by="study", ids=True
+        ).table
+        assert found["image"].tolist() == ["IM000", "IM001", "IM002", "IM003", "IM004"]
+        assert found["images"].tolist() == [1, 0, 0, 1, 2]
+        assert found["study"].isna().tolist() == [False, True, True, False, False] == found["patient"].isna().tolist()
+
+
 def test_by_study_of_a_store_is_that_of_an_evaluation(tmp_path: Path) -> None:
     found = predict(trained(), store(), tmp_path / "out.parquet", by="study").table
     records = store().index.set_index("row")
@@ -250,6 +264,12 @@ def test_by_study_of_a_store_is_that_of_an_evaluation(tmp_path: Path) -> None:
     archive.files(tmp_path / "files", 3)
     with pytest.raises(UserError, match="the images have no studies"):
         predict(trained(), tmp_path / "files", tmp_path / "files.parquet", by="study")
+    (tmp_path / "films").mkdir()
+    for name in (tmp_path / "files").iterdir():  # only the content of such a file tells that it is no DICOM
+        name.rename(tmp_path / "films" / f"{name.stem}.dcm")
+    with pytest.raises(UserError, match="the images have no studies"):
+        predict(trained(), tmp_path / "films", tmp_path / "films.parquet", by="study")
+    assert not list(tmp_path.glob("fil*.parquet*"))  # nothing that another prediction would have to be rid of
 
 
 # ---- files that cannot be used
