@@ -86,8 +86,8 @@ def require_extra() -> None:
 
 
 def read_source(data: bytes) -> "Dataset | None":
-    """The tags of a DICOM that its report needs, from the bytes of the file; None if it is no DICOM. Raises `ImageError` if it is
-    damaged."""
+    """The tags of a DICOM that its report needs, from the bytes of the file; None if it is no DICOM. Tags whose value is none of their
+    kind, such as a number in words or two UIDs for one, are left out. Raises `ImageError` if the file is damaged."""
     from pydicom import dcmread
 
     if not dicom.is_dicom(data[: dicom.HEAD_BYTES]):
@@ -98,7 +98,23 @@ def read_source(data: bytes) -> "Dataset | None":
             source.decode()  # names, in the character set of the file
         except Exception:  # pydicom's readers raise anything on damaged bytes
             raise ImageError("damaged") from None
+        for name in (*COPIED, *OWN):
+            if not _is_readable(source, name):
+                delattr(source, name)
     return source
+
+
+def _is_readable(source: "Dataset", name: str) -> bool:
+    """Whether the value of a tag, if it is there, is of its kind."""
+    if name not in source:
+        return True
+    try:
+        element = source[name]
+        if element.VR == "IS":
+            int(str(element.value or 0))
+    except Exception:  # pydicom converts a value when it is first asked for, and raises anything
+        return False
+    return element.VR != "UI" or element.VM <= 1
 
 
 class ReportWriter:
