@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from cxr_ray.datasets import folders
 from cxr_ray.datasets.tables import TEXT
+from cxr_ray.imaging.files import Root
+from cxr_ray.imaging.pixels import ImageError
 from tests.fakes.pictures import picture
 
 
@@ -28,3 +31,11 @@ def test_the_latest_of_several_files_is_chosen(tmp_path: Path) -> None:
     for name in ("Data_Entry_2017.csv", "Data_Entry_2017_v2020.csv", "._Data_Entry_2017_v3000.csv"):
         (tmp_path / name).write_text("x")
     assert folders.find_file(tmp_path, "*Data_Entry_2017*.csv").name == "Data_Entry_2017_v2020.csv"
+
+
+def test_a_link_that_leads_to_itself_is_listed_and_has_no_content(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to("b.png")
+    (tmp_path / "b.png").symlink_to("a.png")
+    assert folders.find_pictures(tmp_path) == (["a.png", "b.png"], {})
+    with pytest.raises(ImageError, match="file unreadable"):
+        Root(tmp_path).read("a.png")
