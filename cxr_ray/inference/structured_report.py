@@ -207,8 +207,17 @@ def finding_code(label: str) -> tuple[str, str, str]:
     """Code, scheme and meaning of a label."""
     if (known := FINDINGS.get(label.lower().replace("_", " "))) is not None:
         return known[0], "SCT", known[1]
-    value = label if len(label) <= 16 and label.isascii() else hashlib.sha256(label.encode()).hexdigest()[:16]
-    return value, SCHEME, label[:64]
+    value = (
+        label
+        if len(label) <= 16 and label.isascii() and "\\" not in label
+        else hashlib.sha256(label.encode()).hexdigest()[:16]
+    )
+    return value, SCHEME, _one_value(label)[:64]
+
+
+def _one_value(text: str) -> str:
+    """Without backslashes, which separate the values of a tag."""
+    return text.replace("\\", "/")
 
 
 def _template(model: ReportedModel) -> "Dataset":
@@ -225,7 +234,7 @@ def _template(model: ReportedModel) -> "Dataset":
     image.StudyInstanceUID, image.SeriesInstanceUID = _uid("study"), _uid("series")
     parameters = [model.software, f"weights sha256 {model.version}", f"decision: {model.rule}"]
     algorithm = sr.AlgorithmIdentification(
-        name=model.name[:64], version=model.version[:16], manufacturer="cxr_ray", parameters=parameters
+        name=_one_value(model.name)[:64], version=model.version[:16], manufacturer="cxr_ray", parameters=parameters
     )
 
     def number(name: tuple[str, str, str], value: float) -> sr.Measurement:
@@ -270,7 +279,7 @@ def _template(model: ReportedModel) -> "Dataset":
         sop_instance_uid=_uid("report"),
         instance_number=1,
         manufacturer="cxr_ray",
-        series_description=f"{model.name[:24]}: {RESEARCH}"[:64],
+        series_description=f"{_one_value(model.name)[:24]}: {RESEARCH}"[:64],
     )
     report.SoftwareVersions = model.software
     for equipment in report.get("ContributingEquipmentSequence", ()):

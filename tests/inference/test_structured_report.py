@@ -116,6 +116,16 @@ def test_a_damaged_tag_costs_itself_and_no_report(tmp_path: Path) -> None:
     assert report.InstanceNumber == 1 and report.PatientID == source.PatientID
 
 
+def test_names_with_a_backslash(tmp_path: Path) -> None:
+    labels = ("a/b\\c", "left\\" + "x" * 70)
+    named = model(labels=labels, thresholds={}, name="a\\b")
+    source, same = read_source(image()), dict.fromkeys(labels, 0.5)
+    assert source is not None
+    report = sr.srread(ReportWriter(tmp_path, named).write(source, same, dict.fromkeys(labels, True), same))
+    found = [group.finding_type.meaning for group in report.content.get_image_measurement_groups()]
+    assert found == ["a/b/c", "left/" + "x" * 59]
+
+
 def test_an_image_of_two_studies_is_of_none() -> None:
     source = read_source(image(StudyInstanceUID="1.2\\3.4"))
     assert source is not None and "StudyInstanceUID" not in source
