@@ -27,7 +27,7 @@ def subfolders(folder: AnyPath) -> list[str]:
     if isinstance(folder, RemotePath):
         return sorted(path.name for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name))
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not _is_hidden(e.name))
+        return sorted(e.name for e in entries if _is_folder(e) and not _is_hidden(e.name))
 
 
 def find_images(
@@ -120,7 +120,7 @@ def _files(folder: AnyPath, root: AnyPath, skipped: Counter[str]) -> Iterator[st
                 path = parent / entry.name
                 if entry.is_symlink():
                     _refuse_outside(path, resolved_root)
-                if entry.is_dir():
+                if _is_folder(entry):
                     if entry.is_symlink():
                         raise UserError(
                             f"{path} is a link to another folder of the dataset: its images would count twice; remove it"
@@ -186,6 +186,14 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
 def _refuse_outside(path: Path, resolved_root: Path) -> None:
-    if not path.resolve().is_relative_to(resolved_root):
+    target = Path(os.path.realpath(path))  # Path.resolve raises for a link that leads to itself, which is no file
+    if not target.is_relative_to(resolved_root):
         raise UserError(f"{path} is a link out of {resolved_root}; replace it with a copy of its target")

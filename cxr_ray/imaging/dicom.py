@@ -10,9 +10,10 @@ is called: gdcm ends the process on some of these.
 
 import logging
 import struct
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -167,7 +168,30 @@ def read_gray(data: bytes, *, max_pixels: int, depth: Depth = 8) -> Plane:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence pydicom and gdcm: they warn, log and print values of tags, none of which may reach a log."""
+    """Silence pydicom and gdcm: they warn, log and print values of tags, none of which may reach a log.
+
+    Their switches are those of the process: the first thread that enters turns them off, and the last that leaves turns them on."""
+    with _QUIET_LOCK:
+        if not _inside:
+            _restored.enter_context(_silence())
+        _inside.append(None)
+    try:
+        yield
+    finally:
+        with _QUIET_LOCK:
+            _inside.pop()
+            if not _inside:
+                _restored.close()
+
+
+_QUIET_LOCK = threading.Lock()
+_inside: list[None] = []
+"""One entry for each `quiet` that is entered now."""
+_restored = ExitStack()
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
     from pydicom import config
 
     logger = logging.getLogger("pydicom")

@@ -97,7 +97,7 @@ def _begin(saved: SavedModel, store: Store, out: Path, precision_name: str) -> O
     if (out / MANIFEST).is_file():
         found, state = features.read_manifest(out).origin, "the features"
     elif note.is_file():
-        found, state = Origin.model_validate_json(note.read_text(encoding="utf-8")), "unfinished features"
+        found, state = _read_note(note), "unfinished features"
     else:
         if any(not file.name.startswith(".") and file.name != LEASE for file in out.iterdir()):
             raise UserError(f"{out} is not empty and was not written by `cxr-ray embed`: choose another folder")
@@ -114,6 +114,14 @@ def _begin(saved: SavedModel, store: Store, out: Path, precision_name: str) -> O
             out / EMBEDDER, model, tensors, labels=saved.labels, task=saved.task, precision=precision_name
         )
     return origin
+
+
+def _read_note(note: Path) -> Origin:
+    """The note of unfinished features. Raises `UserError` if it is damaged."""
+    try:
+        return Origin.model_validate_json(note.read_bytes())
+    except ValueError:  # pydantic's, for what is no JSON too
+        raise UserError(f"{note} is damaged: choose another folder, or delete {note.parent}") from None
 
 
 def weights_sha256(model: Classifier) -> str:

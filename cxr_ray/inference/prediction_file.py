@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cxr_ray.data.store_format import MANIFEST
 from cxr_ray.datasets.folders import DICOM_EXTENSIONS, EXTENSIONS
 from cxr_ray.errors import UserError
 from cxr_ray.inference.decisions import Decisions
@@ -77,7 +78,12 @@ def check_output(out: Any, settings: Mapping[str, Any]) -> tuple[Path, bool]:
         raise UserError(f"the output is a table, so its name ends with {' or '.join(SUFFIXES)}, got {path.name}")
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of a file")
+    if (path.parent / MANIFEST).is_file():
+        raise UserError(
+            f"{path.parent} is a store, which lists its files, and {path.name} is none; give another folder"
+        )
     if not path.exists():
+        _check_sidecar(path)
         return path, False
     try:
         found = read_metadata(path)
@@ -86,6 +92,17 @@ def check_output(out: Any, settings: Mapping[str, Any]) -> tuple[Path, bool]:
     if what := difference(settings, found.get("settings", {})):
         raise UserError(f"{path} exists, {what}; give another output, or delete it to predict again")
     return path, True
+
+
+def _check_sidecar(path: Path) -> None:
+    """Raises `UserError` if another file is where the metadata of a CSV will be."""
+    if path.suffix.lower() == ".csv" and sidecar(path).exists():
+        try:
+            read_metadata(path)
+        except UserError:
+            raise UserError(
+                f"{sidecar(path)}, where the metadata of {path.name} will be, was not written by predict; give another output, or move it"
+            ) from None
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

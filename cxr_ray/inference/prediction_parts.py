@@ -19,6 +19,7 @@ from cxr_ray.data.store_format import digest_of
 from cxr_ray.errors import UserError
 from cxr_ray.inference.batch_prediction import PredictedBatch
 from cxr_ray.storage.atomic import make_folder, write_atomic
+from cxr_ray.storage.lease import NAME as LEASE
 from cxr_ray.storage.remote import remove_tree
 
 MANIFEST = "manifest.json"
@@ -74,12 +75,17 @@ class PredictionParts:
             "part_inputs": PART_INPUTS,
         }
         if not file.exists():
+            if any(not each.name.startswith(".") and each.name != LEASE for each in self.folder.iterdir()):
+                raise UserError(
+                    f"{self.folder}, where unfinished parts are kept, has files that predict did not write; move them, or give another output"
+                )
             write_atomic(file, json.dumps(wanted, indent=1, ensure_ascii=False))
-            found = wanted
+            self._size = PART_INPUTS
         else:
             try:
                 found = json.loads(file.read_text(encoding="utf-8"))
                 what = difference(self._settings, found["settings"])
+                self._size = int(found["part_inputs"])
             except (ValueError, KeyError, TypeError, AttributeError):
                 what = "that cannot be read"
             if what:
@@ -89,7 +95,6 @@ class PredictionParts:
                 )
         for stale in self.folder.glob(".*.tmp"):  # left by a killed prediction
             stale.unlink(missing_ok=True)
-        self._size = int(found["part_inputs"])
 
     def __len__(self) -> int:
         return -(-self._count // self._size)

@@ -86,8 +86,8 @@ def require_extra() -> None:
 
 
 def read_source(data: bytes) -> "Dataset | None":
-    """The tags of a DICOM that its report needs, from the bytes of the file; None if it is no DICOM. Raises `ImageError` if it is
-    damaged."""
+    """The tags of a DICOM that its report needs, from the bytes of the file; None if it is no DICOM. Tags whose value is none of their
+    kind, such as a number in words or two UIDs for one, are left out. Raises `ImageError` if the file is damaged."""
     from pydicom import dcmread
 
     if not dicom.is_dicom(data[: dicom.HEAD_BYTES]):
@@ -98,7 +98,23 @@ def read_source(data: bytes) -> "Dataset | None":
             source.decode()  # names, in the character set of the file
         except Exception:  # pydicom's readers raise anything on damaged bytes
             raise ImageError("damaged") from None
+        for name in (*COPIED, *OWN):
+            if not _is_readable(source, name):
+                delattr(source, name)
     return source
+
+
+def _is_readable(source: "Dataset", name: str) -> bool:
+    """Whether the value of a tag, if it is there, is of its kind."""
+    if name not in source:
+        return True
+    try:
+        element = source[name]
+        if element.VR == "IS":
+            int(str(element.value or 0))
+    except Exception:  # pydicom converts a value when it is first asked for, and raises anything
+        return False
+    return element.VR != "UI" or element.VM <= 1
 
 
 class ReportWriter:
@@ -191,8 +207,17 @@ def finding_code(label: str) -> tuple[str, str, str]:
     """Code, scheme and meaning of a label."""
     if (known := FINDINGS.get(label.lower().replace("_", " "))) is not None:
         return known[0], "SCT", known[1]
-    value = label if len(label) <= 16 and label.isascii() else hashlib.sha256(label.encode()).hexdigest()[:16]
-    return value, SCHEME, label[:64]
+    value = (
+        label
+        if len(label) <= 16 and label.isascii() and "\\" not in label
+        else hashlib.sha256(label.encode()).hexdigest()[:16]
+    )
+    return value, SCHEME, _one_value(label)[:64]
+
+
+def _one_value(text: str) -> str:
+    """Without backslashes, which separate the values of a tag."""
+    return text.replace("\\", "/")
 
 
 def _template(model: ReportedModel) -> "Dataset":
@@ -209,7 +234,7 @@ def _template(model: ReportedModel) -> "Dataset":
     image.StudyInstanceUID, image.SeriesInstanceUID = _uid("study"), _uid("series")
     parameters = [model.software, f"weights sha256 {model.version}", f"decision: {model.rule}"]
     algorithm = sr.AlgorithmIdentification(
-        name=model.name[:64], version=model.version[:16], manufacturer="cxr_ray", parameters=parameters
+        name=_one_value(model.name)[:64], version=model.version[:16], manufacturer="cxr_ray", parameters=parameters
     )
 
     def number(name: tuple[str, str, str], value: float) -> sr.Measurement:
@@ -254,7 +279,7 @@ def _template(model: ReportedModel) -> "Dataset":
         sop_instance_uid=_uid("report"),
         instance_number=1,
         manufacturer="cxr_ray",
-        series_description=f"{model.name[:24]}: {RESEARCH}"[:64],
+        series_description=f"{_one_value(model.name)[:24]}: {RESEARCH}"[:64],
     )
     report.SoftwareVersions = model.software
     for equipment in report.get("ContributingEquipmentSequence", ()):

@@ -53,7 +53,7 @@ def make_app(
             raise Refusal(503, "the model is not ready", retry_s=1)
         return JSONResponse({"status": "ok"})
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/predict", predict, methods=["POST"]),
             Route("/metadata", about, methods=["GET"]),
@@ -61,6 +61,8 @@ def make_app(
         ],
         exception_handlers={Refusal: _refused, HTTPException: _no_route, Exception: _failed},
     )
+    app.router.redirect_slashes = False  # a redirect would have no reason, and the host that the caller names in it
+    return app
 
 
 def _authorize(request: Request, token: str) -> None:

@@ -68,9 +68,10 @@ class Bodies:
         except Refusal as refusal:
             if refusal.status in (413, 503):
                 chunks.clear()
+                begun = size > 0
                 self._size -= size
                 size = 0
-                await self._drain(request)
+                await self._drain(request, begun=begun)
             raise
         finally:
             self._size -= size
@@ -87,9 +88,9 @@ class Bodies:
         if self._size + (size if more is None else more) > self._limits.bodies:
             raise Refusal(503, "too many bodies at once: send the request again later", retry_s=1)
 
-    async def _drain(self, request: Request) -> None:
-        """Read and drop the rest of a body, unless the caller waits for permission to send it."""
-        if request.headers.get("expect", "").lower() == "100-continue":
+    async def _drain(self, request: Request, *, begun: bool) -> None:
+        """Read and drop the rest of a body, unless the caller waits for permission to send it, which it has once it has `begun`."""
+        if not begun and request.headers.get("expect", "").lower() == "100-continue":
             return
         left = DRAINED
         deadline = time.monotonic() + DRAIN_S

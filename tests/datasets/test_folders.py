@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from cxr_ray.datasets import folders
 from cxr_ray.datasets.tables import TEXT
+from cxr_ray.imaging.files import Root
+from cxr_ray.imaging.pixels import ImageError
 from tests.fakes.pictures import picture
 
 
@@ -34,3 +37,11 @@ def test_other_files_are_counted_by_ending() -> None:
     counts = {".a": 1, ".b": 3, ".c": 2, ".d": 1, ".e": 1, ".f": 1_200, ".g": 1}
     assert folders.kinds_of(counts) == "1,200 .f, 3 .b, 2 .c, 1 .a, 1 .d, 2 of other kinds"
     assert folders.kinds_of({}) == ""
+
+
+def test_a_link_that_leads_to_itself_is_listed_and_has_no_content(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to("b.png")
+    (tmp_path / "b.png").symlink_to("a.png")
+    assert folders.find_pictures(tmp_path) == (["a.png", "b.png"], {})
+    with pytest.raises(ImageError, match="file unreadable"):
+        Root(tmp_path).read("a.png")

@@ -2,8 +2,10 @@
 
 import builtins
 import contextlib
+import logging
 import struct
 import sys
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -474,3 +476,19 @@ def test_a_damaged_tag_is_neither_printed_nor_logged(
     assert not list(recwarn) and not caplog.text
     printed = "".join(capfd.readouterr())  # gdcm's JPEG decoder prints messages about Huffman codes, without any tag
     assert not [value for value in (*SECRETS.values(), "JANE", "1.2.3.4") if value in printed]
+
+
+def test_threads_that_read_together_are_quiet_until_the_last_one() -> None:
+    """The switches are those of the process: a thread that leaves must not turn them on for another."""
+    from pydicom import config
+
+    before = config.settings.reading_validation_mode, list(warnings.filters), logging.getLogger("pydicom").level
+    first, second = module.quiet(), module.quiet()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert config.settings.reading_validation_mode == config.IGNORE and warnings.filters[0][0] == "ignore"
+    assert logging.getLogger("pydicom").level == logging.CRITICAL
+    second.__exit__(None, None, None)
+    after = config.settings.reading_validation_mode, list(warnings.filters), logging.getLogger("pydicom").level
+    assert after == before

@@ -55,6 +55,13 @@ def test_a_killed_one_goes_on(made: Embedded, tmp_path: Path, monkeypatch: pytes
     assert found.manifest == made.features.manifest
 
 
+def test_a_damaged_note_is_one_line(made: Embedded, tmp_path: Path) -> None:
+    for body in ("{", "[]", "{}"):
+        (tmp_path / features.UNFINISHED).write_text(body)
+        with pytest.raises(UserError, match="is damaged: choose another folder"):
+            embedding.embed(embedder.saved_model(made.run), made.store, tmp_path, device=CPU)
+
+
 def test_other_content_is_left_alone(made: Embedded, tmp_path: Path) -> None:
     saved = embedder.saved_model(made.run)
     (tmp_path / "film.png").touch()

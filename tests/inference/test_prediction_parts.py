@@ -83,10 +83,23 @@ def test_other_settings_and_damaged_manifests_are_refused(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="with other thresholds"):
         PredictionParts(out, {"weights": ["a"], "thresholds": {"a": 0.4}}, LABELS, count=6)
     manifest = folder_of(out) / prediction_parts.MANIFEST
-    for body in ("{", "[]", json.dumps({"settings": None})):
+    for body in ("{", "[]", json.dumps({"settings": None}), json.dumps({"settings": {"weights": ["a"]}})):
         manifest.write_text(body)
         with pytest.raises(UserError, match="that cannot be read"):
             PredictionParts(out, {"weights": ["a"]}, LABELS, count=6)
+
+
+def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "out.parquet")
+    folder.mkdir()
+    (folder / "lease.json").touch()
+    (folder / ".manifest.json.tmp").touch()  # of a prediction that was killed at its start
+    own = folder / "thesis.txt"
+    own.touch()
+    with pytest.raises(UserError, match="files that predict did not write"):
+        PredictionParts(tmp_path / "out.parquet", {}, LABELS, count=6)
+    own.rename(tmp_path / "thesis.txt")
+    PredictionParts(tmp_path / "out.parquet", {}, LABELS, count=6)
 
 
 def test_a_damaged_part_is_predicted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

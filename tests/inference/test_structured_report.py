@@ -108,6 +108,29 @@ def test_uids_follow_from_the_image_and_the_settings(tmp_path: Path) -> None:
     )
 
 
+def test_a_damaged_tag_costs_itself_and_no_report(tmp_path: Path) -> None:
+    body = image(InstanceNumber=12345, SeriesInstanceUID="1.2\\3.4", PatientBirthDate="19530417")
+    source = read_source(body.replace(b"12345 ", b"abcde ").replace(b"19530417", b"4/17/53 "))
+    assert source is not None and "SeriesInstanceUID" not in source
+    report = sr.srread(ReportWriter(tmp_path, model()).write(source, PROB, DECIDED, PROB))
+    assert report.InstanceNumber == 1 and report.PatientID == source.PatientID
+
+
+def test_names_with_a_backslash(tmp_path: Path) -> None:
+    labels = ("a/b\\c", "left\\" + "x" * 70)
+    named = model(labels=labels, thresholds={}, name="a\\b")
+    source, same = read_source(image()), dict.fromkeys(labels, 0.5)
+    assert source is not None
+    report = sr.srread(ReportWriter(tmp_path, named).write(source, same, dict.fromkeys(labels, True), same))
+    found = [group.finding_type.meaning for group in report.content.get_image_measurement_groups()]
+    assert found == ["a/b/c", "left/" + "x" * 59]
+
+
+def test_an_image_of_two_studies_is_of_none() -> None:
+    source = read_source(image(StudyInstanceUID="1.2\\3.4"))
+    assert source is not None and "StudyInstanceUID" not in source
+
+
 def test_what_is_no_dicom() -> None:
     assert read_source(b"") is None and read_source(b"\x89PNG" + b"\0" * 200) is None
 

@@ -82,7 +82,9 @@ def test_a_bad_body_gets_a_reason(port: int, body: bytes, headers: dict[str, str
     assert (found.headers.get("retry-after") == "5") is (status == 503)
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/predict", 405), ("GET", "/films/secret", 404)])
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/predict", 405), ("GET", "/films/secret", 404), ("POST", "/predict/", 404)]
+)
 def test_other_routes(port: int, method: str, path: str, status: int) -> None:
     found = ask(port, method, path, token=TOKEN)
     assert found.status == status and "POST /predict" in found.body["error"] and "secret" not in found.body["error"]
@@ -126,6 +128,23 @@ def test_a_caller_that_waits_for_permission_sends_nothing(port: int) -> None:
             "Expect: 100-continue\r\n\r\n".encode()
         )
         assert connection.recv(100).startswith(b"HTTP/1.1 413")
+
+
+def test_a_caller_that_got_permission_gets_the_answer_to_too_much(port: int) -> None:
+    """Its length is not known before; a connection that is closed under it would lose the answer."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(
+            f"POST /predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nTransfer-Encoding: chunked\r\n"
+            "Expect: 100-continue\r\n\r\n".encode()
+        )
+        assert connection.recv(100).startswith(b"HTTP/1.1 100")
+        for _ in range(20):
+            connection.sendall(b"100000\r\n" + b"x" * MIB + b"\r\n")
+        connection.sendall(b"0\r\n\r\n")
+        found = b""
+        while chunk := connection.recv(1000):
+            found += chunk
+        assert found.startswith(b"HTTP/1.1 413") and f"{LIMIT:,} bytes".encode() in found
 
 
 def test_a_body_that_does_not_arrive_ends(port: int) -> None:

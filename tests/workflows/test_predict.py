@@ -255,6 +255,26 @@ def test_by_study_every_refused_image_without_a_study_has_a_row(tmp_path: Path) 
         assert found["study"].isna().tolist() == [False, True, True, False, False] == found["patient"].isna().tolist()
 
 
+def test_by_study_with_a_row_of_no_study(tmp_path: Path) -> None:
+    names = archive.files(tmp_path / "files", 4)
+    listed = {
+        "image": [*names[:3], "gone.png", "lost.png"],
+        "patient": ["p"] * 4 + [None],
+        "study": ["7", "7", "8", "8", None],
+    }
+    pd.DataFrame(listed).to_csv(tmp_path / "files" / "list.csv", index=False)
+    key = tmp_path / "key"
+    key.write_text("0123456789abcdef")
+    out = tmp_path / "out.parquet"
+    found = predict(trained(), tmp_path / "files" / "list.csv", out, by="study", ids=True, hash_key=key).table
+    assert found["images"].tolist() == [2, 1, 0] and found["image"].tolist() == [names[0], names[2], "lost.png"]
+    assert found["study"].isna().tolist() == [False, False, True] and found["patient"].isna().tolist() == [
+        False,
+        False,
+        True,
+    ]
+
+
 def test_by_study_of_a_store_is_that_of_an_evaluation(tmp_path: Path) -> None:
     found = predict(trained(), store(), tmp_path / "out.parquet", by="study").table
     records = store().index.set_index("row")
@@ -394,6 +414,15 @@ def test_an_output_is_finished_once_and_never_overwritten(tmp_path: Path) -> Non
         (tmp_path / name).write_text("a,b\n1,2\n")
         with pytest.raises(UserError, match="was not written by predict; give another output"):
             predict(trained(), store(), tmp_path / name)
+    (tmp_path / "own.csv.json").write_text("{}")
+    with pytest.raises(UserError, match=r"own\.csv\.json, where the metadata .* was not written by predict"):
+        predict(trained(), store(), tmp_path / "own.csv")
+    with pytest.raises(UserError, match="is a store, which lists its files"):
+        predict(trained(), store(), store().path / "out.parquet")
+    csv = tmp_path / "again.csv"
+    predict(trained(), store(), csv)
+    csv.unlink()
+    predict(trained(), store(), csv, thresholds=0.3)  # over the metadata of the deleted one
 
 
 def test_an_unfinished_prediction_of_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,10 +55,11 @@ def errors(
     shown = found.head(top)
     files = _files(saved, shown["row"].tolist())
     with_threshold = saved.info["task"] != "multiclass"
+    with_label = with_threshold or label is not None  # of classes: else the line is about the row's own class
     rows = [
         [
             str(error["row"]),
-            *([error["label"]] if with_threshold else []),
+            *([error["label"]] if with_label else []),
             error["truth"],
             error["decision"],
             error["probability"],
@@ -68,12 +69,12 @@ def errors(
         ]
         for error in shown.to_dict("records")
     ]
-    of_label = ["label"] if with_threshold else []
+    of_label = ["label"] if with_label else []
     columns = ["row", *of_label, "truth", "decision", "probability", *(["threshold"] if with_threshold else []), "loss"]
     title = f"{len(shown):,} of {len(found):,} wrong decisions on {part} of {saved.path.name}, largest loss first"
     table([*columns, *(["file"] if files else [])], rows, title=title, first_out=["threshold", "decision"])
     print(
-        f"probability: of {'the label' if with_threshold else 'the true class'}; loss: minus the logarithm of what the truth got"
+        f"probability: of {'the label' if with_label else 'the true class'}; loss: minus the logarithm of what the truth got"
     )
     if part == "test" and rule is not None:
         print(f"test-set evaluations so far: {saved.count_test_evaluation()}")

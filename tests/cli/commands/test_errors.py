@@ -9,6 +9,7 @@ from cxr_ray import cli
 from cxr_ray.data import store_writer
 from tests.evaluation.example_runs import LABELS, example_run
 from tests.fakes.store import fake_store
+from tests.report.test_run_page import CLASSES, make_run
 
 
 def test_errors_are_listed_with_their_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,3 +34,12 @@ def test_errors_are_listed_with_their_files(tmp_path: Path, capsys: pytest.Captu
     assert "next: cxr-ray describe" in output
     assert cli.main(["errors", str(run.path), "--split", "train"]) == 2
     assert "no predictions of train" in capsys.readouterr().err
+
+
+def test_the_note_states_whose_probability_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path, CLASSES, "multiclass")
+    assert cli.main(["errors", str(run.path)]) == 0
+    assert "probability: of the true class" in capsys.readouterr().out
+    assert cli.main(["errors", str(run.path), "--label", CLASSES[0]]) == 0
+    out = capsys.readouterr().out
+    assert "probability: of the label" in out and " label " in out
