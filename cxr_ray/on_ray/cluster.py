@@ -15,15 +15,13 @@ from cxr_ray.on_ray.resources import Room, this_machine
 
 
 @contextmanager
-def session(
-    address: str | None = None, *, num_cpus: int | None = None, dashboard: bool = False, loopback: bool = False
-) -> Iterator[bool]:
+def session(address: str | None = None, *, num_cpus: int | None = None, dashboard: bool = False) -> Iterator[bool]:
     """Connect to Ray for the duration of the block. Yields whether it is a local Ray that this call started.
 
     If this process is already connected (a test, a notebook), nothing is started or stopped. Without an address, uses the
     cluster of the Ray job (`RAY_ADDRESS`), or else starts a local Ray: a bare `ray.init()` would join any Ray that runs on the
-    host. `num_cpus` (default: all cores), `dashboard` (on loopback; Ray Train uses its state API) and `loopback` (Ray's own ports,
-    which ask for a token, are there too) apply to a local Ray. Raises `UserError` if no cluster answers."""
+    host. `num_cpus` (default: all cores) and `dashboard` (on loopback; Ray Train uses its state API) apply to a local Ray. Its own
+    ports listen on every interface, whatever address it is given, and ask for the token. Raises `UserError` if no cluster answers."""
     if ray.is_initialized():
         yield False
         return
@@ -41,7 +39,6 @@ def session(
                 "num_cpus": num_cpus,
                 "include_dashboard": dashboard,
                 "dashboard_host": "127.0.0.1",
-                **({"_node_ip_address": "127.0.0.1"} if loopback else {}),
             }
             token = Path.home() / ".ray" / "auth_token"
             existed = token.exists()

@@ -1,7 +1,7 @@
 """The service on Ray: replicas of a model that answer in batches, and the HTTP server in this process that hands them bodies.
 
-Serve's own proxy is not started: it reads a body of any size into memory before a replica can refuse it, and writes the address of
-every request to a log. So the only port that the service opens is that of the server here.
+Serve's own proxy is not started: limits, token and log are those of the server here, whose port is the only one that answers HTTP. Ray's
+own ports, as of any Ray, ask for Ray's token.
 """
 
 import asyncio
@@ -152,7 +152,7 @@ def _replicas(settings: ServiceSettings, address: str | None) -> Any:
     threads = max(1, (cores or 1) // settings.replicas)
     gpus = 1 if settings.gpu is True or (settings.gpu == "auto" and torch.cuda.is_available()) else 0
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own is 15: any other work on the machine would come first
-    with cluster.session(address, num_cpus=max(cores, settings.replicas) if cores else None, loopback=True) as is_own:
+    with cluster.session(address, num_cpus=max(cores, settings.replicas) if cores else None) as is_own:
         if not os.environ.get("CXR_RAY_DEBUG"):
             logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.start(proxy_location="Disabled")
