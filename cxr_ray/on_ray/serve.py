@@ -37,7 +37,7 @@ WAITING = {"OMP_WAIT_POLICY": "passive"}
 fifty times as long (benchmarks/README.md, `serve`)."""
 POLL_S = 0.05
 """Time between looks at `should_stop`."""
-CALLS = 3
+CALLS = 2
 """Calls under way to each replica: one is predicted while others are decoded and sent."""
 RESTARTING = "the model is being restarted: send the request again later"
 
@@ -149,7 +149,7 @@ def _replicas(settings: ServiceSettings, address: str | None) -> Any:
 
     local = cluster.is_local(address)
     cores = machine.cores() if local else None
-    threads = max(1, (cores or 1) // settings.replicas)
+    threads = max(1, ((cores or 2) - 1) // settings.replicas)
     gpus = 1 if settings.gpu is True or (settings.gpu == "auto" and torch.cuda.is_available()) else 0
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own is 15: any other work on the machine would come first
     with cluster.session(address, num_cpus=max(cores, settings.replicas) if cores else None) as is_own:
