@@ -217,7 +217,6 @@ MOVED = {
     "models.zoo": "models.torchvision",
     "on_ray.beside": "runtime.threads",
     "on_ray.proposals": "tuning.search",
-    "on_ray.room": "on_ray.resources",
     "on_ray.sigterm": "runtime.signals",
     "optim": "training.optim",
     "pairwise": "losses.auc_margin",

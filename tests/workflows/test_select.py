@@ -327,7 +327,7 @@ def training(monkeypatch: pytest.MonkeyPatch) -> list[cfg.Config]:
 
     configs: list[cfg.Config] = []
 
-    def train(config: cfg.Config, *, address: str | None = None) -> runs.Run:
+    def train(config: cfg.Config, *, address: str | None = None, wait: float | None = None) -> runs.Run:
         configs.append(config)
         sweep = Sweep(Path(config.output) if config.name == "refit" else Path(config.output).parent)
         shutil.copytree(sweep.path / "trials" / "0001", Path(config.output) / str(config.name))
