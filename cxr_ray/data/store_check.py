@@ -7,8 +7,6 @@ without an error, so a training could learn from it. A change after the check is
 import hashlib
 import platform
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,20 +81,6 @@ class ByteCheck:
 def start(store: Any) -> ByteCheck | None:
     """A check of `store`; None if it is in memory and has no files."""
     return ByteCheck(store) if isinstance(store, Store) else None
-
-
-@contextmanager
-def checked(store: Any, verify: str) -> Iterator[None]:
-    """Check `store` during the block if `verify` (`data.verify`) is background. Raises `UserError` at its end, as `ByteCheck.wait`."""
-    check = start(store) if verify == "background" else None
-    try:
-        yield
-    except BaseException:
-        if check is not None:
-            check.cancel()
-        raise
-    if check is not None:
-        check.wait()
 
 
 def _rows_of(store: Store, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Predictions of a list of inputs, a batch at a time: rows of a store read ahead, or files decoded on all cores beside the model.
+"""Predictions of a list of inputs, a batch at a time: rows of a store read ahead, or files decoded on all cores while the model runs.
 
 An input that cannot be used is refused with a reason, and the rest of its batch is predicted. Which inputs are predicted, and where
 the results go, is decided in prediction_parts.py.
@@ -26,7 +26,7 @@ from cxr_ray.inference.predictor import Predictor
 
 Ints = npt.NDArray[np.int64]
 TRIAL_BATCHES = 4
-"""Batches that decide how many threads a model gets beside decoders."""
+"""Batches that decide how many threads a model gets next to decoders."""
 
 
 @dataclass(frozen=True, eq=False)

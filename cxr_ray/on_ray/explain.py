@@ -54,8 +54,9 @@ def map_batches(
         )
     own_cpus = max(workers, os.cpu_count() or 1)
     with cluster.session(address, num_cpus=own_cpus) as is_own, data_context.quiet(preserve_order=True):
+        on_gpu = room.uses_gpu(job.gpu)
         if not is_own:
-            room.ensure({"CPU": 1.0, "GPU": float(_on_gpu(job))}, 1, wait=None, log=print)
+            room.ensure({"CPU": 1.0, "GPU": float(on_gpu)}, 1, wait=None, log=print)
         blocks = [rows_M[at : at + batch_size] for at in range(0, len(rows_M), batch_size)]
         maps = ray.data.from_numpy(blocks).map_batches(
             _Actor,
@@ -64,14 +65,10 @@ def map_batches(
             batch_format="numpy",
             compute=ActorPoolStrategy(size=min(workers, len(blocks))),
             num_cpus=1,
-            num_gpus=1 if _on_gpu(job) else 0,
+            num_gpus=1 if on_gpu else 0,
         )
         for block in maps.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
             yield _from_columns(cast(dict[str, Any], block), job.methods)
-
-
-def _on_gpu(job: ExplainJob) -> bool:
-    return job.gpu is not False and room.now().total("GPU") >= 1
 
 
 class _Actor:

@@ -74,7 +74,7 @@ def predict_batches(
     with cluster.session(address, num_cpus=own_cpus) as is_own, quiet:
         blocks = [pa.table({"position": batch, "key": _keys(keys, batch)}) for batch in batches]
         data: Any = ray.data.from_arrow(blocks)
-        on_gpu = job.gpu is not False and room.now().total("GPU") >= 1  # with those that an autoscaler may start
+        on_gpu = room.uses_gpu(job.gpu)
         if not is_own:
             room.ensure({"CPU": 1.0, "GPU": float(on_gpu)}, 1, wait=None, log=print)
         if job.root is not None:

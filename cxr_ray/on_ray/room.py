@@ -47,6 +47,11 @@ def now() -> Room:
     )
 
 
+def uses_gpu(wanted: bool | str) -> bool:
+    """Whether work that may use a GPU (`wanted` is false, true or auto) gets one: the cluster has one, or may start one."""
+    return wanted is not False and now().total("GPU") >= 1
+
+
 def wait_limit(minutes: float | None) -> float | None:
     """Minutes to wait for room when `--wait` is `minutes`: by default without an end in a Ray job, where nobody looks on and the job
     keeps its place; else `WAIT_MINUTES`."""

@@ -73,20 +73,5 @@ def test_a_file_that_vanished_is_an_error(folder: Path) -> None:
         gone.write_bytes(body)
 
 
-def test_the_block_is_checked_only_if_asked(folder: Path) -> None:
-    store = stores.open(folder)
-    shard = folder / next(name for name in store.manifest.files if name.endswith(".arrow"))
-    flip(shard, 1000)
-    try:
-        with store_check.checked(store, "manifest"):
-            pass
-        with pytest.raises(UserError, match="checksum differs"), store_check.checked(store, "background"):
-            pass
-        with pytest.raises(ZeroDivisionError), store_check.checked(store, "background"):  # the block's own error wins
-            raise ZeroDivisionError
-    finally:
-        flip(shard, 1000)
-
-
 def test_a_store_in_memory_has_nothing_to_check() -> None:
     assert store_check.start(fake_store(4)) is None

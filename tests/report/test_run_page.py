@@ -362,6 +362,22 @@ def test_confusion_writes_every_count_and_name() -> None:
 # In a browser.
 
 
+def probed(run: runs.Run, probe: str, folder: Path) -> Any:
+    """What the script `probe` writes as JSON into `<pre id="out">` of the run's report, in headless Chromium."""
+    page = folder / "probe.html"
+    text = (run.path / "report.html").read_text(encoding="utf-8")
+    page.write_text(text.replace("</head>", probe + "</head>"), encoding="utf-8")
+    shown = subprocess.run(
+        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+         "--disable-background-networking", "--disable-component-update", f"--user-data-dir={folder / 'profile'}",
+         "--virtual-time-budget=4000", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    ).stdout  # fmt: skip
+    found = re.search(r'<pre id="out">(.*?)</pre>', shown, re.DOTALL)
+    assert found, shown[-500:]
+    return json.loads(unescape(found.group(1)))
+
+
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [1280, 390])
@@ -409,18 +425,7 @@ def test_the_course_of_a_chosen_metric_and_label_is_drawn(written: Callable[[str
       out.textContent = JSON.stringify({first, lines, ticks, metrics: metric.options.length});
       document.body.append(out);
     })</script>"""
-    page = tmp_path / "probe.html"
-    text = (run.path / "report.html").read_text(encoding="utf-8")
-    page.write_text(text.replace("</head>", probe + "</head>"), encoding="utf-8")
-    shown = subprocess.run(
-        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-         "--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}",
-         "--virtual-time-budget=4000", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    ).stdout  # fmt: skip
-    found = re.search(r'<pre id="out">(.*?)</pre>', shown, re.DOTALL)
-    assert found, shown[-500:]
-    out = json.loads(unescape(found.group(1)))
+    out = probed(run, probe, tmp_path)
     assert out["first"] == ["Loss", "all labels together"] and out["metrics"] > 10
     (low, low_y), (high, high_y) = out["ticks"][0], out["ticks"][-1]
     table = run.metrics[(run.metrics["metric"] == "recall") & (run.metrics["label"] == "Edema")]
@@ -453,18 +458,7 @@ def test_the_explorer_moves_and_tables_sort(written: Callable[[str], runs.Run], 
       out.textContent = JSON.stringify({first, other, moved, down, up, pick: pick.options[1].text});
       document.body.append(out);
     })</script>"""
-    page = tmp_path / "probe.html"
-    text = (run.path / "report.html").read_text(encoding="utf-8")
-    page.write_text(text.replace("</head>", probe + "</head>"), encoding="utf-8")
-    shown = subprocess.run(
-        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-         "--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}",
-         "--virtual-time-budget=4000", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    ).stdout  # fmt: skip
-    found = re.search(r'<pre id="out">(.*?)</pre>', shown, re.DOTALL)
-    assert found, shown[-500:]
-    out = json.loads(unescape(found.group(1)))
+    out = probed(run, probe, tmp_path)
     table = run.predictions("test")
 
     def metrics_at(label: str, limit: float) -> dict[str, float]:
