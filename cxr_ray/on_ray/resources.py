@@ -49,6 +49,11 @@ class Room:
         """How many `bundle`s fit on what is free."""
         return sum(workers_on_node(bundle, node) for node in self.free)
 
+    def needs_nodes(self, bundle: Resources, count: int) -> bool:
+        """Whether the autoscaler has to start nodes before `count` bundles fit: those that live are too few, even when free."""
+        here = sum(workers_on_node(bundle, node) for node in self.nodes)
+        return here < count and (self.is_open or len(self.possible(bundle)) > len(self.nodes))
+
     def total(self, name: str) -> float:
         """Amount of a resource on all nodes, with those that may be started."""
         return cluster_total(name, self.possible({name: 1.0}))

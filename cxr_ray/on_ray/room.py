@@ -70,9 +70,12 @@ def wait_for(
 ) -> None:
     """Return when the cluster has room for `count` bundles, each on one node. Says every `LINE_S` what it waits for.
 
-    The request stands in Ray's queue meanwhile, so that an autoscaler starts nodes for it. Raises `UserError` after `minutes` (None:
-    never), and `Stopped` once `should_stop()`."""
-    started, said = time.monotonic(), 0.0
+    The request stands in Ray's queue meanwhile, so that an autoscaler starts nodes for it; that is said at once, since it takes minutes.
+    Raises `UserError` after `minutes` (None: never), and `Stopped` once `should_stop()`."""
+    room, started, said = now(), time.monotonic(), 0.0
+    if room.needs_nodes(bundle, count):
+        log(line(bundle, count, room))
+        said = time.monotonic() - started
     group = placement_group([{name: amount for name, amount in bundle.items() if amount}] * count)
     try:
         while not group.wait(timeout_seconds=1):
@@ -113,7 +116,9 @@ def remove(groups: Iterable[str]) -> None:
 
 def line(bundle: Resources, count: int, room: Room) -> str:
     """What is waited for, what is free, and what is on its way: `waiting for 2 x {CPU: 1}; free 1; 1 node starting`."""
-    starting = f"; {room.starting} {'node' if room.starting == 1 else 'nodes'} starting" if room.starting else ""
+    starting = "; the autoscaler has to start nodes" if room.needs_nodes(bundle, count) else ""
+    if room.starting:
+        starting = f"; {room.starting} {'node' if room.starting == 1 else 'nodes'} starting"
     return f"waiting for {_request(bundle, count)}; free {room.free_for(bundle)}{starting}"
 
 

@@ -133,3 +133,10 @@ def test_nothing_is_impossible_for_an_autoscaler_of_unknown_node_types():
 def test_what_is_free_is_counted_node_by_node():
     assert Room([], [{"CPU": 3.0}, {"CPU": 1.5}, {}]).free_for({"CPU": 1.5}) == 3
     assert Room([], [{"CPU": 8.0, "GPU": 0.0}]).free_for({"CPU": 1.0, "GPU": 1.0}) == 0
+
+
+def test_nodes_have_to_be_started_only_for_what_those_that_live_cannot_hold():
+    busy = Room([{"CPU": 4.0}], [{"CPU": 0.0}], (NodeType({"CPU": 2.0}, 1),), 1)
+    assert not busy.needs_nodes({"CPU": 2.0}, 2) and busy.needs_nodes({"CPU": 2.0}, 3)
+    assert not Room([{"CPU": 4.0}]).needs_nodes({"CPU": 2.0}, 3), "nobody starts any"
+    assert Room([{"CPU": 4.0}], is_open=True).needs_nodes({"CPU": 2.0}, 3)

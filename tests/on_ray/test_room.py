@@ -41,6 +41,8 @@ def test_a_line_says_what_is_waited_for_what_is_free_and_what_is_on_its_way():
     assert room.line({"CPU": 1.0}, 2, two) == "waiting for 2 x {CPU: 1}; free 1; 1 node starting"
     none = Room([{"CPU": 2.0}], [{"CPU": 1.0}])
     assert room.line({"CPU": 2.0, "GPU": 0.5}, 1, none) == "waiting for 1 x {CPU: 2, GPU: 0.5}; free 0"
+    more = Room([{"CPU": 0.0}], [{"CPU": 0.0}], (NodeType({"CPU": 4.0}, 2),), 2)
+    assert room.line({"CPU": 3.0}, 2, more) == "waiting for 2 x {CPU: 3}; free 0; the autoscaler has to start nodes"
     assert "within 10 minutes: 1 of them would fit now on 1 node;" in str(room.in_vain({"CPU": 1.0}, 2, 10, two))
 
 
@@ -200,7 +202,7 @@ def test_an_autoscaler_starts_the_nodes_of_a_training(store, tmp_path, monkeypat
         assert train.end() == 0
         run = runs.load(tmp_path / "auto")
         assert run.info["status"] == "finished" and run.info["workers"] == 2
-        assert any("nodes starting" in e["text"] for e in events.read(run.path) if e["event"] == "waiting")
+        assert any("has to start nodes" in e["text"] for e in events.read(run.path) if e["event"] == "waiting")
     on_ranks(2, tmp_path, train_without_ray, config(store, tmp_path, name="whole", **quick))
     assert_same_weights_and_metrics(run, runs.load(tmp_path / "whole"))
 
