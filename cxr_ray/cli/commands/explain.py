@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from cxr_ray.cli import next_steps
-from cxr_ray.cli.parameters import Words
+from cxr_ray.cli.parameters import Wait, Words
 from cxr_ray.cli.terminal import table
 from cxr_ray.errors import UserError
+from cxr_ray.runtime.workers import Workers
 from cxr_ray.storage.atomic import check_replaceable
 from cxr_ray.storage.remote import to_local_path
 
@@ -47,6 +48,7 @@ def explain(
     batch_size: int = 16,
     workers: int = 1,
     address: str | None = None,
+    wait: Wait = None,
     figures: Words = None,
     kernel: str | None = None,
     pool: int = POOL,
@@ -96,6 +98,8 @@ def explain(
         Processes that share the rows of a store, by Ray Data. Each holds the model.
     address
         Address of a Ray cluster, such as auto, whose nodes see the run and the store. Default: this machine.
+    wait
+        Minutes to wait while the cluster has no room, before the command gives up. Default: without an end in a Ray job, else 10.
     figures
         Teaching figures of the first image, without maps: filters (learned ones next to Sobel edges), features (feature maps after
         each stage), pooling (the picture after one, two and three poolings, max and mean).
@@ -156,7 +160,7 @@ def explain(
     check_replaceable(folder, marker=explaining.PAGE)
     scores = None if boxes is None else explaining.score_boxes(explainer, chosen, boxes, split, batch_size)
     batches = explaining.map_batches(
-        run, explainer, chosen, batch_size, workers=workers, address=address, plugins=plugins or ()
+        run, explainer, chosen, batch_size, workers=Workers(workers, address, wait), plugins=plugins or ()
     )
     explanation = explaining.write(
         folder,
