@@ -66,14 +66,9 @@ def predict_batches(
     """The results of `batches` (places in `keys`: rows of the store, or names of files), in order, from so many actors. Ray is started
     here, or used at the address of `workers`.
 
-<<<<<<< HEAD
-    Raises `UserError` as a predictor does, and if there are too few CPUs."""
-    if cluster.is_local(workers.address) and workers.number > machine.cores():
-=======
     Those of a store are given once its bytes are checked on the node that read them. Raises `UserError` as a predictor does, for changed
     bytes, and if there are too few CPUs."""
-    if cluster.is_local(address) and workers > machine.cores():
->>>>>>> 77dec460e5d6b11f40591320046939a5bf4e69c6
+    if cluster.is_local(workers.address) and workers.number > machine.cores():
         raise UserError(
             f"{workers.number} workers are asked for, but this machine has {machine.cores()} cores; lower the workers"
         )

@@ -12,7 +12,6 @@ from pydicom.sr.codedict import codes
 import cxr_ray
 from cxr_ray.errors import UserError
 from cxr_ray.inference import prediction_file, prediction_parts
-from cxr_ray.inference.structured_report import ReportedModel, ReportWriter, finding_code, read_source
 from cxr_ray.inference.structured_report import FINDINGS, ReportedModel, ReportWriter, finding_code, read_source
 from tests.fakes import archive, dicom
 from tests.fakes.explained import quiet, trained
