@@ -157,9 +157,17 @@ def set_ray_defaults() -> None:
 
 
 def _open_store(run: runs.Run) -> stores.Store:
-    """The store as this node sees it; with `data.verify: full` one worker of each node checks every byte first."""
+    """The store as this node sees it; with `data.verify: full` one worker of each node checks every byte first. Raises `UserError` that
+    names the node, if there are several: its disk may be full."""
+    import ray
+
     data = run.config.data
-    store = stores.open(run.info["store"]["path"], verify="none", cache=data.cache, log=run.log)
+    try:
+        store = stores.open(run.info["store"]["path"], verify="none", cache=data.cache, log=run.log)
+    except UserError as error:
+        if sum(node["Alive"] for node in ray.nodes()) == 1:
+            raise
+        raise UserError(f"on the node {ray.util.get_node_ip_address()}: {error}") from None
     if data.verify == "full" and int(os.environ.get("LOCAL_RANK", "0")) == 0:
         store_check.ByteCheck(store).wait()
     return store
@@ -191,15 +199,3 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
     except UserError as error:
         # The user's error is the same on every rank and at every restart: report it once and end, rather than fail and retry.
         run.update(status="failed", error=str(error))
-
-
-def _open_store(run: runs.Run) -> stores.Store:
-    """The run's store on this node. Raises `UserError` that names the node, if there are several: its disk may be full."""
-    import ray
-
-    try:
-        return stores.open(run.info["store"]["path"], verify="none", cache=run.config.data.cache, log=run.log)
-    except UserError as error:
-        if sum(node["Alive"] for node in ray.nodes()) == 1:
-            raise
-        raise UserError(f"on the node {ray.util.get_node_ip_address()}: {error}") from None
