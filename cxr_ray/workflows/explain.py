@@ -1,5 +1,6 @@
 """Explain a trained model on images, from Python and for the command: maps, certificates, figures and a page."""
 
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ from cxr_ray.runtime.signals import on_sigterm
 from cxr_ray.runtime.workers import Workers
 from cxr_ray.storage.atomic import check_replaceable, replace_folder
 from cxr_ray.storage.remote import to_local_path
-from cxr_ray.workflows import map_scores
+from cxr_ray.workflows import map_scores, result_folders
 from cxr_ray.workflows.map_scores import MapScores
 
 AnyModel: TypeAlias = runs.Run | Predictor | Classifier | str | os.PathLike[str]
@@ -98,7 +99,20 @@ def explain(  # noqa: PLR0913 - the options of the command, all of them by keywo
     folder = to_local_path(out, "folder of maps")
     check_replaceable(folder, marker=PAGE)
     scores = None if boxes is None else score_boxes(explainer, chosen, boxes, split, batch_size)
-    return write(folder, name, explainer, batches, scale=scale, scores=scores)
+    settings = settings_of(explainer, chosen, images)
+    return write(folder, name, explainer, batches, scale=scale, scores=scores, settings=settings)
+
+
+def settings_of(explainer: Explainer, chosen: Selection, images: Any) -> dict[str, Any]:
+    """What the maps of the chosen images are made with, for `result_folders`."""
+    return result_folders.described(
+        images,
+        methods=explainer.methods,
+        options=explainer.options,
+        target=explainer.target,
+        store=None if chosen.store is None else chosen.store.fingerprint,
+        rows=hashlib.sha256(chosen.rows.astype("<i8").tobytes()).hexdigest(),
+    )
 
 
 def score_boxes(
@@ -232,8 +246,9 @@ def write(
     *,
     scale: float | None = None,
     scores: MapScores | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Explanation:
-    """Write maps.npz, certificates.csv, the figures, with `scores` also scores.csv, and explain.html into `folder`, which appears
+    """Write maps.npz, certificates.csv, the figures, with `scores` also scores.csv, with `settings` settings.json, and explain.html into `folder`, which appears
     complete or not at all."""
     folder = folder.absolute()
     shown: list[MapBatch] = []
@@ -255,19 +270,11 @@ def write(
         whole.certificates.to_csv(temporary / CERTIFICATES, index=False)
         for figure, draw in whole.figures().items():
             (temporary / file_name(figure)).write_bytes(plots.png(draw()))
+        if settings is not None:
+            result_folders.write_settings(temporary, settings)
         if scores is not None:
             scores.table.to_csv(temporary / SCORES, index=False)
             whole = replace(whole, scores=scores.wide, verdict=scores.verdict)
         explain_page.write(whole, temporary / PAGE, scores=scores.for_page if scores is not None else None)
     maps = {key: array for key, array in open_maps(folder / MAPS).items() if key in explainer.keys}
     return replace(whole, maps=maps, page=folder / PAGE)
-
-
-def default_folder(run_or_model: AnyModel, predictor: Predictor, name: str) -> Path:
-    """`explanations/NAME` in the folder of the run, or next to the file of weights."""
-    name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name).lstrip(".")
-    if predictor.run is not None:
-        return predictor.run.path / "explanations" / name
-    if isinstance(run_or_model, str | os.PathLike):
-        return Path(run_or_model).absolute().parent / f"{Path(run_or_model).stem}-explanations" / name
-    raise UserError("give a folder to write to")
