@@ -12,6 +12,7 @@ from typing import Any
 
 from cxr_ray import registry, runs
 from cxr_ray.data import store as stores
+from cxr_ray.data import store_check
 from cxr_ray.errors import OutOfMemory, Stopped, UserError
 from cxr_ray.on_ray.resources import WorkerResources
 from cxr_ray.runs import events
@@ -154,6 +155,15 @@ def set_ray_defaults() -> None:
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{NO_ROOM_S:g}")
 
 
+def _open_store(run: runs.Run) -> stores.Store:
+    """The store as this node sees it; with `data.verify: full` one worker of each node checks every byte first."""
+    data = run.config.data
+    store = stores.open(run.info["store"]["path"], verify="none", cache=data.cache, log=run.log)
+    if data.verify == "full" and int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        store_check.ByteCheck(store).wait()
+    return store
+
+
 def _train_worker(loop_config: dict[str, Any]) -> None:
     """The function of each Ray Train worker: the training loop with the run's own plan and config."""
     import torch
@@ -171,8 +181,7 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
     if run.info.get("error"):  # of a worker that ended all others: a restart would fail the same way
         return
     try:
-        path, cache = run.info["store"]["path"], config.data.cache
-        store = distributed.all_or_none(lambda: stores.open(path, verify="none", cache=cache, log=run.log))
+        store = distributed.all_or_none(lambda: _open_store(run))
         trainer.fit(config, runs.plan_of(run, store), store, TrainContext(run), run)
     except OutOfMemory as error:
         run.update(status="failed", error=str(error))
