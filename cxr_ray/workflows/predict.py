@@ -42,7 +42,7 @@ from cxr_ray.storage.atomic import make_folder, sha256
 from cxr_ray.storage.lease import Lease
 from cxr_ray.storage.remote import to_local_path
 from cxr_ray.workflows.decisions import decisions_of
-from cxr_ray.workflows.evaluate import By
+from cxr_ray.workflows.evaluation_request import By
 
 BATCH_SIZE = 64
 TERMINATED = 143
