@@ -64,9 +64,14 @@ except cxr_ray.UserError as error:
     print(error)
 
 # %% [markdown]
-# On the command line the same is `cxr-ray ingest table export shards/films --table films.csv --image Film --folder films --patient "Case no."
-# --labels Cardiomegaly --labels "Pleural Effusion" --values '{yes: 1, no: 0, maybe: -1}'`, and with `--dry-run` it stores nothing and reports
-# rows, label vectors, missing files and the expected size and time.
+# On the command line the same is
+#
+# ```
+# cxr-ray ingest table export shards/films --table films.csv --image Film --folder films --patient "Case no." --view View \
+#     --labels Cardiomegaly --labels "Pleural Effusion" --values '{yes: 1, no: 0, maybe: -1}'
+# ```
+#
+# and with `--dry-run` it stores nothing and reports rows, label vectors, missing files and the expected size and time.
 #
 # ## Ingest
 #
