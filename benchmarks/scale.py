@@ -4,18 +4,15 @@
 
 ingesting: CPU time per image by source and stored size. reading: rows/s with the page cache cold and warm, and MB/s of hashing. networks: CPU
 time per image of training and of predict, with one thread. memory: seconds and memory of the index, the plan, an epoch's order and an evaluation, by number of rows.
-listing: of `image_folder`, by number of files. check: the commands ingest, train and predict on 1,000 and 4,000 images; the line through
-both gives the time of 40,000, which is then measured, as wall time and as CPU time, which other load changes less. Every measurement is
-one new process. The folder must not exist; it is deleted at the end.
+listing: of `image_folder`, by number of files. check: ingest, train, evaluate and predict of 1,000 and 4,000 images; the line
+through both gives the time of 40,000, which is then measured. Rates are of CPU time, which other load changes less; every measurement is a new
+process. The folder must not exist; it is deleted at the end.
 """
 # N rows, L labels
 
 import argparse
-import contextlib
-import ctypes
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -32,8 +29,6 @@ from PIL import Image
 LABELS = tuple(f"label {i}" for i in range(14))
 SOURCES = {"390 x 320 JPEG": (390, 320, "jpg"), "1,024 px PNG": (1024, 1024, "png"), "2,544 x 3,056 JPEG": (2544, 3056, "jpg")}  # fmt: skip
 """Width, height, format: of CheXpert's small version, NIH, MIMIC-CXR."""
-PR_SET_CHILD_SUBREAPER = 36
-"""Of linux/prctl.h: processes whose parent has ended become children of this one."""
 Found = dict[str, float]
 
 
@@ -114,6 +109,20 @@ def train(store: Path, network: str) -> Found:
     return {"cpu seconds": float(np.median(np.diff(used))) / len(opened)}
 
 
+def run(store: Path) -> Found:
+    """CPU seconds of a training of two epochs of lenet, and of its evaluation with 100 resamples, baselines and report."""
+    import cxr_ray
+
+    started = time.process_time()
+    trained = cxr_ray.train({
+        "name": f"run-{store.name}", "output": str(store.parent), "data.shards": str(store), "model.name": "lenet",
+        "train.epochs": 2, "train.batch_size": 32, "train.threads": 1, "report.bootstrap": 100, "report.trackers": [],
+    })  # fmt: skip
+    middle = time.process_time()
+    cxr_ray.evaluate(trained)
+    return {"train": middle - started, "evaluate": time.process_time() - middle}
+
+
 def predict(store: Path, network: str) -> Found:
     """CPU seconds of `cxr_ray.predict` of a store by an untrained network, which is as fast as a trained one."""
     import cxr_ray
@@ -178,7 +187,7 @@ def listing(folder: Path) -> Found:
 
 
 MEASURED: dict[str, Callable[..., Found]] = {
-    f.__name__: f for f in (ingest, read, train, predict, index, evaluate, listing)
+    f.__name__: f for f in (ingest, read, train, run, predict, index, evaluate, listing)
 }
 
 
@@ -220,16 +229,6 @@ def write_images(folder: Path, count: int, kind: tuple[int, int, str], *, differ
         else:
             path.hardlink_to(folder / f"{at % different:07d}.{suffix}")
     return folder
-
-
-def write_different(folder: Path, field: Any, numbers: range) -> None:
-    """One JPEG per number, each of other pixels: crops of `field`, which two rows never share."""
-    rng = np.random.default_rng(numbers.start)
-    for number in numbers:
-        top, left = rng.integers(0, field.shape[0] - 320), rng.integers(0, field.shape[1] - 390)
-        pixels = field[top : top + 320, left : left + 390].copy()
-        pixels[:8, :8] = number % 251
-        Image.fromarray(pixels).save(folder / f"{number:07d}.jpg", quality=90)
 
 
 def write_store(folder: Path, count: int, side: int) -> Path:
@@ -303,55 +302,18 @@ def list_files(folder: Path) -> None:
         print(f"listing of {count:,} files: {found['seconds']:.2f} s, {found['peak bytes'] / count:,.0f} bytes a file", flush=True)  # fmt: skip
 
 
-def command(*words: Any) -> tuple[float, float]:
-    """Seconds of a command of `cxr-ray`, and CPU seconds of all its processes, also of those of Ray that outlive it."""
-    started, before = time.perf_counter(), sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
-    done = subprocess.run([sys.executable, "-m", "cxr_ray", *map(str, words)], capture_output=True, text=True)
-    seconds = time.perf_counter() - started
-    if done.returncode:
-        raise RuntimeError(f"{words[0]} failed: {done.stdout[-1000:]}{done.stderr[-2000:]}")
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, 0):
-            pass
-    return seconds, sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - before
-
-
-def one_run(folder: Path, count: int) -> dict[str, tuple[float, float]]:
-    """Seconds and CPU seconds of each command on the first `count` images."""
-    out = folder / f"run-{count}"
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir()
-    pd.read_csv(folder / "all.csv").head(count).to_csv(out / "table.csv", index=False)
-    took = {"ingest": command("ingest", "table", folder / "files", out / "store", "--size", 64, "--table", out / "table.csv",
-                              "--labels", "a", "--labels", "b", "--cpus", 2)}  # fmt: skip
-    took["train and evaluate"] = command(
-        "train", "--store", out / "store", "--model", "resnet18", "--epochs", 2, "--name", "r", "--output", out
-    )
-    took["predict"] = command("predict", out / "r", out / "store", out / "predictions.parquet")
-    return took
-
-
-def check(folder: Path, rounds: int = 2, few: int = 1000, many: int = 4000, times: int = 10) -> None:
-    from ingest import random_image
-
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    count = many * times
-    (folder / "files").mkdir(parents=True)
-    field = random_image(np.random.default_rng(0), 1024)
-    for at in range(0, count, 500):
-        write_different(folder / "files", field, range(at, min(at + 500, count)))
-    rng = np.random.default_rng(0)
-    table = pd.DataFrame({"image": [f"{i:07d}.jpg" for i in range(count)], "patient": np.arange(count) // 3})
-    table["a"], table["b"] = rng.integers(0, 2, count), rng.integers(0, 2, count)
-    table.to_csv(folder / "all.csv", index=False)
-    small = {n: [one_run(folder, n) for _ in range(rounds)] for n in (few, many)}
-    large = one_run(folder, count)
-    for stage, taken in large.items():
-        for kind, seconds in zip(("wall", "CPU"), taken, strict=True):
-            low, high = (min(found[stage][kind == "CPU"] for found in small[n]) for n in (few, many))
-            predicted = high + (high - low) / (many - few) * (count - many)
-            print(f"{stage}, {kind}: {low:.1f} s for {few:,}, {high:.1f} s for {many:,}: predicted {predicted:.1f} s for {count:,}, "
-                  f"measured {seconds:.1f} s, measured / predicted {seconds / predicted:.2f}", flush=True)  # fmt: skip
+def check(folder: Path, few: int = 1000, many: int = 4000, times: int = 10) -> None:
+    counts = (few, many, many * times)
+    files = write_images(folder / "files", counts[-1], SOURCES["390 x 320 JPEG"], different=500)
+    found = {count: {"ingest": measured("ingest", files, count, 64)["cpu seconds"]} for count in counts}
+    for count in counts:
+        store = write_store(folder / f"check-{count}", count, 64)
+        found[count] |= measured("run", store) | {"predict": measured("predict", store, "lenet")["cpu seconds"]}
+    for stage in found[few]:
+        low, high, measured_s = (found[count][stage] for count in counts)
+        predicted = high + (high - low) / (many - few) * (counts[-1] - many)
+        print(f"{stage}: {low:.2f} s CPU for {few:,}, {high:.2f} s for {many:,}: predicted {predicted:.1f} s for {counts[-1]:,}, "
+              f"measured {measured_s:.1f} s, measured / predicted {measured_s / predicted:.2f}", flush=True)  # fmt: skip
 
 
 PARTS: dict[str, Callable[[Path], None]] = {
