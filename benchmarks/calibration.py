@@ -25,7 +25,7 @@ from cxr_ray.metrics.per_label import calibration_error
 from cxr_ray.metrics.table import decide
 from cxr_ray.on_ray import train as on_ray
 from cxr_ray.on_ray.ingest import IngestSettings, ingest
-from cxr_ray.workflows import evaluate
+from cxr_ray.workflows import evaluations
 
 
 def on_phantom(folder: Path, patients: int, threads: int | None) -> None:
@@ -48,7 +48,7 @@ def on_phantom(folder: Path, patients: int, threads: int | None) -> None:
     path = folder / "runs" / "weighed"
     done = (path / "run.json").exists() and runs.load(path).info["status"] == "finished"
     run = runs.load(path) if done else on_ray.train(cfg.validate(values))
-    found = evaluate.evaluate(run.path, log=lambda _: None).results
+    found = evaluations.evaluate(run.path, log=lambda _: None).results
     plan = run.plan["part"].value_counts()
     print(f"{patients} patients; train {plan['train']}, val {plan['val']}, test {plan['test']} images")
     for name, method in found["calibration"]["methods"].items():

@@ -23,7 +23,7 @@ from cxr_ray.datasets.chexpert import LABELS
 from cxr_ray.errors import UserError
 from cxr_ray.on_ray import cluster
 from cxr_ray.on_ray.ingest import IngestSettings, ingest
-from cxr_ray.workflows import external
+from cxr_ray.workflows import evaluations
 
 SHARED = {
     "Atelectasis": "Atelectasis", "Cardiomegaly": "Cardiomegaly", "Consolidation": "Consolidation", "Edema": "Edema",
@@ -81,8 +81,8 @@ def main() -> None:
           f"patients are among the {len(theirs)} images of the other {len(patients) - len(first)}")  # fmt: skip
     for name in ("chexpert-half", "chexpert-overlap"):
         print(f"{name}:")
-        found = external.evaluate(
-            run.path, stores[name], mapping={"Effusion": "Pleural Effusion"}, log=lambda line: print(f"  {line}")
+        found = evaluations.evaluate(
+            run, data=stores[name], mapping={"Effusion": "Pleural Effusion"}, log=lambda line: print(f"  {line}")
         )
         values_of = {(v["metric"], v["label"]): v for v in found.results["values"]}
         for a in found.results["external"]["alignment"]:
@@ -93,7 +93,7 @@ def main() -> None:
                     f"    {a['label']:14s} by {a['data']:18s} {count:4d} positives, ROC AUC {area['value']:.3f}{interval}"
                 )
     try:
-        external.evaluate(run.path, shards.open(stores["nih-half"]).path, log=lambda line: print(f"  {line}"))
+        evaluations.evaluate(run, data=shards.open(stores["nih-half"]).path, log=lambda line: print(f"  {line}"))
     except UserError as error:
         print(f"its own store: {error}")
 

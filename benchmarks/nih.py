@@ -14,7 +14,7 @@ from cxr_ray import config as cfg
 from cxr_ray import datasets
 from cxr_ray.on_ray.ingest import IngestSettings, ingest
 from cxr_ray.runs import ensemble
-from cxr_ray.workflows import evaluate
+from cxr_ray.workflows import evaluations
 
 LABELS = [
     "Pneumonia",
@@ -68,7 +68,7 @@ def main() -> None:
         members.append(trained(cfg.merge(RECIPE, values), f"fold-{fold}"))
     for run in (members[0], ensemble.make(args.out / "runs" / "ensemble", members)):
         print(run.path.name)
-        print_summary(evaluate.evaluate(run.path, log=quiet).results)
+        print_summary(evaluations.evaluate(run.path, log=quiet).results)
 
 
 if __name__ == "__main__":

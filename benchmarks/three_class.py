@@ -23,7 +23,7 @@ from cxr_ray.on_ray.ingest import IngestSettings, ingest
 from cxr_ray.on_ray.tune import tune
 from cxr_ray.tuning import ranking
 from cxr_ray.tuning import sweep as sweeps
-from cxr_ray.workflows import evaluate, select
+from cxr_ray.workflows import evaluations, select
 
 RECIPES = {
     "adam 3e-4, 2 epochs of 32": {"optim": {"lr": 3e-4}, "train": {"epochs": 2, "batch_size": 32}},
@@ -59,7 +59,7 @@ def evaluate_folds(sweep: sweeps.Sweep, ranked: ranking.RankedCombination) -> No
     tables, baselines = [], []
     for trial in ranked.trials:
         run = sweep.run(trial)
-        evaluated = evaluate.evaluate(run.path, split="val", log=quiet)
+        evaluated = evaluations.evaluate(run.path, split="val", log=quiet)
         print(f"seed {run.config.seed}, fold {trial.fold}: {summary(evaluated.results)}", flush=True)
         tables.append(pd.read_parquet(run.path / "predictions" / "val.parquet"))
         baselines.append(pd.read_parquet(run.path / "predictions" / "rivals-val.parquet"))
@@ -107,7 +107,7 @@ def main() -> None:
     values = cfg.merge(base, RECIPES[best])
 
     single = trained(cfg.merge(values, {"data": {"split": {"test": 0.2, "val": 0}}}), "single")
-    print(f"{best}, on test: {summary(evaluate.evaluate(single.path, log=quiet).results)}", flush=True)
+    print(f"{best}, on test: {summary(evaluations.evaluate(single.path, log=quiet).results)}", flush=True)
 
     split = {"by": "patient", "test": 0.2}
     hyperparameters = {"search": "grid", "scheduler": "none", "base": False, "folds": 5, "metric": "val/f1/mean"}
@@ -128,7 +128,7 @@ def main() -> None:
         f"deviation of macro F1 between folds {scores_of.std(axis=1, ddof=1).mean():.3f}, between seeds {scores_of.mean(axis=1).std(ddof=1):.3f}"
     )
     select.select_best(sweep, log=quiet)
-    ensemble = evaluate.evaluate(sweep.path / "best", log=quiet)
+    ensemble = evaluations.evaluate(sweep.path / "best", log=quiet)
     print(f"the ensemble of the best seed's folds, on test: {summary(ensemble.results)}")
 
 

@@ -2,7 +2,6 @@
 
 Parsing is in flags.py, suggestions for misspelt names are in near_misses.py. Used by train, tune and config."""
 
-import re
 import shlex
 import shutil
 import textwrap
@@ -13,14 +12,14 @@ from pydantic import BaseModel
 
 from cxr_ray import config as configs
 from cxr_ray.cli import flags, near_misses
+from cxr_ray.config.image_sizes import sides_of
 from cxr_ray.errors import UserError
 
 
 def _square(words: list[str]) -> list[str]:
     """`224` as `224 224`, `320x256` as `320 256`; other words unchanged."""
-    if len(words) != 1 or not (match := re.fullmatch(r"(\d+)(?:[xX,](\d+))?", words[0].strip())):
-        return words
-    return [match[1], match[2] or match[1]]
+    sides = sides_of(words[0]) if len(words) == 1 else None
+    return words if sides is None else [str(side) for side in sides]
 
 
 SHORT = {

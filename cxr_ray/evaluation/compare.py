@@ -13,7 +13,7 @@ import pandas as pd
 from cxr_ray.errors import UserError
 from cxr_ray.evaluation.prediction_table import EvaluationSettings, PredictionTable, choose_points, rule_of
 from cxr_ray.evaluation.results import resample
-from cxr_ray.evaluation.value_intervals import value_row
+from cxr_ray.evaluation.value_intervals import labels_left_out, means_text, value_row
 from cxr_ray.labels import PARTS
 from cxr_ray.metrics import (
     MEAN,
@@ -97,6 +97,8 @@ def compare(
     val = [PredictionTable(run.predictions("val"), labels, task) if _has(run, "val") else None for run in runs]
     scored = _score(tables, val, each, resampling=first)
     unit, group_N = tables[names[0]].resampling_units(first.interval_by)
+    if text := means_text(labels_left_out(scored[names[0]].samples, labels)):
+        notes.append(text)
     return {
         "task": task,
         "labels": labels,

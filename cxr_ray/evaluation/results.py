@@ -14,7 +14,7 @@ import numpy.typing as npt
 from cxr_ray.errors import UserError
 from cxr_ray.evaluation.point_intervals import intervals_at
 from cxr_ray.evaluation.prediction_table import EvaluationSettings, PredictionTable, choose_points
-from cxr_ray.evaluation.value_intervals import LEVEL, value_row
+from cxr_ray.evaluation.value_intervals import LEVEL, labels_left_out, value_row
 from cxr_ray.metrics import (
     MEAN,
     OVERALL_METRICS,
@@ -93,6 +93,7 @@ def evaluate_table(
             "resamples": settings.bootstrap,
             "method": settings.interval,
             "level": LEVEL,
+            "left_out": labels_left_out(samples[""], labels),
         },
         "values": rows.pop(""),
         "rivals": rows,

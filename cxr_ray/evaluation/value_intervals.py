@@ -1,11 +1,13 @@
 """The interval of a value from its resamples, or the reason why it has none: one rule for every metric of every page."""
 # N rows, L labels
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cxr_ray.errors import listed
 from cxr_ray.metrics import AVERAGES, Value
 from cxr_ray.metrics.intervals import Samples, bca, percentile, wilson
 from cxr_ray.metrics.table import Table
@@ -38,6 +40,24 @@ def value_row(
     if interval.low == interval.high:
         return {**row, "no_interval": "every resample gives the same value"}
     return {**row, **interval._asdict(), "method": method}
+
+
+def labels_left_out(samples: Samples, labels: Sequence[str]) -> list[str]:
+    """Labels without a positive or without a negative in some resamples, though not in all: these average the other labels."""
+    undefined = {k: np.isnan(samples["auroc", k]) for k in labels if ("auroc", k) in samples}
+    return [
+        k for k, undefined_R in undefined.items() if len(labels) > 1 and undefined_R.any() and not undefined_R.all()
+    ]
+
+
+def means_text(left_out: Sequence[str]) -> str:
+    """What the intervals of means do not cover, for `labels_left_out`; empty without any."""
+    if not left_out:
+        return ""
+    return (
+        f"Some resamples have no positive or no negative of {listed(left_out)}, and their means are over the other labels: "
+        "an interval of a mean is not quite of the labels that the mean is of."
+    )
 
 
 def _denominator(value: Value, table: Table, group_N: npt.NDArray[np.int64]) -> int:

@@ -16,7 +16,7 @@ from cxr_ray.data.store import Store
 from cxr_ray.data.store_format import MANIFEST, FileEntry
 from cxr_ray.errors import UserError
 from cxr_ray.models import Classifier, check_size, serialization
-from cxr_ray.models.classifier import auxiliary_names
+from cxr_ray.models.classifier import auxiliary_names, in_value_range
 from cxr_ray.models.features import feature_count, logits_and_features
 from cxr_ray.models.heads import head_name
 from cxr_ray.models.serialization import SavedModel
@@ -79,7 +79,9 @@ class _Network:
 
     def __call__(self, pixels_NHW: Any) -> Any:
         with torch.inference_mode(), self._precision.autocast(self._device):
-            images = torch.from_numpy(pixels_NHW).to(self._device, non_blocking=True)
+            images = torch.from_numpy(in_value_range(pixels_NHW, self._model.spec.value_range)).to(
+                self._device, non_blocking=True
+            )
             return logits_and_features(self._model, images)[1].cpu().numpy()
 
 

@@ -19,10 +19,14 @@ from cxr_ray.inference import embedder, unusual
 from cxr_ray.inference.inputs import Images, format_of_files, gray_batches
 from cxr_ray.inference.unusual import Floats, UnusualCheck
 from cxr_ray.models import GRAY_RANGE, head_logits, serialization
+from cxr_ray.models.classifier import in_value_range
 from cxr_ray.models.features import feature_count, logits_and_features
 from cxr_ray.runtime import memory, precision
 from cxr_ray.runtime.context import pick_device
 from cxr_ray.storage.atomic import sha256
+
+Predict = Callable[[npt.NDArray[Any]], Floats]
+"""From a batch to its probabilities [N, L]."""
 
 
 class Checked(NamedTuple):
@@ -87,9 +91,9 @@ class Predictor:
 
     def model_images(self, grays_NHW: npt.NDArray[Any]) -> torch.Tensor:
         """Gray values 0 to 255 [N, H, W] on the device, as `model` takes them: uint8, or float32 in `value_range`."""
-        black, white = self.value_range
-        if grays_NHW.dtype != np.uint8 and self.value_range != GRAY_RANGE:
-            grays_NHW = (grays_NHW / np.float32(255.0) * (white - black) + black).astype(np.float32)
+        return self._on_device(in_value_range(grays_NHW, self.value_range))
+
+    def _on_device(self, grays_NHW: npt.NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(grays_NHW)).to(self.device)
 
     def probabilities(self, grays_NHW: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -114,12 +118,10 @@ class Predictor:
 
     def measured(self, grays_NHW: npt.NDArray[Any]) -> tuple[Floats, dict[str, Floats]]:
         """Probabilities [N, L], and what the check measures by name: as `unusual.measure`, and `features` if the model has a head."""
-        images = self.model_images(grays_NHW)
-        black, white = GRAY_RANGE if grays_NHW.dtype == np.uint8 else self.value_range
+        as_taken_NHW = in_value_range(grays_NHW, self.value_range)
+        images = self._on_device(as_taken_NHW)
         with torch.inference_mode():
-            values = unusual.measure(
-                (images - black) / (white - black) * 255.0 if (black, white) != GRAY_RANGE else images
-            )
+            values = unusual.measure(images if as_taken_NHW is grays_NHW else self._on_device(grays_NHW))
             with self._precision.autocast(self.device):
                 if self._has_features:
                     logits, features = logits_and_features(self.model, images)
@@ -132,8 +134,15 @@ class Predictor:
         self, store: TrainingStore, rows: npt.NDArray[np.int64], *, batch_size: int = 64
     ) -> dict[str, Floats]:
         """What the check measures of store rows [N], by name: as `measured`."""
-        batches = [self.measured(grays)[1] for _, grays in loader.eval_batches(store, rows, batch_size=batch_size)]
+        images = loader.eval_batches(store, rows, batch_size=batch_size)
+        batches = [self._measured_of(store, rows[here], grays) for here, grays in images]
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+    def _measured_of(
+        self, store: TrainingStore, rows: npt.NDArray[np.int64], grays_NHW: npt.NDArray[Any]
+    ) -> dict[str, Floats]:
+        """What the check measures of a batch of a store's rows [N], whose gray values are given."""
+        return self.measured(grays_NHW)[1]
 
     @cached_property
     def _has_features(self) -> bool:
@@ -152,14 +161,19 @@ class Predictor:
         progress: Callable[[int, int], None] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Probabilities [N, L] of store rows [N], in their order. `progress` is called with the numbers of rows (done, total)."""
-        return self._collect(len(rows), loader.eval_batches(store, rows, batch_size=batch_size), progress)
+        source, predict = self._source(store)
+        return self._collect(len(rows), loader.eval_batches(source, rows, batch_size=batch_size), progress, predict)
+
+    def _source(self, store: TrainingStore) -> tuple[TrainingStore, Predict]:
+        """What is read for the rows of a store, and what predicts a batch of it."""
+        return store, self.probabilities
 
     def _collect(
         self,
         count: int,
         batches: Iterable[tuple[slice, npt.NDArray[Any]]],
         progress: Callable[[int, int], None] | None = None,
-        predict: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]] | None = None,
+        predict: Predict | None = None,
     ) -> npt.NDArray[np.float32]:
         """Probabilities [N, L] of `count` N images, in batches with their places; `predict` is `probabilities` by default.
 
@@ -183,28 +197,15 @@ class FeaturePredictor(Predictor):
         self._features = embedder.features_of(run)
         self._head = serialization.read(run.weights).model.to(device)
 
-    def rows(
-        self,
-        store: TrainingStore,
-        rows: npt.NDArray[np.int64],
-        *,
-        batch_size: int = 64,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> npt.NDArray[np.float32]:
-        if not self._has_features_of(store):
-            return super().rows(store, rows, batch_size=batch_size, progress=progress)
-        batches = loader.eval_batches(self._features, rows, batch_size=batch_size)
-        return self._collect(len(rows), batches, progress, self._of_features)
+    def _source(self, store: TrainingStore) -> tuple[TrainingStore, Predict]:
+        return (self._features, self._of_features) if self._has_features_of(store) else super()._source(store)
 
-    def measured_rows(
-        self, store: TrainingStore, rows: npt.NDArray[np.int64], *, batch_size: int = 64
+    def _measured_of(
+        self, store: TrainingStore, rows: npt.NDArray[np.int64], grays_NHW: npt.NDArray[Any]
     ) -> dict[str, Floats]:
         if not self._has_features_of(store):
-            return super().measured_rows(store, rows, batch_size=batch_size)
-        images = loader.eval_batches(store, rows, batch_size=batch_size)
-        batches = [unusual.measure(self.model_images(grays)) for _, grays in images]
-        values = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-        return {**values, "features": self._features.vectors(rows)}
+            return super()._measured_of(store, rows, grays_NHW)
+        return {**unusual.measure(self._on_device(grays_NHW)), "features": self._features.vectors(rows)}
 
     def _has_features_of(self, store: TrainingStore) -> bool:
         return getattr(store, "fingerprint", None) == self._features.manifest.store

@@ -39,7 +39,9 @@ FINDINGS: Mapping[str, tuple[str, str]] = {
     "pneumonia": ("233604007", "Pneumonia"),
     "pneumothorax": ("36118008", "Pneumothorax"),
 }
-"""SNOMED CT code and meaning by label in lower case."""
+"""SNOMED CT code and meaning by label in lower case. Those of edema, effusion and pneumothorax are in DICOM's own value sets (PS3.16). The
+others were compared with public maps between terminologies (such as MedDRA's and OMOP's, and the EU's certificates for COVID-19), not with a
+release of SNOMED CT, which is licensed."""
 COPIED = (
     "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge", "PatientIdentityRemoved",
     "DeidentificationMethod", "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber",

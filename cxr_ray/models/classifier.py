@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -224,6 +226,14 @@ def auxiliary_names(network: nn.Module) -> tuple[str, ...]:
     """Names of the modules of `network` that are auxiliary heads, as its attribute `auxiliary` lists them."""
     names: tuple[str, ...] = getattr(network, "auxiliary", ())
     return names
+
+
+def in_value_range(grays_NHW: npt.NDArray[Any], value_range: tuple[float, float]) -> npt.NDArray[Any]:
+    """Gray values 0 to 255 as a model with this `value_range` takes them: uint8 and the range 0 to 255 unchanged, others float32."""
+    if grays_NHW.dtype == np.uint8 or value_range == GRAY_RANGE:
+        return grays_NHW
+    black, white = value_range
+    return (grays_NHW / np.float32(255.0) * (white - black) + black).astype(np.float32)
 
 
 def check_size(wanted: tuple[int, int], stored: tuple[int, int]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cxr_ray import config
+from cxr_ray.config.image_sizes import read_size
 from cxr_ray.errors import UserError, closest, requirement
 from cxr_ray.models.classifier import GRAY_RANGE, Classifier
 from cxr_ray.models.factory import build, family_of
@@ -68,7 +69,7 @@ def create_model(
     return build(
         model,
         outputs=num_outputs,
-        image_size=_size(size),
+        image_size=read_size(size, name="create_model: image_size"),
         mean=mean,
         deviation=deviation,
         value_range=(black, white),
@@ -84,11 +85,3 @@ def _pair(name: str, value: Any, meaning: str) -> tuple[float, float]:
     if isinstance(value, str) or not (math.isfinite(first) and math.isfinite(second)):
         raise UserError(f"create_model: {name} must be two finite numbers {meaning}, got {value!r}")
     return first, second
-
-
-def _size(value: Any) -> tuple[int, int]:
-    """Height and width of an image size, which may be one number. Raises `UserError`."""
-    size = (value, value) if isinstance(value, int) else value
-    if not isinstance(size, list | tuple) or len(size) != 2 or not all(isinstance(pixels, int) for pixels in size):
-        raise UserError(f"create_model: image_size must be pixels, one whole number or (height, width), got {value!r}")
-    return size[0], size[1]

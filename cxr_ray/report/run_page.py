@@ -94,6 +94,7 @@ def write(
             headline=headline_cells(evaluation),
             unit=statements.unit(evaluation),
             ranges=statements.has_intervals(evaluation),
+            means=statements.means_text(evaluation),
             standing=statements.standing(run, part, evaluation),
             facts=_facts(evaluation, info, config, part, parts),
             table=label_table(evaluation, values),

@@ -5,6 +5,7 @@ from typing import Any
 
 from cxr_ray import config as cfg
 from cxr_ray.errors import UserError
+from cxr_ray.evaluation import value_intervals
 from cxr_ray.evaluation.analysis import has_enough_cases
 from cxr_ray.metrics import MEAN
 from cxr_ray.metrics.subgroups import MIN_CASES
@@ -63,6 +64,13 @@ def unit(evaluation: Mapping[str, Any]) -> str:
 def has_intervals(evaluation: Mapping[str, Any]) -> bool:
     """Whether intervals were computed: resamples were asked for, and there is more than one unit to resample."""
     return bool(evaluation["interval"]["resamples"]) and evaluation["interval"]["groups"] > 1
+
+
+def means_text(evaluation: Mapping[str, Any]) -> str:
+    """What the intervals of means do not cover: labels that some resamples have no positive or no negative of."""
+    return value_intervals.means_text(
+        evaluation["interval"].get("left_out", ())
+    )  # files of earlier versions have no such list
 
 
 def standing(run: Run, part: str, evaluation: Mapping[str, Any]) -> str:

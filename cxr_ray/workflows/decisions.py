@@ -15,7 +15,7 @@ from cxr_ray.evaluation.prediction_table import EvaluationSettings, PredictionTa
 from cxr_ray.inference.decisions import LARGEST, Decisions
 from cxr_ray.inference.predictor import Predictor
 from cxr_ray.metrics import operating_points, studies
-from cxr_ray.workflows.evaluate import By
+from cxr_ray.workflows.evaluation_request import By
 
 PARTS = ("test", "val")
 """Whose evaluation counts, the first that there is."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from cxr_ray.data import plan as plans
 from cxr_ray.data import store as stores
 from cxr_ray.data import store_format
 from cxr_ray.data.plan import Plan
-from cxr_ray.errors import UserError, unknown
+from cxr_ray.errors import UserError
 from cxr_ray.evaluation import analysis
 from cxr_ray.evaluation.prediction_table import EvaluationSettings, PredictionTable, rule_of
 from cxr_ray.evaluation.results import evaluate_table
@@ -31,9 +31,8 @@ from cxr_ray.runtime import progress
 from cxr_ray.storage.atomic import write_atomic
 from cxr_ray.training import epoch_model
 from cxr_ray.workflows.evaluated_model import EvaluatedModel
+from cxr_ray.workflows.evaluation_request import By, EvaluationRequest
 from cxr_ray.workflows.results import Evaluation
-
-By = Literal["image", "study"]
 
 
 def metric_table(
@@ -106,29 +105,16 @@ class EvaluationData:
         )
 
 
-def evaluate(
-    path: str | Path,
-    *,
-    split: str | None = None,
-    epoch: int | None = None,
-    thresholds: operating_points.Rule | None = None,
-    by: By = "image",
-    combine: studies.Method = "max",
-    report: Mapping[str, Any] | None = None,
-    log: Callable[[str], None] = print,
-) -> Evaluation:
-    """Evaluate the run in the folder `path` on `split` (default: test, else val; the log states which) and write its report.
+def evaluate(path: str | Path, request: EvaluationRequest, *, log: Callable[[str], None] = print) -> Evaluation:
+    """Evaluate the run in the folder `path` on a part of its own store (default: test, else val; the log states which) and write its
+    report.
 
     The parts are read from the run's own `plan.parquet`. Predictions of the model and the baselines are computed once and saved, so
-    that other `thresholds` need no model; a rule chooses thresholds on val. `epoch` evaluates another model than the selected one
-    (`epoch_model`). `by="study"` combines the images of a study by `combine`. `report` has settings of `config.Report` that replace the
-    run's own, such as `interval_by`. Each evaluation of test is counted in run.json. Raises `UserError` for an unknown name, if the part
-    has no rows, if the epoch's model is gone, and if the store is not the one of the training."""
-    if split is not None and split not in plans.PARTS:
-        raise unknown("split", split, plans.PARTS)
-    check_unit(by, combine)
+    that other thresholds need no model; a rule chooses thresholds on val. Each evaluation of test is counted in run.json. Raises
+    `UserError` if the part has no rows, if the epoch's model is gone, and if the store is not the one of the training."""
+    epoch, by = request.epoch, request.by
     run = load_trained(path, epoch=epoch)
-    config = with_report_settings(run, report)
+    config = with_report_settings(run, request.report)
     store = stores.open(run.info["store"]["path"], verify="manifest", cache=config.data.cache)
     if store.fingerprint != run.info["store"]["fingerprint"]:
         raise UserError(
@@ -136,11 +122,11 @@ def evaluate(
             f"to evaluate the run on other data use --data {store.origin}"
         )
     plan = runs.plan_of(run, store)
-    part = split or ("test" if len(plan.rows["test"]) else "val")
+    part = request.split or ("test" if len(plan.rows["test"]) else "val")
     if not len(plan.rows[part]):
         parts = ", ".join(p for p in plans.PARTS if len(plan.rows[p]))
         raise UserError(f"the run {run.path.name} has no rows in {part}; it has rows in {parts}")
-    rule = rule_of(run, thresholds, plan.labels)
+    rule = rule_of(run, request.thresholds, plan.labels)
     operating_points.parse(rule, plan.labels, task=plan.task)
     selected_epoch = part == "val" and epoch is None and runs.is_selected_on_val(run.info, config.train)
     log(
@@ -165,7 +151,7 @@ def evaluate(
         unused_labels=unused_labels(store, plan),
     )
     settings = EvaluationSettings.from_report(config.report, rule, seed=config.seed)
-    results, table = compute_results(data, settings, by=by, combine=combine)
+    results, table = compute_results(data, settings, by=by, combine=request.combine)
     blank = store.info.blank_policy(config.data.blank)
     results = {"part": part, **results, "blank": {"train": blank, "here": blank}, **about_model(model, val, log)}
     files = evaluation_files.of_part(run, part, by=by, epoch=epoch)
@@ -180,14 +166,6 @@ def evaluate(
     run_page.write(run, part, evaluation=results, predictions=table, path=files.page, images=images)
     index_page.write(run)
     return Evaluation(run, part, results, files.page, table)
-
-
-def check_unit(by: str, combine: str) -> None:
-    """Raise `UserError` for an unknown unit of evaluation, or an unknown way to combine the images of a study."""
-    if by not in get_args(By):
-        raise unknown("value of by", by, get_args(By))
-    if combine not in get_args(studies.Method):
-        raise unknown("value of combine", combine, get_args(studies.Method))
 
 
 def about_model(model: EvaluatedModel, val: pd.DataFrame | None, log: Callable[[str], None]) -> dict[str, Any]:
@@ -244,7 +222,7 @@ def load_trained(path: str | os.PathLike[str], *, epoch: int | None = None) -> r
     return run
 
 
-def with_report_settings(run: runs.Run, report: Mapping[str, Any] | None) -> cfg.Config:
+def with_report_settings(run: runs.Run, report: Mapping[str, Any]) -> cfg.Config:
     """The run's config with other settings of `report`. Raises `UserError` for an invalid one."""
     if not report:
         return run.config

@@ -12,6 +12,7 @@ from cxr_ray.runs import Run, load
 from cxr_ray.runtime import progress
 from cxr_ray.storage.atomic import write_atomic
 from cxr_ray.storage.remote import to_local_path
+from cxr_ray.workflows.evaluation_request import By, EvaluationRequest
 from cxr_ray.workflows.results import Comparison, Evaluation
 
 AnyRun = Run | str | os.PathLike[str]
@@ -23,7 +24,7 @@ def evaluate(  # noqa: PLR0913 - the options of the command, all of them by keyw
     split: str | None = None,
     epoch: int | None = None,
     thresholds: operating_points.Rule | None = None,
-    by: Literal["image", "study"] = "image",
+    by: By = "image",
     combine: studies.Method = "max",
     data: str | os.PathLike[str] | None = None,
     mapping: Mapping[str, str] | None = None,
@@ -42,38 +43,23 @@ def evaluate(  # noqa: PLR0913 - the options of the command, all of them by keyw
     that the run was trained with must be named. Raises `UserError` if the run has no model or the part no rows."""
     opened = load(run)  # reports a wrong path before torch is imported, which takes seconds
     opened.load_plugins(plugins)
-    path = opened.path
-    if data is None:
-        if mapping:
-            raise UserError("mapping relates labels to those of other data: give data too")
-        from cxr_ray.workflows import evaluate as evaluating
-
-        return evaluating.evaluate(
-            path,
-            split=split,
-            epoch=epoch,
-            thresholds=thresholds,
-            by=by,
-            combine=combine,
-            report=report,
-            log=log,
-        )
-    if split is not None:
-        raise UserError("data evaluates all rows of the other store: leave split out")
-    from cxr_ray.workflows import external
-
-    where = os.fspath(data)
-    return external.evaluate(
-        path,
-        where,
-        mapping=mapping,
+    request = EvaluationRequest(
+        split=split,
         epoch=epoch,
         thresholds=thresholds,
         by=by,
         combine=combine,
-        report=report,
-        log=log,
+        data=data,
+        mapping=mapping or {},
+        report=report or {},
     )
+    if data is None:
+        from cxr_ray.workflows import evaluate as on_own_store
+
+        return on_own_store.evaluate(opened.path, request, log=log)
+    from cxr_ray.workflows import external
+
+    return external.evaluate(opened.path, request, log=log)
 
 
 def compare(

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from cxr_ray.config.image_sizes import read_size
 from cxr_ray.data import store as stores
 from cxr_ray.errors import UserError
 from cxr_ray.inference import embedder
@@ -54,14 +55,14 @@ def export(
     out: str | os.PathLike[str],
     *,
     format: Literal["pt2", "onnx"] | None = None,
-    size: tuple[int, int] | None = None,
+    size: int | tuple[int, int] | None = None,
     plugins: Sequence[str] = (),
     log: Callable[[str], None] = print,
 ) -> Exported:
     """Write a run, or an ensemble (the mean of its members), as one file that needs no cxr_ray, and `OUT.md`, its model card.
 
     The program takes gray values uint8 [N, H, W] with any N (float32 of 0 to 255 if the store has 16 bits) and gives probabilities
-    float32 [N, L]. `format`: by default that of the ending of `out`, .pt2 or .onnx. `size`: H and W, by default those of the store's
+    float32 [N, L]. `format`: by default that of the ending of `out`, .pt2 or .onnx. `size`: H and W, or one number for both, by default those of the store's
     images, which the program resizes as the run does; files have to be decoded and resized to it before, as the card says. It is
     compared with the run in fp32 on rows of its store, or on synthetic images if there is no store, and not written if a probability
     differs by more than 1e-4. `plugins` as for `load_model`. Raises `UserError`, also for a network that torch cannot export."""
@@ -73,14 +74,15 @@ def export(
     store = _store_of(found)
     if size is None:
         size = store.size if store is not None else _largest(members)
+    size_HW = read_size(size, name="size")
     if store is None:
-        log(f"note: the store is not at {found.info['store']['path']}: the input is {size[0]} x {size[1]} pixels")
-    about = _metadata(found, members, size, store)
+        log(f"note: the store is not at {found.info['store']['path']}: the input is {size_HW[0]} x {size_HW[1]} pixels")
+    about = _metadata(found, members, size_HW, store)
     if not about["thresholds"]:
         log(f"note: {found.path.name} has no operating points yet; `cxr-ray evaluate {found.path}` writes them")
     dtype = torch.float32 if about["input"]["dtype"] == "float32" else torch.uint8
-    body = exporting.to_bytes(exporting.Deployed(members), form, size=size, dtype=dtype, metadata=about)
-    images, checked_on = _images(found, store, size, dtype)
+    body = exporting.to_bytes(exporting.Deployed(members), form, size=size_HW, dtype=dtype, metadata=about)
+    images, checked_on = _images(found, store, size_HW, dtype)
     expected = _in_fp32(found).probabilities(images)
     difference = exporting.largest_difference(exporting.open_program(body, form), images, expected)
     if difference > exporting.TOLERANCE:
@@ -100,7 +102,7 @@ def export(
     make_folder(path.parent)
     write_atomic(path, body)
     write_atomic(card, text)
-    return Exported(path, card, form, size, difference, checked_on, about)
+    return Exported(path, card, form, size_HW, difference, checked_on, about)
 
 
 def _in_fp32(run: Run) -> Predictor:

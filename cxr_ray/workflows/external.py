@@ -2,10 +2,10 @@
 # N rows, L labels
 
 import json
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from cxr_ray.data import filters, leakage
 from cxr_ray.data import store as stores
 from cxr_ray.errors import UserError, listed
 from cxr_ray.evaluation.prediction_table import EvaluationSettings, rule_of
-from cxr_ray.metrics import operating_points, studies
+from cxr_ray.metrics import operating_points
 from cxr_ray.report import index_page, run_page
 from cxr_ray.runs import evaluation_files
 from cxr_ray.storage.atomic import write_atomic
@@ -24,6 +24,7 @@ from cxr_ray.workflows import evaluate as evaluating
 from cxr_ray.workflows import shared_classes
 from cxr_ray.workflows.alignment import align, blank_of, derivations, stored_labels, truth_of, used_labels
 from cxr_ray.workflows.evaluated_model import EvaluatedModel
+from cxr_ray.workflows.evaluation_request import EvaluationRequest
 from cxr_ray.workflows.results import Evaluation
 
 SAME_IMAGE_BITS = 2
@@ -31,31 +32,21 @@ SAME_IMAGE_BITS = 2
 or 2; different images in 4 or more."""
 
 
-def evaluate(  # noqa: PLR0913 - the options of the command, all of them by keyword
-    path: str | Path,
-    data: str | Path,
-    *,
-    mapping: Mapping[str, str] | None = None,
-    epoch: int | None = None,
-    thresholds: operating_points.Rule | None = None,
-    by: evaluating.By = "image",
-    combine: studies.Method = "max",
-    report: Mapping[str, Any] | None = None,
-    log: Callable[[str], None] = print,
-) -> Evaluation:
-    """Evaluate the run in the folder `path` on every row of the store `data` that passes the store's filters.
+def evaluate(path: str | Path, request: EvaluationRequest, *, log: Callable[[str], None] = print) -> Evaluation:
+    """Evaluate the run in the folder `path` on every row of the store `request.data` that passes the store's filters.
 
-    Labels are matched by name, or by `mapping` (model label to data label); unmatched ones are logged. Preprocessing is that of the
-    model; `epoch` and `report` are as in `evaluate.evaluate`. Rows that the training used (see `used_in_training`) are left out. Thresholds are the
-    run's, chosen on its own val. Writes `external/NAME/` in the run. Raises `UserError` if no label matches or no row remains."""
-    evaluating.check_unit(by, combine)
+    Labels are matched by name, or by the request's mapping (model label to data label); unmatched ones are logged. Preprocessing is
+    that of the model. Rows that the training used (see `used_in_training`) are left out. Thresholds are the run's, chosen on its own
+    val. Writes `external/NAME/` in the run. Raises `UserError` if no label matches or no row remains."""
+    assert request.data is not None, "evaluate.evaluate evaluates the run's own store"
+    epoch, by = request.epoch, request.by
     run = evaluating.load_trained(path, epoch=epoch)
-    config, info = evaluating.with_report_settings(run, report), run.info
-    store = stores.open(data, verify="manifest", cache=config.data.cache)
-    rule = rule_of(run, thresholds, info["labels"])
+    config, info = evaluating.with_report_settings(run, request.report), run.info
+    store = stores.open(os.fspath(request.data), verify="manifest", cache=config.data.cache)
+    rule = rule_of(run, request.thresholds, info["labels"])
     operating_points.parse(rule, info["labels"], task=info["task"])
     own = stores.open(info["store"]["path"], verify="manifest", cache=config.data.cache)
-    given, derived = mapping or {}, derivations(own.info, config.data)
+    given, derived = request.mapping, derivations(own.info, config.data)
     columns = stored_labels(store.index, store)
     classes = info["task"] == "multiclass"
     if classes:
@@ -111,7 +102,7 @@ def evaluate(  # noqa: PLR0913 - the options of the command, all of them by keyw
         unused_labels=[k for k in evaluating.unused_labels(store, plan) if k in own.labels],
     )
     settings = EvaluationSettings.from_report(config.report, rule, seed=config.seed)
-    results, table = evaluating.compute_results(evaluation_data, settings, by=by, combine=combine)
+    results, table = evaluating.compute_results(evaluation_data, settings, by=by, combine=request.combine)
     results = {"part": store.name, **results, **evaluating.about_model(model, logged, log)}
     results["blank"] = {
         "train": own.info.blank_policy(config.data.blank),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_ray import datasets, registry
+from cxr_ray.config.image_sizes import read_size
 from cxr_ray.data import store as stores
 from cxr_ray.data import summary
 from cxr_ray.datasets import Records, pseudonyms
@@ -19,8 +20,6 @@ from cxr_ray.storage.remote import AnyPath, to_path
 if TYPE_CHECKING:
     from cxr_ray.on_ray.ingest import IngestResult
 
-LARGEST = 4096
-"""Pixels of a side of the stored images."""
 HAND_MADE = "records"
 """Source, in the manifest, of records that no source has read."""
 
@@ -108,7 +107,7 @@ def write_store(
     from cxr_ray.on_ray.ingest import IngestSettings
     from cxr_ray.on_ray.ingest import ingest as on_ray
 
-    how = IngestSettings(source=records.source or HAND_MADE, size=_size(size), **settings)
+    how = IngestSettings(source=records.source or HAND_MADE, size=read_size(size, name="size"), **settings)
     if cluster.is_local(address):
         resources.check_cores(cpus)
     with cluster.session(address, num_cpus=cpus) as is_ours:
@@ -154,11 +153,3 @@ def _records(dataset: str | Records, root: AnyPath, options: Mapping[str, Any] |
         raise UserError(f"no folder at {root.absolute()}; give the folder that holds the images of the records")
     name = dataset.source or HAND_MADE
     return dataset if dataset.source else dataclasses.replace(datasets.check_records(dataset, root, name), source=name)
-
-
-def _size(size: int | tuple[int, int]) -> tuple[int, int]:
-    """(H, W) of one number or two. Raises `UserError`."""
-    height, width = (size, size) if isinstance(size, int) else size
-    if not (1 <= height <= LARGEST and 1 <= width <= LARGEST):
-        raise UserError(f"size: give pixels from 1 to {LARGEST}, such as 224 or (320, 256), got {size!r}")
-    return int(height), int(width)

@@ -22,6 +22,7 @@ from cxr_ray.tuning import sweep as sweeps
 from cxr_ray.tuning.ranking import RankedCombination
 from cxr_ray.tuning.sweep import Sweep
 from cxr_ray.workflows.evaluate import evaluate
+from cxr_ray.workflows.evaluation_request import EvaluationRequest
 
 FOLDS = 5
 """Default of `--refit folds`: five or ten are usual (Kohavi, IJCAI 1995), and ten cost twice as much."""
@@ -211,7 +212,7 @@ def _evaluate_on_test(sweep: Sweep, folder: Path) -> dict[str, Any] | None:
     if not (run.plan["part"] == "test").any():
         return None
     if not (folder / "evaluation-test.json").exists():
-        evaluate(folder, split="test", log=lambda line: None)
+        evaluate(folder, EvaluationRequest(split="test"), log=lambda line: None)
     return _summary(run.evaluation("test"), sweep)
 
 

@@ -201,3 +201,18 @@ def test_perfect_runs_have_no_intervals_of_no_width(tmp_path: Path) -> None:
     better = compare([example_run(tmp_path, "weak", skill=0.3), two[0]])["pairs"][0]["rows"]
     bounded = next(r for r in better if (r["metric"], r["label"]) == ("auroc", LABELS[0]))
     assert bounded["p_is_bound"] and bounded["p"] == pytest.approx(2 / 101)
+
+
+def test_labels_that_the_interval_of_a_mean_leaves_out_are_named(tmp_path: Path) -> None:
+    """One positive is missing from 37% of the resamples: the mean of these is over the other labels, its value over all."""
+    two = [example_run(tmp_path, name, skill=skill) for name, skill in (("one", 1.0), ("two", 2.0))]
+    assert not any("over the other labels" in line for line in compare(two)["notes"])
+    for run in two:
+        table = run.predictions("test")
+        run.write_predictions("test", table.assign(**{f"true/{LABELS[1]}": (np.arange(len(table)) == 3) * 1.0}))
+    found = compare(two)
+    (note,) = (line for line in found["notes"] if "over the other labels" in line)
+    assert f"no negative of {LABELS[1]}, and" in note
+    rows = {(row["metric"], row["label"]): row for row in found["pairs"][0]["rows"]}
+    gaps = [rows["auroc", label]["value"] for label in LABELS]
+    assert rows["auroc", "mean"]["value"] == pytest.approx(np.mean(gaps)) and "low" not in rows["auroc", LABELS[1]]

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from cxr_ray import runs
+from cxr_ray.data import store_writer
 from cxr_ray.errors import UserError
-from cxr_ray.inference import predictor
+from cxr_ray.inference import embedding, predictor, unusual
 from cxr_ray.models import serialization
+from cxr_ray.models.create import create_model
+from tests.fakes import embedded
 from tests.fakes.store import FakeStore, fake_store
 from tests.fakes.trainings import config, fit
 
@@ -59,3 +62,25 @@ def test_a_run_without_a_model_is_refused(trained: tuple[runs.Run, FakeStore], t
     (tmp_path / "config.yaml").write_text((run.path / "config.yaml").read_text())
     with pytest.raises(UserError, match=r"has no model yet \(status: \w+\); continue it with `cxr-ray train --resume "):
         predictor.load(tmp_path)
+
+
+def test_a_run_on_features_measures_its_images_as_its_network_does(tmp_path: Path) -> None:
+    """Of 16 bits, by a network that takes 0 to 1: `measure` is of gray values 0 to 255, whatever the network takes."""
+    fake = fake_store(60, size=(28, 28))
+    table = fake.index.drop(columns=["mean", "variance"])
+    store = store_writer.write(tmp_path / "shards", fake.pixels.astype(np.uint16) * 200, table, fake.info)
+    network = create_model("lenet", len(store.labels), image_size=28, value_range=(0, 1)).eval()
+    saved = serialization.SavedModel(network, store.labels, store.task, "fp32")
+    features = embedding.embed(saved, store, tmp_path / "features", device=embedded.CPU)
+    made = embedded.Embedded(store, runs.Run(tmp_path / "runs" / "none"), features)
+    model = predictor.load(fit(embedded.head(made), store), gpu=False)
+    rows = store.index["row"].to_numpy()[5:20]
+    images = store.images(rows)
+    assert images.dtype == np.float32 and images.max() > 100
+    expected = {**unusual.measure(torch.from_numpy(images)), "features": features.vectors(rows)}
+    prob, measured = model.measured(images)
+    of_rows = model.measured_rows(store, rows, batch_size=4)
+    for name, value in expected.items():
+        np.testing.assert_allclose(of_rows[name], value, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(measured[name], value, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(model.rows(store, rows, batch_size=4), prob, atol=1e-5)

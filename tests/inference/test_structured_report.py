@@ -7,10 +7,11 @@ import numpy as np
 import pydicom
 import pytest
 from highdicom import sr
+from pydicom.sr.codedict import codes
 
 import cxr_ray
 from cxr_ray.errors import UserError
-from cxr_ray.inference.structured_report import ReportedModel, ReportWriter, finding_code, read_source
+from cxr_ray.inference.structured_report import FINDINGS, ReportedModel, ReportWriter, finding_code, read_source
 from tests.fakes import archive, dicom
 from tests.fakes.explained import quiet, trained
 from tests.fakes.images import encoded
@@ -194,3 +195,36 @@ def test_the_folder_of_reports_may_not_be_a_file(tmp_path: Path) -> None:
     (tmp_path / "sr").write_text("x")
     with pytest.raises(UserError, match="cannot make"):
         cxr_ray.predict(trained(), tmp_path / "in", tmp_path / "a.parquet", sr=tmp_path / "sr", gpu=False, log=quiet)
+
+
+def verhoeff(digits: str) -> int:
+    """Verhoeff 1969: digits are permuted by their place and multiplied in the dihedral group of a pentagon, whose element r + 5 s is a
+    rotation by r after s reflections. 0 if the last digit checks the others."""
+
+    def product(a: int, b: int) -> int:
+        rotation = (a % 5 + b % 5) % 5 if a < 5 else (a % 5 - b % 5) % 5
+        return rotation + 5 * ((a // 5 + b // 5) % 2)
+
+    moved, total = (1, 5, 7, 6, 2, 8, 3, 0, 9, 4), 0
+    for place, digit in enumerate(reversed(digits)):
+        value = int(digit)
+        for _ in range(place % 8):
+            value = moved[value]
+        total = product(total, value)
+    return total
+
+
+@pytest.mark.parametrize("code,meaning", sorted(set(FINDINGS.values())))
+def test_codes_of_findings_are_valid_and_mean_what_dicom_says(code: str, meaning: str) -> None:
+    assert verhoeff("236") == 0 and verhoeff("263") != 0  # the example of the check digit in textbooks
+    assert verhoeff(code) == 0 and code[-3:-1] == "00"  # an identifier of a concept of the international edition
+    by_code = {c.value: c for c in (getattr(codes.SCT, name) for name in codes.SCT.dir())}
+    if code in by_code:
+        assert by_code[code].meaning == meaning
+    assert len(meaning) <= 64 and any(finding_code(label) == (code, "SCT", meaning) for label in FINDINGS)
+
+
+def test_dicom_knows_codes_of_findings() -> None:
+    """Else the comparison with its dictionary compares nothing."""
+    known = {getattr(codes.SCT, name).value for name in codes.SCT.dir()}
+    assert {code for code, _ in FINDINGS.values()} & known == {"19242006", "60046008", "36118008"}

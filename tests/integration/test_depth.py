@@ -17,7 +17,7 @@ from cxr_ray.evaluation import baselines
 from cxr_ray.imaging.decode import decode
 from cxr_ray.imaging.pixels import Aspect
 from cxr_ray.on_ray import train as on_ray
-from cxr_ray.workflows import evaluate
+from cxr_ray.workflows import evaluations
 from tests.fakes.images import encoded
 from tests.fakes.store import fake_store
 from tests.integration.test_golden_pixels import ASPECTS, DEEP, GOLDEN, GRAY
@@ -133,5 +133,5 @@ def test_it_trains_and_is_evaluated_like_an_8_bit_store(tmp_path: Path) -> None:
         "model": {"name": "lenet"}, "optim": {"lr": 2e-3}, "train": {"epochs": 2, "batch_size": 16}, "report": {"bootstrap": 20},
     }  # fmt: skip
     run = on_ray.train(cfg.validate(hyperparameters), log=lambda line: None)
-    result = evaluate.evaluate(run.path, log=lambda line: None)
+    result = evaluations.evaluate(run.path, log=lambda line: None)
     assert run.info["status"] == "finished" and result.report.exists()

@@ -23,7 +23,7 @@ from cxr_ray.on_ray.ingest import IngestSettings, ingest
 from cxr_ray.on_ray.ingest_shards import image_paths, ingest_shard
 from cxr_ray.storage import lease
 from cxr_ray.storage.remote import to_path
-from cxr_ray.workflows import evaluate
+from cxr_ray.workflows import evaluations
 from tests.fakes.layouts import LAYOUTS, OPTIONS
 from tests.fakes.stopped_ingest import stopped_after
 from tests.on_ray.test_ingest import BAD, N, content, make_records, run
@@ -185,7 +185,7 @@ def test_a_remote_store_can_be_trained_on_and_evaluated(s3, tmp_path: Path, monk
     assert sum(line.startswith("copying") for line in lines) == 1  # once per node
     for trial in (one, two):
         assert trial.info["status"] == "finished" and trial.info["store"]["path"] == out == trial.config.data.shards
-    evaluation = evaluate.evaluate(one.path, log=lambda line: None)
+    evaluation = evaluations.evaluate(one.path, log=lambda line: None)
     assert evaluation.part == "test" and len(evaluation.table) > 2
     describe(out, out=tmp_path / "described")
     assert out in capsys.readouterr().out and (tmp_path / "described" / "describe.html").exists()

@@ -24,7 +24,7 @@ from cxr_ray.runtime import polling
 from cxr_ray.storage import lease
 from cxr_ray.training import checkpoint as checkpoints
 from cxr_ray.training import learner, setup
-from cxr_ray.workflows.evaluate import evaluate
+from cxr_ray.workflows.evaluations import evaluate
 from tests.fakes import trainings
 from tests.fakes.processes import started
 from tests.fakes.ranks import on_ranks

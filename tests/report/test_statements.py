@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from cxr_ray import config as cfg
@@ -114,6 +115,21 @@ def unit(report: Report) -> str:
     return "patient" if report.kind.patients else "image"
 
 
+def is_left_out(report: Report) -> bool:
+    """Whether a resample has no positive or no negative of a label that has both: whole patients are drawn, as often as there are."""
+    if not has_intervals(report) or len(report.kind.labels) == 1:
+        return False
+    truth = report.frame[[f"true/{k}" for k in report.kind.labels]].to_numpy()
+    truth = truth[:, [min(counts(report, k)) > 0 for k in report.kind.labels]]
+    unit_N = pd.factorize(report.frame["patient"] if report.kind.patients else report.frame["row"])[0]
+    rng = np.random.default_rng(0)
+    for _ in range(report.kind.bootstrap):
+        drawn = truth[np.isin(unit_N, rng.integers(0, unit_N.max() + 1, unit_N.max() + 1))]
+        if not ((drawn == 1).any(axis=0) & (drawn == 0).any(axis=0)).all():
+            return True
+    return False
+
+
 def is_calibrated(report: Report) -> bool:
     """Whether val has enough rows for some calibrator: tenfold the outputs for a temperature, 20 positives for Platt."""
     return report.kind.val_rows >= 100
@@ -187,6 +203,7 @@ SENTENCES: dict[str, Callable[[Report], bool]] = {
     ),
     "no interval: every resample gives the same value": lambda r: has_intervals(r) and separates(r),
     "A proportion of exactly 0 or 1": has_intervals,
+    "their means are over the other labels": is_left_out,
     "so their differences are paired": lambda r: has_intervals(r) and bool(r.results["rivals"]),
     "as a cluster and, for calibrators": lambda r: unit(r) == "patient",
     # Few rows.

@@ -19,7 +19,7 @@ from cxr_ray.inference import predictor
 from cxr_ray.on_ray import train as on_ray
 from cxr_ray.runs import ensemble
 from cxr_ray.training import setup
-from cxr_ray.workflows import evaluate
+from cxr_ray.workflows import evaluations
 from tests.fakes.store import fake_store
 
 LABELS = ("Edema", "Mass")
@@ -103,7 +103,7 @@ def test_thresholds_are_chosen_out_of_fold_and_an_ensemble_works_like_a_run(
     store: stores.Store, folds: list[runs.Run]
 ) -> None:
     run = ensemble.make(folds[0].path.parent / "evaluated", folds)
-    evaluation = evaluate.evaluate(run.path, thresholds={"recall": 0.8}, log=quiet)
+    evaluation = evaluations.evaluate(run.path, thresholds={"recall": 0.8}, log=quiet)
     val = ensemble.out_of_fold(folds)
     saved = json.loads((run.path / "thresholds.json").read_text())
     assert saved["chosen_on"]["rows"] == len(val)
@@ -128,7 +128,7 @@ def test_val_of_folds_is_never_predicted_by_a_member_that_was_trained_on_it(fold
     """A lost table is combined again instead of predicted by all members. There are no baselines: they would be fitted on val rows."""
     run = ensemble.make(folds[0].path.parent / "lost", folds)
     (run.path / "predictions" / "val.parquet").unlink()
-    evaluation = evaluate.evaluate(run.path, split="val", thresholds=0.5, log=quiet)
+    evaluation = evaluations.evaluate(run.path, split="val", thresholds=0.5, log=quiet)
     pd.testing.assert_frame_equal(run.predictions("val"), ensemble.out_of_fold(folds))
     assert evaluation.results["rivals"] == {}
 
@@ -137,7 +137,7 @@ def test_seeds_of_one_split_have_their_val_and_baselines(seeds: list[runs.Run], 
     run = ensemble.make(tmp_path / "both", seeds)
     assert rows_of(run, "val") == rows_of(seeds[0], "val") and not rows_of(run, "val") & rows_of(run, "train")
     assert run.info["members"] == [str(seed.path) for seed in seeds]  # in another folder: absolute
-    evaluation = evaluate.evaluate(run.path, split="val", thresholds=0.5, log=quiet)
+    evaluation = evaluations.evaluate(run.path, split="val", thresholds=0.5, log=quiet)
     assert set(evaluation.results["rivals"]) == {"thumbnail", "border"}
     assert not any("trained on by some members" in line for line in run.info["warnings"])
 

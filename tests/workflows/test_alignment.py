@@ -12,7 +12,7 @@ from cxr_ray.data.info import DatasetInfo
 from cxr_ray.data.store import Store
 from cxr_ray.errors import UserError
 from cxr_ray.on_ray import train as on_ray
-from cxr_ray.workflows import evaluate, external
+from cxr_ray.workflows import evaluations
 from cxr_ray.workflows.alignment import (
     Derivation,
     align,
@@ -114,14 +114,14 @@ def test_a_run_with_a_derived_label_is_trained_evaluated_and_aligned(tmp_path: P
     )  # fmt: skip
     run = on_ray.train(config, log=lambda line: None)
     assert run.info["labels"] == ["Edema", "Any"]
-    evaluate.evaluate(run.path, log=lambda line: None)
+    evaluations.evaluate(run.path, log=lambda line: None)
     table, index = run.predictions("test"), store.index.set_index("row")
     expected = ((index["Edema"] == 1) | (index["Mass"] == 1)).loc[table["row"]]
     assert table["true/Any"].tolist() == expected.astype(float).tolist()
     assert derivations(store.info, run.config.data) == {"Any": Derivation("any", ("Edema", "Mass"))}
     other = write_store(tmp_path / "other", seed=5, rows=40, first_patient=900, names=("edema", "Nodule", "Tubes"))
     log: list[str] = []
-    found = external.evaluate(run.path, other.path, mapping={"Mass": "Nodule"}, log=log.append)
+    found = evaluations.evaluate(run, data=other.path, mapping={"Mass": "Nodule"}, log=log.append)
     assert "Any is evaluated on 'edema + Nodule' of the data (any of them)" in log
     assert found.results["external"]["unmatched"] == ["Tubes"]
     (file,) = (run.path / "predictions" / "external").glob("other-*.parquet")

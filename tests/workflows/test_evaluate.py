@@ -1,6 +1,8 @@
 """Evaluations of a small model: threshold rules, studies, subgroups, thresholds.json, and external data."""
 
 import json
+import platform
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
+from cxr_ray import cli, runs
 from cxr_ray import config as cfg
-from cxr_ray import runs
 from cxr_ray.cli.commands.evaluate import read_mapping
 from cxr_ray.data import store as stores
 from cxr_ray.data import store_writer
@@ -20,9 +22,10 @@ from cxr_ray.evaluation.results import evaluate_table
 from cxr_ray.inference import unusual
 from cxr_ray.metrics import compute_metrics, operating_points, studies
 from cxr_ray.on_ray import train as on_ray
-from cxr_ray.workflows import evaluate, external
+from cxr_ray.workflows import evaluations
 from cxr_ray.workflows.alignment import align
 from cxr_ray.workflows.external import used_in_training
+from tests.data.test_store_check import flip
 from tests.fakes.store import fake_store
 
 LABELS = ("Edema", "Mass", "Tubes")
@@ -76,7 +79,7 @@ def quiet(line: str) -> None:
 
 
 def test_a_rule_is_applied_on_val_used_on_test_and_saved(run: runs.Run, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluation = evaluate.evaluate(run.path, thresholds={"recall": 0.8}, log=quiet)
+    evaluation = evaluations.evaluate(run.path, thresholds={"recall": 0.8}, log=quiet)
     val, test = run.predictions("val"), run.predictions("test")
     assert (
         f"predict: {len(test)} of {len(test)} images (100%)" in capsys.readouterr().out
@@ -99,10 +102,36 @@ def test_a_training_fits_the_check_for_unusual_images_and_an_evaluation_a_missin
     fitted = unusual.read(run.path / unusual.FILE)
     (run.path / unusual.FILE).unlink()
     lines: list[str] = []
-    evaluate.evaluate(run.path, split="val", report={"bootstrap": 0}, log=lines.append)
+    evaluations.evaluate(run.path, split="val", report={"bootstrap": 0}, log=lines.append)
     found = unusual.read(run.path / unusual.FILE)
     assert found.about == fitted.about and found.thresholds == pytest.approx(fitted.thresholds)
     assert any(line.startswith("check for unusual images: fitted to") for line in lines)
+
+
+@pytest.mark.parametrize("data", ["its own", "other"])
+def test_changed_bytes_are_named_and_no_result_is_kept(
+    run: runs.Run, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = runs.Run(Path(shutil.copytree(run.path, tmp_path / "run")))
+    for file in (
+        *copy.path.glob("evaluation*"),
+        *copy.path.glob("predictions/rivals*"),
+        copy.path / "predictions/test.parquet",
+    ):
+        file.unlink(missing_ok=True)
+    store = stores.open(run.info["store"]["path"]) if data == "its own" else write_store(tmp_path / "other", seed=3)
+    shard = store.path / sorted(name for name in store.manifest.files if name.endswith(".arrow"))[1]
+    rows = store.index.loc[store.index["shard"] == 1, "row"]
+    before = {file.relative_to(copy.path) for file in copy.path.rglob("*")}
+    words = ["evaluate", str(copy.path), "--bootstrap", "0"] + (["--data", str(store.path)] if data == "other" else [])
+    flip(shard, 1000)
+    try:
+        assert cli.main(words) == 2
+    finally:
+        flip(shard, 1000)
+    said = f"{shard} (rows {rows.min()} to {rows.max()}) has changed: its checksum differs, on the node {platform.node()}; "
+    assert said in capsys.readouterr().err
+    assert {file.relative_to(copy.path) for file in copy.path.rglob("*")} == before
 
 
 def test_epochs_are_evaluated_at_thresholds_of_their_own_val(run: runs.Run) -> None:
@@ -121,7 +150,7 @@ def test_the_parts_come_from_the_plan_of_the_run(run: runs.Run) -> None:
     moved.loc[moved.index[moved["part"] == "test"][:2], "part"] = "train"
     moved.to_parquet(run.path / "plan.parquet")
     try:
-        evaluation = evaluate.evaluate(run.path, log=quiet)
+        evaluation = evaluations.evaluate(run.path, log=quiet)
         assert evaluation.results["rows"] == int((plan["part"] == "test").sum()) - 2
     finally:
         plan.to_parquet(run.path / "plan.parquet")
@@ -135,14 +164,14 @@ def test_a_run_of_a_gpu_is_evaluated_without_one(run: runs.Run, monkeypatch: pyt
     (run.path / "config.yaml").write_text(on_gpu.to_yaml())
     (run.path / "predictions" / "test.parquet").unlink(missing_ok=True)
     try:
-        evaluate.evaluate(run.path, log=quiet)
+        evaluations.evaluate(run.path, log=quiet)
     finally:
         (run.path / "config.yaml").write_text(config.to_yaml())
     assert len(run.predictions("test")) == (run.plan["part"] == "test").sum()
 
 
 def test_an_evaluation_by_study_has_the_metrics_of_the_combined_table(run: runs.Run) -> None:
-    evaluation = evaluate.evaluate(run.path, by="study", combine="mean", thresholds=0.4, log=quiet)
+    evaluation = evaluations.evaluate(run.path, by="study", combine="mean", thresholds=0.4, log=quiet)
     table = studies.combine(run.predictions("test"), ["Edema", "Mass"], method="mean", task="multilabel")
     truth, prob = (table[[f"{k}/{name}" for name in ("Edema", "Mass")]].to_numpy() for k in ("true", "prob"))
     expected = compute_metrics(truth, prob, labels=["Edema", "Mass"], task="multilabel", thresholds_L=[0.4, 0.4])
@@ -154,9 +183,9 @@ def test_an_evaluation_by_study_has_the_metrics_of_the_combined_table(run: runs.
 
 
 def test_subgroups_and_the_shift_of_weights_are_in_the_results(run: runs.Run) -> None:
-    with_errors = evaluate.evaluate(run.path, thresholds=0.999, log=quiet)
+    with_errors = evaluations.evaluate(run.path, thresholds=0.999, log=quiet)
     assert "data:image/jpeg;base64," in with_errors.report.read_text()
-    results = evaluate.evaluate(run.path, log=quiet).results
+    results = evaluations.evaluate(run.path, log=quiet).results
     assert {g["feature"] for g in results["groups"]} >= {"sex", "view", "age", "Tubes"}
     assert all(s > 0 for s in results["calibration"]["shift"].values())  # positives are rarer and have larger weights
     methods = results["calibration"]["methods"]
@@ -171,19 +200,19 @@ def test_subgroups_and_the_shift_of_weights_are_in_the_results(run: runs.Run) ->
 
 
 def test_the_settings_of_intervals_can_be_changed(run: runs.Run) -> None:
-    default = evaluate.evaluate(run.path, log=quiet).results["interval"]
+    default = evaluations.evaluate(run.path, log=quiet).results["interval"]
     assert (default["by"], default["resamples"], default["method"]) == ("patient", 60, "percentile")
     settings = {"interval_by": "image", "bootstrap": 20, "interval": "bca"}
-    other = evaluate.evaluate(run.path, report=settings, log=quiet).results
+    other = evaluations.evaluate(run.path, report=settings, log=quiet).results
     interval = other["interval"]
     assert (interval["by"], interval["resamples"], interval["method"]) == ("image", 20, "bca")
     assert {v["method"] for v in other["values"] if "low" in v} >= {"bca"}
     assert interval["groups"] == other["rows"] > default["groups"]
-    none = evaluate.evaluate(run.path, split="train", report={"bootstrap": 0, "rivals": False}, log=quiet)
+    none = evaluations.evaluate(run.path, split="train", report={"bootstrap": 0, "rivals": False}, log=quiet)
     assert not any("low" in v for v in none.results["values"]) and none.results["rivals"] == {}
     assert any(g["gaps"] for g in none.results["groups"]) and "gap in " in none.report.read_text()
     with pytest.raises(UserError, match=r"report\.interval_by"):
-        evaluate.evaluate(run.path, report={"interval_by": "study"}, log=quiet)
+        evaluations.evaluate(run.path, report={"interval_by": "study"}, log=quiet)
 
 
 # External data.
@@ -192,7 +221,7 @@ def test_the_settings_of_intervals_can_be_changed(run: runs.Run) -> None:
 def test_labels_of_external_data_are_matched_by_name_or_mapping(run: runs.Run, tmp_path: Path) -> None:
     other = write_store(tmp_path / "other", seed=5, rows=60, first_patient=900, names=("edema", "Nodule", "Tubes"))
     log: list[str] = []
-    evaluation = external.evaluate(run.path, other.path, mapping={"Mass": "Nodule"}, thresholds=0.5, log=log.append)
+    evaluation = evaluations.evaluate(run, data=other.path, mapping={"Mass": "Nodule"}, thresholds=0.5, log=log.append)
     assert evaluation.results["rows"] == 60 and evaluation.results["external"]["unmatched"] == ["Tubes"]
     assert [a["how"] for a in evaluation.results["external"]["alignment"]] == ["same letters", "given"]
     assert any("Mass is evaluated on 'Nodule' of the data (given)" in line for line in log)
@@ -205,7 +234,7 @@ def test_labels_of_external_data_are_matched_by_name_or_mapping(run: runs.Run, t
     assert recall["value"] == pytest.approx((true & predicted).sum() / true.sum())
     page = evaluation.report.read_text()
     assert "Evaluated on external data" in page and evaluation.report.parent.name == "other"
-    without = external.evaluate(run.path, other.path, thresholds=0.5, log=quiet)
+    without = evaluations.evaluate(run, data=other.path, thresholds=0.5, log=quiet)
     undefined = {(u["metric"], u["label"]): u["reason"] for u in without.results["undefined"]}
     assert undefined["auroc", "Mass"] == "no row has a known label"
 
@@ -225,7 +254,7 @@ def test_images_and_patients_of_the_training_are_left_out(run: runs.Run, tmp_pat
         tmp_path / "leaky", pixels, table, DatasetInfo(labels=LABELS, task="multilabel"), source="fake"
     )
     log: list[str] = []
-    evaluation = external.evaluate(run.path, other.path, thresholds=0.5, log=log.append)
+    evaluation = evaluations.evaluate(run, data=other.path, thresholds=0.5, log=log.append)
     leak = next(line for line in log if line.startswith("LEAK"))
     assert leak.startswith("LEAK: 10 rows") and "8 the same pixels" in leak and "2 a patient of the training" in leak
     assert evaluation.results["rows"] == 18 and leak in evaluation.results["external"]["notes"]
@@ -264,7 +293,7 @@ def test_a_mapping_with_an_unknown_label_is_an_error(mapping: dict[str, str], me
 def test_data_without_a_common_label_are_refused(run: runs.Run, tmp_path: Path) -> None:
     other = write_store(tmp_path / "none", seed=6, rows=20, names=("x", "y", "z"))
     with pytest.raises(UserError, match=r"no label of the run .*--mapping \S+=x$"):
-        external.evaluate(run.path, other.path, log=quiet)
+        evaluations.evaluate(run, data=other.path, log=quiet)
 
 
 def test_a_run_without_val_accepts_only_numbers(run: runs.Run) -> None:
@@ -284,4 +313,4 @@ def test_a_run_without_val_accepts_only_numbers(run: runs.Run) -> None:
 )
 def test_unknown_names_are_refused(run: runs.Run, given: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        evaluate.evaluate(run.path, **given, log=quiet)  # type: ignore[arg-type]
+        evaluations.evaluate(run.path, **given, log=quiet)  # type: ignore[arg-type]

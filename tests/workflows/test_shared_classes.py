@@ -15,7 +15,7 @@ from cxr_ray.data.info import DatasetInfo
 from cxr_ray.errors import UserError
 from cxr_ray.inference.loading import load_predictor
 from cxr_ray.on_ray import train as on_ray
-from cxr_ray.workflows import external, shared_classes
+from cxr_ray.workflows import evaluations, shared_classes
 from tests.fakes.store import fake_store
 
 CLASSES = ("COVID", "Normal", "Pneumonia")
@@ -84,7 +84,7 @@ def test_the_decision_is_among_the_classes_that_both_have(run: runs.Run, tmp_pat
     names = {"covid": "COVID"}
     class_N = [names.get(c, c) for c in pd.DataFrame(truth)[list(theirs)].idxmax(axis=1)]
     log: list[str] = []
-    evaluation = external.evaluate(run.path, store.path, log=log.append)
+    evaluation = evaluations.evaluate(run, data=store.path, log=log.append)
     assert evaluation.results["labels"] == ["COVID", "Pneumonia"]
     found, expected = values(evaluation), restated(run, store, class_N, ("COVID", "Pneumonia"))
     assert {k: found.get(k) for k in expected} == pytest.approx(expected, abs=1e-5)
@@ -95,7 +95,7 @@ def test_the_decision_is_among_the_classes_that_both_have(run: runs.Run, tmp_pat
     assert np.allclose(prob, 1.0) and "prob/Normal" not in evaluation.predictions
     page = evaluation.report.read_text(encoding="utf-8")
     assert "divided by their sum" in page and "TB" in page
-    by_study = external.evaluate(run.path, store.path, thresholds={"recall": 0.8}, log=log.append)
+    by_study = evaluations.evaluate(run, data=store.path, thresholds={"recall": 0.8}, log=log.append)
     assert {r["label"] for r in by_study.results["at_recall"]} <= {"COVID", "Pneumonia"}
 
 
@@ -106,7 +106,7 @@ def test_a_store_of_two_classes_has_both(run: runs.Run, tmp_path: Path, other_cl
     store = write(tmp_path / "two", info, truth, seed=6, prefix="y")
     second = other_class or "Normal"  # without a name: the class that means no finding
     class_N = ["COVID" if value else second for value in truth["COVID"]]
-    evaluation = external.evaluate(run.path, store.path, log=lambda line: None)
+    evaluation = evaluations.evaluate(run, data=store.path, log=lambda line: None)
     expected = restated(run, store, class_N, tuple(sorted(("COVID", second))))
     assert evaluation.results["labels"] == sorted(("COVID", second))
     assert {k: values(evaluation).get(k) for k in expected} == pytest.approx(expected, abs=1e-5)
@@ -118,8 +118,8 @@ def test_one_common_class_decides_nothing(run: runs.Run, tmp_path: Path) -> None
     info = DatasetInfo(labels=("COVID", "TB", "Other"), task="multiclass")
     store = write(tmp_path / "one", info, truth, seed=7, prefix="z")
     with pytest.raises(UserError, match="have COVID in common; a decision needs two"):
-        external.evaluate(run.path, store.path, log=lambda line: None)
-    mapped = external.evaluate(run.path, store.path, mapping={"Pneumonia": "TB"}, log=lambda line: None)
+        evaluations.evaluate(run, data=store.path, log=lambda line: None)
+    mapped = evaluations.evaluate(run, data=store.path, mapping={"Pneumonia": "TB"}, log=lambda line: None)
     assert mapped.results["labels"] == ["COVID", "Pneumonia"]
 
 

@@ -63,11 +63,15 @@ def print_comparison(found: dict[str, Any]) -> None:
         bullets(f"{found['runs'][0]['name']} -> {other['run']}", other["differs"])
     for line in found["notes"]:
         print(f"note: {line}")
-    print(f"on {found['rows']:,} rows of {found['part']}, {found['interval']['by']}s resampled")
+    interval = found["interval"]
+    how = (
+        f"{interval['by']}s resampled {interval['resamples']:,} times" if interval["resamples"] else "without intervals"
+    )
+    print(f"on {found['rows']:,} rows of {found['part']}, {how}")
     for pair in found["pairs"]:
         rows = [
             [r["label"], r["metric"], r["value"], f"{r['low']:.3f} to {r['high']:.3f}" if r.get("low") != r.get("high") else "",
-             p_text(r, found["interval"]["resamples"]), r.get("delong_p")]
+             p_text(r), r.get("delong_p")]
             for r in sorted(pair["rows"], key=lambda r: (r["label"] == "mean",))
             if r["metric"] in found["shown"]
         ]  # fmt: skip

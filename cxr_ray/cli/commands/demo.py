@@ -29,6 +29,7 @@ def demo(*, out: Path = Path("demo"), patients: int = 500, seed: int = 0) -> Non
     from cxr_ray.cli.commands import evaluate, ingest, phantom, train
     from cxr_ray.on_ray import cluster
     from cxr_ray.on_ray.resources import this_machine
+    from cxr_ray.workflows import evaluations
 
     start = time.monotonic()
     config = configs.load("preset:demo", {"seed": seed, "output": str(out / "runs")})
@@ -41,7 +42,7 @@ def demo(*, out: Path = Path("demo"), patients: int = 500, seed: int = 0) -> Non
             phantom.phantom(pictures, patients=patients, size=max(size), seed=seed)
             ingest.run("phantom", pictures, shards, {}, ingest.Ingest(size=f"{size[0]}x{size[1]}"))
         run = train.run(config)
-        evaluate.run_evaluation(run.path)
+        evaluate.print_evaluation(evaluations.evaluate(run.path))
     print(f"the demo took {time.monotonic() - start:.0f} s")
     print(f"report: {(run.path / 'report.html').resolve()}")
     print("next: cxr-ray sources, then cxr-ray ingest SOURCE ROOT OUT --dry-run on your own data")

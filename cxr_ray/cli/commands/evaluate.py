@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter, validators
 
@@ -10,6 +10,9 @@ from cxr_ray.cli import near_misses, next_steps
 from cxr_ray.cli.parameters import Words
 from cxr_ray.cli.terminal import merge_notes, table
 from cxr_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from cxr_ray.workflows.results import Evaluation
 
 LESS_IMPORTANT = ("true positives", "predicted positives", "brier", "ap", "f1", "specificity")
 """Columns of a table of metrics that a narrow terminal leaves out first."""
@@ -81,20 +84,26 @@ def evaluate(
     if data is not None and split is not None:
         raise UserError("--data evaluates all rows of the other store; remove --split")
     settings = {"bootstrap": bootstrap, "interval": interval, "interval_by": interval_by}
-    report = {name: value for name, value in settings.items() if value is not None}
-    run_evaluation(
-        run,
+    rule = read_thresholds(thresholds)
+    from cxr_ray import runs
+
+    loaded = runs.load(run)  # reports a wrong path or rule before torch is imported, which takes seconds
+    check_thresholds(rule, loaded)
+    from cxr_ray.workflows import evaluations
+
+    evaluation = evaluations.evaluate(
+        loaded,
         split=split,
         epoch=epoch,
-        thresholds=read_thresholds(thresholds),
+        thresholds=rule,
         by=by,
         combine=combine,
         data=data,
         mapping=pairs,
-        report=report,
+        report={name: value for name, value in settings.items() if value is not None},
         plugins=plugins or (),
-        intervals=intervals,
     )
+    print_evaluation(evaluation, intervals=intervals)
 
 
 def read_mapping(words: Sequence[str] | None) -> dict[str, str]:
@@ -134,54 +143,22 @@ def check_thresholds(rule: float | str | dict[str, float] | None, run: Any) -> N
     near_misses.check_rule(rule, [*run.info.get("labels", ()), *run.config.data.groups])
 
 
-def run_evaluation(
-    run: Path,
-    *,
-    split: str | None = None,
-    epoch: int | None = None,
-    thresholds: float | str | dict[str, float] | None = None,
-    by: Literal["image", "study"] = "image",
-    combine: Literal["max", "mean"] = "max",
-    data: str | None = None,
-    mapping: dict[str, str] | None = None,
-    report: dict[str, Any] | None = None,
-    plugins: Sequence[str] = (),
-    intervals: bool = False,
-) -> Any:
-    """Evaluate, print the metrics and the report's path, and return the evaluation."""
-    from cxr_ray import runs
-
-    loaded = runs.load(run)  # report a wrong path or rule before torch is imported, which takes seconds
-    check_thresholds(thresholds, loaded)
-    from cxr_ray.workflows import evaluations
-
-    evaluation = evaluations.evaluate(
-        loaded,
-        split=split,
-        epoch=epoch,
-        thresholds=thresholds,
-        by=by,
-        combine=combine,
-        data=data,
-        mapping=mapping,
-        report=report,
-        plugins=plugins,
-    )
+def print_evaluation(evaluation: "Evaluation", *, intervals: bool = False) -> None:
+    """Print the metrics, the operating points and the report's path; with `intervals` that of each value below it."""
     from cxr_ray.workflows.evaluate import metric_table, overall_line
 
-    results = evaluation.results
+    run, results = evaluation.run, evaluation.results
     head, *rows = metric_table(results["values"], results["labels"], intervals=intervals)
-    title = f"{evaluation.part} of {Path(evaluation.run.path).name}"
-    title += "" if epoch is None else f", epoch {epoch}"
-    title += f", by {results['by']}" if by == "study" else ""
+    title = f"{evaluation.part} of {run.path.name}"
+    title += f", epoch {results['epoch']}" if "epoch" in results else ""
+    title += f", by {results['by']}" if results["by"] != "image" else ""
     table(head, rows, title=title, first_out=LESS_IMPORTANT)
     if overall := overall_line(results["values"], results["task"]):
         print(overall)
     print_operating(results, intervals=intervals)
     print(f"report: {Path(evaluation.report).resolve()}")
     print(f"all reports: {evaluation.index}")
-    print(f"next: open the report in a browser, or: {next_steps.after_evaluation(loaded, results)}")
-    return evaluation
+    print(f"next: open the report in a browser, or: {next_steps.after_evaluation(run, results)}")
 
 
 def print_operating(found: dict[str, Any], *, intervals: bool = False) -> None:

@@ -6,8 +6,8 @@ from typing import Literal
 
 from cyclopts import App
 
-from cxr_ray.cli.commands.ingest import read_size
 from cxr_ray.cli.parameters import Words
+from cxr_ray.config.image_sizes import read_size
 
 app = App(name="export", help_format="markdown")
 
@@ -48,7 +48,7 @@ def export(
     from cxr_ray import runs
 
     opened = runs.load(run)  # reports a wrong path before torch is imported, which takes seconds
-    wanted = None if size is None else read_size(size)
+    wanted = None if size is None else read_size(size, name="--size")
     from cxr_ray.workflows.export import export as write
 
     exported = write(opened, out, format=format, size=wanted, plugins=plugins or ())

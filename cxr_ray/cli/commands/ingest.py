@@ -1,7 +1,6 @@
 """`cxr-ray ingest`: parses the command, shows a dry run or runs the ingest. The ingest itself is in on_ray.ingest."""
 
 import dataclasses
-import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter, validators
 
 from cxr_ray.cli import flags, parameters
+from cxr_ray.config.image_sizes import read_size
 from cxr_ray.errors import UserError, shortened, unknown
 from cxr_ray.labels import Filter
 from cxr_ray.registry import load_plugins
@@ -63,7 +63,7 @@ class Ingest:
     @property
     def size_HW(self) -> tuple[int, int]:
         """`size` as (height, width) in pixels. Raises `UserError`."""
-        return read_size(self.size)
+        return read_size(self.size, name="--size")
 
     def words(self) -> str:
         """The flags that reproduce these settings, with a leading space: the size, and all that differ from their defaults."""
@@ -136,15 +136,6 @@ def split_words(words: tuple[str, ...], *, dry_run: bool) -> tuple[str, AnyPath,
     if len(rest) not in wanted:
         raise UserError(f"ingest takes SOURCE ROOT OUT, got {len(rest)} of them: {shlex.join(rest)}; {USAGE}")
     return rest[0], to_path(rest[1]), to_path(rest[2]) if len(rest) == 3 else None, options
-
-
-def read_size(text: str) -> tuple[int, int]:
-    """`224` or `320x256` (height x width) as (height, width) in pixels. Raises `UserError`."""
-    match = re.fullmatch(r"(\d+)(?:[xX,](\d+))?", text.strip())
-    size = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-    if min(size) < 1 or max(size) > 4096:
-        raise UserError(f"--size {text}: give pixels from 1 to 4096, such as 224, or HEIGHTxWIDTH such as 320x256")
-    return size
 
 
 def plan(

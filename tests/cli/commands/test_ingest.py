@@ -16,14 +16,6 @@ from cxr_ray.errors import UserError
 from tests.fakes import image_folder
 
 
-def test_sizes() -> None:
-    assert ingest.read_size("224") == (224, 224)
-    assert ingest.read_size("320x256") == (320, 256)
-    for wrong in ("", "x", "224x", "-3", "5000", "2.5"):
-        with pytest.raises(UserError, match="HEIGHTxWIDTH"):
-            ingest.read_size(wrong)
-
-
 def test_own_flags_are_suggested_for_a_misspelt_one() -> None:
     assert {"--size", "--hash-patients", "--shard-mib", "--dry-run", "--report", "--help"} <= set(ingest.own_flags())
     with pytest.raises(UserError, match="needs a source, got only flags: --size 32"):
