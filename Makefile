@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Applies the constraints to the build of the package too, which `pip install -c` does not.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: venv demo test test-fast test-ray test-long test-cluster test-zoo coverage lint format docs dist clean
+.PHONY: venv demo test test-fast test-ray test-long test-cluster chaos test-zoo coverage lint format docs dist clean
 .DEFAULT_GOAL := test
 
 venv: $(STAMP)
@@ -45,6 +45,11 @@ test-long: $(STAMP)
 # Takes minutes. Clusters of several nodes on this machine: nodes that are lost, and an autoscaler that starts them.
 test-cluster: $(STAMP)
 	$(BIN)/python -m pytest -m "cluster and long"
+
+# Random kills of a training on a cluster on this machine, about a minute each; a line of JSON per kill in build/chaos.jsonl.
+N ?= 40
+chaos: $(STAMP)
+	$(BIN)/python -m tests.on_ray.chaos --kills $(N)
 
 # Every architecture with real data. Takes minutes, and 16 GiB of memory for the largest.
 test-zoo: $(STAMP)

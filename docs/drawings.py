@@ -22,16 +22,21 @@ DATA_WAY = [
 
 
 def data_way() -> str:
-    """The way from a dataset to a report: one box per kind of data, five in the first row and the rest below, from left to right."""
-    width, height, gap, per_row = 128, 46, 26, 5
+    """The way from a dataset to a report: one box per kind of data, from left to right, in rows of five, and of three for a narrow page."""
+    return _block(_data_way("wide", per_row=5, gap=26), _data_way("narrow", per_row=3, gap=14))
+
+
+def _data_way(kind: str, *, per_row: int, gap: float) -> str:
+    width, height = 128, 46
     boxes: list[Box] = [
         (8 + (i % per_row) * (width + gap), 8 + (i // per_row) * (height + 44), width, height)
         for i in range(len(DATA_WAY))
     ]
     lines = [_arrow(first, second) for first, second in pairwise(boxes)]
     shapes = [_box(box, name, about) for box, (name, about) in zip(boxes, DATA_WAY, strict=True)]
-    size = (8 + per_row * (width + gap), 2 * height + 60)
-    return _svg("From a dataset to a report", size, [*lines, *shapes])
+    rows = -(-len(boxes) // per_row)
+    size = (8 + per_row * (width + gap), rows * (height + 44) - 28)
+    return _svg("From a dataset to a report", size, [*lines, *shapes], kind)
 
 
 def package_levels() -> str:
@@ -51,7 +56,7 @@ def package_levels() -> str:
         for other in sorted(others - imported_below(arrows, others))
     ]
     shapes = [_box(box, name) for name, box in place.items()]
-    return _svg("The packages and their imports", (total, len(rows) * step), [*lines, *shapes])
+    return _block(_svg("The packages and their imports", (total, len(rows) * step), [*lines, *shapes]))
 
 
 def imported_below(arrows: dict[str, set[str]], names: set[str]) -> set[str]:
@@ -93,7 +98,12 @@ def _tip(end: tuple[float, float], *corners: tuple[float, float]) -> str:
     return f'<polygon class="tip" points="{points}"/>'
 
 
-def _svg(title: str, size: tuple[float, float], shapes: list[str]) -> str:
+def _svg(title: str, size: tuple[float, float], shapes: list[str], kind: str = "") -> str:
+    shape = f'viewBox="0 0 {size[0]:.0f} {size[1]:.0f}" width="{size[0]:.0f}"'
+    head = f'<svg {shape} role="img" aria-label="{title}"' + (f' class="{kind}">' if kind else ">")
+    return "\n".join([head, f"<title>{title}</title>", *shapes, "</svg>"])
+
+
+def _block(*drawings: str) -> str:
     """A block of HTML without empty lines, which Markdown would take for its end."""
-    head = f'<svg viewBox="0 0 {size[0]:.0f} {size[1]:.0f}" width="{size[0]:.0f}" role="img" aria-label="{title}">'
-    return "\n".join(['<div class="drawing">', head, f"<title>{title}</title>", *shapes, "</svg>", "</div>"])
+    return "\n".join(['<div class="drawing">', *drawings, "</div>"])

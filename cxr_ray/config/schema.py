@@ -105,8 +105,9 @@ class Data(Section):
     """Where each node caches a remote store: auto (cxr_ray/stores in $XDG_CACHE_HOME or ~/.cache), a folder, or none (each
     process downloads its own copy and deletes it at the end)."""
     verify: Literal["background", "manifest", "full", "none"] = "background"
-    """What is checked: manifest (the manifest and all file sizes, when the store is opened), background (also every byte, during the first
-    epoch; a change ends the run before that epoch is kept), full (every byte before the start), or none."""
+    """What is checked: manifest (the manifest and all file sizes, when the store is opened), background (also every byte, on each node, while
+    the images are first used: a change ends a training before its first epoch is kept, and an evaluation or prediction before its results
+    are), full (every byte before a training starts), or none. What changes after the check is found at the next start."""
 
     @field_validator("derive")
     @classmethod

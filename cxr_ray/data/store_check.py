@@ -1,14 +1,17 @@
 """Check the bytes of an opened store against its checksums in a background thread, while the images are used.
 
 Opening a store checks sizes only, since hashing takes as long as reading every byte once. A memory-mapped file that changes afterwards is read
-without an error, so a training could learn from it. A change after the check is found at the next start.
+without an error, so a training could learn from it. A change after the check is found at the next start. Nothing that was computed from the
+images is kept before the check has passed.
 """
 
 import hashlib
 import platform
 import threading
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from cxr_ray.data.store import Store
 from cxr_ray.data.store_format import fix_hint
@@ -16,6 +19,29 @@ from cxr_ray.errors import UserError
 
 CHUNK = 1 << 22
 """Bytes hashed at once; hashlib releases the GIL for each, so that training goes on."""
+
+
+EVERY_BYTE = ("background", "full")
+"""Values of `data.verify` that ask for a check of every byte."""
+T = TypeVar("T")
+Node = TypeVar("Node", bound=Hashable)
+
+
+class Check(Protocol):
+    """A check that is running, here or on another node."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether `wait` returns at once."""
+        ...
+
+    def wait(self) -> None:
+        """Wait for the verdict. Raises `UserError` for damage."""
+        ...
+
+    def cancel(self) -> None:
+        """End it without a verdict."""
+        ...
 
 
 class ByteCheck:
@@ -78,9 +104,49 @@ class ByteCheck:
         return f"{store.path / name}{_rows_of(store, name)} {problem}, on the node {platform.node()}; {fix}"
 
 
-def start(store: Any) -> ByteCheck | None:
-    """A check of `store`; None if it is in memory and has no files."""
-    return ByteCheck(store) if isinstance(store, Store) else None
+def start(store: Any, verify: str = "background") -> ByteCheck | None:
+    """A check of `store` as `data.verify` says; None if that asks for none, or if the store is in memory and has no files."""
+    return ByteCheck(store) if isinstance(store, Store) and verify in EVERY_BYTE else None
+
+
+@contextmanager
+def checked(store: Any, verify: str) -> Iterator[None]:
+    """Check `store` while the block computes from its images; the end of the block waits. Raises `UserError` for damage."""
+    check = start(store, verify)
+    try:
+        yield
+        if check is not None:
+            check.wait()
+    finally:
+        if check is not None:
+            check.cancel()
+
+
+def held_back(results: Iterable[tuple[Node, T]], check_on: Callable[[Node], Check | None]) -> Generator[T, None, None]:
+    """Pass on results with the node that each was computed on, once the bytes that this node reads are checked.
+
+    `check_on` starts the check of a node with its first result; None: it needs none. Raises `UserError` for damage: then no result of
+    that node was passed on."""
+    checks: dict[Node, Check | None] = {}
+    held: dict[Node, list[T]] = {}
+    try:
+        for node, result in results:
+            if node not in checks:
+                checks[node] = check_on(node)
+            held.setdefault(node, []).append(result)
+            check = checks[node]
+            if check is None or check.is_done:
+                if check is not None:
+                    check.wait()
+                yield from held.pop(node)
+        for node, check in checks.items():
+            if check is not None:
+                check.wait()
+            yield from held.pop(node, [])
+    finally:
+        for check in checks.values():
+            if check is not None:
+                check.cancel()
 
 
 def _rows_of(store: Store, name: str) -> str:

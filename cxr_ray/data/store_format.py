@@ -34,6 +34,9 @@ BOXES = "boxes.parquet"
 INGEST_FOLDER = ".ingest"
 """Folder of an unfinished ingest, inside the store's folder."""
 
+MAX_SHARDS = 50_000
+"""Shards of a store. A process maps each of them, and Linux allows 65,530 maps by default (`vm.max_map_count`); five digits number them."""
+
 RECORD_COLUMNS = ("source_row", "image", "patient", "study", "view", "sex", "age", "source", "split", "mask")
 
 LOCATION_COLUMNS = ("row", "shard", "offset")

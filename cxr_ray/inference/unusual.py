@@ -91,7 +91,8 @@ class Gaussian:
     def distances(self, values_ND: npt.NDArray[Any]) -> Floats:
         """Mahalanobis distances [N] of values [N, D], divided by the root of D: about 1 for the training rows."""
         z_ND = (np.asarray(values_ND, np.float32) - self.mean) / self.deviation
-        along_NK = z_ND @ self.directions.T
+        # By torch: NumPy's BLAS has threads of its own, which spin and take the cores from the model's.
+        along_NK = (torch.from_numpy(z_ND) @ torch.from_numpy(self.directions).T).numpy()
         squared_N = (along_NK**2 / self.variances[:-1]).sum(axis=1)
         if len(self.directions) < len(self.mean):
             rest_N = np.maximum((z_ND**2).sum(axis=1) - (along_NK**2).sum(axis=1), 0.0)

@@ -3,14 +3,14 @@
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from cxr_ray.errors import UserError
-from cxr_ray.on_ray import room
+from cxr_ray.on_ray import head, room
 from cxr_ray.on_ray.resources import Room, this_machine
 
 
@@ -21,7 +21,8 @@ def session(address: str | None = None, *, num_cpus: int | None = None, dashboar
     If this process is already connected (a test, a notebook), nothing is started or stopped. Without an address, uses the
     cluster of the Ray job (`RAY_ADDRESS`), or else starts a local Ray: a bare `ray.init()` would join any Ray that runs on the
     host. `num_cpus` (default: all cores) and `dashboard` (on loopback; Ray Train uses its state API) apply to a local Ray. Its own
-    ports listen on every interface, whatever address it is given, and ask for the token. Raises `UserError` if no cluster answers."""
+    ports listen on every interface, whatever address it is given, and ask for the token. Raises `UserError` if no cluster answers; if the head of one
+    is lost later, this process ends (head.py)."""
     if ray.is_initialized():
         yield False
         return
@@ -53,10 +54,12 @@ def session(address: str | None = None, *, num_cpus: int | None = None, dashboar
         raise UserError(
             f"no Ray cluster answers at {where} ({reason[:200]}); start one with `ray start --head`, or {fix}"
         ) from None
-    try:
-        yield local
-    finally:
-        ray.shutdown()
+    # Also while it shuts down, for which Ray asks the head.
+    with nullcontext() if local else head.watched(ray.get_runtime_context().gcs_address):
+        try:
+            yield local
+        finally:
+            ray.shutdown()
 
 
 def is_local(address: str | None) -> bool:

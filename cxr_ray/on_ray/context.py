@@ -1,6 +1,7 @@
 """The trainer's `Context` in a Ray Train worker. In a Tune trial: trial.py. Without Ray: runtime/context.py."""
 
 import math
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from cxr_ray.runs import Run
 from cxr_ray.runtime.progress import Progress
+from cxr_ray.storage.lease import Lease
 
 PREEMPTION_SAVE_S = 20.0
 """Seconds between checkpoints while a node is about to be preempted."""
@@ -20,14 +22,17 @@ workers without a warning to start more."""
 
 
 class TrainContext:
-    """Rank, world and device from Ray Train. Progress goes to the run's log, which the driver forwards."""
+    """Rank, world and device from Ray Train. Progress goes to the run's log, which the driver forwards.
 
-    def __init__(self, run: Run) -> None:
+    `holder` is who had the run's lease when the training was launched. Once another has it this process ends at once: workers whose head and
+    driver are lost live on for a minute, while the same command may already train in the same folder on another cluster."""
+
+    def __init__(self, run: Run, holder: str | None) -> None:
         context = ray.train.get_context()
         self.rank: int = context.get_world_rank()
         self.world: int = context.get_world_size()
         self.device: torch.device = ray.train.torch.get_device()
-        self._run = run
+        self._run, self._lease, self._holder = run, Lease(run.path), holder
         self._save_every_s = SCALED_DOWN_SAVE_S if self.world < run.config.train.workers else math.inf
         self._preempted, self._saved = False, time.monotonic()
 
@@ -39,6 +44,8 @@ class TrainContext:
         return None
 
     def should_stop(self) -> bool:
+        if self._lease.holder not in (self._holder, None):
+            os._exit(1)
         return self._run.stop_requested
 
     def should_save(self) -> bool:

@@ -85,9 +85,16 @@ class IngestResult:
 
 def rows_per_shard(count: int, image_format: ImageFormat, shard_mib: int) -> int:
     """Rows per shard for `count` records: at least 16 shards if each has at least 64 rows then, and no shard larger than
-    `shard_mib` MiB."""
+    `shard_mib` MiB. Raises `UserError` if that makes more shards than a process can map."""
     (height, width), depth = image_format.size, image_format.depth
-    most = max(1, shard_mib * 2**20 // (height * width * depth // 8))
+    image_bytes = height * width * depth // 8
+    most = max(1, shard_mib * 2**20 // image_bytes)
+    if -(-count // most) > store_format.MAX_SHARDS:
+        needed = -(-count // store_format.MAX_SHARDS) * image_bytes
+        raise UserError(
+            f"{count:,} images of {height} x {width} make {-(-count // most):,} shards of {shard_mib} MiB, more than the "
+            f"{store_format.MAX_SHARDS:,} that a process can map; give --shard-mib {-(-needed // 2**20)}"
+        )
     return min(max(-(-count // MIN_SHARDS), MIN_SHARD_ROWS), most)
 
 

@@ -12,9 +12,11 @@ from typing import Any
 
 from cxr_ray import registry, runs
 from cxr_ray.data import store as stores
+from cxr_ray.data import store_check
 from cxr_ray.errors import OutOfMemory, Stopped, UserError
 from cxr_ray.on_ray.resources import WorkerResources
 from cxr_ray.runs import events
+from cxr_ray.storage.lease import Lease
 
 
 def train_on_workers(
@@ -117,7 +119,7 @@ def _launch(
     # A new name per launch: Ray must not restore the state of an earlier one. Our state is in the run folder.
     trainer = Trainer(
         _train_worker,
-        train_loop_config={"run": str(run.path), "threads": threads},
+        train_loop_config={"run": str(run.path), "threads": threads, "holder": Lease(run.path).holder},
         scaling_config=ScalingConfig(
             num_workers=workers if elastic else most,  # type: ignore[arg-type]
             use_gpu=resources.use_gpu,
@@ -154,6 +156,23 @@ def set_ray_defaults() -> None:
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{NO_ROOM_S:g}")
 
 
+def _open_store(run: runs.Run) -> stores.Store:
+    """The store as this node sees it; with `data.verify: full` one worker of each node checks every byte first. Raises `UserError` that
+    names the node, if there are several: its disk may be full."""
+    import ray
+
+    data = run.config.data
+    try:
+        store = stores.open(run.info["store"]["path"], verify="none", cache=data.cache, log=run.log)
+    except UserError as error:
+        if sum(node["Alive"] for node in ray.nodes()) == 1:
+            raise
+        raise UserError(f"on the node {ray.util.get_node_ip_address()}: {error}") from None
+    if data.verify == "full" and int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        store_check.ByteCheck(store).wait()
+    return store
+
+
 def _train_worker(loop_config: dict[str, Any]) -> None:
     """The function of each Ray Train worker: the training loop with the run's own plan and config."""
     import torch
@@ -171,9 +190,8 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
     if run.info.get("error"):  # of a worker that ended all others: a restart would fail the same way
         return
     try:
-        path, cache = run.info["store"]["path"], config.data.cache
-        store = distributed.all_or_none(lambda: stores.open(path, verify="none", cache=cache, log=run.log))
-        trainer.fit(config, runs.plan_of(run, store), store, TrainContext(run), run)
+        store = distributed.all_or_none(lambda: _open_store(run))
+        trainer.fit(config, runs.plan_of(run, store), store, TrainContext(run, loop_config["holder"]), run)
     except OutOfMemory as error:
         run.update(status="failed", error=str(error))
         if config.train.workers > 1:  # the others wait for this rank in the middle of a step

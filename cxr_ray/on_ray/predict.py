@@ -4,17 +4,19 @@ computed of it, is in inference/batch_prediction.py.
 # n inputs of a batch, m of them usable, H x W pixels, L labels
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 from ray.data import ActorPoolStrategy
 
 from cxr_ray.data import store as stores
+from cxr_ray.data import store_check
 from cxr_ray.data.store_format import ImageFormat
 from cxr_ray.errors import UserError
 from cxr_ray.imaging.decoder_pool import DecoderPool
@@ -23,6 +25,7 @@ from cxr_ray.inference import batch_prediction
 from cxr_ray.inference.batch_prediction import DecodedBatch, PredictedBatch
 from cxr_ray.inference.loading import load_predictor
 from cxr_ray.on_ray import cluster, data_context, room
+from cxr_ray.on_ray.node_check import NodeCheck
 from cxr_ray.runtime import machine
 
 DECODER_CPUS = 0.5
@@ -45,6 +48,8 @@ class PredictJob:
     """Folder of the files; None for a store."""
     cache: str = "auto"
     """As `data.cache`."""
+    verify: str = "background"
+    """As `data.verify`: whether each node checks the bytes of the store."""
     plugins: tuple[str, ...] = ()
     gpu: bool | str = "auto"
     threads: int = 1
@@ -62,7 +67,8 @@ def predict_batches(
     """The results of `batches` (places in `keys`: rows of the store, or names of files), in order, from `workers` actors. Ray is started
     here, or used at `address`.
 
-    Raises `UserError` as a predictor does, and if there are too few CPUs."""
+    Those of a store are given once its bytes are checked on the node that read them. Raises `UserError` as a predictor does, for changed
+    bytes, and if there are too few CPUs."""
     if cluster.is_local(address) and workers > machine.cores():
         raise UserError(
             f"{workers} workers are asked for, but this machine has {machine.cores()} cores; lower the workers"
@@ -95,8 +101,14 @@ def predict_batches(
             num_cpus=1,
             num_gpus=1 if on_gpu else 0,
         )
-        for block in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-            yield _predicted_batch(block)
+        blocks = results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+        yield from store_check.held_back(_by_node(blocks), lambda node: _check_on(node, job))
+
+
+def _check_on(node: str, job: PredictJob) -> store_check.Check | None:
+    if job.store is None or job.verify not in store_check.EVERY_BYTE:
+        return None
+    return NodeCheck(node, job.store, job.cache)
 
 
 def _decoders(workers: int) -> int:
@@ -130,7 +142,7 @@ class _Model:
         import torch
 
         torch.set_num_threads(job.threads)
-        self._format = job.image_format
+        self._format, self._node = job.image_format, ray.get_runtime_context().get_node_id()
         self._predictor = load_predictor(job.model, gpu=job.gpu, plugins=job.plugins)
         self._store = None if job.store is None else stores.open(job.store, verify="none", cache=job.cache)
 
@@ -141,7 +153,7 @@ class _Model:
             places = np.arange(block.num_rows)
             (read,) = batch_prediction.read_rows(self._store, block["key"].to_numpy(), [places])
             batch = replace(read, positions=block["position"].to_numpy())
-        return _predicted_table(batch_prediction.predict(self._predictor, batch))
+        return _predicted_table(batch_prediction.predict(self._predictor, batch), self._node)
 
 
 # ---- batches as tables, with a row per input: Ray Data may cut between them
@@ -172,15 +184,23 @@ def _decoded_batch(block: pa.Table, image_format: ImageFormat) -> DecodedBatch:
     )
 
 
-def _predicted_table(batch: PredictedBatch) -> pa.Table:
+def _predicted_table(batch: PredictedBatch, node: str) -> pa.Table:
     return pa.table(
         {
+            "node": pa.array([node] * len(batch.positions)),
             "position": batch.positions,
             "refused": pa.array(batch.refused, pa.string()),
             "score": batch.scores,
             **{f"{PROB}{at}": column for at, column in enumerate(batch.probabilities.T)},
         }
     )
+
+
+def _by_node(blocks: Iterable[pa.Table]) -> Iterator[tuple[str, PredictedBatch]]:
+    """The batches, each with the node that predicted it."""
+    for block in blocks:
+        for node in pc.unique(block["node"]).to_pylist():
+            yield node, _predicted_batch(block.filter(pc.equal(block["node"], node)))
 
 
 def _predicted_batch(block: pa.Table) -> PredictedBatch:

@@ -5,6 +5,7 @@ import shlex
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from cxr_ray import config as cfg
 from cxr_ray import registry, runs
@@ -49,7 +50,7 @@ def train(
         with _recorded(run, plan, said, log) as interrupt, in_process(run.config, run, log) as context:
             trainer.fit(run.config, plan, store, context, run)
         return _finished(run, store, interrupt, log)
-    from cxr_ray.on_ray import cluster, noise, preflight, room
+    from cxr_ray.on_ray import cluster, head, noise, preflight, room
 
     set_ray_defaults()
     with cluster.room_for(address, train.workers) as found:
@@ -63,6 +64,7 @@ def train(
         with (
             _recorded(run, plan, said, log) as interrupt,
             noise.into(run.path / "ray.log"),
+            head.told(run, say=partial(run.tell, "head"), save=run.request_stop),
             cluster.session(address, num_cpus=cores, dashboard=True),
             _forward_log(run, log),
         ):

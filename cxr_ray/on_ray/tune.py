@@ -17,7 +17,7 @@ from ray import tune as ray_tune
 from cxr_ray import config as cfg
 from cxr_ray import registry
 from cxr_ray.errors import UserError
-from cxr_ray.on_ray import cluster, noise, preflight, room, schedulers
+from cxr_ray.on_ray import cluster, head, noise, preflight, room, schedulers
 from cxr_ray.on_ray.resources import TrialResources, cluster_total
 from cxr_ray.on_ray.trial import train_trial
 from cxr_ray.on_ray.tune_callback import ProposalSearcher, RoomWait, SweepCallback, SweepStopper, trial_spec
@@ -88,15 +88,19 @@ def tune(
             sweep.update(planned=proposals.planned)
             if proposals.remaining:
                 cores = int(cluster_total("CPU", found.nodes)) if found.is_local else None
-                with noise.into(sweep.path / "ray.log"), cluster.session(address, num_cpus=cores, dashboard=True):
-                    waiting = RoomWait(resources, room.wait_limit(wait), partial(_tell, sweep, said))
+                with (
+                    noise.into(sweep.path / "ray.log"),
+                    head.told(sweep, say=partial(_tell, sweep, said, "head")),
+                    cluster.session(address, num_cpus=cores, dashboard=True),
+                ):
+                    waiting = RoomWait(resources, room.wait_limit(wait), partial(_tell, sweep, said, "waiting"))
                     _run(sweep, proposals, searched, _Trials(prepared, resources, waiting), lease, said, on_update)
         return sweep
 
 
-def _tell(sweep: Sweep, said: events.Said, line: str) -> None:
-    """Say that trials wait for room, and record it."""
-    events.record(sweep.path, "waiting", line)
+def _tell(sweep: Sweep, said: events.Said, event: str, line: str) -> None:
+    """Say that trials wait for room, or what the head does, and record it."""
+    events.record(sweep.path, event, line)
     said(line)
 
 

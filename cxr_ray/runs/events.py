@@ -1,6 +1,7 @@
 """`events.jsonl` of a run or a sweep: what happened to its training, with times. The log says the same in words."""
 
 import json
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ KINDS = (
     "draining",
     "restarting",
     "resizing",
+    "head",
     "replaced",
     "finished",
     "stopped",
@@ -26,6 +28,11 @@ KINDS = (
     "failed",
 )
 """docs/formats.md explains them."""
+
+
+FORGOTTEN_S = 24 * 3600.0
+"""A training without a lease, as of earlier versions, or killed before it took one, is over if it has written nothing for so long: more
+than an epoch takes, and than the clocks of two machines differ."""
 
 
 def record(folder: Path, kind: str, text: str = "", **numbers: int) -> None:
@@ -48,13 +55,22 @@ def read(folder: Path) -> list[dict[str, Any]]:
 def settle(file: Path) -> None:
     """Correct a `run.json` or `sweep.json` that says `started` although no process trains there: it was killed, or its machine."""
     with suppress(OSError, ValueError, KeyError):  # damaged, or somebody else's and read-only
-        if _status(file) == "started" and Lease(file.parent).is_abandoned():
-            update_json(file, {"status": "interrupted"})
-            record(
-                file.parent,
-                "interrupted",
-                "the process that trained ended without a word: it or its machine was killed",
-            )
+        folder, lease = file.parent, Lease(file.parent)
+        if _status(file) != "started":
+            return
+        if lease.is_abandoned():
+            why = "the process that trained ended without a word: it or its machine was killed"
+        elif lease.holder is None and time.time() - _last_write(folder) > FORGOTTEN_S:
+            why = "no process trains it, and nothing was written for more than a day"
+        else:
+            return
+        update_json(file, {"status": "interrupted"})
+        record(folder, "interrupted", why)
+
+
+def _last_write(folder: Path) -> float:
+    """When something in the folder was last written, in seconds since 1970."""
+    return max(file.stat().st_mtime for file in folder.rglob("*"))
 
 
 def _status(file: Path) -> str:

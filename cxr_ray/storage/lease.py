@@ -155,6 +155,12 @@ class Lease:
         except (OSError, ValueError):
             return None
 
+    @property
+    def holder(self) -> str | None:
+        """Who has the lease now, this process or another: the same as long as nobody else takes it. None if nobody has it."""
+        found = self._read()
+        return None if found is None else str(found["holder"])
+
     def is_abandoned(self) -> bool:
         """Whether the lease is that of a dead process, which did not give it back. Takes nothing."""
         found = self._read()

@@ -134,7 +134,7 @@ class _Trainer:
         `UserError` on every rank if one found damage. One rank of each node checks (`data.verify: background`)."""
         first_of_node = int(os.environ.get("LOCAL_RANK", "0")) == 0
         background = self.config.data.verify == "background"
-        check = store_check.start(self.store) if background and first_of_node else None
+        check = store_check.start(self.store, self.config.data.verify) if background and first_of_node else None
         pending = background
 
         def wait(epoch: int) -> None:

@@ -1,7 +1,9 @@
 """The model that an evaluation is of, and its predictions: computed once and saved in the run's folder, so that they are reused."""
 # N rows, L labels
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pandas as pd
 
 from cxr_ray import runs
 from cxr_ray.data import store as stores
+from cxr_ray.data import store_check
 from cxr_ray.data.plan import Plan
 from cxr_ray.evaluation import baselines
 from cxr_ray.inference import predictor
@@ -39,6 +42,8 @@ class EvaluatedModel:
     """Of the training."""
     epoch: int | None = None
     """None: the selected epoch; 0: the untrained model."""
+    _intact: set[str] = field(default_factory=set, compare=False, repr=False)
+    """Stores whose bytes were checked."""
 
     @property
     def folder(self) -> str:
@@ -46,14 +51,22 @@ class EvaluatedModel:
         return "" if self.epoch is None else f"epoch-{self.epoch:04d}/"
 
     def rows(self, store: stores.Store, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Probabilities [N, L] for rows [N] of a store. Progress is printed."""
+        """Probabilities [N, L] for rows [N] of a store. Progress is printed. Raises `UserError` if a byte of the store has changed
+        (`data.verify`)."""
         if self.epoch is None:
             model = predictor.load(self.run)
         else:
             saved = epoch_model.load(self.run, self.epoch, self.plan, self.store)
             model = predictor.Predictor(saved, pick_device("auto"), run=self.run)
-        with progress.Progress("predict") as show:
+        with self._checked(store), progress.Progress("predict") as show:
             return model.rows(store, rows, batch_size=self.run.config.train.batch_size, progress=show)
+
+    @contextmanager
+    def _checked(self, store: stores.Store) -> Iterator[None]:
+        """Check the bytes of each store once, while its images are used for the first time."""
+        with store_check.checked(store, "none" if store.origin in self._intact else self.run.config.data.verify):
+            yield
+        self._intact.add(store.origin)
 
     def saved(self, name: str, rows: npt.NDArray[np.int64]) -> pd.DataFrame | None:
         """The predictions `name` if they are of exactly these rows in this order, else None."""
@@ -88,7 +101,7 @@ class EvaluatedModel:
         if (saved := _read(run, f"rivals-{part}", rows)) is not None:
             found = {name: saved[[f"{name}/{k}" for k in labels]].to_numpy(float) for name in FITTED}
         else:
-            with progress.shown():
+            with self._checked(self.store), progress.shown():
                 found = baselines.fit_baselines(self.store, self.plan, part, seed=run.config.seed)
             frame = pd.DataFrame({f"{name}/{k}": found[name][:, j] for name in FITTED for j, k in enumerate(labels)})
             run.write_predictions(f"rivals-{part}", pd.concat([pd.DataFrame({"row": rows}), frame], axis=1))

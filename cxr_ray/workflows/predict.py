@@ -17,6 +17,7 @@ import pandas as pd
 
 from cxr_ray import __version__, runs
 from cxr_ray.config import Config
+from cxr_ray.data import store_check
 from cxr_ray.data.store import Store
 from cxr_ray.data.store_format import digest_of
 from cxr_ray.datasets import pseudonyms
@@ -180,8 +181,10 @@ def _here(
         return
     if inputs.store is not None:
         assert inputs.rows is not None
-        for decoded in batch_prediction.read_rows(inputs.store, inputs.rows, batches):
-            yield batch_prediction.predict(predictor, decoded)
+        store, verify = inputs.store, _config_of(predictor).data.verify
+        read = batch_prediction.read_rows(store, inputs.rows, batches)
+        of_rows = (("here", batch_prediction.predict(predictor, decoded)) for decoded in read)
+        yield from store_check.held_back(of_rows, lambda node: store_check.start(store, verify))
         return
     assert inputs.root is not None
     wanted = predictor.image_format
@@ -210,19 +213,25 @@ def _on_ray(
     from cxr_ray.on_ray import predict as on_ray
 
     where = run.path if isinstance(run, runs.Run) else Path(run)
-    config = predictor.run.config if predictor.run is not None else Config()
+    config = _config_of(predictor)
     job = on_ray.PredictJob(
         model=str(where.absolute()),
         store=None if inputs.store is None else inputs.store.origin,
         root=None if inputs.root is None else str(inputs.root),
         image_format=predictor.image_format,
         cache=config.data.cache,
+        verify=config.data.verify,
         plugins=tuple(plugins),
         gpu=gpu,
         threads=max(1, machine.cores() // workers),
     )
     keys = inputs.rows if inputs.rows is not None else inputs.names
     yield from on_ray.predict_batches(job, keys, batches, workers=workers, address=address)
+
+
+def _config_of(predictor: Predictor) -> Config:
+    """The config of the run; the default one for a file of weights."""
+    return predictor.run.config if predictor.run is not None else Config()
 
 
 def _describe(run: Any, predictor: Predictor, shape: Shape, inputs: InputList, *, reports: bool) -> dict[str, Any]:

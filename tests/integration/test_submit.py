@@ -11,7 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from cxr_ray.runs import events, load
 from tests.fakes.ports import free_port
+from tests.fakes.ranks import on_ranks
+from tests.fakes.store import fake_store
+from tests.fakes.trainings import assert_same_weights_and_metrics, config, write_store
+from tests.fakes.waiting import until
+from tests.on_ray.test_train import train_without_ray
 
 ROOT = Path(__file__).resolve().parents[2]
 RAY = str(Path(sys.executable).parent / "ray")
@@ -140,3 +146,47 @@ def test_submit_follows_the_job_and_ends_with_its_exit_code(head, tmp_path):
 
 
 TRAINING = "train --store {0}/missing --output {0}/runs --name first"
+
+
+@pytest.mark.cluster
+@pytest.mark.long
+def test_a_job_submitted_to_a_full_cluster_waits_with_lines_and_ends_equal(head, tmp_path):
+    """A colleague's job holds one of the two CPUs until it is stopped."""
+    environment, address = head
+    folder = write_store(tmp_path / "store", fake_store(64))
+    train = {"workers": 2, "threads": 1}
+    wanted = config(tmp_path / "runs", name="busy", data={"shards": str(folder)}, train=train)
+    (tmp_path / "busy.yaml").write_text(wanted.to_yaml(), encoding="utf-8")
+
+    def ray_job(word: str, *words: str) -> str:
+        command = [RAY, "job", word, "--address", address, *words]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120).stdout
+
+    place = ["--entrypoint-num-cpus", "1", "--no-wait", "--submission-id", "colleague"]
+    ray_job("submit", *place, "--", "sleep", "600")
+    until(lambda: "RUNNING" in ray_job("status", "colleague"), 60)
+    command = [sys.executable, "-m", "cxr_ray", "submit", "--address", address, "--python", sys.executable, "--"]
+    command += ["train", "-c", str(tmp_path / "busy.yaml"), "--output", str(tmp_path / "runs"), "--name", "busy"]
+    output = tmp_path / "output.txt"
+    with output.open("w") as file:
+        submitted = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        until(lambda: "waiting for 2 x {CPU: 1}; free 1" in output.read_text(), 120, submitted)
+        ray_job("stop", "--no-wait", "colleague")
+        assert submitted.wait(200) == 0, output.read_text()
+    finally:
+        submitted.kill()
+    lines = output.read_text().splitlines()
+    assert "job: busy succeeded" in lines and any("there is room now, after" in line for line in lines)
+    assert f"result: {tmp_path}/runs/busy, on the cluster's storage" in lines
+    whole = config(tmp_path / "runs", name="whole", data={"shards": str(folder)}, train=train)
+    on_ranks(2, tmp_path, train_without_ray, whole)
+    runs = [load(tmp_path / "runs" / name) for name in ("busy", "whole")]
+    assert_same_weights_and_metrics(*runs)
+    assert [event["event"] for event in events.read(runs[0].path)] == [
+        "started",
+        "waiting",
+        "waiting",
+        "workers",
+        "finished",
+    ]

@@ -22,7 +22,7 @@ from PIL import Image
 from cxr_ray.data import store as stores
 from cxr_ray.data import store_format
 from cxr_ray.data.info import DatasetInfo
-from cxr_ray.data.store_format import ImageFormat
+from cxr_ray.data.store_format import MAX_SHARDS, ImageFormat, shard_name
 from cxr_ray.datasets import Records, records_table
 from cxr_ray.errors import UserError
 from cxr_ray.imaging.decode import decode
@@ -141,7 +141,22 @@ def test_rows_per_shard_keeps_its_limits() -> None:
     assert rows_per_shard(150, images, 32) == 64
     assert rows_per_shard(1_000_000, images, 32) == 32 * 2**20 // 224**2
     assert rows_per_shard(1_000_000, ImageFormat((224, 224), depth=16), 32) == 32 * 2**20 // 224**2 // 2
-    assert rows_per_shard(1_000_000, ImageFormat((4096, 4096)), 1) == 1
+    assert rows_per_shard(50_000, ImageFormat((4096, 4096)), 1) == 1
+
+
+@pytest.mark.parametrize("size", [(512, 512), (313, 727)])
+@pytest.mark.parametrize("count", [10_000_000, 25_000_001])
+def test_more_shards_than_a_process_can_map_are_refused_with_a_size_that_works(
+    size: tuple[int, int], count: int
+) -> None:
+    images = ImageFormat(size, depth=16)
+    with pytest.raises(UserError, match="give --shard-mib") as refused:
+        rows_per_shard(count, images, 32)
+    needed = int(str(refused.value).split()[-1])
+    shards = -(-count // rows_per_shard(count, images, needed))
+    assert shards <= MAX_SHARDS
+    names = [shard_name(number, shards) for number in range(shards)]
+    assert names == sorted(names)  # a store numbers its shards by the order of their names
 
 
 def test_the_store_has_each_image_as_decode_returns_it(good: tuple[Records, Path, Path]) -> None:

@@ -1,5 +1,6 @@
 """Predictions by actors of Ray Data equal those of this process, for files and stores, also after an interruption."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import cxr_ray
 from cxr_ray.errors import UserError
 from cxr_ray.inference import prediction_parts
 from cxr_ray.on_ray import cluster
+from tests.data.test_store_check import flip
 from tests.fakes import archive
 from tests.fakes.explained import quiet, store, trained
 
@@ -48,6 +50,18 @@ def test_workers_predict_a_store(ray_local: None, tmp_path: Path) -> None:
     one = predict(trained(), store(), tmp_path / "one.parquet")
     two = predict(trained(), store(), tmp_path / "two.parquet", workers=2, batch_size=16)
     pd.testing.assert_frame_equal(two, one, atol=1e-6, rtol=0)
+
+
+def test_workers_keep_nothing_of_a_store_whose_bytes_changed(ray_local: None, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(store().path, shards)
+    shard = next(iter(sorted(shards.glob("*.arrow"))))
+    flip(shard, 1000)
+    with pytest.raises(
+        UserError, match=rf"{shard.name} \(rows \d+ to \d+\) has changed: its checksum differs, on the node "
+    ):
+        predict(trained(), shards, tmp_path / "out.parquet", workers=2, batch_size=16)
+    assert not (tmp_path / "out.parquet").exists() and not list(tmp_path.glob("*.parts/part-*"))
 
 
 def test_more_workers_than_cores_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,27 @@ def test_a_killed_run_is_called_interrupted_by_whatever_looks_at_it_next(tmp_pat
     look[how]()
     assert run.info["status"] == "interrupted"
     assert [event["event"] for event in events.read(run.path)] == ["interrupted"]
+
+
+def test_a_started_run_without_a_lease_is_interrupted_once_it_is_old(tmp_path):
+    """Of an earlier version, or killed before it took its lease. A training that has just begun has none yet."""
+    run = create(tmp_path, name="x")
+
+    def written(hours_ago: float) -> str:
+        (run.path / "rows").mkdir(exist_ok=True)
+        for file in (*run.path.iterdir(), run.path / "rows" / "rank-0.csv"):
+            file.touch()
+            os.utime(file, (time.time() - (hours_ago if file.name == "rank-0.csv" else 100) * 3600,) * 2)
+        return str(runs.load(run.path).info["status"])
+
+    assert written(hours_ago=23) == "started" and events.read(run.path) == []
+    with Lease(run.path):
+        os.utime(run.path / "lease.json", (0, 0))
+        assert written(hours_ago=25) == "started"
+    assert written(hours_ago=25) == "interrupted"
+    assert [(e["event"], e["text"]) for e in events.read(run.path)] == [
+        ("interrupted", "no process trains it, and nothing was written for more than a day")
+    ]
 
 
 def test_a_run_that_lives_or_has_ended_keeps_its_status(tmp_path):

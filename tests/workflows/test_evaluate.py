@@ -1,6 +1,8 @@
 """Evaluations of a small model: threshold rules, studies, subgroups, thresholds.json, and external data."""
 
 import json
+import platform
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
+from cxr_ray import cli, runs
 from cxr_ray import config as cfg
-from cxr_ray import runs
 from cxr_ray.cli.commands.evaluate import read_mapping
 from cxr_ray.data import store as stores
 from cxr_ray.data import store_writer
@@ -23,6 +25,7 @@ from cxr_ray.on_ray import train as on_ray
 from cxr_ray.workflows import evaluations
 from cxr_ray.workflows.alignment import align
 from cxr_ray.workflows.external import used_in_training
+from tests.data.test_store_check import flip
 from tests.fakes.store import fake_store
 
 LABELS = ("Edema", "Mass", "Tubes")
@@ -103,6 +106,32 @@ def test_a_training_fits_the_check_for_unusual_images_and_an_evaluation_a_missin
     found = unusual.read(run.path / unusual.FILE)
     assert found.about == fitted.about and found.thresholds == pytest.approx(fitted.thresholds)
     assert any(line.startswith("check for unusual images: fitted to") for line in lines)
+
+
+@pytest.mark.parametrize("data", ["its own", "other"])
+def test_changed_bytes_are_named_and_no_result_is_kept(
+    run: runs.Run, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = runs.Run(Path(shutil.copytree(run.path, tmp_path / "run")))
+    for file in (
+        *copy.path.glob("evaluation*"),
+        *copy.path.glob("predictions/rivals*"),
+        copy.path / "predictions/test.parquet",
+    ):
+        file.unlink(missing_ok=True)
+    store = stores.open(run.info["store"]["path"]) if data == "its own" else write_store(tmp_path / "other", seed=3)
+    shard = store.path / sorted(name for name in store.manifest.files if name.endswith(".arrow"))[1]
+    rows = store.index.loc[store.index["shard"] == 1, "row"]
+    before = {file.relative_to(copy.path) for file in copy.path.rglob("*")}
+    words = ["evaluate", str(copy.path), "--bootstrap", "0"] + (["--data", str(store.path)] if data == "other" else [])
+    flip(shard, 1000)
+    try:
+        assert cli.main(words) == 2
+    finally:
+        flip(shard, 1000)
+    said = f"{shard} (rows {rows.min()} to {rows.max()}) has changed: its checksum differs, on the node {platform.node()}; "
+    assert said in capsys.readouterr().err
+    assert {file.relative_to(copy.path) for file in copy.path.rglob("*")} == before
 
 
 def test_epochs_are_evaluated_at_thresholds_of_their_own_val(run: runs.Run) -> None:

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,11 +19,13 @@ import pytest
 from PIL import Image
 
 import cxr_ray
+from cxr_ray import cli
 from cxr_ray.errors import UserError
 from cxr_ray.inference import prediction_parts
 from cxr_ray.metrics import calibration
 from cxr_ray.runs import ensemble
 from cxr_ray.storage import atomic
+from tests.data.test_store_check import flip
 from tests.fakes import archive, dicom
 from tests.fakes.explained import quiet, store, trained
 from tests.fakes.images import deep_png
@@ -128,14 +132,36 @@ def test_classes_are_decided_by_the_largest_probability(tmp_path: Path) -> None:
         predict(trained("multiclass"), store("multiclass"), tmp_path / "other.parquet", thresholds="youden")
 
 
+@pytest.mark.parametrize("verify", ["background", "manifest"])
+def test_nothing_is_kept_of_a_store_whose_bytes_changed(
+    verify: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command, with a run whose config asks for a check or does not; parts of 8 inputs."""
+    monkeypatch.setattr(prediction_parts, "PART_INPUTS", 8)
+    run, shards, out = tmp_path / "run", tmp_path / "shards", tmp_path / "out.parquet"
+    shutil.copytree(trained().path, run)
+    config = run / "config.yaml"
+    config.write_text(config.read_text(encoding="utf-8").replace("verify: background", f"verify: {verify}"))
+    shutil.copytree(store().path, shards)
+    shard = next(iter(sorted(shards.glob("*.arrow"))))
+    flip(shard, 1000)
+    code = cli.main(["predict", str(run), str(shards), str(out), "--batch-size", "4"])
+    if verify == "manifest":
+        assert code == 0 and out.exists()
+        return
+    assert code == 2 and not out.exists() and not list(tmp_path.glob("*.parts/part-*"))
+    error = capsys.readouterr().err
+    assert f"{shard.name} (rows {ROWS[0]} to " in error and f"on the node {platform.node()}" in error
+    flip(shard, 1000)
+    assert cli.main(["predict", str(run), str(shards), str(out)]) == 0
+
+
 # ---- decisions, columns and metadata
 
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> cxr_ray.Run:
     """A copy of the run with an evaluation by a rule."""
-    import shutil
-
     folder = tmp_path_factory.mktemp("evaluated") / "run"
     shutil.copytree(trained().path, folder)
     cxr_ray.evaluate(folder, thresholds="youden", report={"bootstrap": 0}, log=quiet)

@@ -1,0 +1,128 @@
+"""The head of a cluster, watched by a process that uses it. Ray ends such a process a minute after its head is lost, without a word. Here
+the loss is said early, the training is asked to save what it has, and the process ends before Ray ends it, with one line."""
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from cxr_ray.errors import UserError, masked
+from cxr_ray.runs import events
+from cxr_ray.runtime.threads import background
+
+RAY_WAITS = "RAY_gcs_rpc_server_reconnect_timeout_s"
+"""Environment variable: how long Ray's processes look for a lost head before they end."""
+RAY_WAITS_S = 60.0
+"""Ray's default."""
+SAY, SAVE, END = 1 / 12, 1 / 2, 7 / 8
+"""When the loss is said, a checkpoint is asked for, and the process ends: as shares of Ray's time. A head with a store of its own, as on
+Kubernetes, is back before."""
+
+
+class Work(Protocol):
+    """A run or a sweep."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def info(self) -> dict[str, Any]: ...
+    def update(self, **changes: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Told:
+    work: Work
+    say: Callable[[str], None]
+    save: Callable[[], None]
+
+    def fail(self, error: UserError) -> None:
+        if self.work.info["status"] != "finished":
+            self.work.update(status="failed", error=str(error))
+            events.record(self.work.path, "failed", str(error))
+
+
+_told: list[_Told] = []
+
+
+@contextmanager
+def told(work: Work, *, say: Callable[[str], None], save: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Within it, the loss of the head of a `watched` cluster is said by `say`, `save` asks for a checkpoint of `work`, and the end of the
+    process is recorded there. Both are called in another thread."""
+    _told.append(each := _Told(work, say, save))
+    try:
+        yield
+    finally:
+        _told.remove(each)
+
+
+@contextmanager
+def watched(address: str) -> Iterator[None]:
+    """Within it, this process ends with an error and exit code 2 if the head at `address` (HOST:PORT) does not answer for long."""
+    with background(lambda ended: _watch(address, ended), name="cxr-head"):
+        yield
+
+
+def _watch(address: str, ended: threading.Event) -> None:
+    patience = float(os.environ.get(RAY_WAITS) or RAY_WAITS_S)
+    answered, said, asked = time.monotonic(), False, False
+    while not ended.wait(min(2.0, patience / 30)):
+        if _answers(address):
+            if said:
+                _tell(f"the head of the cluster at {address} answers again, after {time.monotonic() - answered:.0f} s")
+            answered, said, asked = time.monotonic(), False, False
+            continue
+        silent = time.monotonic() - answered
+        if silent > SAY * patience and not said:
+            said = True
+            _tell(f"the head of the cluster at {address} does not answer: waiting {patience * END:.0f} s for it")
+        if silent > SAVE * patience and not asked:
+            asked = True
+            for each in _told:
+                each.save()
+        if asked and (silent > END * patience or "started" not in _statuses()):
+            _end(address, silent)
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()
+    except OSError:
+        return False
+    return True
+
+
+def _tell(line: str) -> None:
+    for each in _told:
+        each.say(line)
+
+
+def _statuses() -> list[str]:
+    try:
+        return [str(each.work.info["status"]) for each in _told] or ["started"]
+    except (OSError, ValueError):  # a file is being replaced
+        return ["started"]
+
+
+def _end(address: str, silent: float) -> None:
+    """End the process: its main thread waits within Ray, which asks the lost head even to shut down."""
+    statuses = _statuses()
+    saved = "the training has finished; " if "finished" in statuses else ""
+    if "stopped" in statuses:
+        saved = "its workers have saved a checkpoint and ended; "
+    error = UserError(
+        f"the head of the cluster at {address} has not answered for {silent:.0f} s: {saved}start it again, or use another cluster, "
+        "and run the same command"
+    )
+    for each in _told:
+        with suppress(Exception):  # the line below is said in any case
+            each.fail(error)
+    sys.stdout.flush()
+    print(f"cxr-ray: error: {masked(str(error))}", file=sys.stderr, flush=True)
+    os._exit(2)
