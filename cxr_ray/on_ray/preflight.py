@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import sys
+import textwrap
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -100,7 +101,8 @@ def _ask(node: Mapping[str, Any], needs: Needs, mark: str) -> dict[str, Any]:
             f"the node {_name(node)} did not answer within {TIMEOUT_S:.0f} s; look at it with `ray status`, or stop it"
         ) from None
     except (ray.exceptions.RayError, ImportError) as error:
-        reason = " ".join(str(error).split())[-300:]
+        last = (str(error).strip().splitlines() or [type(error).__name__])[-1]  # before it stands a traceback
+        reason = textwrap.shorten(last, 300, placeholder=" ...")
         raise UserError(
             f"the node {_name(node)} cannot run cxr_ray ({reason}): it needs the same Python and packages as the head, installed with "
             "the same constraints.txt"
