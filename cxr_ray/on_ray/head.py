@@ -113,13 +113,13 @@ def _statuses() -> list[str]:
 def _end(address: str, silent: float) -> None:
     """End the process: its main thread waits within Ray, which asks the lost head even to shut down."""
     statuses = _statuses()
-    saved = "the training has finished; " if "finished" in statuses else ""
-    if "stopped" in statuses:
-        saved = "its workers have saved a checkpoint and ended; "
-    error = UserError(
-        f"the head of the cluster at {address} has not answered for {silent:.0f} s: {saved}start it again, or use another cluster, "
-        "and run the same command"
-    )
+    lost = f"the head of the cluster at {address} has not answered for {silent:.0f} s"
+    saved = "its workers have saved a checkpoint and ended; " if "stopped" in statuses else ""
+    error = UserError(f"{lost}: {saved}start it again, or use another cluster, and run the same command")
+    if "finished" in statuses:
+        error = UserError(
+            f"{lost}, but the training has finished: nothing is lost, and the next command can use the run"
+        )
     for each in _notified:
         with suppress(Exception):  # the line below is said in any case
             each.fail(error)

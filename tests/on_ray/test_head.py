@@ -64,8 +64,13 @@ def test_a_lost_head_is_said_and_ends_the_process_before_ray_does(how, tmp_path)
     assert code == 2 and error.count("\n") == 1
     assert len(lines) == 2 and lines[0].startswith("said: the head of the cluster at 127.0.0.1:")
     assert lines[1] == "asked to save"
-    saved = {"saves": "its workers have saved a checkpoint and ended; ", "finished": "the training has finished; "}
-    assert f"s: {saved.get(how, '')}start it again, or use another cluster, and run the same command" in error
+    saved = "its workers have saved a checkpoint and ended; " if how == "saves" else ""
+    ended = f"s: {saved}start it again, or use another cluster, and run the same command\n"
+    assert error.endswith(
+        ended
+        if how != "finished"
+        else "s, but the training has finished: nothing is lost, and the next command can use the run\n"
+    )
     run = runs.Run(tmp_path)
     if how == "finished":
         assert run.info["status"] == "finished" and events.read(tmp_path) == []
