@@ -101,7 +101,7 @@ def predict_batches(
             num_gpus=1 if on_gpu else 0,
         )
         blocks = results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
-        yield from store_check.held_back(_by_node(blocks), lambda node: _check_on(node, job))
+        yield from store_check.once_checked(_by_node(blocks), lambda node: _check_on(node, job))
 
 
 def _check_on(node: str, job: PredictJob) -> store_check.Check | None:

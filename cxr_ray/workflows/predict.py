@@ -211,7 +211,7 @@ def _here(
         store, verify = inputs.store, _config_of(predictor).data.verify
         read = batch_prediction.read_rows(store, inputs.rows, batches)
         of_rows = (("here", batch_prediction.predict(predictor, decoded)) for decoded in read)
-        yield from store_check.held_back(of_rows, lambda node: store_check.start(store, verify))
+        yield from store_check.once_checked(of_rows, lambda node: store_check.start(store, verify))
         return
     assert inputs.root is not None
     wanted = predictor.image_format

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -30,8 +31,14 @@ def model(**changes: object) -> ReportedModel:
     return ReportedModel(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-def image(**tags: object) -> bytes:
+def image(**tags: Any) -> bytes:
     return dicom.dicom(np.arange(100, dtype=np.uint16).reshape(10, 10), **tags)
+
+
+def measurements(report: Any) -> list[Any]:
+    """The groups of measurements of a report that highdicom read, whose content is a `MeasurementReport`."""
+    found: list[Any] = report.content.get_image_measurement_groups()
+    return found
 
 
 def test_highdicom_reads_what_was_predicted(tmp_path: Path) -> None:
@@ -41,7 +48,7 @@ def test_highdicom_reads_what_was_predicted(tmp_path: Path) -> None:
     path = ReportWriter(tmp_path, model()).write(source, PROB, DECIDED, calibrated)
     report = sr.srread(path)
     assert report.ContentTemplateSequence[0].TemplateIdentifier == "1500"
-    groups = report.content.get_image_measurement_groups()
+    groups = measurements(report)
     assert len(groups) == len(LABELS)
     for label, group in zip(LABELS, groups, strict=True):
         code = group.finding_type
@@ -89,10 +96,10 @@ def test_names_of_any_character_set(tmp_path: Path) -> None:
     labels = ("Stauung ö",)
     source = read_source(image(SpecificCharacterSet="ISO_IR 6"))
     assert source is not None
-    report = ReportWriter(tmp_path, model(labels=labels, thresholds={})).write(
+    path = ReportWriter(tmp_path, model(labels=labels, thresholds={})).write(
         source, {labels[0]: 0.5}, {labels[0]: True}, {labels[0]: 0.5}
     )
-    assert sr.srread(report).content.get_image_measurement_groups()[0].finding_type.meaning == labels[0]
+    assert measurements(sr.srread(path))[0].finding_type.meaning == labels[0]
 
 
 def test_uids_follow_from_the_image_and_the_settings(tmp_path: Path) -> None:
@@ -124,7 +131,7 @@ def test_names_with_a_backslash(tmp_path: Path) -> None:
     source, same = read_source(image()), dict.fromkeys(labels, 0.5)
     assert source is not None
     report = sr.srread(ReportWriter(tmp_path, named).write(source, same, dict.fromkeys(labels, True), same))
-    found = [group.finding_type.meaning for group in report.content.get_image_measurement_groups()]
+    found = [group.finding_type.meaning for group in measurements(report)]
     assert found == ["a/b/c", "left/" + "x" * 59]
 
 
@@ -168,7 +175,7 @@ def test_predict_writes_a_report_of_each_dicom(tmp_path: Path, capfd: pytest.Cap
         source = pydicom.dcmread(path)
         report = reports[source.SOPInstanceUID]
         assert report.StudyInstanceUID == source.StudyInstanceUID and report.PatientID == source.PatientID
-        groups = report.content.get_image_measurement_groups()
+        groups = measurements(report)
         for label, group in zip(trained().info["labels"], groups, strict=True):
             numbers = {m.name.meaning: m.value for m in group.get_measurements()}
             assert numbers["Probability"] == pytest.approx(table.loc[path.name, f"prob/{label}"], abs=1e-6)

@@ -82,7 +82,7 @@ def test_the_decision_is_among_the_classes_that_both_have(run: runs.Run, tmp_pat
     truth = one_hot(60, theirs, 1)
     store = write(tmp_path / "three", DatasetInfo(labels=theirs, task="multiclass"), truth, seed=5, prefix="x")
     names = {"covid": "COVID"}
-    class_N = [names.get(c, c) for c in pd.DataFrame(truth)[list(theirs)].idxmax(axis=1)]
+    class_N = [names.get(str(c), str(c)) for c in pd.DataFrame(truth)[list(theirs)].idxmax(axis=1)]
     log: list[str] = []
     evaluation = evaluations.evaluate(run, data=store.path, log=log.append)
     assert evaluation.results["labels"] == ["COVID", "Pneumonia"]
