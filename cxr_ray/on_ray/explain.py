@@ -18,6 +18,7 @@ from cxr_ray.explanation.explainer import Explainer, MapBatch
 from cxr_ray.inference.loading import load_predictor
 from cxr_ray.on_ray import cluster, data_context, room
 from cxr_ray.runtime import machine
+from cxr_ray.runtime.workers import Workers
 
 MAP = "map/"
 """Prefix of the columns that hold maps."""
@@ -43,27 +44,27 @@ class ExplainJob:
 
 
 def map_batches(
-    job: ExplainJob, rows_M: npt.NDArray[np.int64], *, workers: int, batch_size: int, address: str | None = None
+    job: ExplainJob, rows_M: npt.NDArray[np.int64], *, workers: Workers, batch_size: int
 ) -> Iterator[MapBatch]:
-    """The maps of these rows of the store, in their order, from `workers` actors. Ray is started here, or used at `address`.
+    """The maps of these rows of the store, in their order, from so many actors. Ray is started here, or used at the address of `workers`.
 
     At most a few batches per actor are in memory at once. Raises `UserError` as an `Explainer` does, and if there are too few CPUs."""
-    if cluster.is_local(address) and workers > machine.cores():
+    if cluster.is_local(workers.address) and workers.number > machine.cores():
         raise UserError(
-            f"{workers} workers are asked for, but this machine has {machine.cores()} cores; lower the workers"
+            f"{workers.number} workers are asked for, but this machine has {machine.cores()} cores; lower the workers"
         )
-    own_cpus = max(workers, os.cpu_count() or 1)
-    with cluster.session(address, num_cpus=own_cpus) as is_own, data_context.quiet(preserve_order=True):
+    own_cpus = max(workers.number, os.cpu_count() or 1)
+    with cluster.session(workers.address, num_cpus=own_cpus) as is_own, data_context.quiet(preserve_order=True):
         on_gpu = room.uses_gpu(job.gpu)
         if not is_own:
-            room.ensure({"CPU": 1.0, "GPU": float(on_gpu)}, 1, wait=None, log=print)
+            room.ensure({"CPU": 1.0, "GPU": float(on_gpu)}, 1, wait=workers.wait, log=print)
         blocks = [rows_M[at : at + batch_size] for at in range(0, len(rows_M), batch_size)]
         maps = ray.data.from_numpy(blocks).map_batches(
             _Actor,
             fn_constructor_args=(job,),
             batch_size=batch_size,
             batch_format="numpy",
-            compute=ActorPoolStrategy(size=min(workers, len(blocks))),
+            compute=ActorPoolStrategy(size=min(workers.number, len(blocks))),
             num_cpus=1,
             num_gpus=1 if on_gpu else 0,
         )

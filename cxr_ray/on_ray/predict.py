@@ -27,6 +27,7 @@ from cxr_ray.inference.loading import load_predictor
 from cxr_ray.on_ray import cluster, data_context, room
 from cxr_ray.on_ray.node_check import NodeCheck
 from cxr_ray.runtime import machine
+from cxr_ray.runtime.workers import Workers
 
 DECODER_CPUS = 0.5
 """CPUs that Ray counts for a decoder: it shares a core with a model, which waits for it or makes it wait."""
@@ -60,36 +61,34 @@ def predict_batches(
     job: PredictJob,
     keys: npt.NDArray[np.int64] | Sequence[str],
     batches: Sequence[npt.NDArray[np.int64]],
-    *,
-    workers: int,
-    address: str | None = None,
+    workers: Workers,
 ) -> Iterator[PredictedBatch]:
-    """The results of `batches` (places in `keys`: rows of the store, or names of files), in order, from `workers` actors. Ray is started
-    here, or used at `address`.
+    """The results of `batches` (places in `keys`: rows of the store, or names of files), in order, from so many actors. Ray is started
+    here, or used at the address of `workers`.
 
     Those of a store are given once its bytes are checked on the node that read them. Raises `UserError` as a predictor does, for changed
     bytes, and if there are too few CPUs."""
-    if cluster.is_local(address) and workers > machine.cores():
+    if cluster.is_local(workers.address) and workers.number > machine.cores():
         raise UserError(
-            f"{workers} workers are asked for, but this machine has {machine.cores()} cores; lower the workers"
+            f"{workers.number} workers are asked for, but this machine has {machine.cores()} cores; lower the workers"
         )
     own_cpus = max(
-        2 * workers, os.cpu_count() or 1
+        2 * workers.number, os.cpu_count() or 1
     )  # of a Ray of ours: a core for each model, and as much for decoding
     quiet = data_context.quiet(preserve_order=True, op_resource_reservation_enabled=False)
-    with cluster.session(address, num_cpus=own_cpus) as is_own, quiet:
-        blocks = [pa.table({"position": batch, "key": _keys(keys, batch)}) for batch in batches]
-        data: Any = ray.data.from_arrow(blocks)
+    with cluster.session(workers.address, num_cpus=own_cpus) as is_own, quiet:
         on_gpu = room.uses_gpu(job.gpu)
         if not is_own:
-            room.ensure({"CPU": 1.0, "GPU": float(on_gpu)}, 1, wait=None, log=print)
+            room.ensure({"CPU": 1.0, "GPU": float(on_gpu)}, 1, wait=workers.wait, log=print)
+        blocks = [pa.table({"position": batch, "key": _keys(keys, batch)}) for batch in batches]
+        data: Any = ray.data.from_arrow(blocks)
         if job.root is not None:
             data = data.map_batches(
                 _Decoder,
                 fn_constructor_args=(job,),
                 batch_size=None,
                 batch_format="pyarrow",
-                compute=ActorPoolStrategy(size=min(_decoders(workers), len(blocks))),
+                compute=ActorPoolStrategy(size=min(_decoders(workers.number), len(blocks))),
                 num_cpus=DECODER_CPUS,
             )
         results = data.map_batches(
@@ -97,7 +96,7 @@ def predict_batches(
             fn_constructor_args=(job,),
             batch_size=None,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=min(workers, len(blocks))),
+            compute=ActorPoolStrategy(size=min(workers.number, len(blocks))),
             num_cpus=1,
             num_gpus=1 if on_gpu else 0,
         )

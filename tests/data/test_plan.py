@@ -117,10 +117,12 @@ def test_train_has_the_training_policy_and_test_the_evaluation_policy():
     raw = store.index.set_index("row")[list(store.labels)]
     train, test = raw.loc[plan.rows["train"]].to_numpy(), raw.loc[plan.rows["test"]].to_numpy()
     for i, j in np.ndindex(*train.shape):
-        expected = {1.0: 1.0, 0.0: 0.0, -1.0: 1.0 if store.labels[j] == "Edema" else 0.0}.get(train[i, j], np.nan)
+        expected = {1.0: 1.0, 0.0: 0.0, -1.0: 1.0 if store.labels[j] == "Edema" else 0.0}.get(
+            float(train[i, j]), np.nan
+        )
         assert np.array_equal(plan.truth["train"][i, j], np.float32(expected), equal_nan=True)
     for i, j in np.ndindex(*test.shape):
-        expected = {1.0: 1.0, 0.0: 0.0}.get(test[i, j], np.nan)
+        expected = {1.0: 1.0, 0.0: 0.0}.get(float(test[i, j]), np.nan)
         assert np.array_equal(plan.truth["test"][i, j], np.float32(expected), equal_nan=True)
 
 

@@ -51,7 +51,8 @@ def lut(entries: np.ndarray, first: int, bits: int) -> list[Any]:
 @pytest.mark.parametrize("syntax", sorted(set(SYNTAXES) - {"jpeg", "j2k_lossy"}))
 @pytest.mark.parametrize("kind", ["12 bits", "16 bits", "8 bits", "signed"])
 def test_every_lossless_syntax_gives_the_same_gray_values(syntax: str, kind: str) -> None:
-    raw = {"8 bits": (RAW // 16).astype(np.uint8), "signed": RAW.astype(np.int16) - 1500}.get(kind, RAW)
+    kinds: dict[str, np.ndarray] = {"8 bits": (RAW // 16).astype(np.uint8), "signed": RAW.astype(np.int16) - 1500}
+    raw = kinds.get(kind, RAW)
     low, high = int(raw.min()), int(raw.max())
     expected = np.rint((raw.astype(float) - low) / (high - low) * 255)
     decoded = decode(dicom(raw, syntax, bits=12 if kind == "12 bits" else None), (H, W))
@@ -110,7 +111,12 @@ def test_the_window_follows_the_pseudo_code_of_the_standard() -> None:
                 expected[at] = 255
             else:
                 expected[at] = ((x - (center - 0.5)) / (width - 1) + 0.5) * 255
-        tags = {"WindowCenter": center, "WindowWidth": width, "RescaleSlope": slope, "RescaleIntercept": intercept}
+        tags: dict[str, Any] = {
+            "WindowCenter": center,
+            "WindowWidth": width,
+            "RescaleSlope": slope,
+            "RescaleIntercept": intercept,
+        }
         np.testing.assert_allclose(grays(dicom(RAW, bits=12, **tags)), expected, atol=0.5001)
 
 
@@ -119,7 +125,12 @@ def test_the_first_of_several_windows_is_used_and_an_invalid_one_is_ignored() ->
     several = grays(dicom(RAW, bits=12, WindowCenter=[1500, 100], WindowWidth=[800, 50]))
     np.testing.assert_array_equal(one, several)
     plain = grays(dicom(RAW, bits=12))
-    for tags in ({"WindowCenter": 1500, "WindowWidth": 0}, {"WindowCenter": 1500}, {"WindowWidth": 50}):
+    invalid: list[dict[str, Any]] = [
+        {"WindowCenter": 1500, "WindowWidth": 0},
+        {"WindowCenter": 1500},
+        {"WindowWidth": 50},
+    ]
+    for tags in invalid:
         np.testing.assert_array_equal(grays(dicom(RAW, bits=12, **tags)), plain)
     threshold = grays(dicom(RAW, bits=12, WindowCenter=1500, WindowWidth=1))
     np.testing.assert_array_equal(threshold, np.where(RAW > 1499.5, 255, 0))
@@ -154,7 +165,7 @@ def test_a_lut_of_65536_entries_declares_0() -> None:
 
 
 def test_the_recorded_window_refers_to_stored_values() -> None:
-    tags = {"WindowCenter": 1000.5, "WindowWidth": 1001, "RescaleSlope": 2, "RescaleIntercept": -100}
+    tags: dict[str, Any] = {"WindowCenter": 1000.5, "WindowWidth": 1001, "RescaleSlope": 2, "RescaleIntercept": -100}
     black, white = decode(dicom(RAW, bits=12, **tags), (H, W)).window or (0, 0)  # 500 to 1,500 after the slope
     assert (black, white) == (300, 800)
     decoded = decode(dicom(RAW, bits=12, PhotometricInterpretation="MONOCHROME1"), (H, W)).window
@@ -198,20 +209,20 @@ def test_values_outside_a_lut_get_its_first_or_last_entry() -> None:
     np.testing.assert_array_equal(voi, np.rint((entries[index] - 10) / 245 * 255))
     sequence = lut(entries, 1000, 16)
     sequence[0].ModalityLUTType = "US"
-    tags = {"WindowCenter": 127.5, "WindowWidth": 255, "VOILUTFunction": "LINEAR_EXACT"}
+    tags: dict[str, Any] = {"WindowCenter": 127.5, "WindowWidth": 255, "VOILUTFunction": "LINEAR_EXACT"}
     np.testing.assert_array_equal(grays(dicom(raw, bits=12, ModalityLUTSequence=sequence, **tags)), entries[index])
 
 
 def test_a_voi_lut_of_one_gray_is_ignored() -> None:
-    tags = {"WindowCenter": 1500, "WindowWidth": 800}
+    tags: dict[str, Any] = {"WindowCenter": 1500, "WindowWidth": 800}
     constant = grays(dicom(RAW, bits=12, VOILUTSequence=lut(np.full(100, 7), 0, 16), **tags))
     np.testing.assert_array_equal(constant, grays(dicom(RAW, bits=12, **tags)))
 
 
 def test_a_slope_or_an_intercept_alone_is_applied() -> None:
-    tags = {"WindowCenter": 127.5, "WindowWidth": 255, "VOILUTFunction": "LINEAR_EXACT"}
+    tags: dict[str, Any] = {"WindowCenter": 127.5, "WindowWidth": 255, "VOILUTFunction": "LINEAR_EXACT"}
     for slope, intercept in ((0.0625, None), (None, -600), (0.5, -700)):
-        given_tags = {
+        given_tags: dict[str, Any] = {
             name: v for name, v in (("RescaleSlope", slope), ("RescaleIntercept", intercept)) if v is not None
         }
         expected = np.clip(RAW.astype(float) * (1 if slope is None else slope) + (intercept or 0), 0, 255)
@@ -243,7 +254,7 @@ def test_a_modality_lut_is_applied_before_the_window() -> None:
 
 
 def test_monochrome1_is_inverted_after_the_window() -> None:
-    tags = {"WindowCenter": 1500, "WindowWidth": 1000}
+    tags: dict[str, Any] = {"WindowCenter": 1500, "WindowWidth": 1000}
     upright = grays(dicom(RAW, bits=12, **tags)).astype(int)
     turned = grays(dicom(RAW, bits=12, PhotometricInterpretation="MONOCHROME1", **tags)).astype(int)
     assert np.abs(upright + turned - 255).max() <= 1 and upright[0, 0] == 0 and turned[0, 0] == 255
@@ -267,7 +278,7 @@ def test_padding_is_black_and_excluded_from_the_range() -> None:
 @pytest.mark.parametrize(("value", "limit"), [(500, 800), (800, 500), (500, None), (None, 800)])
 def test_a_range_of_padding_is_black_from_end_to_end(value: int | None, limit: int | None) -> None:
     """PS3.3 C.7.5.1.1.2: all values from one to the other, in either order; a limit without a value counts for nothing."""
-    given_tags = {
+    given_tags: dict[str, Any] = {
         name: v for name, v in (("PixelPaddingValue", value), ("PixelPaddingRangeLimit", limit)) if v is not None
     }
     padded = np.zeros(RAW.shape, bool)

@@ -1,5 +1,6 @@
 """The ingest with Ray Data: every image is stored or refused with a reason, and interruptions do not change the bytes."""
 
+import importlib
 import io
 import os
 import shutil
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -213,7 +215,7 @@ def test_exact_jpegs_are_recorded_and_make_another_store(good: tuple[Records, Pa
     assert store.manifest.exact_jpeg and store.manifest.image_format == ImageFormat(SIZE, exact_jpeg=True)
     pixels = [decode(read(large, names[0]), SIZE, exact_jpeg=exact).pixels for exact in (True, False)]
     np.testing.assert_array_equal(store.images([0])[0], pixels[0])
-    assert not np.array_equal(*pixels)
+    assert not np.array_equal(pixels[0], pixels[1])
     assert b"exact_jpeg" not in (good[2] / "manifest.json").read_bytes()
     with pytest.raises(UserError, match="other records or settings"):
         run(good[0], large, tmp_path / "s")
@@ -353,7 +355,7 @@ def test_an_image_whose_name_is_not_utf8_is_stored_under_a_readable_one(
 def killing(job: ShardJob, paths: pa.Table, shard: ShardRange) -> dict[str, int]:
     """The task of an ingest whose decoder may kill its process."""
     sys.path.insert(0, str(KILLER))
-    import sitecustomize  # noqa: F401
+    importlib.import_module("sitecustomize")
 
     return ingest_shard(job, paths, shard)
 
@@ -379,7 +381,7 @@ def test_an_image_whose_decoder_crashes_is_rejected_and_all_others_are_stored(
     deadly = {5: signal.SIGABRT, 20: signal.SIGSEGV, 149: signal.SIGKILL}
     for row, number in deadly.items():
         (root / f"{row:03d}.png").write_bytes(f"die of {number:d} ".encode())
-    monkeypatch.setattr(ingest_module, "run_shards", lambda *a: run_shards(*a, killing))
+    monkeypatch.setattr(ingest_module, "run_shards", partial(run_shards, task=killing))
     calls: list[tuple[int, int, int]] = []
     result = run(good[0], root, tmp_path / "s", max_rejected=0.05, progress=lambda *a: calls.append(a))
     assert (result.rows, result.rejected) == (N - 3, 3) and calls[-1] == (N, N, 3)
@@ -397,7 +399,7 @@ def test_an_image_whose_decoder_crashes_is_rejected_and_all_others_are_stored(
 def test_the_images_of_a_lost_machine_are_not_rejected(
     good: tuple[Records, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest_module, "run_shards", lambda *a: run_shards(*a, crashing_once))
+    monkeypatch.setattr(ingest_module, "run_shards", partial(run_shards, task=crashing_once))
     assert run(good[0], good[1], tmp_path / "s").rejected == 0
     assert content(tmp_path / "s") == content(good[2])
 
@@ -406,7 +408,7 @@ def test_workers_that_always_die_end_the_ingest_and_it_can_continue(
     good: tuple[Records, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(ingest_module, "run_shards", lambda *a: run_shards(*a, lost))
+        patch.setattr(ingest_module, "run_shards", partial(run_shards, task=lost))
         patch.setattr(ingest_shards, "ROUNDS", ("none", "alone"))  # two of four
         with pytest.raises(UserError, match="the workers of 3 of 3 shards died 2 times, though not at one image"):
             run(good[0], good[1], tmp_path / "s")

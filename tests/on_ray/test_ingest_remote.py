@@ -22,7 +22,7 @@ from cxr_ray.on_ray import train as on_ray
 from cxr_ray.on_ray.ingest import IngestSettings, ingest
 from cxr_ray.on_ray.ingest_shards import image_paths, ingest_shard
 from cxr_ray.storage import lease
-from cxr_ray.storage.remote import to_path
+from cxr_ray.storage.remote import RemotePath, to_path
 from cxr_ray.workflows import evaluations
 from tests.fakes.layouts import LAYOUTS, OPTIONS
 from tests.fakes.stopped_ingest import stopped_after
@@ -44,8 +44,14 @@ def images(s3, good: tuple[Records, Path, Path]) -> str:
     return s3.upload(good[1], "ingest/images")
 
 
+def remote(url: str) -> RemotePath:
+    found = to_path(url)
+    assert isinstance(found, RemotePath)
+    return found
+
+
 def remote_content(url: str) -> dict[str, bytes]:
-    folder = to_path(url)
+    folder = remote(url)
     return {name: (folder / name).read_bytes() for name in folder.files()}
 
 
@@ -131,7 +137,7 @@ def test_a_folder_with_other_content_is_refused(s3, good, images) -> None:
         run(good[0], images, out)
     with pytest.raises(UserError, match=r"is a file"):
         run(good[0], images, str(to_path(out) / "thesis.txt"))
-    assert list(to_path(out).files()) == ["thesis.txt"]
+    assert list(remote(out).files()) == ["thesis.txt"]
 
 
 def test_a_server_error_ends_the_ingest_and_rejects_no_image(s3, good, tmp_path: Path) -> None:
@@ -149,7 +155,8 @@ def test_every_source_reads_a_remote_root_like_a_local_one(s3, name: str, tmp_pa
     )
     pd.testing.assert_frame_equal(here.table, there.table)
     assert here.paths.tolist() == there.paths.tolist() and here.info == there.info
-    if here.boxes is not None:
+    assert (here.boxes is None) == (there.boxes is None)
+    if here.boxes is not None and there.boxes is not None:
         pd.testing.assert_frame_equal(here.boxes, there.boxes)
     previews = [dry_run(records, where, size=(32, 32)) for records, where in ((here, root), (there, url))]
     assert previews[0].summary() == previews[1].summary() and previews[0].unusable == previews[1].unusable

@@ -57,9 +57,13 @@ def service(ray_local: object, tmp_path_factory: pytest.TempPathFactory) -> Iter
     urls: list[str] = []
     stop, ready = threading.Event(), threading.Event()
 
+    def started(url: str) -> None:
+        urls.append(url)
+        ready.set()
+
     def start() -> None:
         try:
-            serve.serve(settings, on_ready=lambda url: (urls.append(url), ready.set()), should_stop=stop)
+            serve.serve(settings, on_ready=started, should_stop=stop)
         finally:
             ready.set()
 
@@ -93,7 +97,8 @@ def test_a_killed_replica_is_restarted(service: Service) -> None:
 
     process = ray_serve.get_app_handle("cxr-ray").ready.remote().result(timeout_s=10)
     os.kill(process, signal.SIGKILL)
-    deadline, statuses = time.monotonic() + 90, []
+    deadline = time.monotonic() + 90
+    statuses: list[int] = []
     while time.monotonic() < deadline and (not statuses or statuses[-1] != 200):
         answer = ask(service.port, "POST", "/predict", service.bodies[0], token=TOKEN, timeout_s=90)
         statuses.append(answer.status)

@@ -28,7 +28,7 @@ LINES = tuple(((0, 1, 2), (0.1, 0.2 + k / 10, 0.3)) for k in range(4))
         lambda: plots.heat(("0000", "0001"), ("Edema", "Mass"), ((0.1, 0.2), (0.3, 0.0)), "Recall"),
     ],
 )  # fmt: skip
-def test_every_figure_stands_alone(figure) -> None:  # type: ignore[no-untyped-def]
+def test_every_figure_stands_alone(figure) -> None:
     assert_stands_alone(figure())
 
 

@@ -27,6 +27,7 @@ from tests.fakes.trainings import (
     TimeLimit,
     assert_same_result,
     assert_val_predictions_are_the_models,
+    checkpoint_of,
     config,
     final_weights,
     fit,
@@ -200,7 +201,7 @@ def test_the_seconds_of_a_stopped_epoch_count(
     monkeypatch.setattr(trainer.time, "perf_counter", lambda: float(next(clock)))  # each call a second later
     polls = 6  # two of epoch 0, then steps
     run = fit(config(tmp_path), fake_store(90), StopAfterPolls(polls))
-    last = checkpoints.load(checkpoints.pointer_target(run.path / "checkpoints", "last"))
+    last = checkpoints.load(checkpoint_of(run.path, "last"))
     assert last.state["batches"] > 0 and run.info["seconds"] >= last.state["seconds"]
 
 
@@ -215,7 +216,7 @@ def test_a_stop_during_evaluation_is_followed_by_the_evaluation_after_the_resume
     assert eval_batches > 1
     for name, polls in (("zero", 1), ("one", eval_batches + 1 + steps + 1)):
         stopped = fit(config(tmp_path, name=name, **hyperparameters), store, StopAfterPolls(polls))
-        last = checkpoints.load(checkpoints.pointer_target(stopped.path / "checkpoints", "last"))
+        last = checkpoints.load(checkpoint_of(stopped.path, "last"))
         assert stopped.info["status"] == "stopped" and not last.state["judged"] and not last.state["batches"]
         assert last.state["epoch"] == (name == "one") and stopped.info["epochs"] == last.state["epoch"] - 1
         with monkeypatch.context() as patch:
@@ -238,7 +239,7 @@ def _stop_during_evaluation(output: str) -> None:
         name = f"stopped-{polls}"
         fit(config(Path(output), name=name, **hyperparameters), store, StopAfterPolls(polls))
         torch.distributed.barrier()
-        last = checkpoints.pointer_target(Path(output) / name / "checkpoints", "last")
+        last = checkpoint_of(Path(output) / name, "last")
         assert not checkpoints.load(last).state["judged"]
         torch.distributed.barrier()
         fit(config(Path(output), name=name, **hyperparameters), store)
@@ -296,7 +297,7 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(
     assert run.info["diverged"]["rows"] == next(r for e, s, r in rows_in_order(run) if (e, s) == (2, batch))
     for path in (run.path / "checkpoints").glob("step-*"):
         assert all(torch.isfinite(t).all() for t in checkpoints.load(path).model.values())
-    last = checkpoints.load(checkpoints.pointer_target(run.path / "checkpoints", "last"))
+    last = checkpoints.load(checkpoint_of(run.path, "last"))
     assert last.state["step"] == steps + batch
 
 
@@ -324,14 +325,14 @@ def test_a_loss_that_is_not_a_number_names_its_batch_and_leaves_the_last_checkpo
     run = runs.load(tmp_path / "run")
     rows = next(rows for epoch, number, rows in rows_in_order(run) if (epoch, number) == (2, 1))
     assert run.info["diverged"]["rows"] == rows and f"rows {rows[0]}, " in str(caught.value)
-    last = checkpoints.load(checkpoints.pointer_target(run.path / "checkpoints", "last"))
+    last = checkpoints.load(checkpoint_of(run.path, "last"))
     assert last.state["epoch"] == 1 and all(torch.isfinite(t).all() for t in last.model.values())
 
 
 def _diverge(output: str) -> None:
     polling.POLL_S = 0.0
     context = LocalContext(quiet=True)
-    learner.Learner.step = corrupt_loss(rank=1)  # type: ignore[method-assign] - the loss of rank 0 is a number
+    learner.Learner.step = corrupt_loss(rank=1)  # the loss of rank 0 is a number
     try:
         fit(config(Path(output), train={"epochs": 3, "log_rows": True}), fake_store(90), context)
     except UserError as error:
@@ -372,7 +373,7 @@ def test_the_speed_counts_the_images_that_this_start_trained(
     count = len(whole.plan.query("part == 'train'"))
     assert count % 16 and images == [0, count, count]
     stopped = fit(config(tmp_path, name="resumed"), store, StopAfterPolls(5))
-    batches = checkpoints.load(checkpoints.pointer_target(stopped.path / "checkpoints", "last")).state["batches"]
+    batches = checkpoints.load(checkpoint_of(stopped.path, "last")).state["batches"]
     assert batches > 0
     del images[:]
     fit(config(tmp_path, name="resumed"), store)
@@ -414,7 +415,7 @@ def test_progress_within_an_epoch_shows_its_share_rate_and_time_left(
     with monkeypatch.context() as patch:
         patch.setattr(polling, "POLL_S", 0.0)
         stopped = fit(resumed, fake_store(90), StopAfterPolls(7))
-    first = checkpoints.load(checkpoints.pointer_target(stopped.path / "checkpoints", "last")).state["batches"]
+    first = checkpoints.load(checkpoint_of(stopped.path, "last")).state["batches"]
     assert first > 1 and lines() == []
     fit(resumed, fake_store(90), LocalContext())
     assert lines() == expected(first)
@@ -433,7 +434,7 @@ def test_the_time_limit_is_for_all_starts_together(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(trainer.time, "perf_counter", lambda: float(next(clock)))
     store, train = fake_store(60), {"epochs": 2, "max_time": 60}
     stopped = fit(config(tmp_path, train=train), store, StopAfter(1))
-    last = checkpoints.load(checkpoints.pointer_target(stopped.path / "checkpoints", "last"))
+    last = checkpoints.load(checkpoint_of(stopped.path, "last"))
     assert last.state["seconds"] > 1
     fit(config(tmp_path, train=train), store)
     assert left == [3600.0, 3600.0 - last.state["seconds"]]

@@ -115,7 +115,7 @@ def test_the_table_has_a_row_per_trial_and_the_base_value_of_what_a_trial_does_n
     assert table.loc["0000", "optim.lr"] == 1e-4 and table.loc["0000", "data.uncertain.Edema"] == "zeros"
     assert table.loc["0001", "optim.lr"] == sweep.trial_records[1].hyperparameters["optim.lr"]
     assert table.loc["0001", "auroc/Edema"] == sweep.trial_records[1].values["val/auroc/Edema"]
-    assert np.isnan(table.loc["0002", "auroc/Edema"])
+    assert np.isnan(table["auroc/Edema"].loc["0002"])
     assert table["status"].tolist() == [t.status for t in sweep.trial_records]
     pd.testing.assert_frame_equal(sweep.trial_table(sweep.trial_records), sweep.trial_table())
 
@@ -273,6 +273,9 @@ def test_a_sweep_shows_its_trials_its_winner_and_its_figures(tmp_path: Path) -> 
         sweep.figure("curve")
     page = sweep._repr_html_()
     assert "ROC AUC" in page and page.count("<img") == 2 and "the leading trial on val" in page
+    table = sweep.trials_html()
+    assert all(f"<th>{name}</th>" in table for name in ("trial", "optim.lr", "auroc/mean", "recall/mean"))
+    assert table.count("<th>") < 20 < sweep.trials.shape[1]  # metrics of single labels are in sweep.csv and on the page
 
 
 def test_a_sweep_without_results_shows_itself(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -84,7 +85,7 @@ def submit(
     jobs = on_ray.Jobs(address)
     name = jobs.start(job)
     print(f"job: {name} on {jobs.address}")
-    print(f"same as: {job.by_hand(jobs.address)}")
+    print(f"same as: {replace(job, name=name).by_hand(jobs.address)}")
     if not wait:
         print(f"next: cxr-ray submit --status{_with(address)}")
         return 0
