@@ -208,11 +208,11 @@ def test_files_that_share_an_instance_have_a_report_each_and_copies_share_one(tm
     other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = pydicom.dcmread(first).SOPInstanceUID
     other.save_as(second)
     lines: list[str] = []
-    where = {"sr": tmp_path / "sr", "gpu": False, "log": lines.append}
+    where: dict[str, Any] = {"sr": tmp_path / "sr", "gpu": False, "log": lines.append}
     found = cxr_ray.predict(trained(), tmp_path / "in", tmp_path / "a.parquet", **where)
     wanted = {round(value, 5) for value in found.table[f"prob/{trained().info['labels'][0]}"]}
     reports = [sr.srread(path) for path in (tmp_path / "sr").iterdir()]
-    groups = [report.content.get_image_measurement_groups()[0] for report in reports]
+    groups = [measurements(report)[0] for report in reports]
     assert {round(group.get_measurements()[0].value, 5) for group in groups} == wanted and len(wanted) == 2
     assert lines[-3:] == [
         f"reports: 2 in {tmp_path / 'sr'}",
@@ -232,7 +232,7 @@ def test_a_prediction_that_goes_on_names_earlier_reports_and_writes_missing_ones
     monkeypatch.setattr(prediction_parts, "PART_INPUTS", 2)
     archive.dicoms(tmp_path / "in", 6)
     lines: list[str] = []
-    where = {"sr": tmp_path / "sr", "gpu": False, "log": lines.append, "batch_size": 2}
+    where: dict[str, Any] = {"sr": tmp_path / "sr", "gpu": False, "log": lines.append, "batch_size": 2}
 
     def stop(*args: object) -> None:
         raise KeyboardInterrupt

@@ -227,12 +227,14 @@ def test_on_a_full_disk_the_previous_checkpoint_remains(tmp_path: Path, monkeypa
 
 def test_slow_storage_delays_a_stop_and_changes_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a network disk that other jobs use: every file takes long to reach it."""
-    store, waits = fake_store(60), []
+    store = fake_store(60)
+    waits: list[int] = []
     whole = fit(config(tmp_path, name="whole"), store)
     fsync = os.fsync
 
     def slow(file: int) -> None:
-        waits.append(time.sleep(0.05))
+        waits.append(file)
+        time.sleep(0.05)
         fsync(file)
 
     monkeypatch.setattr(os, "fsync", slow)
