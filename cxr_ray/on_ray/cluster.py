@@ -54,8 +54,9 @@ def session(address: str | None = None, *, num_cpus: int | None = None, dashboar
         raise UserError(
             f"no Ray cluster answers at {where} ({reason[:200]}); start one with `ray start --head`, or {fix}"
         ) from None
-    # Also while it shuts down, for which Ray asks the head.
-    with nullcontext() if local else head.watched(ray.get_runtime_context().gcs_address):
+    # Also while it shuts down, for which Ray asks the head. A Ray client (ray://) sees only its proxy.
+    is_client = str(where).startswith("ray://")
+    with nullcontext() if local or is_client else head.watched(ray.get_runtime_context().gcs_address):
         try:
             yield local
         finally:

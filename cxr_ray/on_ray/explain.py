@@ -13,6 +13,7 @@ import ray
 from cxr_ray.explanation.explainer import Explainer, MapBatch
 from cxr_ray.on_ray import model_actors
 from cxr_ray.on_ray.model_actors import ModelJob
+from cxr_ray.runtime.workers import Workers
 
 MAP = "map/"
 """Prefix of the columns that hold maps."""
@@ -28,12 +29,12 @@ class ExplainJob(ModelJob):
 
 
 def map_batches(
-    job: ExplainJob, rows_M: npt.NDArray[np.int64], *, workers: int, batch_size: int, address: str | None = None
+    job: ExplainJob, rows_M: npt.NDArray[np.int64], *, workers: Workers, batch_size: int
 ) -> Iterator[MapBatch]:
-    """The maps of these rows of the store, in their order, from `workers` actors. Ray is started here, or used at `address`.
+    """The maps of these rows of the store, in their order, from so many actors. Ray is started here, or used at the address of `workers`.
 
     At most a few batches per actor are in memory at once. Raises `UserError` as an `Explainer` does, and if there are too few CPUs."""
-    with model_actors.started(job, workers=workers, address=address) as actors:
+    with model_actors.started(job, workers) as actors:
         blocks = [rows_M[at : at + batch_size] for at in range(0, len(rows_M), batch_size)]
         rows = ray.data.from_numpy(blocks)
         maps = actors.map(rows, _Actor, blocks=len(blocks), batch_size=batch_size, batch_format="numpy")

@@ -15,6 +15,7 @@ from cxr_ray.inference.loading import load_predictor
 from cxr_ray.inference.predictor import Predictor
 from cxr_ray.on_ray import cluster, data_context, room
 from cxr_ray.runtime import machine
+from cxr_ray.runtime.workers import Workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,20 +67,19 @@ class ModelActors:
 
 
 @contextmanager
-def started(
-    job: ModelJob, *, workers: int, address: str | None, cpus_each: int = 1, **settings: Any
-) -> Iterator[ModelActors]:
-    """`workers` actors of Ray Data that keep the order of the blocks. Ray is started here with `cpus_each` CPUs for each of them, or
-    used at `address`, where there must be room for one. `settings` are of Ray Data's context.
+def started(job: ModelJob, workers: Workers, *, cpus_each: int = 1, **settings: Any) -> Iterator[ModelActors]:
+    """Actors of Ray Data that keep the order of the blocks. Ray is started here with `cpus_each` CPUs for each of them, or used at the
+    address of `workers`, where room for one is waited for. `settings` are of Ray Data's context.
 
     Raises `UserError` if there are too few CPUs."""
-    if cluster.is_local(address) and workers > machine.cores():
+    if cluster.is_local(workers.address) and workers.number > machine.cores():
         raise UserError(
-            f"{workers} workers are asked for, but this machine has {machine.cores()} cores; lower the workers"
+            f"{workers.number} workers are asked for, but this machine has {machine.cores()} cores; lower the workers"
         )
-    own_cpus = max(cpus_each * workers, os.cpu_count() or 1)
-    with cluster.session(address, num_cpus=own_cpus) as is_own, data_context.quiet(preserve_order=True, **settings):
+    own_cpus = max(cpus_each * workers.number, os.cpu_count() or 1)
+    quiet = data_context.quiet(preserve_order=True, **settings)
+    with cluster.session(workers.address, num_cpus=own_cpus) as is_own, quiet:
         on_gpu = room.uses_gpu(job.gpu)
         if not is_own:
-            room.ensure({"CPU": 1.0, "GPU": float(on_gpu)}, 1, wait=None, log=print)
-        yield ModelActors(job, workers, on_gpu)
+            room.ensure({"CPU": 1.0, "GPU": float(on_gpu)}, 1, wait=workers.wait, log=print)
+        yield ModelActors(job, workers.number, on_gpu)

@@ -23,6 +23,7 @@ from cxr_ray.inference.batch_prediction import DecodedBatch, PredictedBatch
 from cxr_ray.on_ray import model_actors
 from cxr_ray.on_ray.model_actors import ModelJob
 from cxr_ray.on_ray.node_check import NodeCheck
+from cxr_ray.runtime.workers import Workers
 
 DECODER_CPUS = 0.5
 """CPUs that Ray counts for a decoder: it shares a core with a model, which waits for it or makes it wait."""
@@ -46,18 +47,16 @@ def predict_batches(
     job: PredictJob,
     keys: npt.NDArray[np.int64] | Sequence[str],
     batches: Sequence[npt.NDArray[np.int64]],
-    *,
-    workers: int,
-    address: str | None = None,
+    workers: Workers,
 ) -> Iterator[PredictedBatch]:
-    """The results of `batches` (places in `keys`: rows of the store, or names of files), in order, from `workers` actors. Ray is started
-    here, or used at `address`.
+    """The results of `batches` (places in `keys`: rows of the store, or names of files), in order, from so many actors. Ray is started
+    here, or used at the address of `workers`.
 
     Those of a store are given once its bytes are checked on the node that read them. Raises `UserError` as a predictor does, for changed
     bytes, and if there are too few CPUs."""
     settings = {"op_resource_reservation_enabled": False}
     # In a Ray of ours a core for each model, and as much for decoding.
-    with model_actors.started(job, workers=workers, address=address, cpus_each=2, **settings) as actors:
+    with model_actors.started(job, workers, cpus_each=2, **settings) as actors:
         blocks = [pa.table({"position": batch, "key": _keys(keys, batch)}) for batch in batches]
         data: Any = ray.data.from_arrow(blocks)
         if job.root is not None:
@@ -66,12 +65,12 @@ def predict_batches(
                 fn_constructor_args=(job,),
                 batch_size=None,
                 batch_format="pyarrow",
-                compute=ActorPoolStrategy(size=min(_decoders(workers), len(blocks))),
+                compute=ActorPoolStrategy(size=min(_decoders(workers.number), len(blocks))),
                 num_cpus=DECODER_CPUS,
             )
         results = actors.map(data, _Model, blocks=len(blocks), batch_size=None, batch_format="pyarrow")
         blocks = results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
-        yield from store_check.held_back(_by_node(blocks), lambda node: _check_on(node, job))
+        yield from store_check.once_checked(_by_node(blocks), lambda node: _check_on(node, job))
 
 
 def _check_on(node: str, job: PredictJob) -> store_check.Check | None:

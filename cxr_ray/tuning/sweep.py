@@ -14,9 +14,9 @@ import pandas as pd
 from cxr_ray import config as cfg
 from cxr_ray import runs
 from cxr_ray.config.loading import value_at
-from cxr_ray.config.metric_names import split_name
+from cxr_ray.config.metric_names import MEAN, split_name
 from cxr_ray.errors import UserError, unknown
-from cxr_ray.metrics import label_table
+from cxr_ray.metrics import TABLE_METRICS, label_table
 from cxr_ray.runs import events, selected_values
 from cxr_ray.storage.atomic import make_folder, update_json, write_atomic
 from cxr_ray.tuning import combinations, space
@@ -214,14 +214,17 @@ class Sweep:
         return label_table.card(repr(self), self.trials_html(), labels, figures, about=str(self.path))
 
     def trials_html(self) -> str:
-        """`trials` as an HTML table for a notebook, the best by the first objective on top."""
+        """`trials` as an HTML table for a notebook, the best by the first objective on top: hyperparameters, objectives and means."""
         config, table = self.config, self.trials
         objective = config.tune.metrics[0].removeprefix("val/")
         if objective in table:
             table = table.sort_values(
                 objective, ascending=config.tune.modes[0] == "min", na_position="last", kind="stable"
             )
-        return table.to_html(index=False, border=0, na_rep="–", max_rows=20, float_format=lambda v: f"{v:.4g}")
+        wanted = [name.removeprefix("val/") for name in config.tune.metrics] + [f"{m}/{MEAN}" for m in TABLE_METRICS]
+        about = ["trial", "fold", "status", "epochs", "seconds", *self.info["knobs"], "pareto"]
+        shown = [name for name in dict.fromkeys([*about, *wanted]) if name in table]
+        return table[shown].to_html(index=False, border=0, na_rep="–", max_rows=20, float_format=lambda v: f"{v:.4g}")
 
     def trial_table(self, trials: Sequence[Trial] | None = None) -> pd.DataFrame:
         """One row per trial: `trial, fold, status, epochs, epoch, seconds, HYPERPARAMETERS..., pareto, METRIC/LABEL...` (val at the

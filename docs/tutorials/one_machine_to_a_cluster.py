@@ -12,6 +12,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -31,8 +32,9 @@ os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
 # %% [markdown]
 # ## A head node
 #
-# `ray start --head` in a terminal starts a node that stays; with `--block` it ends with its process. The ports are free ones, so that this
-# tutorial does not meet another cluster on this machine; usually the defaults are right: 6379 for nodes, 8265 for the dashboard and jobs.
+# `ray start --head` in a terminal starts a node that stays; with `--block` it ends with its process. Its ports are free ones and its folder is a
+# new one, so that this tutorial does not meet another cluster on this machine: a job finds its cluster by that folder. Usually the defaults are
+# right: 6379 for nodes, 8265 for the dashboard and jobs, `/tmp/ray`.
 
 
 # %%
@@ -43,6 +45,7 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
+os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray-")
 port, dashboard = free_port(), free_port()
 ray = str(Path(sys.executable).parent / "ray")
 command = [ray, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1", f"--port={port}"]
@@ -56,18 +59,22 @@ with Path("head.log").open("wb") as log:
 
 
 # %% [markdown]
-# It is ready when it accepts a job. A job is a command that runs on the cluster:
+# It is ready when it lists its jobs, of which there are none yet. `cxr-ray submit` is the command for everything about jobs:
 
 
 # %%
-def submit(*words: str) -> tuple[int, str]:
-    """Run a command on the cluster, and return its exit code and output."""
-    job = [ray, "job", "submit", "--address", f"http://127.0.0.1:{dashboard}", "--", *words]
-    done = subprocess.run(job, capture_output=True, text=True)
+url = f"http://127.0.0.1:{dashboard}"
+
+
+def cxr(*words: str) -> tuple[int, str]:
+    """Run a `cxr-ray` command on this machine, and return its exit code and what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cxr_ray", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     return done.returncode, done.stdout
 
 
-while submit("true")[0] != 0:
+while cxr("submit", "--address", url, "--status")[0] != 0:
     assert head.poll() is None, Path("head.log").read_text()
     time.sleep(1)
 print("the head accepts jobs")
@@ -125,16 +132,19 @@ for epoch in losses(here):
 #
 # ## Submit a job
 #
-# A long training should not end with your terminal. Submitted as a job it runs on the cluster, and `ray job logs` shows its progress. Paths are
-# absolute, because a job starts in another folder. In a job the address is known (`RAY_ADDRESS`).
+# A long training should not end with your terminal. `cxr-ray submit -- COMMAND ...` runs a command as a job of the cluster and follows its log;
+# Ctrl-C ends the following, not the job. The working directory is uploaded, which here is an empty one, since data and results are absolute paths
+# that every node sees. `--python` is the interpreter on the cluster that has `cxr_ray`.
 
 # %%
-code, output = submit(
-    sys.executable, "-m", "cxr_ray", "train", "--store", str(store.path), "--output", runs,
-    "--name", "job", "--model", "lenet", "--epochs", "1", "--workers", "2", "--report.trackers", "[]",
+Path("empty").mkdir()
+job = ["submit", "--address", url, "--working-dir", "empty", "--python", sys.executable, "--"]
+code, output = cxr(
+    *job, "train", "--store", str(store.path), "--output", runs, "--name", "job", "--model", "lenet", "--epochs", "1",
+    "--workers", "2", "--report.trackers", "[]",
 )  # fmt: skip
 print("exit code", code)
-print("\n".join(line for line in output.splitlines() if line.startswith(("run:", "epoch", "next:"))))
+print("\n".join(line for line in output.splitlines() if line.startswith(("job:", "run:", "epoch", "result:", "next:"))))
 
 # %% [markdown]
 # The log of a job may break off on a busy machine. The job goes on, and its run folder says how far it is.
@@ -145,12 +155,13 @@ while cxr_ray.load_run("runs/job").info["status"] == "started":
 print(cxr_ray.load_run("runs/job"))
 
 # %% [markdown]
-# A mistake costs nothing but one line, and no machine is kept busy:
+# A mistake costs one line, and no machine is kept busy. A forgotten `--output` is noticed before anything is uploaded, and a misspelt flag by the job:
 
 # %%
-code, output = submit(sys.executable, "-m", "cxr_ray", "train", "--store", str(store.path), "--epoch", "1")
-print("exit code", code)
-print(next((line for line in output.splitlines() if line.startswith("cxr-ray: error")), "see ray job logs"))
+code, output = cxr(*job, "train", "--store", str(store.path))
+print("exit code", code, "-", output.strip())
+code, output = cxr(*job, "train", "--store", str(store.path), "--output", runs, "--epoch", "1")
+print("exit code", code, "-", next(line for line in output.splitlines() if "error" in line))
 
 # %% [markdown]
 # ## The results are files
@@ -163,6 +174,7 @@ cxr_ray.evaluate("runs/job", split="val").table[["recall", "auroc", "precision"]
 # %%
 head.terminate()
 head.wait(timeout=60)
+print("the head has ended")
 
 # %% [markdown]
 # The same with `cxr_ray.tune(..., address=...)`, `cxr-ray tune --address auto` and `cxr_ray.explain(..., workers=4)`. A sweep uses all nodes, one

@@ -122,7 +122,7 @@ print(f"the settings of the first sweep differ by {spread:.3f}; seeds alone diff
 # So, before a sweep is believed:
 #
 # - Is the difference to the base configuration beyond its interval? The page of a sweep says so in words, for val; on test it counts.
-# - Is it larger than what seeds alone do? `--seeds 3` of the base configuration shows that cheaply.
+# - Is it larger than what seeds alone do? `cxr-ray train --seeds 3` of the base configuration shows that cheaply.
 # - How often was test evaluated? Every time is counted, over all trials:
 
 # %%

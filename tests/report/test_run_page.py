@@ -431,3 +431,16 @@ def test_the_worst_errors_are_those_of_the_decision(task: str) -> None:
         assert [one["prob"] for one in entry["alarms"]] == pytest.approx(alarms.tolist())
         assert all(one["src"].startswith("data:image/jpeg;base64,") for one in entry["missed"] + entry["alarms"])
     assert shown
+
+
+def test_the_page_of_a_head_names_the_network_of_its_features(
+    written: Callable[[str], runs.Run], tmp_path: Path
+) -> None:
+    run = written("multiclass")
+    run.update(embedder={"model": "mobilenet_v2", "weights": "0ddba11"})
+    try:
+        text = run_page.write(run, "test", path=tmp_path / "page.html").read_text(encoding="utf-8")
+    finally:
+        run.update(embedder=None)
+    assert "on features of mobilenet_v2" in text
+    assert "pooled, of mobilenet_v2; sha256 of its weights without the head: 0ddba11" in text

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +223,23 @@ def test_on_a_full_disk_the_previous_checkpoint_remains(tmp_path: Path, monkeypa
     assert checkpoints.load(checkpoint_of(folder.parent, "last")).state["epoch"] == 0
     assert [p.name for p in folder.glob("step-*")] == ["step-00000000"]
     assert fit(config(tmp_path, train={"epochs": 2}), store).info["status"] == "finished"
+
+
+def test_slow_storage_delays_a_stop_and_changes_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a network disk that other jobs use: every file takes long to reach it."""
+    store = fake_store(60)
+    waits: list[int] = []
+    whole = fit(config(tmp_path, name="whole"), store)
+    fsync = os.fsync
+
+    def slow(file: int) -> None:
+        waits.append(file)
+        time.sleep(0.05)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    monkeypatch.setattr(polling, "POLL_S", 0.0)
+    stopped = fit(config(tmp_path, name="slow"), store, StopAfterPolls(4))
+    assert stopped.info["status"] == "stopped" and checkpoints.pointer_target(stopped.path / "checkpoints", "last")
+    assert_same_result(whole, fit(config(tmp_path, name="slow"), store))
+    assert len(waits) > 20

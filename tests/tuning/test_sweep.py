@@ -273,6 +273,9 @@ def test_a_sweep_shows_its_trials_its_winner_and_its_figures(tmp_path: Path) -> 
         sweep.figure("curve")
     page = sweep._repr_html_()
     assert "ROC AUC" in page and page.count("<img") == 2 and "the leading trial on val" in page
+    table = sweep.trials_html()
+    assert all(f"<th>{name}</th>" in table for name in ("trial", "optim.lr", "auroc/mean", "recall/mean"))
+    assert table.count("<th>") < 20 < sweep.trials.shape[1]  # metrics of single labels are in sweep.csv and on the page
 
 
 def test_a_sweep_without_results_shows_itself(tmp_path: Path) -> None:

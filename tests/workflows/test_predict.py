@@ -4,6 +4,7 @@ import json
 import platform
 import shutil
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -412,6 +413,48 @@ def test_a_hundred_files_need_one_prediction(tmp_path: Path, monkeypatch: pytest
     parts.mkdir()
     with Lease(parts), pytest.raises(UserError, match=r"out.parquet is being predicted now, by process"):
         predict(trained(), store(), tmp_path / "out.parquet")
+
+
+def test_what_another_process_finished_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two predictions of one output: the first ends when the second has looked for an output, and has not taken its lease yet."""
+    from cxr_ray.storage.lease import Lease
+
+    out = tmp_path / "out.parquet"
+    enter = Lease.__enter__
+    written: list[bytes] = []
+
+    def late(self: Lease) -> Lease:
+        if not written:
+            written.append(b"")
+            predict(trained(), store(), out)
+            written[0] = out.read_bytes()
+            (tmp_path / "out.parquet.parts").mkdir()
+        return enter(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lease, "__enter__", late)
+        assert predict(trained(), store(), out).already
+    assert out.read_bytes() == written[0] and sorted(tmp_path.iterdir()) == [out]
+
+
+def test_wait_is_the_limit_of_the_wait_for_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cxr_ray.on_ray import cluster, room
+
+    def ensure(bundle: Any, count: int, *, wait: float | None, log: Any) -> None:
+        raise UserError(f"waited {wait} minutes")
+
+    monkeypatch.setattr(cluster, "session", lambda *args, **options: nullcontext(False))
+    monkeypatch.setattr(room, "uses_gpu", lambda wanted: False)
+    monkeypatch.setattr(room, "ensure", ensure)
+    run = str(trained().path)
+    for words in (
+        ["predict", run, str(store().origin), str(tmp_path / "out.parquet")],
+        ["explain", run, "--out", str(tmp_path / "maps"), "--methods", "saliency"],
+    ):
+        assert cli.main([*words, "--address", "192.0.2.1:6379", "--wait", "2.5"]) == 2
+        assert "waited 2.5 minutes" in capsys.readouterr().err
 
 
 def test_a_picture_in_colour(tmp_path: Path) -> None:

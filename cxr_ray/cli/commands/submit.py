@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,7 @@ from cyclopts import App, Parameter
 
 from cxr_ray.cli.command_list import COMMANDS
 from cxr_ray.cli.terminal import table
-from cxr_ray.errors import UserError, unknown
+from cxr_ray.errors import UserError, has_secret, masked, unknown
 
 if TYPE_CHECKING:
     from cxr_ray.on_ray.submit import Job, Jobs
@@ -82,7 +83,7 @@ def submit(
     jobs = on_ray.Jobs(address)
     name = jobs.start(job)
     print(f"job: {name} on {jobs.address}")
-    print(f"same as: {job.by_hand(jobs.address)}")
+    print(f"same as: {replace(job, name=name).by_hand(jobs.address)}")
     if not wait:
         print(f"next: cxr-ray submit --status{_with(address)}")
         return 0
@@ -117,6 +118,10 @@ def read_job(words: tuple[str, ...], working_dir: Path, *, python: str = "python
         raise unknown("command", command, [name for name in COMMANDS if name != "submit"])
     if not working_dir.is_dir():
         raise UserError(f"--working-dir {working_dir} is no folder")
+    if secret := next((word for word in rest if has_secret(word)), None):
+        raise UserError(
+            f"a job's command is shown to everyone who sees the cluster, and {secret} contains a secret: set credentials on its nodes"
+        )
     _check_paths(command, rest, working_dir)
     name = _flag(rest, "--name") if command in WITH_NAME else None
     if name is None:
@@ -184,4 +189,4 @@ def _list(jobs: "Jobs") -> None:
 
 
 def _with(address: str | None) -> str:
-    return "" if address is None else f" --address {shlex.quote(address)}"
+    return "" if address is None else f" --address {shlex.quote(masked(address))}"
