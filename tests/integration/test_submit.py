@@ -3,8 +3,10 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +44,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, s
     # The default port of the agent is in use by the Ray of the other tests.
     command += ["--num-cpus=2", "--disable-usage-stats", "--block", "--node-ip-address=127.0.0.1"]
     command += [f"--dashboard-agent-listen-port={free_port()}"]
+    # A job finds its cluster by a file of this folder, which is that of the newest Ray of the machine if they share one.
+    command += [f"--temp-dir={(own := tempfile.mkdtemp(prefix='ray'))}"]
     address = f"http://127.0.0.1:{dashboard}"
     log = folder / "head.log"
     process = start(command, environment, log)
@@ -51,6 +55,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, s
     finally:
         process.terminate()
         process.wait(timeout=60)
+        shutil.rmtree(own, ignore_errors=True)
 
 
 def start(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
