@@ -71,13 +71,16 @@ def has_secret(url: str) -> bool:
 
 def masked(text: str) -> str:
     """`text` with `***` in place of user names and passwords of URLs, and of the values of their parameters that are secrets."""
-    if "://" not in text:
+    if ":/" not in text:
         return text
     return SECRET_PARAMETER.sub(r"\1***", USER_INFO.sub(lambda found: f"{found[1] or found[2]}***@", text))
 
 
-USER_INFO = re.compile(r"(\b[A-Za-z][\w+.-]*://)(?!\*\*\*@)[^/\s?#@:]*:[^/\s?#]*@|(\bs3://)(?!\*\*\*@)[^/\s?#]*@")
-"""A password before the @ of a URL's host, with its user; for S3 also a user alone. In abfs URLs a container stands there."""
+USER_INFO = re.compile(
+    r"(\b[A-Za-z][\w+.-]*:/{1,2})(?!\*\*\*@)[^/\s?#@:]*:[^/\s?#]*@|(\bs3:/{1,2})(?!\*\*\*@)[^/\s?#@]*@"
+)
+"""A password before the @ of a URL's host, with its user; for S3 also a user alone. In abfs URLs a container stands there. A URL that was
+taken for a path has one slash."""
 SECRET_PARAMETER = re.compile(
     r"([?&;][\w.%-]*(?:key|token|secret|password|passwd|credential|signature|\bsig)[\w.%-]*=)(?!\*\*\*)[^&\s;,'\")<>]+",
     re.IGNORECASE,

@@ -157,7 +157,9 @@ def store(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantom")
     root = generate.write(folder / "raw", patients=60, size=64, seed=1)
     records = datasets.load("phantom", root)
-    return ingest(records, root, folder / "shards", IngestSettings(source="phantom", size=(32, 32))).path
+    made = folder / "shards"
+    ingest(records, root, made, IngestSettings(source="phantom", size=(32, 32)))
+    return made
 
 
 @pytest.fixture(autouse=True)

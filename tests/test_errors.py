@@ -111,6 +111,10 @@ def test_a_message_escapes_what_could_change_the_terminal() -> None:
         ),
         ("postgres://me:ge@heim@db/x and s3://k:geheim@b", "postgres://***@db/x and s3://***@b"),
         ("abfs://:geheim@account.dfs.core.windows.net/x", "abfs://***@account.dfs.core.windows.net/x"),
+        (
+            "/here/s3:/AKIA:geheim@bucket/x?secret_key=geheim is no folder",
+            "/here/s3:/***@bucket/x?secret_key=*** is no folder",
+        ),
         ("abfs://container@account.dfs.core.windows.net/x", "abfs://container@account.dfs.core.windows.net/x"),
         ("mail me@host, or see https://host/page?x=1", "mail me@host, or see https://host/page?x=1"),
     ],

@@ -1,5 +1,7 @@
 """Targets, label groups and values by label, each compared with a slow definition."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -58,7 +60,7 @@ def test_smooth_samples_its_range_uniformly():
     for column, (low, high) in zip(out.T, SMOOTH_RANGES.values(), strict=True):
         counts = np.histogram(column, bins=10, range=(low, high))[0]
         assert counts.sum() == n and abs(counts / n - 0.1).max() < 0.01
-    assert abs(np.corrcoef(out.T)[0, 1]) < 0.02  # labels are sampled independently
+    assert abs(np.corrcoef(out[:, 0], out[:, 1])[0][1]) < 0.02  # labels are sampled independently
     assert SMOOTH_RANGES == {"smooth": (0.55, 0.85), "smooth_zeros": (0.0, 0.3)}  # as published
 
 
@@ -123,18 +125,20 @@ def test_invalid_groups_are_refused(own, message):
 
 
 def test_values_by_label_group_and_all():
-    where = "report.thresholds"
-    assert expand_by_label(0.3, LABELS, GROUPS, where=where) == 0.3
-    assert expand_by_label({"all": 0.2, "two": 0.4, "Mass": 0.6}, LABELS, GROUPS, where=where) == {
+    def expand(values: Any) -> Any:
+        return expand_by_label(values, LABELS, GROUPS, where="report.thresholds")
+
+    assert expand(0.3) == 0.3
+    assert expand({"all": 0.2, "two": 0.4, "Mass": 0.6}) == {
         "Edema": 0.4, "Mass": 0.6, "Effusion": 0.2,
     }  # fmt: skip
-    assert expand_by_label({"two": 0.4, "wet": 0.4}, LABELS, GROUPS, where=where) == dict.fromkeys(LABELS, 0.4)
-    assert expand_by_label({"two": 0.4, "wet": 0.5, "Edema": 0.1}, LABELS, GROUPS, where=where)["Edema"] == 0.1
+    assert expand({"two": 0.4, "wet": 0.4}) == dict.fromkeys(LABELS, 0.4)
+    assert expand({"two": 0.4, "wet": 0.5, "Edema": 0.1})["Edema"] == 0.1
     with pytest.raises(UserError) as caught:
-        expand_by_label({"two": 0.4, "wet": 0.5}, LABELS, GROUPS, where=where)
+        expand({"two": 0.4, "wet": 0.5})
     assert str(caught.value) == "report.thresholds: two and wet disagree about 'Edema'; set 'Edema' itself"
     with pytest.raises(UserError, match=r"unknown label 'Edma' in report\.thresholds; did you mean 'Edema'"):
-        expand_by_label({"Edma": 0.4}, LABELS, GROUPS, where=where)
+        expand({"Edma": 0.4})
 
 
 @given(st.text(max_size=12))

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from cxr_ray.config.schema import Config
 from cxr_ray.config.synonyms import meant_setting
-from cxr_ray.errors import UserError, closest, requirement, unknown
+from cxr_ray.errors import UserError, closest, has_secret, requirement, unknown
 
 
 def value_at(values: Mapping[str, Any], setting: str) -> Any:
@@ -180,11 +180,27 @@ def _plain(value: Any) -> Any:
 
 
 def validate(values: Mapping[str, Any], *, where: str = "the config") -> Config:
-    """A `Config` from plain values. Raises `UserError` as `load` does."""
+    """A `Config` from plain values. Raises `UserError` as `load` does, and for a secret in a URL: a run keeps its config."""
     try:
-        return Config.model_validate(_numbers(values, Config))
+        config = Config.model_validate(_numbers(values, Config))
     except ValidationError as error:
         raise UserError(f"{where}: {_message(error)}") from None
+    for name, text in _texts(config.model_dump(mode="json")):
+        if has_secret(text):
+            raise UserError(
+                f"{where}: {name}: a URL is written to configs and logs and must not contain a secret: {text}; give credentials in the "
+                "environment"
+            )
+    return config
+
+
+def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in plain values, with its dotted name."""
+    if isinstance(value, str):
+        yield name, value
+    elif isinstance(value, Mapping | list):
+        for key, each in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _texts(each, f"{name}.{key}" if name else str(key))
 
 
 def _numbers(values: Any, model: type[BaseModel]) -> Any:

@@ -7,7 +7,7 @@ same order. The last, short batch of an epoch is used too.
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -144,10 +144,10 @@ def eval_batches(
     return prefetch(make, range(0, len(rows), batch_size))
 
 
-def prefetch(make: Callable[[int], T], starts: range) -> Iterator[T]:
+def prefetch(make: Callable[[int], T], starts: range) -> Generator[T]:
     """`make(start)` for each start, computed up to `PREFETCH` ahead in one thread. Errors of the thread are raised here.
 
-    Closing the iterator ends the thread."""
+    Closing the generator ends the thread."""
     ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=PREFETCH)
     stopped = threading.Event()
 

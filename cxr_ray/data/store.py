@@ -296,11 +296,23 @@ def open_store(path: str | os.PathLike[str] | AnyPath, *, verify: Verify = "mani
     return open(path, verify, cache=cache)
 
 
+def check_space(remote: RemotePath, cache: str) -> None:
+    """Raises `UserError` if this node has no space for its copy of a remote store, or if its manifest is damaged."""
+    manifest, _ = _remote_manifest(remote)
+    store_cache.check_space(remote, store_cache.folder(cache, manifest.digest), manifest.files)
+
+
 def _local_copy(remote: RemotePath, cache: str, log: Callable[[str], None] | None) -> Path:
     """This node's copy of a remote store. Raises `UserError` before any copy if the manifest does not match its digest."""
+    manifest, text = _remote_manifest(remote)
+    into = store_cache.folder(cache, manifest.digest)
+    return store_cache.copy_store(remote, into, manifest.files, (MANIFEST, text), log=log)
+
+
+def _remote_manifest(remote: RemotePath) -> tuple[Manifest, bytes]:
+    """The manifest, parsed and as it is. Raises `UserError` if it does not match its digest."""
     text = read_manifest_bytes(remote)
     manifest = parse_manifest(text, remote)
     if not digest_matches(text) or any(Path(name).name != name for name in manifest.files):
         raise UserError(f"{remote} is damaged: {MANIFEST_CHANGED}; {fix_hint(remote)}")
-    into = store_cache.folder(cache, manifest.digest)
-    return store_cache.copy_store(remote, into, manifest.files, (MANIFEST, text), log=log)
+    return manifest, text

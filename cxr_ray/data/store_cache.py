@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -87,6 +87,21 @@ def _missing(into: Path, files: Mapping[str, Entry]) -> list[str]:
     return [name for name, entry in files.items() if _length(into / name) != entry.bytes]
 
 
+def check_space(remote: RemotePath, into: Path, files: Mapping[str, Entry]) -> None:
+    """Raises `UserError` if the disk of `into`, which need not exist, has no space for what the copy still lacks."""
+    disk = next(folder for folder in (into, *into.parents) if folder.exists())
+    needed, free = _mib(_missing(into, files), files), shutil.disk_usage(disk).free / 2**20
+    if needed > free:
+        raise UserError(
+            f"no space for a copy of {remote}: it needs {needed:,.0f} MiB, {into.parent} has {free:,.0f} MiB free; "
+            "free some, or name another folder with data.cache"
+        )
+
+
+def _mib(names: Iterable[str], files: Mapping[str, Entry]) -> float:
+    return sum(files[name].bytes for name in names) / 2**20
+
+
 def _length(file: Path) -> int:
     try:
         return file.stat().st_size
@@ -103,17 +118,11 @@ def _copy(
 ) -> None:
     for stale in into.glob(".*.tmp"):  # left by a killed process: this one has the lock
         stale.unlink(missing_ok=True)
+    check_space(remote, into, files)
     todo = _missing(into, files)
-    mib = sum(files[name].bytes for name in todo) / 2**20
-    free = shutil.disk_usage(into).free / 2**20
-    if mib > free:
-        raise UserError(
-            f"no space for a copy of {remote}: it needs {mib:,.0f} MiB, {into.parent} has {free:,.0f} MiB free; "
-            "free some, or name another folder with data.cache"
-        )
     if log is not None and todo:
         rest = "" if len(todo) == len(files) else f", the rest of {len(files)} files"
-        log(f"copying {remote} to {into}: {mib:,.0f} MiB{rest}")
+        log(f"copying {remote} to {into}: {_mib(todo, files):,.0f} MiB{rest}")
 
     def copy_file(name: str) -> None:
         entry = files[name]

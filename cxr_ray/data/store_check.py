@@ -122,27 +122,29 @@ def checked(store: Any, verify: str) -> Iterator[None]:
             check.cancel()
 
 
-def held_back(results: Iterable[tuple[Node, T]], check_on: Callable[[Node], Check | None]) -> Generator[T, None, None]:
+def once_checked(
+    results: Iterable[tuple[Node, T]], check_on: Callable[[Node], Check | None]
+) -> Generator[T, None, None]:
     """Pass on results with the node that each was computed on, once the bytes that this node reads are checked.
 
     `check_on` starts the check of a node with its first result; None: it needs none. Raises `UserError` for damage: then no result of
     that node was passed on."""
     checks: dict[Node, Check | None] = {}
-    held: dict[Node, list[T]] = {}
+    waiting: dict[Node, list[T]] = {}
     try:
         for node, result in results:
             if node not in checks:
                 checks[node] = check_on(node)
-            held.setdefault(node, []).append(result)
+            waiting.setdefault(node, []).append(result)
             check = checks[node]
             if check is None or check.is_done:
                 if check is not None:
                     check.wait()
-                yield from held.pop(node)
+                yield from waiting.pop(node)
         for node, check in checks.items():
             if check is not None:
                 check.wait()
-            yield from held.pop(node, [])
+            yield from waiting.pop(node, [])
     finally:
         for check in checks.values():
             if check is not None:

@@ -20,6 +20,8 @@ RARE_EXTENSIONS = (".dic", ".ima")
 """DICOMs of some writers."""
 HIDDEN = "hidden"
 """In the counts of `find_images`: hidden files, and hidden folders with all that is in them."""
+OUTSIDE, AGAIN = "by a link out of the folder", "by a link to another folder of it"
+"""In the counts of `find_pictures`: folders that are links, to outside or to one whose images are found anyway."""
 
 
 def subfolders(folder: AnyPath) -> list[str]:
@@ -31,17 +33,18 @@ def subfolders(folder: AnyPath) -> list[str]:
 
 
 def find_images(
-    folder: AnyPath, root: AnyPath, extensions: tuple[str, ...] | None = EXTENSIONS
+    folder: AnyPath, root: AnyPath, extensions: tuple[str, ...] | None = EXTENSIONS, *, refuse_links: bool = True
 ) -> tuple[list[str], Counter[str]]:
     """Images at any depth of `folder` as sorted posix paths below `root`, and counts of the other files by extension. With
     `extensions` None every file is an image, and the others are the `HIDDEN` files and folders. Bytes of a name that are not UTF-8
     are written %F1 (`storage.names`).
 
-    Hidden files (.DS_Store, ._copy.png) are ignored otherwise. Raises `UserError` for a link out of `root`."""
+    Hidden files (.DS_Store, ._copy.png) are ignored otherwise. Raises `UserError` for a link out of `root`, and for one to a folder; not
+    so without `refuse_links`: files that are links out of it are found, for whoever reads them to refuse, and folders are counted."""
     found: list[str] = []
     others: Counter[str] = Counter()
     skipped = others if extensions is None else Counter()
-    for path in map(readable, _files(folder, root, skipped)):
+    for path in map(readable, _files(folder, root, skipped, refuse_links=refuse_links)):
         suffix = PurePosixPath(path).suffix.lower()
         if extensions is None or suffix in extensions:
             found.append(path)
@@ -50,12 +53,12 @@ def find_images(
     return sorted(found), others
 
 
-def find_pictures(folder: AnyPath) -> tuple[list[str], Counter[str]]:
+def find_pictures(folder: AnyPath, *, refuse_links: bool = True) -> tuple[list[str], Counter[str]]:
     """As `find_images`, for folders of unknown content: also DICOMs without one of the `EXTENSIONS`, whose names often are UIDs. Files
-    without an extension, or with one of digits, are opened for that."""
-    every, _ = find_images(folder, folder, None)
+    without an extension, or with one of digits, are opened for that, unless they are links."""
+    every, skipped = find_images(folder, folder, None, refuse_links=refuse_links)
     found, unknown = [], []
-    others: Counter[str] = Counter()
+    others: Counter[str] = Counter({kind: skipped[kind] for kind in (OUTSIDE, AGAIN) if skipped[kind]})
     for path in every:
         suffix = PurePosixPath(path).suffix.lower()
         if suffix in EXTENSIONS:
@@ -73,7 +76,9 @@ def find_pictures(folder: AnyPath) -> tuple[list[str], Counter[str]]:
 
 
 def _head(path: AnyPath) -> bytes:
-    """The first bytes of a file; none if it cannot be read."""
+    """The first bytes of a file; none if it cannot be read, or is a link, which may lead anywhere."""
+    if isinstance(path, Path) and path.is_symlink():
+        return b""
     try:
         with path.open("rb") as file:
             return file.read(HEAD_BYTES)
@@ -94,8 +99,9 @@ def kinds_of(others: Mapping[str, int], *, most: int = 5) -> str:
     return ", ".join([*shown, *([f"{rest:,} of other kinds"] if rest else [])])
 
 
-def _files(folder: AnyPath, root: AnyPath, skipped: Counter[str]) -> Iterator[str]:
-    """Posix paths below `root` of the files at any depth of `folder`, unordered, without hidden ones, which `skipped` counts."""
+def _files(folder: AnyPath, root: AnyPath, skipped: Counter[str], *, refuse_links: bool) -> Iterator[str]:
+    """Posix paths below `root` of the files at any depth of `folder`, unordered, without hidden ones, which `skipped` counts, as it does
+    folders that are links unless these are refused."""
     if isinstance(folder, RemotePath):
         assert isinstance(root, RemotePath)
         above = folder.relative_to(root)
@@ -110,21 +116,24 @@ def _files(folder: AnyPath, root: AnyPath, skipped: Counter[str]) -> Iterator[st
     stack = [folder]
     while stack:
         parent = stack.pop()
-        if parent.is_symlink():
-            _refuse_outside(parent, resolved_root)
+        if parent.is_symlink() and _is_outside(parent, resolved_root):
+            raise _outside(parent, resolved_root)
         with os.scandir(parent) as entries:
             for entry in entries:
                 if _is_hidden(entry.name):
                     skipped[HIDDEN] += 1
                     continue
                 path = parent / entry.name
-                if entry.is_symlink():
-                    _refuse_outside(path, resolved_root)
-                if _is_folder(entry):
-                    if entry.is_symlink():
+                leaves = entry.is_symlink() and _is_outside(path, resolved_root)
+                if leaves and refuse_links:
+                    raise _outside(path, resolved_root)
+                if _is_folder(entry) and entry.is_symlink():
+                    if refuse_links:
                         raise UserError(
                             f"{path} is a link to another folder of the dataset: its images would count twice; remove it"
                         )
+                    skipped[OUTSIDE if leaves else AGAIN] += 1
+                elif _is_folder(entry):
                     stack.append(path)
                 else:
                     yield path.relative_to(root).as_posix()
@@ -193,7 +202,10 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def _refuse_outside(path: Path, resolved_root: Path) -> None:
-    target = Path(os.path.realpath(path))  # Path.resolve raises for a link that leads to itself, which is no file
-    if not target.is_relative_to(resolved_root):
-        raise UserError(f"{path} is a link out of {resolved_root}; replace it with a copy of its target")
+def _is_outside(link: Path, resolved_root: Path) -> bool:
+    target = Path(os.path.realpath(link))  # Path.resolve raises for a link that leads to itself, which is no file
+    return not target.is_relative_to(resolved_root)
+
+
+def _outside(link: Path, resolved_root: Path) -> UserError:
+    return UserError(f"{link} is a link out of {resolved_root}; replace it with a copy of its target")

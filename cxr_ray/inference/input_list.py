@@ -106,7 +106,7 @@ def open_inputs(
         return _of_table(path, image or "image", path.parent if root is None else to_path(root))
     if kind == "file":
         return _of_files(path.parent, [path.name])
-    names, others = find_pictures(path)
+    names, others = find_pictures(path, refuse_links=False)
     left_out = kinds_of(others)
     if not names:
         raise UserError(

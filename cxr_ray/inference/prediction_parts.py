@@ -6,7 +6,7 @@ killed goes on with the missing parts.
 # N inputs, n of a part, L labels
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,8 @@ def difference(settings: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 class PredictionParts:
     """The folder of parts of the output `out`, for `count` inputs with these `settings` (plain JSON).
 
-    `finish` adds columns to a part before it is written, or does what must be done once for each part. Raises `UserError` if the
+    `finish` adds columns to a part before it is written, or does what must be done once for each part; a part is predicted again if it
+    is not `is_whole`: what `finish` did is gone. Raises `UserError` if the
     folder holds an unfinished prediction that differs."""
 
     def __init__(
@@ -60,9 +61,11 @@ class PredictionParts:
         *,
         count: int,
         finish: Finish | None = None,
+        is_whole: Callable[[pa.Table], bool] = lambda part: True,
     ) -> None:
         self.folder = folder_of(out)
         self._settings, self._labels, self._count, self._finish = dict(settings), labels, count, finish
+        self._is_whole = is_whole
         make_folder(self.folder)
         self._open()
         self._buffers: dict[int, list[PredictedBatch]] = {}
@@ -117,6 +120,9 @@ class PredictionParts:
                 self._write(number, self._buffers.pop(number))
         return sum(reason is not None for reason in batch.refused)
 
+    def __iter__(self) -> Iterator[pa.Table]:
+        return map(self.read, range(len(self)))
+
     def read(self, number: int) -> pa.Table:
         """A part: `prob/LABEL` and `unusual_score` float32 (NaN where refused), `refused`, and the columns of `finish`, in the order of the inputs."""
         return pq.read_table(pa.BufferReader(self._path(number).read_bytes()))
@@ -137,9 +143,10 @@ class PredictionParts:
 
     def _is_done(self, number: int) -> bool:
         try:
-            return self.read(number).num_rows == len(self._positions(number))
+            part = self.read(number)
         except (OSError, pa.ArrowException):
             return False
+        return part.num_rows == len(self._positions(number)) and self._is_whole(part)
 
     def _write(self, number: int, batches: list[PredictedBatch]) -> None:
         positions = np.concatenate([each.positions for each in batches])

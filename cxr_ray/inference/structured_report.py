@@ -124,7 +124,7 @@ class ReportWriter:
 
     def __init__(self, folder: Path, model: ReportedModel) -> None:
         require_extra()
-        self._folder, self._model = folder, model
+        self.folder, self._model = folder, model
         with dicom.quiet():
             body = io.BytesIO()
             _template(model).save_as(body, enforce_file_format=True)
@@ -137,13 +137,17 @@ class ReportWriter:
         probabilities: Mapping[str, float],
         decisions: Mapping[str, bool],
         calibrated: Mapping[str, float] | None = None,
+        *,
+        content: str = "",
     ) -> Path:
-        """Write the report of the image `source` (of `read_source`), which has a StudyInstanceUID and a SOPInstanceUID. Returns its file."""
+        """Write the report of the image `source` (of `read_source`), which has a StudyInstanceUID and a SOPInstanceUID. Returns its file.
+
+        `content`: sha256 of the image's file. Two files may share a SOPInstanceUID, against the standard; each then has its own report."""
         with dicom.quiet():
-            report = self._fill(source, probabilities, decisions, calibrated or {})
+            report = self._fill(source, probabilities, decisions, calibrated or {}, content)
             body = io.BytesIO()
             report.save_as(body, enforce_file_format=True)
-        path = self._folder / f"{report.SOPInstanceUID}.dcm"
+        path = self.folder / f"{report.SOPInstanceUID}.dcm"
         write_atomic(path, body.getvalue())
         return path
 
@@ -153,6 +157,7 @@ class ReportWriter:
         probabilities: Mapping[str, float],
         decisions: Mapping[str, bool],
         calibrated: Mapping[str, float],
+        content: str,
     ) -> "Dataset":
         from pydicom import dcmread
 
@@ -166,7 +171,7 @@ class ReportWriter:
                 setattr(report, name, None)
             elif name in report:
                 delattr(report, name)
-        own: Any = _uid("report", image, self._model.digest)
+        own: Any = _uid("report", image, self._model.digest, content)
         report.SOPInstanceUID = report.file_meta.MediaStorageSOPInstanceUID = own
         report.SeriesInstanceUID = _uid("series", str(source.StudyInstanceUID), self._model.digest)
         report.InstanceNumber = source.get("InstanceNumber") or 1
@@ -188,7 +193,7 @@ class ReportWriter:
                     measured.NumericValue, measured.FloatingPointValue = f"{value:.6f}", float(value)
             answer = items[places.decided].ConceptCodeSequence[0]
             answer.CodeValue, answer.CodingSchemeDesignator, answer.CodeMeaning = YES if decisions[label] else NO
-            items[places.uid].UID = _uid("finding", image, self._model.digest, label)
+            items[places.uid].UID = _uid("finding", image, self._model.digest, label, content)
             _refer(items[places.image].ReferencedSOPSequence[0], source)
         return report
 

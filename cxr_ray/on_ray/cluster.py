@@ -64,8 +64,9 @@ def session(address: str | None = None, *, num_cpus: int | None = None, dashboar
             "Ray did not start within its 30 s: this machine is too busy, or out of memory; end other programs, and run the same command "
             "again"
         ) from None
-    # Also while it shuts down, for which Ray asks the head.
-    with nullcontext() if local else head.watched(ray.get_runtime_context().gcs_address):
+    # Also while it shuts down, for which Ray asks the head. A Ray client (ray://) sees only its proxy.
+    is_client = str(where).startswith("ray://")
+    with nullcontext() if local or is_client else head.watched(ray.get_runtime_context().gcs_address):
         try:
             yield local
         finally:

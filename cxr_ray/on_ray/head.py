@@ -36,7 +36,7 @@ class Work(Protocol):
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Notified:
     work: Work
     say: Callable[[str], None]
     save: Callable[[], None]
@@ -47,18 +47,18 @@ class _Told:
             events.record(self.work.path, "failed", str(error))
 
 
-_told: list[_Told] = []
+_notified: list[_Notified] = []
 
 
 @contextmanager
-def told(work: Work, *, say: Callable[[str], None], save: Callable[[], None] = lambda: None) -> Iterator[None]:
+def notified(work: Work, *, say: Callable[[str], None], save: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Within it, the loss of the head of a `watched` cluster is said by `say`, `save` asks for a checkpoint of `work`, and the end of the
     process is recorded there. Both are called in another thread."""
-    _told.append(each := _Told(work, say, save))
+    _notified.append(each := _Notified(work, say, save))
     try:
         yield
     finally:
-        _told.remove(each)
+        _notified.remove(each)
 
 
 @contextmanager
@@ -83,7 +83,7 @@ def _watch(address: str, ended: threading.Event) -> None:
             _tell(f"the head of the cluster at {address} does not answer: waiting {patience * END:.0f} s for it")
         if silent > SAVE * patience and not asked:
             asked = True
-            for each in _told:
+            for each in _notified:
                 each.save()
         if asked and (silent > END * patience or "started" not in _statuses()):
             _end(address, silent)
@@ -99,13 +99,13 @@ def _answers(address: str) -> bool:
 
 
 def _tell(line: str) -> None:
-    for each in _told:
+    for each in _notified:
         each.say(line)
 
 
 def _statuses() -> list[str]:
     try:
-        return [str(each.work.info["status"]) for each in _told] or ["started"]
+        return [str(each.work.info["status"]) for each in _notified] or ["started"]
     except (OSError, ValueError):  # a file is being replaced
         return ["started"]
 
@@ -120,7 +120,7 @@ def _end(address: str, silent: float) -> None:
         f"the head of the cluster at {address} has not answered for {silent:.0f} s: {saved}start it again, or use another cluster, "
         "and run the same command"
     )
-    for each in _told:
+    for each in _notified:
         with suppress(Exception):  # the line below is said in any case
             each.fail(error)
     sys.stdout.flush()

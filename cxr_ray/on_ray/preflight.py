@@ -1,5 +1,6 @@
 """Checks on every node that may take part, in seconds, before a run or a sweep has a folder: what is missing on one node is said with its name."""
 
+import hashlib
 import os
 import platform
 import shutil
@@ -10,12 +11,14 @@ import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import ray
 
+import cxr_ray
 from cxr_ray.errors import UserError, listed
 from cxr_ray.on_ray.resources import Resources, workers_on_node
 from cxr_ray.storage.atomic import as_user_error, make_folder
@@ -39,6 +42,8 @@ class Needs:
     output: str
     """Folder that will hold the run or the sweep; made if it is missing."""
     plugins: Sequence[str] = ()
+    cache: str = "none"
+    """Where a node keeps its copy of a remote store, as in `data.cache`."""
 
 
 def check_cluster(needs: Needs, bundle: Resources) -> list[str]:
@@ -86,7 +91,7 @@ def _ask(node: Mapping[str, Any], needs: Needs, mark: str) -> dict[str, Any]:
 
     strategy = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
     task = ray.remote(num_cpus=0, max_retries=1)(_answer).options(scheduling_strategy=strategy)
-    reference = task.remote(needs.store, needs.output, tuple(needs.plugins), mark, node["NodeID"])
+    reference = task.remote(needs, mark, node["NodeID"])
     try:
         answer: dict[str, Any] = ray.get(reference, timeout=TIMEOUT_S)
         return answer
@@ -104,15 +109,22 @@ def _ask(node: Mapping[str, Any], needs: Needs, mark: str) -> dict[str, Any]:
         ) from None
 
 
-def _answer(store: str, output: str, plugins: tuple[str, ...], mark: str, node_id: str) -> dict[str, Any]:
+def _answer(needs: Needs, mark: str, node_id: str) -> dict[str, Any]:
     """What this node sees. Runs as a Ray task on it."""
-    found: dict[str, Any] = {**_describe(plugins), "time": time.time(), "store": None, "output": None}
-    path = to_path(store)
+    found: dict[str, Any] = {**_describe(needs.plugins), "time": time.time(), "store": None, "output": None, "copy": ""}
+    path = to_path(needs.store)
     try:
         found["store"] = "" if (path / "manifest.json").is_file() else "has no manifest.json there"
     except (OSError, UserError) as error:
         found["store"] = str(error)
-    folder = Path(output)
+    try:
+        if isinstance(path, RemotePath) and not found["store"]:
+            from cxr_ray.data import store as stores  # loads pyarrow
+
+            stores.check_space(path, needs.cache)
+    except (OSError, UserError) as error:
+        found["copy"] = str(error)
+    folder = Path(needs.output)
     try:
         if not (folder / f".preflight.{mark}").is_file():
             found["output"] = "does not see a file that was just written there"
@@ -130,9 +142,7 @@ def _describe(plugins: Sequence[str]) -> dict[str, Any]:
     """Versions and plugins of this process's environment."""
     import importlib.util
 
-    from cxr_ray import __version__
-
-    versions = {"Python": ".".join(map(str, sys.version_info[:2])), "cxr_ray": __version__}
+    versions = {"Python": ".".join(map(str, sys.version_info[:2])), "cxr_ray": _own_version()}
     for name in PACKAGES:
         try:
             versions[name] = metadata.version(name)
@@ -140,6 +150,16 @@ def _describe(plugins: Sequence[str]) -> dict[str, Any]:
             versions[name] = "missing"
     missing = [name for name in plugins if importlib.util.find_spec(name.partition(".")[0]) is None]
     return {"versions": versions, "missing_plugins": missing, "machine": platform.machine(), "user": os.getuid()}
+
+
+@cache
+def _own_version() -> str:
+    """The version with a digest of the code: two checkouts may have the same number."""
+    code = hashlib.sha256()
+    root = Path(cxr_ray.__file__).parent
+    for file in sorted(root.rglob("*.py")):
+        code.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    return f"{cxr_ray.__version__}+{code.hexdigest()[:8]}"
 
 
 def _compare(name: str, answer: dict[str, Any], here: dict[str, Any], needs: Needs, mark: str) -> list[str]:
@@ -150,6 +170,8 @@ def _compare(name: str, answer: dict[str, Any], here: dict[str, Any], needs: Nee
             f"the store {needs.store} cannot be read {where} {name}: it {answer['store']}; mount the same file system there at the same path, "
             "or put the store below a URL such as s3://"
         )
+    if answer["copy"]:
+        raise UserError(f"on the node {name}: {answer['copy']}")
     if answer["output"]:
         raise UserError(
             f"the output {needs.output} is not shared with the node {name}: it {answer['output']}; mount the same file system there at the "

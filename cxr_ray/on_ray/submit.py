@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.job_submission import JobSubmissionClient
 
-from cxr_ray.errors import UserError
+from cxr_ray.errors import UserError, masked
 
 ADDRESS = "http://127.0.0.1:8265"
 STOP_WAIT_S = 120
@@ -66,10 +66,12 @@ class Jobs:
     """The jobs of the cluster whose dashboard is at `address`. Raises `UserError` if it does not answer or refuses the token."""
 
     def __init__(self, address: str | None = None) -> None:
-        self.address = _dashboard(address)
+        self._address = _dashboard(address)
+        self.address = masked(self._address)
+        """URL of the dashboard, without its secrets."""
         logging.getLogger("ray").setLevel(logging.ERROR)  # hints of other commands than ours
         try:
-            self._client: Any = JobSubmissionClient(self.address)
+            self._client: Any = JobSubmissionClient(self._address)
             self._client.get_version()
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.AuthenticationError) as error:
             raise self._user_error(error) from None
@@ -182,8 +184,8 @@ class Jobs:
             raise self._user_error(error) from None
 
     def _user_error(self, error: Exception) -> UserError:
-        text = " ".join(str(error).split())
-        if "token" in text.lower() or "401" in text or "403" in text:
+        text = " ".join(str(error).replace(self._address, self.address).split())
+        if "token" in text.replace(self.address, "").lower() or "401" in text or "403" in text:
             return UserError(
                 f"the cluster at {self.address} wants its token: set RAY_AUTH_MODE=token and keep the head's token in ~/.ray/auth_token "
                 f"(or name its file in RAY_AUTH_TOKEN_PATH) ({text[:200]})"

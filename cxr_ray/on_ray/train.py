@@ -56,7 +56,7 @@ def train(
     with cluster.room_for(address, train.workers) as found:
         resources = WorkerResources.of(train, found)  # before there is a run folder
         if not found.is_local:
-            needs = preflight.Needs(store.origin, config.output, config.plugins)
+            needs = preflight.Needs(store.origin, config.output, config.plugins, config.data.cache)
             for warning in preflight.check_cluster(needs, resources.bundle):
                 said(f"warning: {warning}")
         run = open_run(config, store, plan)
@@ -64,7 +64,7 @@ def train(
         with (
             _recorded(run, plan, said, log) as interrupt,
             noise.into(run.path / "ray.log"),
-            head.told(run, say=partial(run.tell, "head"), save=run.request_stop),
+            head.notified(run, say=partial(run.tell, "head"), save=run.request_stop),
             cluster.session(address, num_cpus=cores, dashboard=True),
             _forward_log(run, log),
         ):

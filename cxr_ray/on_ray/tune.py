@@ -60,7 +60,7 @@ def tune(
     with cluster.room_for(address, config.train.workers) as found:
         resources = TrialResources.of(prepared, found)  # before there is a sweep folder
         if not found.is_local:
-            needs = preflight.Needs(store.origin, prepared.output, prepared.plugins)
+            needs = preflight.Needs(store.origin, prepared.output, prepared.plugins, prepared.data.cache)
             warnings += preflight.check_cluster(needs, resources.per_worker)
         sweep = sweeps.create(
             prepared,
@@ -90,7 +90,7 @@ def tune(
                 cores = int(cluster_total("CPU", found.nodes)) if found.is_local else None
                 with (
                     noise.into(sweep.path / "ray.log"),
-                    head.told(sweep, say=partial(_tell, sweep, said, "head")),
+                    head.notified(sweep, say=partial(_tell, sweep, said, "head")),
                     cluster.session(address, num_cpus=cores, dashboard=True),
                 ):
                     waiting = RoomWait(resources, room.wait_limit(wait), partial(_tell, sweep, said, "waiting"))

@@ -115,6 +115,12 @@ def _model(run: Run, about: Mapping[str, Any], architectures: Sequence[Mapping[s
     best = info.get("kept") or info.get("best") or {}
     rows = [
         ("architecture", run.architecture),
+        (
+            "features",
+            f"pooled, of {embedder['model']}; sha256 of its weights without the head: {embedder['weights']}"
+            if (embedder := info.get("embedder"))
+            else None,
+        ),
         ("weights", thousands(sum(int(one["parameters"]) for one in architectures))),
         ("task", about["task"]),
         ("first weights", config.model.weights if config.model.weights in ("none", "imagenet") else "from a file"),

@@ -98,13 +98,14 @@ class Run:
 
     @property
     def architecture(self) -> str:
-        """Name of the model; for an ensemble, the number of members of each model."""
+        """Name of the model, of a head with the network of its features; for an ensemble, the number of members of each model."""
         try:
-            names = [member.config.model.name for member in self.members]
+            names = [member.architecture for member in self.members]
         except UserError:
             return f"ensemble of {len(self.info['members'])}"
         if not names:
-            return self.config.model.name
+            embedder = self.info.get("embedder")
+            return self.config.model.name + (f" on features of {embedder['model']}" if embedder else "")
         return "ensemble of " + ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
 
     def predictions(self, part: str) -> pd.DataFrame:

@@ -36,6 +36,8 @@ CREDENTIALS = {
 }
 """Where each kind of file system reads its credentials from."""
 SCHEMES = {"s3": "s3", "gs": "gs", "gcs": "gs", "abfs": "abfs", "abfss": "abfs"}
+UNSUPPORTED = ("http", "https", "az", "azure", "wasb", "wasbs", "hdfs", "ftp", "sftp", "file", "hf", "dbfs")
+"""Known to be no folders' names, so that such a URL is refused also where its two slashes were reduced to one."""
 CHUNK_BYTES = 2**20
 """Bytes per read of a remote file: a request takes tens of milliseconds, whatever its size."""
 MAX_REQUESTS = 16
@@ -268,9 +270,11 @@ def to_path(name: str | os.PathLike[str] | AnyPath) -> AnyPath:
 
 
 def _url(text: str) -> re.Match[str] | None:
-    """Scheme and rest of a URL, also of one of ours that was a `Path`, which reduces two slashes to one."""
+    """Scheme and rest of a URL, also of one that was a `Path`, which reduces two slashes to one."""
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", text, re.DOTALL)
-    return match if match and (text.startswith(f"{match[1]}://") or match[1].lower() in SCHEMES) else None
+    return (
+        match if match and (text.startswith(f"{match[1]}://") or match[1].lower() in (*SCHEMES, *UNSUPPORTED)) else None
+    )
 
 
 def to_local_path(name: str | os.PathLike[str], kind: str) -> Path:

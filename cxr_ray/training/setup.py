@@ -22,7 +22,9 @@ from cxr_ray.training import on_features, trackers
 def open_run(config: cfg.Config, store: stores.Store, plan: plans.Plan, **entries: Any) -> runs.Run:
     """The run folder of a resolved config: a new one, or the unfinished one to resume. `entries` are added to run.json."""
     if config.data.features is not None:
-        entries["features"] = read_manifest(Path(config.data.features)).digest
+        manifest = read_manifest(Path(config.data.features))
+        entries["features"] = manifest.digest
+        entries["embedder"] = {"model": manifest.model, "weights": manifest.weights}
     return runs.create(
         config,
         store=store_info(store),

@@ -222,8 +222,7 @@ class Sweep:
                 objective, ascending=config.tune.modes[0] == "min", na_position="last", kind="stable"
             )
         wanted = [name.removeprefix("val/") for name in config.tune.metrics] + [f"{m}/{MEAN}" for m in TABLE_METRICS]
-        knobs = self.info["knobs"]
-        about = ["trial", "fold", "status", "epochs", "seconds", *knobs, "pareto"]
+        about = ["trial", "fold", "status", "epochs", "seconds", *self.info["knobs"], "pareto"]
         shown = [name for name in dict.fromkeys([*about, *wanted]) if name in table]
         return table[shown].to_html(index=False, border=0, na_rep="–", max_rows=20, float_format=lambda v: f"{v:.4g}")
 

@@ -2,8 +2,10 @@
 # N rows, L labels
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,9 @@ from cxr_ray.data.store import Store
 from cxr_ray.datasets.hierarchy import GRAPHS, add_parents
 from cxr_ray.errors import unknown
 from cxr_ray.labels import NEGATIVE, apply_policy, label_values
+
+NEAR = 0.6
+"""Share of equal letters (`difflib`) from which on a name may mean another one."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,30 @@ def _match(label: str, theirs: Sequence[str], mapping: Mapping[str, str]) -> tup
         return label, "same name"
     same = [other for other in theirs if _letters(other) == _letters(label)]
     return (same[0], "same letters") if same else (None, "the data lack it")
+
+
+def mapping_hint(alignment: Sequence[Mapping[str, str | None]], theirs: Sequence[str]) -> str:
+    """What to write to match labels that the data call otherwise, such as `--mapping 'Edema=Pulmonary edema'`: one label whose name is
+    near to one of theirs suffices; without any, the first that lacks a match is the example."""
+    taken = {entry["data"] for entry in alignment}
+    lacking = [str(entry["label"]) for entry in alignment if entry["data"] is None]
+    spare = [other for other in theirs if other not in taken]
+    if not (lacking and spare):
+        return "--mapping LABEL=LABEL"
+    pairs = {label: near[0] for label in lacking if (near := _near(label, spare))} or {lacking[0]: spare[0]}
+    return " ".join(["--mapping", *(shlex.quote(f"{label}={other}") for label, other in pairs.items())])
+
+
+def _near(label: str, others: Sequence[str]) -> list[str]:
+    """Those of `others` that are spelled nearly as `label`, or contain it or are contained in it; the nearest first."""
+    wanted = _letters(label)
+    close = {
+        other: SequenceMatcher(None, wanted, _letters(other)).ratio()
+        + (wanted in _letters(other) or _letters(other) in wanted)
+        for other in others
+        if _letters(other)
+    }
+    return sorted((other for other, share in close.items() if share >= NEAR), key=lambda other: -close[other])
 
 
 def _leaves(name: str, derived: Mapping[str, Derivation]) -> list[str]:

@@ -26,6 +26,7 @@ from cxr_ray.report import explain_page
 from cxr_ray.report.render import file_name
 from cxr_ray.runtime.progress import Progress
 from cxr_ray.storage.atomic import replace_folder
+from cxr_ray.workflows.result_folders import write_settings
 
 LIMIT = 200
 """Images of the part that are audited, evenly spaced over its rows, unless another number is asked for."""
@@ -92,14 +93,16 @@ def audit(  # noqa: PLR0913 - the options of the command, all of them by keyword
     return _result(name, collected, own, features, records["patient"].to_numpy())
 
 
-def write(found: Audit, folder: Path) -> Path:
-    """Write audit.csv, a figure per method and audit.html into `folder`; returns the page's path."""
+def write(found: Audit, folder: Path, settings: Mapping[str, Any] | None = None) -> Path:
+    """Write audit.csv, a figure per method, with `settings` settings.json, and audit.html into `folder`; returns the page's path."""
     folder = folder.absolute()
     with replace_folder(folder, marker=PAGE) as temporary:
         found.table.to_csv(temporary / TABLE, index=False)
         figures = {f"mean_maps-{method}": found.figure(method) for method in found.maps}
         for name, figure in figures.items():
             (temporary / file_name(name)).write_bytes(plots.png(figure))
+        if settings is not None:
+            write_settings(temporary, settings)
         explain_page.write_audit(found, figures, temporary / PAGE)
     return folder / PAGE
 

@@ -1,5 +1,6 @@
 """Explain a trained model on images, from Python and for the command: maps, certificates, figures and a page."""
 
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,9 +33,10 @@ from cxr_ray.runtime import machine
 from cxr_ray.runtime.context import pick_device
 from cxr_ray.runtime.progress import Progress
 from cxr_ray.runtime.signals import on_sigterm
+from cxr_ray.runtime.workers import Workers
 from cxr_ray.storage.atomic import check_replaceable, replace_folder
 from cxr_ray.storage.remote import to_local_path
-from cxr_ray.workflows import map_scores
+from cxr_ray.workflows import map_scores, result_folders
 from cxr_ray.workflows.map_scores import MapScores
 
 AnyModel: TypeAlias = runs.Run | Predictor | Classifier | str | os.PathLike[str]
@@ -63,6 +65,7 @@ def explain(  # noqa: PLR0913 - the options of the command, all of them by keywo
     batch_size: int = BATCH_SIZE,
     workers: int = 1,
     address: str | None = None,
+    wait: float | None = None,
     gpu: bool | str = "auto",
     plugins: Sequence[str] = (),
     log: Callable[[str], None] = print,
@@ -76,7 +79,8 @@ def explain(  # noqa: PLR0913 - the options of the command, all of them by keywo
     by method such as {"lrp_epsilon": {"epsilon": 0.01}}. `target`: the label to explain, several, "all", or "predicted": each image's
     own highest output. `scale`: end of the colour scales, by default a quantile of a method's values. `boxes`: annotations of the run's
     store to score the methods against (a file, or "stored"), for the page. With several `workers`, or an `address`, the maps of a store
-    are computed by Ray Data, on this machine or on that cluster.
+    are computed by Ray Data, on this machine or on that cluster, where room is waited for at most `wait` minutes (default: without an end
+    in a Ray job, else 10).
 
     With `out` everything is written to that folder (docs/reference/formats.md), `maps` are memory-mapped from it and only the first 32 maps have
     pictures. Raises `UserError` for unknown names, for images that cannot be explained, and for a method that cannot serve the network."""
@@ -85,7 +89,7 @@ def explain(  # noqa: PLR0913 - the options of the command, all of them by keywo
     chosen = image_selection.select(predictor, images, rows=rows, class_name=class_name, split=split, limit=limit)
     check_scale(scale)
     batches = map_batches(
-        run_or_model, explainer, chosen, batch_size, workers=workers, address=address, gpu=gpu, plugins=plugins
+        run_or_model, explainer, chosen, batch_size, workers=Workers(workers, address, wait), gpu=gpu, plugins=plugins
     )
     name = model_name(run_or_model, predictor)
     if out is None:
@@ -95,7 +99,20 @@ def explain(  # noqa: PLR0913 - the options of the command, all of them by keywo
     folder = to_local_path(out, "folder of maps")
     check_replaceable(folder, marker=PAGE)
     scores = None if boxes is None else score_boxes(explainer, chosen, boxes, split, batch_size)
-    return write(folder, name, explainer, batches, scale=scale, scores=scores)
+    settings = settings_of(explainer, chosen, images)
+    return write(folder, name, explainer, batches, scale=scale, scores=scores, settings=settings)
+
+
+def settings_of(explainer: Explainer, chosen: Selection, images: Any) -> dict[str, Any]:
+    """What the maps of the chosen images are made with, for `result_folders`."""
+    return result_folders.described(
+        images,
+        methods=explainer.methods,
+        options=explainer.options,
+        target=explainer.target,
+        store=None if chosen.store is None else chosen.store.fingerprint,
+        rows=hashlib.sha256(chosen.rows.astype("<i8").tobytes()).hexdigest(),
+    )
 
 
 def score_boxes(
@@ -163,14 +180,14 @@ def map_batches(
     chosen: Selection,
     batch_size: int = BATCH_SIZE,
     *,
-    workers: int = 1,
-    address: str | None = None,
+    workers: Workers | None = None,
     gpu: bool | str = "auto",
     plugins: Sequence[str] = (),
 ) -> Iterator[MapBatch]:
-    """The maps of the chosen images, a batch at a time: from this process, or with several `workers` or an `address` from Ray."""
-    if workers > 1 or address is not None:
-        return _from_ray(run_or_model, explainer, chosen, batch_size, workers, address, gpu, plugins)
+    """The maps of the chosen images, a batch at a time: from this process, or from Ray if the `workers` need it."""
+    workers = workers or Workers()
+    if workers.need_ray:
+        return _from_ray(run_or_model, explainer, chosen, batch_size, workers, gpu, plugins)
     return _from_here(explainer, chosen, batch_size)
 
 
@@ -192,14 +209,13 @@ def _from_ray(
     explainer: Explainer,
     chosen: Selection,
     batch_size: int,
-    workers: int,
-    address: str | None,
+    workers: Workers,
     gpu: bool | str,
     plugins: Sequence[str],
 ) -> Iterator[MapBatch]:
-    """The maps of the chosen rows of a store, from `workers` actors of Ray Data. Raises `UserError` for pictures and models in memory."""
-    if workers < 1 or batch_size < 1:
-        raise UserError(f"workers and batch_size must be at least 1, got {workers} and {batch_size}")
+    """The maps of the chosen rows of a store, from actors of Ray Data. Raises `UserError` for pictures and models in memory."""
+    if workers.number < 1 or batch_size < 1:
+        raise UserError(f"workers and batch_size must be at least 1, got {workers.number} and {batch_size}")
     where = run_or_model.path if isinstance(run_or_model, runs.Run) else run_or_model
     if chosen.store is None or not isinstance(where, str | os.PathLike):
         raise UserError(
@@ -212,11 +228,11 @@ def _from_ray(
     job = on_ray.ExplainJob(
         model=str(Path(where).absolute()), store=chosen.store.origin, methods=explainer.methods, target=outputs,
         cache=(run.config if run is not None else Config()).data.cache, options=explainer.options, plugins=tuple(plugins),
-        gpu=gpu, threads=max(1, machine.cores() // workers),
+        gpu=gpu, threads=max(1, machine.cores() // workers.number),
     )  # fmt: skip
     with Progress("explaining") as progress:
         done = 0
-        for batch in on_ray.map_batches(job, chosen.rows, workers=workers, batch_size=batch_size, address=address):
+        for batch in on_ray.map_batches(job, chosen.rows, workers=workers, batch_size=batch_size):
             done += len(set(batch.rows.tolist()))
             progress(min(done, len(chosen.rows)), len(chosen.rows))
             yield batch
@@ -230,8 +246,9 @@ def write(
     *,
     scale: float | None = None,
     scores: MapScores | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Explanation:
-    """Write maps.npz, certificates.csv, the figures, with `scores` also scores.csv, and explain.html into `folder`, which appears
+    """Write maps.npz, certificates.csv, the figures, with `scores` also scores.csv, with `settings` settings.json, and explain.html into `folder`, which appears
     complete or not at all."""
     folder = folder.absolute()
     shown: list[MapBatch] = []
@@ -253,19 +270,11 @@ def write(
         whole.certificates.to_csv(temporary / CERTIFICATES, index=False)
         for figure, draw in whole.figures().items():
             (temporary / file_name(figure)).write_bytes(plots.png(draw()))
+        if settings is not None:
+            result_folders.write_settings(temporary, settings)
         if scores is not None:
             scores.table.to_csv(temporary / SCORES, index=False)
             whole = replace(whole, scores=scores.wide, verdict=scores.verdict)
         explain_page.write(whole, temporary / PAGE, scores=scores.for_page if scores is not None else None)
     maps = {key: array for key, array in open_maps(folder / MAPS).items() if key in explainer.keys}
     return replace(whole, maps=maps, page=folder / PAGE)
-
-
-def default_folder(run_or_model: AnyModel, predictor: Predictor, name: str) -> Path:
-    """`explanations/NAME` in the folder of the run, or next to the file of weights."""
-    name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name).lstrip(".")
-    if predictor.run is not None:
-        return predictor.run.path / "explanations" / name
-    if isinstance(run_or_model, str | os.PathLike):
-        return Path(run_or_model).absolute().parent / f"{Path(run_or_model).stem}-explanations" / name
-    raise UserError("give a folder to write to")

@@ -3,7 +3,6 @@
 
 import json
 import os
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from cxr_ray.runs import evaluation_files
 from cxr_ray.storage.atomic import write_atomic
 from cxr_ray.workflows import evaluate as evaluating
 from cxr_ray.workflows import shared_classes
-from cxr_ray.workflows.alignment import align, blank_of, derivations, stored_labels, truth_of, used_labels
+from cxr_ray.workflows.alignment import align, blank_of, derivations, mapping_hint, stored_labels, truth_of, used_labels
 from cxr_ray.workflows.evaluated_model import EvaluatedModel
 from cxr_ray.workflows.evaluation_request import EvaluationRequest
 from cxr_ray.workflows.results import Evaluation
@@ -53,10 +52,9 @@ def evaluate(path: str | Path, request: EvaluationRequest, *, log: Callable[[str
         columns = shared_classes.with_other_class(columns, store.info, info["labels"])
     alignment = align(info["labels"], list(columns), given, derived)
     if not any(a["data"] for a in alignment):
-        example = f"{info['labels'][0]}={next(iter(columns), 'LABEL')}"
         raise UserError(
             f"no label of the run ({listed(info['labels'], most=40)}) is in {store.origin} ({listed(store.labels, most=40)}); "
-            f"match them, for example with --mapping {shlex.quote(example)}"
+            f"match them, for example with {mapping_hint(alignment, list(columns))}"
         )
     models.check_size(config.data.image_size or own.size, store.size)
     dropped = filters.dropping_filter(store.index, store.info.filters if config.data.filters == "default" else ())

@@ -21,7 +21,7 @@ from cxr_ray.data import store_check
 from cxr_ray.data.store import Store
 from cxr_ray.data.store_format import digest_of
 from cxr_ray.datasets import pseudonyms
-from cxr_ray.errors import UserError, listed
+from cxr_ray.errors import UserError
 from cxr_ray.imaging.decoder_pool import DecoderPool
 from cxr_ray.imaging.files import Root
 from cxr_ray.inference import batch_prediction, prediction_file
@@ -38,9 +38,10 @@ from cxr_ray.metrics import operating_points, studies
 from cxr_ray.runtime import machine
 from cxr_ray.runtime.progress import Progress
 from cxr_ray.runtime.signals import on_sigterm
+from cxr_ray.runtime.workers import Workers
 from cxr_ray.storage.atomic import make_folder, sha256
 from cxr_ray.storage.lease import Lease
-from cxr_ray.storage.remote import to_local_path
+from cxr_ray.storage.remote import remove_tree, to_local_path
 from cxr_ray.workflows.decisions import decisions_of
 from cxr_ray.workflows.evaluation_request import By
 
@@ -101,6 +102,7 @@ def predict(  # noqa: PLR0913 - the options of the command, all of them by keywo
     batch_size: int = BATCH_SIZE,
     workers: int = 1,
     address: str | None = None,
+    wait: float | None = None,
     gpu: bool | str = "auto",
     plugins: Sequence[str] = (),
     log: Callable[[str], None] = print,
@@ -114,7 +116,8 @@ def predict(  # noqa: PLR0913 - the options of the command, all of them by keywo
     Decisions are made at the operating points of the run's evaluation, else of its config, else at other `thresholds`, as `evaluate`
     takes them. `by="study"`: one row per study, its probabilities combined by `combine` as in an evaluation. `ids`: with patients and
     studies, as the store has them; of files hashed with the secret in `hash_key`. `sr`: a folder for a DICOM structured report of each
-    DICOM. With several `workers`, or an `address`, Ray Data predicts with so many actors.
+    DICOM. With several `workers`, or an `address`, Ray Data predicts with so many actors; on a cluster without room it waits at most `wait`
+    minutes (default: without an end in a Ray job, else 10).
 
     A prediction that was killed goes on when called again with the same arguments. Raises `UserError` if `out` has other predictions, for
     a run without a model, an unknown option, and if no input can be used."""
@@ -131,8 +134,7 @@ def predict(  # noqa: PLR0913 - the options of the command, all of them by keywo
     described = _describe(run, predictor, shape, chosen, reports=sr is not None)
     path, done = prediction_file.check_output(out, described["settings"])
     if done:
-        log(f"nothing to do: {path} has these predictions already; delete it to predict again")
-        return Prediction(path, prediction_file.read_metadata(path), already=True)
+        return _already(path, sr, log)
     for note in (*chosen.notes, *_notes(predictor, decisions, by)):
         log(f"note: {note}")
     secret = _secret(chosen, hash_key) if ids or by == "study" else None
@@ -141,13 +143,14 @@ def predict(  # noqa: PLR0913 - the options of the command, all of them by keywo
     make_folder(folder_of(path))
     lease = Lease(folder_of(path), busy=f"{path} is being predicted now", alternative="give another output")
     with on_sigterm(partial(sys.exit, TERMINATED)), lease:
-        finish = None if sources is None else sources.columns
-        parts = PredictionParts(path, described["settings"], decisions.labels, count=len(chosen), finish=finish)
+        if prediction_file.check_output(out, described["settings"])[1]:  # by another process, since then
+            remove_tree(folder_of(path))
+            return _already(path, sr, log)
+        parts = _parts(path, described, decisions, len(chosen), sources)
         batches = batch_prediction.slices(parts.missing(), batch_size)
-        if workers > 1 or address is not None:
-            results = _on_ray(
-                run, predictor, chosen, batches, workers=workers, address=address, gpu=gpu, plugins=plugins
-            )
+        shared = Workers(workers, address, wait)
+        if shared.need_ray:
+            results = _on_ray(run, predictor, chosen, batches, workers=shared, gpu=gpu, plugins=plugins)
         else:
             results = _here(predictor, chosen, batches)
         _collect(results, parts, len(chosen), sum(map(len, batches)))
@@ -156,10 +159,34 @@ def predict(  # noqa: PLR0913 - the options of the command, all of them by keywo
         except prediction_file.NoneUsable:
             parts.remove()
             raise
-    parts.remove()
-    if sources is not None and sources.reports is not None:
-        _log_reports(sources, log)
+        reports = [] if sources is None or sources.reports is None else sources.summary(parts)
+        parts.remove()  # within the lease: later it may be the folder of another process
+    for line in reports:
+        log(line)
     return Prediction(path, written)
+
+
+def _already(path: Path, sr: str | os.PathLike[str] | None, log: Callable[[str], None]) -> Prediction:
+    """The finished prediction that is there."""
+    log(f"nothing to do: {path} has these predictions already; delete it to predict again")
+    if sr is not None:
+        folder = to_local_path(sr, "folder of reports").absolute()
+        count = sum(1 for _ in folder.glob("*.dcm"))
+        log(
+            f"reports: {count:,} files in {folder}, none written now"
+            if count
+            else f"note: {folder} has no reports: they were written to another folder, or deleted; delete {path} to write them again"
+        )
+    return Prediction(path, prediction_file.read_metadata(path), already=True)
+
+
+def _parts(
+    path: Path, described: Mapping[str, Any], decisions: Decisions, count: int, sources: DicomSources | None
+) -> PredictionParts:
+    settings, labels = described["settings"], decisions.labels
+    if sources is None:
+        return PredictionParts(path, settings, labels, count=count)
+    return PredictionParts(path, settings, labels, count=count, finish=sources.columns, is_whole=sources.is_whole)
 
 
 def _collect(results: Generator[PredictedBatch, None, None], parts: PredictionParts, count: int, missing: int) -> None:
@@ -184,7 +211,7 @@ def _here(
         store, verify = inputs.store, _config_of(predictor).data.verify
         read = batch_prediction.read_rows(store, inputs.rows, batches)
         of_rows = (("here", batch_prediction.predict(predictor, decoded)) for decoded in read)
-        yield from store_check.held_back(of_rows, lambda node: store_check.start(store, verify))
+        yield from store_check.once_checked(of_rows, lambda node: store_check.start(store, verify))
         return
     assert inputs.root is not None
     wanted = predictor.image_format
@@ -202,12 +229,11 @@ def _on_ray(
     inputs: InputList,
     batches: Sequence[npt.NDArray[np.int64]],
     *,
-    workers: int,
-    address: str | None,
+    workers: Workers,
     gpu: bool | str,
     plugins: Sequence[str],
 ) -> Generator[PredictedBatch, None, None]:
-    """Predictions by `workers` actors. Raises `UserError` for what is not a folder or a file that they can open."""
+    """Predictions by actors. Raises `UserError` for what is not a folder or a file that they can open."""
     if not batches:
         return
     from cxr_ray.on_ray import predict as on_ray
@@ -223,10 +249,10 @@ def _on_ray(
         verify=config.data.verify,
         plugins=tuple(plugins),
         gpu=gpu,
-        threads=max(1, machine.cores() // workers),
+        threads=max(1, machine.cores() // workers.number),
     )
     keys = inputs.rows if inputs.rows is not None else inputs.names
-    yield from on_ray.predict_batches(job, keys, batches, workers=workers, address=address)
+    yield from on_ray.predict_batches(job, keys, batches, workers)
 
 
 def _config_of(predictor: Predictor) -> Config:
@@ -315,10 +341,3 @@ def _reported(described: Mapping[str, Any], decisions: Decisions) -> ReportedMod
         is_calibrated=decisions.calibrate is not None,
         digest=digest_of({k: v for k, v in described["settings"].items() if k != "inputs"}),
     )
-
-
-def _log_reports(sources: DicomSources, log: Callable[[str], None]) -> None:
-    log(f"reports: {sources.written:,} written")
-    if sources.without:
-        reasons = listed([f"{count:,} {reason}" for reason, count in sorted(sources.without.items())])
-        log(f"note: inputs without a report: {reasons}")

@@ -13,6 +13,7 @@ from cxr_ray.data.plan import Plan
 from cxr_ray.datasets.classes import is_unremarkable
 from cxr_ray.errors import UserError, listed
 from cxr_ray.labels import NEGATIVE, POSITIVE
+from cxr_ray.workflows.alignment import mapping_hint
 
 
 def with_other_class(
@@ -40,7 +41,8 @@ def shared(alignment: Sequence[Mapping[str, str | None]], theirs: Sequence[str])
         ours = [str(entry["label"]) for entry in alignment]
         raise UserError(
             f"the run's classes ({listed(ours, most=40)}) and those of the data ({listed(theirs, most=40)}) have "
-            f"{found[0] if found else 'none'} in common; a decision needs two: match more with --mapping CLASS=CLASS"
+            f"{found[0] if found else 'none'} in common; a decision needs two: match more, for example with "
+            f"{mapping_hint(alignment, theirs)}"
         )
     return found
 

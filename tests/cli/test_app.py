@@ -17,7 +17,7 @@ from cxr_ray.errors import UserError
 def test_every_command_has_a_module_and_the_same_description_in_both_helps(capsys: pytest.CaptureFixture[str]) -> None:
     for name, about in cli.COMMANDS.items():
         module = importlib.import_module(f"cxr_ray.cli.commands.{name}")
-        assert inspect.getdoc(getattr(module, name)).splitlines()[0] == about
+        assert (inspect.getdoc(getattr(module, name)) or "").partition("\n")[0] == about
         assert about.endswith(".")
         assert cli.main([name, "--help"]) == 0
         shown = " ".join(capsys.readouterr().out.split())

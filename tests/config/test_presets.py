@@ -126,17 +126,15 @@ def stores(shared_data, ray_local, tmp_path_factory) -> dict[str, Path]:
     """A store of every layout that a preset is for, by the prefix of the preset's name."""
     folder = tmp_path_factory.mktemp("presets")
     subprocess.run([sys.executable, shared_data / "layouts.py", folder], check=True, capture_output=True)
-    made = {}
+    made: dict[str, Path] = {}
     for name, (source, root) in LAYOUTS.items():
         records = datasets.load(source, folder / root)
-        made[name] = ingest(
-            records, folder / root, folder / "shards" / name, IngestSettings(source=source, size=(64, 64))
-        ).path
+        made[name] = folder / "shards" / name
+        ingest(records, folder / root, made[name], IngestSettings(source=source, size=(64, 64)))
     phantom = generate.write(folder / "phantom", patients=40, size=64, seed=1)
     records = datasets.load("phantom", phantom)
-    made["demo"] = ingest(
-        records, phantom, folder / "shards" / "demo", IngestSettings(source="phantom", size=(64, 64))
-    ).path
+    made["demo"] = folder / "shards" / "demo"
+    ingest(records, phantom, made["demo"], IngestSettings(source="phantom", size=(64, 64)))
     return made
 
 

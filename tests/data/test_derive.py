@@ -21,7 +21,7 @@ def data(**settings: Any) -> cfg.Data:
 
 def kleene(rule: str, values: list[float]) -> float:
     """any or all of 0, 1 and NaN, by trying both values of each unknown one."""
-    worlds = [[]]
+    worlds: list[list[float]] = [[]]
     for value in values:
         worlds = [[*world, v] for world in worlds for v in ([0.0, 1.0] if np.isnan(value) else [value])]
     found = {float(any(world) if rule == "any" else all(world)) for world in worlds}

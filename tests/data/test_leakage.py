@@ -3,6 +3,7 @@
 import io
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -60,11 +61,11 @@ def test_what_is_in_two_parts_is_found_and_gone_without_the_leaking_rows(
     found = leakage.pairs_across_parts(table, part, by_patient=True)
     assert found.index.tolist() == list(range(len(found)))
     position = {row: at for at, row in enumerate(table["row"])}
-    for pair in found.itertuples():
-        a, b = position[pair.row], position[pair.other]
-        assert shares(table, a, b, pair.what) and part[a] == pair.part != pair.other_part == part[b]
-        assert leakage.PRIORITY.index(pair.part) < leakage.PRIORITY.index(pair.other_part)
-    crossing = {what: set() for what in ("patient", "image")}
+    for pair in found.to_dict("records"):
+        a, b = position[pair["row"]], position[pair["other"]]
+        assert shares(table, a, b, pair["what"]) and part[a] == pair["part"] != pair["other_part"] == part[b]
+        assert leakage.PRIORITY.index(pair["part"]) < leakage.PRIORITY.index(pair["other_part"])
+    crossing: dict[str, set[str]] = {what: set() for what in ("patient", "image")}
     column = {"patient": "patient", "image": "pixels_sha256"}
     for what, (a, b) in itertools.product(crossing, itertools.combinations(range(len(table)), 2)):
         if part[a] != part[b] and shares(table, a, b, what):
@@ -77,7 +78,7 @@ def test_what_is_in_two_parts_is_found_and_gone_without_the_leaking_rows(
     rest = table[~out].reset_index(drop=True)
     assert leakage.pairs_across_parts(rest, part[~out], by_patient=True).empty
     # and no more than needed: every leaking row shares something with an earlier part
-    for at in np.flatnonzero(out):
+    for at in np.flatnonzero(out).tolist():
         earlier = leakage.PRIORITY[: leakage.PRIORITY.index(part[at])]
         assert any(part[b] in earlier and any(shares(table, at, b, w) for w in crossing) for b in range(len(table)))
 
@@ -188,7 +189,7 @@ def test_preparing_a_training_warns_of_near_duplicates(tmp_path: Path) -> None:
     assert not [w for w in prepare(off)[1].warnings if "look alike" in w]
 
 
-def two_rows(**columns: object) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+def two_rows(**columns: Any) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """A row of test and a row of train with equal hashes and different pixels, and the rows by part."""
     table = pd.DataFrame({"row": [7, 9], "variance": 5.0, "phash": np.uint64(77), "pixels_sha256": ["x", "y"]})
     return table.assign(**columns), {"test": np.array([7]), "train": np.array([9])}
@@ -315,7 +316,8 @@ def test_correlation_matches_pearson_s() -> None:
 def test_the_threshold_separates_persons_from_copies_on_real_images(shared_data: Path) -> None:
     folder = shared_data / "nih"
     table = pd.read_csv(folder / "Data_Entry_2017_v2020.csv")[["Image Index", "Patient ID"]].head(250)
-    images = np.stack([decode((folder / "images" / f).read_bytes(), (128, 128)).pixels for f in table["Image Index"]])
+    decoded = [decode((folder / "images" / f).read_bytes(), (128, 128)).pixels for f in table["Image Index"]]
+    images = np.stack(decoded).astype(np.uint8)
     a, b = np.triu_indices(len(table), 1)
     patient = table["Patient ID"].to_numpy()
     different = patient[a] != patient[b]

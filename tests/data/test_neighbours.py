@@ -41,9 +41,10 @@ def test_the_largest_cosines_first(
     assert table["row"].tolist() == [row for row, _ in wanted] and table["row"][0] == rows[7]
     np.testing.assert_allclose(table["similarity"], [cosine for _, cosine in wanted], atol=1e-5)
     by_row = store.index.set_index("row")
-    for each in table.itertuples():
-        assert each.same_patient == (by_row.loc[each.row, "patient"] == by_row.loc[query, "patient"])
-        assert each.positive == [k for k in store.labels if by_row.loc[each.row, k] == 1]
+    for each in table.to_dict("records"):
+        near = by_row.loc[each["row"]]
+        assert each["same_patient"] == (near["patient"] == by_row["patient"].loc[query])
+        assert each["positive"] == [k for k in store.labels if near[k] == 1]
 
 
 def test_all_rows_but_itself(made: tuple[features.FeatureStore, FakeStore]) -> None:

@@ -5,6 +5,7 @@ import pickle
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -171,7 +172,8 @@ def test_folders_that_are_not_a_store_are_refused_with_the_cause(copy: Path, tmp
 def test_a_store_is_a_sequence_of_its_images_by_position(path: Path) -> None:
     store = stores.open_store(path)
     images, values = pixels(), table()
-    for position in (0, 5, N - 1, -1, np.int64(7)):
+    positions: list[Any] = [0, 5, N - 1, -1, np.int64(7)]
+    for position in positions:
         image, labels, row = store[position]
         assert image.dtype == np.uint8 and np.array_equal(image, images[position])
         assert row == ROWS[position] and list(labels) == ["Edema", "Lung Opacity"]
@@ -194,7 +196,7 @@ def test_a_row_is_shown_with_its_labels(path: Path) -> None:
     store = stores.open_store(path)
     figure = store.show(int(ROWS[3]))
     image, text = figure.axes
-    assert np.array_equal(image.images[0].get_array(), pixels()[3]) and str(ROWS[3]) in image.get_title()
+    assert np.array_equal(np.asarray(image.images[0].get_array()), pixels()[3]) and str(ROWS[3]) in image.get_title()
     assert "Lung Opacity" in text.texts[0].get_text()
     with pytest.raises(UserError, match="has no row"):
         store.show(10**6)

@@ -17,7 +17,7 @@ from cxr_ray.data import store as stores
 from cxr_ray.data import store_cache, store_format, store_writer
 from cxr_ray.data.info import DatasetInfo
 from cxr_ray.errors import UserError
-from cxr_ray.storage.remote import to_path
+from cxr_ray.storage.remote import RemotePath, to_path
 from tests.data.small_store import ROWS, make, pixels
 
 
@@ -150,6 +150,8 @@ def test_a_manifest_that_names_files_elsewhere_is_refused(url: str, tmp_path: Pa
 
 
 def test_a_full_disk_is_a_one_line_error_and_leaves_no_file(url: str, tmp_path: Path, monkeypatch) -> None:
+    there = to_path(url)
+    assert isinstance(there, RemotePath)
     usage = namedtuple("usage", "total used free")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 1))
@@ -172,14 +174,16 @@ def test_a_full_disk_is_a_one_line_error_and_leaves_no_file(url: str, tmp_path: 
 
 
 def test_an_error_for_no_space_names_both_sizes_in_mib(url: str, tmp_path: Path, monkeypatch) -> None:
+    there = to_path(url)
+    assert isinstance(there, RemotePath)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 5 * 2**20))
     files = {name: store_format.FileEntry(bytes=size, sha256="") for name, size in (("a", 2**30), ("b", 2**31))}
     with pytest.raises(UserError, match=r"it needs 3,072 MiB, .* has 5 MiB free"):
-        store_cache.copy_store(to_path(url), tmp_path / "copy", files, ("manifest.json", b""))
+        store_cache.copy_store(there, tmp_path / "copy", files, ("manifest.json", b""))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 3 * 2**30))  # just enough
     with pytest.raises(UserError, match="is missing"):
-        store_cache.copy_store(to_path(url), tmp_path / "copy", files, ("manifest.json", b""))
+        store_cache.copy_store(there, tmp_path / "copy", files, ("manifest.json", b""))
 
 
 def test_urls_that_are_not_a_store_are_refused_with_the_cause(s3, url: str, local: Path) -> None:

@@ -136,7 +136,7 @@ def test_results_pass_once_their_node_is_checked_and_none_of_a_damaged_node(data
     damaged = any(kinds[node][1] == "bad" for node, _ in results)
     passed: list[int] = []
     with pytest.raises(UserError, match="damaged") if damaged else nullcontext():
-        passed.extend(store_check.held_back(results, check_on))
+        passed.extend(store_check.once_checked(results, check_on))
     of = {number: node for node, number in results}
     assert all(kinds[of[number]][1] != "bad" for number in passed)
     for node in kinds:

@@ -21,8 +21,8 @@ def index() -> pd.DataFrame:
     )
     table["patient"] = [f"p{n}" for n in rng.integers(0, 90, rows)]
     table["study"] = [f"s{n}" for n in rng.integers(0, 3, rows)]
-    table["split"] = rng.choice(["train", "val", None], rows, p=[0.6, 0.3, 0.1])
-    table["sex"] = rng.choice(["F", "M", None], rows)
+    table["split"] = rng.choice(np.array(["train", "val", None]), rows, p=[0.6, 0.3, 0.1])
+    table["sex"] = rng.choice(np.array(["F", "M", None]), rows)
     return table
 
 

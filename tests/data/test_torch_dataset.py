@@ -31,7 +31,8 @@ def test_the_samples_of_a_part_are_those_of_the_default_plan(store: Store, part:
     plan = plans.build(store, cfg.Data(), seed=0)
     data = store.dataset(part)  # type: ignore[arg-type]
     assert len(data) == len(plan.rows[part]) and data.labels == plan.labels and data.task == "multilabel"
-    for position, (image, target, row) in enumerate(data):  # type: ignore[arg-type]
+    for position in range(len(data)):
+        image, target, row = data[position]
         assert row == plan.rows[part][position]
         assert image.dtype == torch.uint8 and np.array_equal(image.numpy(), store.images([row]))
         assert target.dtype == torch.float32

@@ -64,7 +64,7 @@ def test_groups_of_a_pattern_match_re(rows: list[str]) -> None:
     found = cells.extract_groups(column(rows), pattern)
     for at, cell in enumerate(rows):
         match = re.search(pattern, cell)
-        assert found.loc[at].fillna("-").tolist() == (list(match.groups()) if match else ["-", "-"])
+        assert found.fillna("-").iloc[at].tolist() == (list(match.groups()) if match else ["-", "-"])
 
 
 def test_parts_have_many_names() -> None:

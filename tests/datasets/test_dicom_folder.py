@@ -208,7 +208,7 @@ def test_no_name_date_or_id_is_in_the_store_or_a_log(
         ingest(records, folder, tmp_path / "s", IngestSettings(source="dicom_folder", size=(16, 16)))
     unfinished = {path: path.read_bytes() for path in (tmp_path / "s").rglob("*") if path.is_file()}
     ingest(records, folder, tmp_path / "s", IngestSettings(source="dicom_folder", size=(16, 16), max_rejected=0.1))
-    describe(tmp_path / "s", out=tmp_path / "described")
+    describe(str(tmp_path / "s"), out=tmp_path / "described")
     store = stores.open(tmp_path / "s")
     assert store.rejected()["reason"].isin(["truncated", "damaged"]).all() and len(store) == 17
     for row, picture in zip(store.index["row"], store.images(store.index["row"]), strict=True):

@@ -4,7 +4,7 @@ import os
 import re
 import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pytest
@@ -223,7 +223,8 @@ def test_patients_of_kaggles_pneumonia_folders(tmp_path: Path) -> None:
 
 def test_names_that_are_not_utf8_and_classes_of_another_unicode_form_are_read(tmp_path: Path) -> None:
     """train of Linux, val of macOS, which decomposes é; a Latin-1 name; patients.csv has composed names."""
-    for split, form in (("train", "NFC"), ("val", "NFD")):
+    forms: dict[str, Literal["NFC", "NFD"]] = {"train": "NFC", "val": "NFD"}
+    for split, form in forms.items():
         for name in ("Pneumonié", "normal"):
             folder = tmp_path / split / unicodedata.normalize(form, name)
             folder.mkdir(parents=True)

@@ -47,7 +47,7 @@ def test_shortcuts_are_reported_in_plain_sentences() -> None:
         entry("source", {}, accuracy=0.9, majority=0.5),
         entry("age", {}, accuracy=0.52, majority=0.5),
     ]
-    model = {
+    model: dict[tuple[str, str], dict[str, Any]] = {
         ("auroc", "Edema"): {"value": 0.85},
         ("accuracy", ""): {"value": 0.95, "rows": 20},
         ("positives", "Edema"): {"positives": 10, "rows": 30},

@@ -1,6 +1,7 @@
 """Comparisons: matched rows, differences and their intervals against the metrics of each run, and runs that cannot be compared."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,7 +46,7 @@ def test_a_difference_is_that_of_the_metrics_of_both_runs(tmp_path: Path) -> Non
 def test_rows_and_truth_that_runs_do_not_share_are_left_out(tmp_path: Path) -> None:
     one, two = example_run(tmp_path, "one"), example_run(tmp_path, "two")
     table = two.predictions("test").iloc[::-1].iloc[20:].copy()  # in another order, twenty rows fewer
-    table.iloc[0, table.columns.get_loc(f"true/{LABELS[0]}")] = np.nan
+    table.loc[table.index[0], f"true/{LABELS[0]}"] = np.nan
     two.write_predictions("test", table)
     comparison = compare([one, two])
     assert comparison["rows"] == 100 and [run["rows"] for run in comparison["runs"]] == [120, 100]
@@ -120,7 +121,7 @@ def test_rows_of_two_stores_of_one_source_are_matched_by_the_row_of_its_table(tm
 
 
 def test_every_metric_is_compared_with_bca_intervals_if_set(tmp_path: Path) -> None:
-    settings = {"report": {"bootstrap": 100, "interval": "bca"}}
+    settings: dict[str, Any] = {"report": {"bootstrap": 100, "interval": "bca"}}
     one, two = example_run(tmp_path, "one", skill=1.0, **settings), example_run(tmp_path, "two", skill=3.0, **settings)
     (pair,) = compare([one, two])["pairs"]
     rows = {(r["metric"], r["label"]): r for r in pair["rows"]}
@@ -141,8 +142,8 @@ def test_every_metric_is_compared_with_bca_intervals_if_set(tmp_path: Path) -> N
 
 def test_two_tables_are_compared_as_two_runs_and_by_their_averages(tmp_path: Path) -> None:
     one, two = example_run(tmp_path, "one", skill=1.0), example_run(tmp_path, "two", skill=3.0)
-    tables = [PredictionTable(run.predictions("test"), LABELS, "multilabel") for run in (one, two)]
-    rows = compare_tables(*tables, EvaluationSettings(bootstrap=100))
+    first, second = (PredictionTable(run.predictions("test"), LABELS, "multilabel") for run in (one, two))
+    rows = compare_tables(first, second, EvaluationSettings(bootstrap=100))
     averages = [row for row in rows if row["label"] in ("micro", "weighted")]
     assert [row for row in rows if row not in averages] == compare([one, two])["pairs"][0]["rows"]
     values = []
@@ -158,7 +159,7 @@ def test_two_tables_are_compared_as_two_runs_and_by_their_averages(tmp_path: Pat
         assert row["value"] == pytest.approx(values[1][key] - values[0][key], abs=1e-12), key
         assert row["low"] <= row["value"] <= row["high"]
     with pytest.raises(UserError, match="different rows"):
-        compare_tables(tables[0], PredictionTable(two.predictions("val"), LABELS, "multilabel"), EvaluationSettings())
+        compare_tables(first, PredictionTable(two.predictions("val"), LABELS, "multilabel"), EvaluationSettings())
 
 
 def test_rows_without_predictions_are_in_the_notes(tmp_path: Path) -> None:

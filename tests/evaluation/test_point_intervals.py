@@ -30,18 +30,18 @@ def test_they_are_quantiles_over_resampled_patients(labels: list[str], task: str
         point = found["operating"]["here"][label]
         truth, score = frame[f"true/{label}"].to_numpy(), frame[f"prob/{label}"].to_numpy()
         positive = score >= np.float32(found["operating"]["points"][label]["threshold"])
-        of: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-            "recall": lambda rows, t=truth, p=positive: p[rows][t[rows] == 1],
-            "specificity": lambda rows, t=truth, p=positive: ~p[rows][t[rows] == 0],
-            "precision": lambda rows, t=truth, p=positive: (t[rows] == 1)[p[rows] & ~np.isnan(t[rows])],
-            "alarms_per_100": lambda rows, t=truth, p=positive: p[rows][~np.isnan(t[rows])],
+        of: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+            "recall": lambda rows, t, p: p[rows][t[rows] == 1],
+            "specificity": lambda rows, t, p: ~p[rows][t[rows] == 0],
+            "precision": lambda rows, t, p: (t[rows] == 1)[p[rows] & ~np.isnan(t[rows])],
+            "alarms_per_100": lambda rows, t, p: p[rows][~np.isnan(t[rows])],
         }
         for metric, cells in of.items():
             scale = 100 if metric == "alarms_per_100" else 1
-            assert point[metric] == pytest.approx(scale * cells(np.arange(len(frame))).mean())
+            assert point[metric] == pytest.approx(scale * cells(np.arange(len(frame)), truth, positive).mean())
             if point[metric] / scale in (0.0, 1.0):
                 continue
-            slow = np.quantile([cells(rows).mean() for rows in rows_of], [0.025, 0.975])
+            slow = np.quantile([cells(rows, truth, positive).mean() for rows in rows_of], [0.025, 0.975])
             assert point["intervals"][metric] == pytest.approx(scale * slow), (label, metric)
     assert all(row["here"]["intervals"].keys() >= {"recall", "alarms_per_100"} for row in found["at_recall"])
 
@@ -60,5 +60,6 @@ def test_a_share_of_one_has_wilsons_interval_and_bca_is_used_where_it_is_set() -
         intervals_at(table.decide(), groups, [half], EvaluationSettings(bootstrap=200, interval=kind))[0]["x"]
         for kind in ("percentile", "bca")
     )
-    assert plain["recall"] != bca["recall"] and bca["recall"][0] < half["x"].recall < bca["recall"][1]
+    recall = half["x"].recall
+    assert recall is not None and plain["recall"] != bca["recall"] and bca["recall"][0] < recall < bca["recall"][1]
     assert intervals_at(table.decide(), groups, [half], EvaluationSettings(bootstrap=0)) == [{"x": {}}]

@@ -1,5 +1,7 @@
 """Small networks with random weights, and inputs, for tests of explanation methods."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torchvision.models import get_model
@@ -32,7 +34,7 @@ FAMILIES = {
 def network(name: str, *, size: int, outputs: int = 5, seed: int = 0) -> nn.Module:
     """torchvision's `name` in eval mode, with random weights (a ViT's head too, which starts at zero)."""
     torch.manual_seed(seed)
-    settings = (
+    settings: dict[str, Any] = (
         {"image_size": size}
         if name.startswith("vit")
         else {"input_size": (size, size)}
@@ -41,7 +43,7 @@ def network(name: str, *, size: int, outputs: int = 5, seed: int = 0) -> nn.Modu
     )
     if name in ("googlenet", "inception_v3"):
         settings = {"aux_logits": False, "init_weights": False}
-    made: nn.Module = get_model(name, weights=None, num_classes=outputs, **settings).eval()
+    made: Any = get_model(name, weights=None, num_classes=outputs, **settings).eval()
     if name.startswith("vit"):
         nn.init.normal_(made.heads.head.weight, std=0.05)
     norms = [module for module in made.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -1,5 +1,7 @@
 """Gradient methods against captum, and against their definitions."""
 
+from typing import Any
+
 import pytest
 import torch
 from captum import attr
@@ -117,7 +119,8 @@ def state(net: nn.Module) -> list[object]:
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_network_is_unchanged_and_no_weight_has_a_gradient(name: str, frozen: bool) -> None:
-    net, x = small_cnn(), images(2, (12, 12))
+    net: Any = small_cnn()
+    x = images(2, (12, 12))
     net[4].eval()
     net.requires_grad_(not frozen)
     before = state(net)
@@ -135,7 +138,7 @@ def test_an_error_within_the_network_leaves_it_unchanged(name: str) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise ZeroDivisionError
 
-    net = small_cnn()
+    net: Any = small_cnn()
     net.append(Fails())
     before = state(net)
     with pytest.raises(ZeroDivisionError):

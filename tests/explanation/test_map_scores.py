@@ -102,7 +102,7 @@ def test_one_patient_gives_no_interval_and_the_wide_table_shows_none() -> None:
     assert table[["low", "high", "difference_low", "difference_high"]].isna().all(axis=None)
     shown = wide(table)
     assert list(shown.index) == [PRIOR, "good", "noise"] and list(shown.columns[:2]) == ["hit", "iou_otsu"]
-    assert "to" not in shown.loc["good", "hit"]
+    assert "to" not in shown["hit"].loc["good"]
 
 
 def test_a_paired_difference_by_patient() -> None:

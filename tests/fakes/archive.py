@@ -1,6 +1,7 @@
 """The images of a fake run's store as an archive of files: PNGs, DICOMs, a table of them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,14 +24,14 @@ def files(folder: Path, count: int = 60, *, task: str = "multilabel") -> list[st
     return names
 
 
-def dicoms(folder: Path, count: int = 6, **tags: object) -> list[Path]:
+def dicoms(folder: Path, count: int = 6, **tags: Any) -> list[Path]:
     """Images of the store as 16-bit DICOMs, two in each study, with the gray values of the store."""
     shards = store()
     made = []
     for at, row in enumerate(shards.index["row"][:count]):
         pixels = shards.images([row])[0].astype(np.uint16)
         study = {"StudyInstanceUID": f"1.2.3.{at // 2 + 1}", "SOPInstanceUID": f"1.2.3.{at // 2 + 1}.{at}"}
-        window = {"WindowCenter": 128, "WindowWidth": 256}
+        window: dict[str, Any] = {"WindowCenter": 128, "WindowWidth": 256}
         made.append(dicom.write(folder / f"IM{at:03d}", pixels, **{**study, **window, **tags}))
     return made
 

@@ -30,7 +30,7 @@ def dicom(pixels: np.ndarray | None, syntax: str = "explicit", *, bits: int | No
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = UID(SYNTAXES["explicit" if syntax not in ("implicit", "big") else syntax])
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.1.1")
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     dataset.StudyInstanceUID = generate_uid()
     dataset.Modality, dataset.BodyPartExamined, dataset.ViewPosition = "DX", "CHEST", "PA"
@@ -47,9 +47,8 @@ def dicom(pixels: np.ndarray | None, syntax: str = "explicit", *, bits: int | No
     if "SOPInstanceUID" in tags:
         dataset.file_meta.MediaStorageSOPInstanceUID = tags["SOPInstanceUID"]
     if syntax in ("rle", "j2k", "j2k_lossy"):
-        dataset.compress(
-            SYNTAXES[syntax], generate_instance_uid=False, **({"j2k_cr": [4]} if syntax == "j2k_lossy" else {})
-        )
+        loss = [4.0] if syntax == "j2k_lossy" else None
+        dataset.compress(SYNTAXES[syntax], generate_instance_uid=False, j2k_cr=loss)
     if syntax == "jpeg":
         _set_jpeg(dataset, pixels)
     file = io.BytesIO()

@@ -39,7 +39,7 @@ def trained_run(
             [np.asarray(Image.open(p).convert("L").resize((size, size), Image.Resampling.BILINEAR)) for p in files]
         )
     store = stores.open(write_store(folder / "store", fake))
-    run = fit(config(folder / "runs", **{"train": {"epochs": 1}, **sections}), store)  # type: ignore[arg-type]
+    run = fit(config(folder / "runs", **{"train": {"epochs": 1}, **sections}), store)
     described = {"path": str(store.path), "fingerprint": store.fingerprint, "rows": len(store), "source": "fake"}
     run.update(store={**run.info["store"], **described}, prevalence=runs.prevalence(store, runs.plan_of(run, store)))
     return run

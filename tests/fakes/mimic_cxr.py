@@ -18,7 +18,7 @@ IMAGES = [
     ("68b5c4b1-227d0485-9cc38c3f-7b84ab51-4b472714", 11000033, 50771383, "", "validate"),
     ("096052b7-d256dc40-453a102b-fa7d01c6-1b22c6b4", 19999987, 55368167, "AP", "test"),
 ]
-STUDIES = [  # patient, study, chexpert, negbio
+STUDIES: list[tuple[int, int, dict[str, float], dict[str, float]]] = [  # patient, study, chexpert, negbio
     (10000032, 50414267, {"No Finding": 1.0}, {"No Finding": 1.0}),
     (10000032, 53189527, {"Edema": 1.0, "Pneumonia": -1.0}, {"Edema": 1.0, "Pneumonia": 0.0}),
     (11000033, 50771383, {"Cardiomegaly": 1.0, "Fracture": 0.0}, {"Cardiomegaly": 1.0}),
@@ -37,7 +37,7 @@ def write(root: Path, *, gzip: bool = True) -> Path:
     meta.to_csv(root / f"mimic-cxr-2.0.0-metadata{end}", index=False)
     split = images.drop(columns="ViewPosition")[["dicom_id", "study_id", "subject_id", "split"]]
     split.iloc[::-1].to_csv(root / f"mimic-cxr-2.0.0-split{end}", index=False)  # in another order than the metadata
-    for at, labeler in ((2, "chexpert"), (3, "negbio")):
-        rows = [{"subject_id": s[0], "study_id": s[1]} | {k: s[at].get(k, "") for k in LABELS} for s in STUDIES]
+    for at, labeler in enumerate(("chexpert", "negbio")):
+        rows = [{"subject_id": p, "study_id": s} | {k: of[at].get(k, "") for k in LABELS} for p, s, *of in STUDIES]
         pd.DataFrame(rows).to_csv(root / f"mimic-cxr-2.0.0-{labeler}{end}", index=False)
     return root

@@ -17,10 +17,12 @@ def read_dicom(data: bytes) -> np.ndarray:
 
     with config.disable_value_validation():
         dataset = dcmread(io.BytesIO(data), force=True)
-        correct_ambiguous_vr(dataset, dataset.original_encoding[1])
+        implicit, little = dataset.original_encoding
+        assert implicit is not None and little is not None
+        correct_ambiguous_vr(dataset, little)
         syntax = dataset.file_meta.get("TransferSyntaxUID") or {
             (True, True): "1.2.840.10008.1.2", (False, True): "1.2.840.10008.1.2.1", (False, False): "1.2.840.10008.1.2.2",
-        }[dataset.original_encoding]  # fmt: skip
+        }[implicit, little]  # fmt: skip
         plugin = "pylibjpeg" if syntax.startswith("1.2.840.10008.1.2.4.9") else "gdcm" if ".2.4." in syntax else ""
         shift = int(dataset.get("HighBit", dataset.BitsStored - 1)) + 1 - dataset.BitsStored
         raw, _ = get_decoder(syntax).as_array(dataset, index=0, decoding_plugin=plugin, correct_unused_bits=False)  # type: ignore[arg-type]

@@ -13,10 +13,11 @@ from cxr_ray import config as cfg
 from cxr_ray import runs
 from cxr_ray.data import plan as plans
 from cxr_ray.data import store_writer
+from cxr_ray.data.store import Store
 from cxr_ray.models import serialization
 from cxr_ray.runtime import polling
 from cxr_ray.runtime.context import LocalContext
-from cxr_ray.training import learner, trainer
+from cxr_ray.training import checkpoint, learner, trainer
 from tests.fakes.store import FakeStore
 
 STORE = {"path": "memory", "fingerprint": "f", "source": "fake", "rows": 0, "notes": []}
@@ -34,7 +35,7 @@ def config(output: Path, **sections: Any) -> cfg.Config:
     return cfg.validate(cfg.merge(base, sections))
 
 
-def fit(config: cfg.Config, store: FakeStore, context: LocalContext | None = None) -> runs.Run:
+def fit(config: cfg.Config, store: FakeStore | Store, context: LocalContext | None = None) -> runs.Run:
     """Start or resume the run of `config` and train it; every rank calls it."""
     context = context or LocalContext(quiet=True)
     plan = plans.build(store, config.data, seed=config.seed, pos_weight_power=config.loss.pos_weight_power)
@@ -56,6 +57,13 @@ def write_store(path: Path, store: FakeStore) -> Path:
     """Write a store in memory to `path`."""
     table = store.index.drop(columns=["mean", "variance"])  # computed again
     return store_writer.write(path, store.pixels, table, store.info).path
+
+
+def checkpoint_of(run: Path, name: str) -> Path:
+    """The checkpoint that the pointer `name` of the run in this folder points to."""
+    target = checkpoint.pointer_target(run / "checkpoints", name)
+    assert target is not None, f"{run} has no {name} checkpoint"
+    return target
 
 
 class StopAfter(LocalContext):
@@ -133,7 +141,8 @@ def rows_in_order(run: runs.Run) -> list[tuple[int, int, list[int]]]:
     ]
     table = pd.concat(logs).sort_values(["epoch", "step", "rank"], kind="stable")
     return [
-        (e, s, [int(r) for text in g["rows"] for r in text.split()]) for (e, s), g in table.groupby(["epoch", "step"])
+        (int(str(e)), int(str(s)), [int(r) for text in g["rows"] for r in text.split()])
+        for (e, s), g in table.groupby(["epoch", "step"])
     ]
 
 

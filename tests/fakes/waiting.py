@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def until(condition: Callable[[], Any], seconds: float, process: subprocess.Popen[str] | None = None) -> float:
+def until(condition: Callable[[], Any], seconds: float, process: subprocess.Popen[Any] | None = None) -> float:
     """Wait until `condition()` is true; returns the seconds. Fails after `seconds`, or if `process` ends before."""
     started = time.monotonic()
     while not condition():

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
 from PIL import Image, ImageDraw, ImageFont
@@ -123,9 +124,10 @@ class Pictures:
         self.index = pd.DataFrame({"row": 7 + 2 * np.arange(count)})
         self.marked = marked
 
-    def pictures(self, rows: np.ndarray) -> np.ndarray:
-        images = np.zeros((len(rows), 40, 40), np.uint8)
-        for image, row in zip(images, np.asarray(rows).tolist(), strict=True):
+    def pictures(self, rows: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+        numbers = np.asarray(rows).tolist()
+        images = np.zeros((len(numbers), 40, 40), np.uint8)
+        for image, row in zip(images, numbers, strict=True):
             image[5:7, 5:8] = 255 if (row - 7) // 2 in self.marked else 0
         return images
 

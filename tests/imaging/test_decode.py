@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cxr_ray.imaging.decode import DRAFT_BOUNDS, SIGNATURES, decode, from_pillow
-from cxr_ray.imaging.pixels import ONE_GRAY, Aspect, ImageError
+from cxr_ray.imaging.pixels import ONE_GRAY, Aspect, Depth, ImageError
 from tests.fakes.dicom import dicom
 from tests.fakes.images import encoded, png, smooth
 
@@ -133,9 +133,10 @@ def test_an_image_of_8_bits_is_only_scaled_at_a_depth_of_16() -> None:
     ],
 )  # fmt: skip
 def test_deep_images_keep_their_gray_levels_at_a_depth_of_16(low: float, high: float, dtype: type, kind: str) -> None:
-    raw = np.linspace(low, high, 48 * 48).astype(dtype).reshape(48, 48)
+    raw: np.ndarray = np.linspace(low, high, 48 * 48).astype(dtype).reshape(48, 48)
     shade = (raw.astype(float) - low) / (high - low)
-    for depth, white in ((8, 255), (16, 65535)):
+    depths: tuple[tuple[Depth, int], ...] = ((8, 255), (16, 65535))
+    for depth, white in depths:
         decoded = decode(encoded(raw, kind), (48, 48), depth=depth)
         assert decoded.window == (low, high)
         assert np.abs(decoded.pixels - shade * white).max() <= 0.51

@@ -260,7 +260,7 @@ def test_a_window_is_read_leniently_or_counts_as_absent(
         order = "big" if syntax == "big" else "little"
         size = 4 if syntax == "implicit" else 2
         data = data[: at - size] + len(text).to_bytes(size, order) + text + data[at + 8 :]  # type: ignore[arg-type]
-    plain = {} if same_as is None else {"WindowCenter": same_as[0], "WindowWidth": same_as[1]}
+    plain: dict[str, Any] = {} if same_as is None else {"WindowCenter": same_as[0], "WindowWidth": same_as[1]}
     np.testing.assert_array_equal(grays(data), grays(dicom(RAW, bits=12, **plain)))
 
 

@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 
 from cxr_ray.errors import UserError
+from cxr_ray.imaging.files import Root
+from cxr_ray.imaging.pixels import ImageError
 from cxr_ray.inference.input_list import open_inputs, public_name
 from tests.fakes import dicom
 from tests.fakes.explained import store, trained
@@ -31,6 +33,25 @@ def test_a_folder_has_images_at_any_depth_and_dicoms_without_an_extension(tmp_pa
     found = open_inputs(tmp_path)
     assert found.names == ("1.2.840.7", "a/IM1", "a/c.png", "b.png") and len(found) == 4
     assert found.notes == ("files that are no images were left out: 2 without an ending, 1 .txt",)
+
+
+def test_a_link_out_of_the_folder_costs_itself_and_is_not_followed(tmp_path: Path) -> None:
+    write(tmp_path / "other", secret_png=PNG, more__d_png=PNG, IM9=dicom.dicom(None))
+    write(tmp_path / "in", a_png=PNG, b__c_png=PNG)
+    for name, target in {
+        "out.png": tmp_path / "other" / "secret.png", "more": tmp_path / "other" / "more", "again": tmp_path / "in" / "b",
+        "same.png": tmp_path / "in" / "a.png", "IM9": tmp_path / "other" / "IM9",
+    }.items():  # fmt: skip
+        (tmp_path / "in" / name).symlink_to(target)
+    found = open_inputs(tmp_path / "in")
+    assert found.names == ("a.png", "b/c.png", "out.png", "same.png")
+    assert found.notes == (
+        "files that are no images were left out: 1 by a link out of the folder, 1 by a link to another folder of it, 1 without an ending",
+    )
+    root = Root(tmp_path / "in")
+    assert root.read("same.png") == PNG
+    with pytest.raises(ImageError, match="outside the root"):
+        root.read("out.png")
 
 
 def test_the_digest_is_of_the_inputs_and_their_order(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_finish_is_called_once_for_each_part(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(prediction_parts, "PART_INPUTS", 4)
     called: list[list[int]] = []
 
-    def finish(positions, prob, refused):  # type: ignore[no-untyped-def]
+    def finish(positions, prob, refused):
         called.append(positions.tolist())
         assert prob.shape == (len(positions), 2) and len(refused) == len(positions)
         return {"study": [f"s{at}" for at in positions]}

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -11,6 +12,7 @@ from pydicom.sr.codedict import codes
 
 import cxr_ray
 from cxr_ray.errors import UserError
+from cxr_ray.inference import dicom_sources, prediction_file, prediction_parts
 from cxr_ray.inference.structured_report import FINDINGS, ReportedModel, ReportWriter, finding_code, read_source
 from tests.fakes import archive, dicom
 from tests.fakes.explained import quiet, trained
@@ -29,8 +31,14 @@ def model(**changes: object) -> ReportedModel:
     return ReportedModel(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-def image(**tags: object) -> bytes:
+def image(**tags: Any) -> bytes:
     return dicom.dicom(np.arange(100, dtype=np.uint16).reshape(10, 10), **tags)
+
+
+def measurements(report: Any) -> list[Any]:
+    """The groups of measurements of a report that highdicom read, whose content is a `MeasurementReport`."""
+    found: list[Any] = report.content.get_image_measurement_groups()
+    return found
 
 
 def test_highdicom_reads_what_was_predicted(tmp_path: Path) -> None:
@@ -40,7 +48,7 @@ def test_highdicom_reads_what_was_predicted(tmp_path: Path) -> None:
     path = ReportWriter(tmp_path, model()).write(source, PROB, DECIDED, calibrated)
     report = sr.srread(path)
     assert report.ContentTemplateSequence[0].TemplateIdentifier == "1500"
-    groups = report.content.get_image_measurement_groups()
+    groups = measurements(report)
     assert len(groups) == len(LABELS)
     for label, group in zip(LABELS, groups, strict=True):
         code = group.finding_type
@@ -88,10 +96,10 @@ def test_names_of_any_character_set(tmp_path: Path) -> None:
     labels = ("Stauung ö",)
     source = read_source(image(SpecificCharacterSet="ISO_IR 6"))
     assert source is not None
-    report = ReportWriter(tmp_path, model(labels=labels, thresholds={})).write(
+    path = ReportWriter(tmp_path, model(labels=labels, thresholds={})).write(
         source, {labels[0]: 0.5}, {labels[0]: True}, {labels[0]: 0.5}
     )
-    assert sr.srread(report).content.get_image_measurement_groups()[0].finding_type.meaning == labels[0]
+    assert measurements(sr.srread(path))[0].finding_type.meaning == labels[0]
 
 
 def test_uids_follow_from_the_image_and_the_settings(tmp_path: Path) -> None:
@@ -123,7 +131,7 @@ def test_names_with_a_backslash(tmp_path: Path) -> None:
     source, same = read_source(image()), dict.fromkeys(labels, 0.5)
     assert source is not None
     report = sr.srread(ReportWriter(tmp_path, named).write(source, same, dict.fromkeys(labels, True), same))
-    found = [group.finding_type.meaning for group in report.content.get_image_measurement_groups()]
+    found = [group.finding_type.meaning for group in measurements(report)]
     assert found == ["a/b/c", "left/" + "x" * 59]
 
 
@@ -167,14 +175,17 @@ def test_predict_writes_a_report_of_each_dicom(tmp_path: Path, capfd: pytest.Cap
         source = pydicom.dcmread(path)
         report = reports[source.SOPInstanceUID]
         assert report.StudyInstanceUID == source.StudyInstanceUID and report.PatientID == source.PatientID
-        groups = report.content.get_image_measurement_groups()
+        groups = measurements(report)
         for label, group in zip(trained().info["labels"], groups, strict=True):
             numbers = {m.name.meaning: m.value for m in group.get_measurements()}
             assert numbers["Probability"] == pytest.approx(table.loc[path.name, f"prob/{label}"], abs=1e-6)
             assert numbers["Threshold Value"] == 0.4
             answer = group.get_qualitative_evaluations()[0].value.meaning
             assert answer == ("Yes" if table.loc[path.name, f"decision/{label}"] else "No")
-    assert "reports: 4 written" in lines and "note: inputs without a report: 1 no DICOM, 1 no StudyInstanceUID" in lines
+    assert (
+        f"reports: 4 in {tmp_path / 'sr'}" in lines
+        and "note: inputs without a report: 1 no DICOM, 1 no StudyInstanceUID" in lines
+    )
     # Patient data are in the reports alone: in no log, no file name, no table.
     out = capfd.readouterr()
     names = " ".join(path.name for path in tmp_path.rglob("*"))
@@ -188,6 +199,73 @@ def test_a_report_of_the_same_prediction_is_not_a_second_one(tmp_path: Path) -> 
     for name in ("a.parquet", "b.parquet"):
         cxr_ray.predict(trained(), tmp_path / "in", tmp_path / name, sr=tmp_path / "sr", gpu=False, log=quiet)
     assert len(list((tmp_path / "sr").iterdir())) == 2
+
+
+def test_files_that_share_an_instance_have_a_report_each_and_copies_share_one(tmp_path: Path) -> None:
+    first, second = archive.dicoms(tmp_path / "in", 2)
+    (tmp_path / "in" / "copy.dcm").write_bytes(first.read_bytes())
+    other = pydicom.dcmread(second)
+    other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = pydicom.dcmread(first).SOPInstanceUID
+    other.save_as(second)
+    lines: list[str] = []
+    where: dict[str, Any] = {"sr": tmp_path / "sr", "gpu": False, "log": lines.append}
+    found = cxr_ray.predict(trained(), tmp_path / "in", tmp_path / "a.parquet", **where)
+    wanted = {round(value, 5) for value in found.table[f"prob/{trained().info['labels'][0]}"]}
+    reports = [sr.srread(path) for path in (tmp_path / "sr").iterdir()]
+    groups = [measurements(report)[0] for report in reports]
+    assert {round(group.get_measurements()[0].value, 5) for group in groups} == wanted and len(wanted) == 2
+    assert lines[-3:] == [
+        f"reports: 2 in {tmp_path / 'sr'}",
+        "note: inputs that are copies of others, and share their report: 1",
+        "note: DICOMs of different content that share a SOPInstanceUID: 2; each has a report of its own, which refers to that UID",
+    ]
+    assert cxr_ray.predict(trained(), tmp_path / "in", tmp_path / "a.parquet", **where).already
+    assert lines[-1] == f"reports: 2 files in {tmp_path / 'sr'}, none written now"
+    where["sr"] = tmp_path / "elsewhere"
+    cxr_ray.predict(trained(), tmp_path / "in", tmp_path / "a.parquet", **where)
+    assert lines[-1].startswith(f"note: {tmp_path / 'elsewhere'} has no reports")
+
+
+def test_a_prediction_that_goes_on_names_earlier_reports_and_writes_missing_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction_parts, "PART_INPUTS", 2)
+    archive.dicoms(tmp_path / "in", 6)
+    lines: list[str] = []
+    where: dict[str, Any] = {"sr": tmp_path / "sr", "gpu": False, "log": lines.append, "batch_size": 2}
+
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(prediction_file, "write", stop)  # all parts are there
+        cxr_ray.predict(trained(), tmp_path / "in", tmp_path / "a.parquet", **where)
+    reports = sorted((tmp_path / "sr").iterdir())
+    assert len(reports) == 6
+    reports[0].unlink()
+    cxr_ray.predict(trained(), tmp_path / "in", tmp_path / "a.parquet", **where)
+    assert f"reports: 6 in {tmp_path / 'sr'}, 4 of them before" in lines
+    assert sorted((tmp_path / "sr").iterdir()) == reports
+
+
+def test_a_dicom_that_is_gone_before_its_report_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = archive.dicoms(tmp_path / "in", 2)
+    columns = dicom_sources.DicomSources.columns
+
+    def late(self: dicom_sources.DicomSources, *args: object) -> object:
+        first.unlink()
+        return columns(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(dicom_sources.DicomSources, "columns", late)
+    lines: list[str] = []
+    found = cxr_ray.predict(
+        trained(), tmp_path / "in", tmp_path / "a.parquet", sr=tmp_path / "sr", gpu=False, log=lines.append
+    )
+    assert found.rows == 2 and found.refused == 0  # it was decoded before
+    assert lines[-2:] == [
+        f"reports: 1 in {tmp_path / 'sr'}",
+        "note: inputs without a report: 1 file missing since it was predicted",
+    ]
 
 
 def test_the_folder_of_reports_may_not_be_a_file(tmp_path: Path) -> None:

@@ -86,19 +86,21 @@ def test_a_spot_type_is_preferred_and_has_a_fallback_of_the_same_size(cluster: d
     from ray.autoscaler._private.util import prepare_config
 
     types = {name: prepare_config(cluster)["available_node_types"][name] for name in gpus}
+    worker: Any = {"CPU": 1.0, "GPU": 1.0}
+    score: Any = _score  # Ray calls it with more than it declares
     for order in (list(types), list(reversed(types))):
         started = get_nodes_for(
             {name: types[name] for name in order},
             {},
             "head",
             4,
-            [{"CPU": 1.0, "GPU": 1.0}],
-            lambda resources, demands, node_type, **_: _score(resources, demands),
+            [worker],
+            score,
         )
         assert started[0] == {"gpu_spot": 1}
 
 
-def _score(resources: dict[str, float], demands: list[dict[str, float]]) -> tuple[int, float] | None:
+def _score(resources: Any, demands: Any, node_type: str, **options: Any) -> tuple[int, float] | None:
     """How well a node suits: all that matters here is that equal nodes are equally good."""
     fits = all(resources.get(name, 0.0) >= amount for name, amount in demands[0].items())
     return (1, 1.0) if fits else None

@@ -96,7 +96,7 @@ def averages(truth: Array, prob: Array, thresholds: Array) -> dict[tuple[str, st
         value = (pooled if metric in ("auroc", "ap") else micro)[metric]
         if value is not None:
             out[metric, "micro"] = value
-        repeated = [one[metric] for one in each for _ in range(int(one["positives"] or 0)) if one[metric] is not None]
+        repeated = [v for one in each for _ in range(int(one["positives"] or 0)) if (v := one[metric]) is not None]
         if repeated:
             out[metric, "weighted"] = sum(repeated) / len(repeated)
     return out

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ def test_a_label_without_positives_has_no_recall_auroc_and_ap() -> None:
 
 
 def test_a_label_without_negatives_has_no_auroc_but_an_ap() -> None:
-    actual = as_dict(compute_metrics([[1.0], [1]], [[0.9], [0.2]], labels=["a"], task="binary", thresholds_L=[0.5]))
+    actual = as_dict(compute_metrics([[1.0], [1.0]], [[0.9], [0.2]], labels=["a"], task="binary", thresholds_L=[0.5]))
     assert ("auroc", "a") not in actual and ("specificity", "a") not in actual
     assert actual["ap", "a"] == 1.0 and actual["recall", "a"] == 0.5
 
@@ -131,7 +132,7 @@ def test_no_rows_give_no_values_and_no_known_cell_gives_only_counts() -> None:
 
 def test_rows_of_unknown_truth_and_the_order_of_rows_change_nothing() -> None:
     truth, prob = random_table(np.random.default_rng(3), 120)
-    options = {"labels": LABELS, "task": "multilabel", "thresholds_L": np.full(3, 0.5)}
+    options: dict[str, Any] = {"labels": LABELS, "task": "multilabel", "thresholds_L": np.full(3, 0.5)}
     before = compute_metrics(truth, prob, **options)
     unknown = np.full((40, 3), np.nan)
     assert compute_metrics(np.vstack([truth, unknown]), np.vstack([prob, np.full((40, 3), 0.99)]), **options) == before

@@ -33,7 +33,7 @@ def test_every_metric_has_the_right_direction(task: str) -> None:
 
 
 def test_a_value_is_found_by_its_name() -> None:
-    values = {"val": compute_metrics([[1.0], [0]], [[0.9], [0.1]], labels=["a"], task="binary", thresholds_L=[0.5])}
+    values = {"val": compute_metrics([[1.0], [0.0]], [[0.9], [0.1]], labels=["a"], task="binary", thresholds_L=[0.5])}
     assert join_name("val", "auroc", "Edema") == "val/auroc/Edema" and join_name("val", "accuracy") == "val/accuracy"
     assert join_name("val", "f1", "macro") == "val/f1/mean"
     assert find(values, "val/auroc/mean") == find(values, "val/auroc/macro") == 1.0

@@ -41,8 +41,9 @@ def test_a_study_combines_its_images(method: Any) -> None:
 
 def test_a_study_of_two_classes_is_unknown() -> None:
     frame = pd.DataFrame({"row": [1, 2, 3], "source_row": [1, 2, 3], "patient": "p", "study": ["s", "s", "t"]})
-    frame[["true/a", "true/b"]] = [[1.0, 0], [0, 1], [0, 1]]
-    frame[["prob/a", "prob/b"]] = [[0.7, 0.3], [0.4, 0.6], [0.1, 0.9]]
+    frame = frame.assign(
+        **{"true/a": [1.0, 0.0, 0.0], "true/b": [0.0, 1.0, 1.0], "prob/a": [0.7, 0.4, 0.1], "prob/b": [0.3, 0.6, 0.9]}
+    )
     combined = combine(frame, LABELS, method="mean", task="multiclass")
     assert combined[["true/a", "true/b"]].isna().all(axis=1).tolist() == [True, False]
     assert combined["prob/a"].tolist() == pytest.approx([0.55, 0.1])

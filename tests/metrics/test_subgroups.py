@@ -137,7 +137,11 @@ def test_a_category_that_train_does_not_have_gets_the_overall_share() -> None:
     category = np.array(["AP", "AP", "PA", "PA"], dtype=object)
     # Shares of label a: AP 1, PA 0, overall 2/3: LL is between them.
     table = decide(
-        [[1.0, 0], [1, 0], [0, 1]], np.full((3, 2), 0.5), labels=LABELS, task="multilabel", thresholds_L=[0.5] * 2
+        [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]],
+        np.full((3, 2), 0.5),
+        labels=LABELS,
+        task="multilabel",
+        thresholds_L=[0.5] * 2,
     )
     found = shortcut(truth, category, table, np.array(["AP", "LL", "PA"], dtype=object))
     assert found["auroc"]["a"] == 1.0

@@ -1,5 +1,7 @@
 """Thresholds, the decision of every cell, and the tables that are refused."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from tests.metrics.definitions import LABELS, as_dict
 def test_positive_is_at_or_above_the_threshold_in_the_type_of_the_probabilities() -> None:
     for kind in (np.float32, np.float64):
         prob = np.array([[0.7], [0.2], [np.nextafter(kind(0.7), kind(0))]], dtype=kind)
-        actual = as_dict(compute_metrics([[1.0], [1], [1]], prob, labels=["a"], task="binary", thresholds_L=[0.7]))
+        actual = as_dict(compute_metrics([[1.0], [1.0], [1.0]], prob, labels=["a"], task="binary", thresholds_L=[0.7]))
         assert actual["predicted_positives", "a"] == 1, kind  # float32 0.7 is below float64 0.7
 
 
@@ -51,7 +53,7 @@ def test_classes_must_be_one_hot() -> None:
 
 
 def test_one_wrong_row_among_right_ones_is_refused() -> None:
-    options = {"labels": ["a", "b"], "thresholds_L": [0.5, 0.5]}
+    options: dict[str, Any] = {"labels": ["a", "b"], "thresholds_L": [0.5, 0.5]}
     right, prob = [1.0, 0], np.full((2, 2), 0.5)
     for wrong in ([1.0, 1], [0.0, 0]):
         with pytest.raises(ValueError, match="exactly one class"):

@@ -31,7 +31,7 @@ def test_an_appended_head_follows_the_published_one(name: str) -> None:
     plain.load_state_dict(state)
     fresh = model.backbone.get_submodule(f"{published}.appended")
     with torch.no_grad():  # a 1 x 1 convolution before average pooling equals a linear layer after it
-        expected = nn.functional.linear(plain(images), fresh.weight.flatten(1), fresh.bias)  # type: ignore[union-attr, operator, arg-type]
+        expected = nn.functional.linear(plain(images), fresh.weight.flatten(1), fresh.bias)  # type: ignore[operator, arg-type]
         assert torch.allclose(model(images), expected, atol=1e-5)
     count = len(models.head_logits(model.train()(images)))
     assert sum(".appended." in key for key in model.state_dict()) == 2 * count

@@ -39,7 +39,7 @@ def test_one_small_image_trains_and_leaves_statistics_of_single_values_unchanged
         mean, var = state["running_mean"], state["running_var"]
         if not single:
             mean, var = x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), unbiased=False)
-        scale = state["weight"] / (var + module.eps).sqrt()  # type: ignore[operator]
+        scale = state["weight"] / (var + module.eps).sqrt()
         expected = (x - mean[:, None, None]) * scale[:, None, None] + state["bias"][:, None, None]
         torch.testing.assert_close(y, expected, atol=1e-3, rtol=1e-3)
         assert torch.equal(module.running_mean, state["running_mean"]) == single  # type: ignore[arg-type]

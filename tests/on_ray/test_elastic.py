@@ -38,7 +38,8 @@ def attempts(run: Path) -> list[dict[tuple[int, int], list[tuple[int, ...]]]]:
     """Per rank: the rows of every attempt at a step (epoch, batch), in order of time."""
     by_rank: list[dict[tuple[int, int], list[tuple[int, ...]]]] = []
     for rank in range(2):
-        file, tried = run / "rows" / f"rank-{rank}.csv", {}
+        file = run / "rows" / f"rank-{rank}.csv"
+        tried: dict[tuple[int, int], list[tuple[int, ...]]] = {}
         for line in csv.reader(file.open()) if file.exists() else []:
             if len(line) == 4:  # the last line of a killed rank may be incomplete
                 tried.setdefault((int(line[0]), int(line[1])), []).append(tuple(map(int, line[3].split())))

@@ -33,7 +33,7 @@ CODE = textwrap.dedent(
         if how == "saves":
             run.update(status="stopped")
 
-    with head.told(run, say=lambda line: print("said:", line, flush=True), save=save), head.watched(f"127.0.0.1:{port}"):
+    with head.notified(run, say=lambda line: print("said:", line, flush=True), save=save), head.watched(f"127.0.0.1:{port}"):
         time.sleep(0.3)
         server.close()
         time.sleep(0.8)

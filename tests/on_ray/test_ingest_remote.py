@@ -22,21 +22,13 @@ from cxr_ray.on_ray import train as on_ray
 from cxr_ray.on_ray.ingest import IngestSettings, ingest
 from cxr_ray.on_ray.ingest_shards import image_paths, ingest_shard
 from cxr_ray.storage import lease
-from cxr_ray.storage.remote import to_path
+from cxr_ray.storage.remote import RemotePath, to_path
 from cxr_ray.workflows import evaluations
 from tests.fakes.layouts import LAYOUTS, OPTIONS
 from tests.fakes.stopped_ingest import stopped_after
-from tests.on_ray.test_ingest import BAD, N, content, make_records, run
+from tests.on_ray.small_ingest import BAD, N, content, make_records, run
 
 pytestmark = pytest.mark.usefixtures("ray_local")
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> tuple[Records, Path, Path]:
-    root = tmp_path_factory.mktemp("good")
-    records = make_records(root / "images")
-    run(records, root / "images", root / "store")
-    return records, root / "images", root / "store"
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +36,14 @@ def images(s3, good: tuple[Records, Path, Path]) -> str:
     return s3.upload(good[1], "ingest/images")
 
 
+def remote(url: str) -> RemotePath:
+    found = to_path(url)
+    assert isinstance(found, RemotePath)
+    return found
+
+
 def remote_content(url: str) -> dict[str, bytes]:
-    folder = to_path(url)
+    folder = remote(url)
     return {name: (folder / name).read_bytes() for name in folder.files()}
 
 
@@ -131,7 +129,7 @@ def test_a_folder_with_other_content_is_refused(s3, good, images) -> None:
         run(good[0], images, out)
     with pytest.raises(UserError, match=r"is a file"):
         run(good[0], images, str(to_path(out) / "thesis.txt"))
-    assert list(to_path(out).files()) == ["thesis.txt"]
+    assert list(remote(out).files()) == ["thesis.txt"]
 
 
 def test_a_server_error_ends_the_ingest_and_rejects_no_image(s3, good, tmp_path: Path) -> None:
@@ -149,7 +147,8 @@ def test_every_source_reads_a_remote_root_like_a_local_one(s3, name: str, tmp_pa
     )
     pd.testing.assert_frame_equal(here.table, there.table)
     assert here.paths.tolist() == there.paths.tolist() and here.info == there.info
-    if here.boxes is not None:
+    assert (here.boxes is None) == (there.boxes is None)
+    if here.boxes is not None and there.boxes is not None:
         pd.testing.assert_frame_equal(here.boxes, there.boxes)
     previews = [dry_run(records, where, size=(32, 32)) for records, where in ((here, root), (there, url))]
     assert previews[0].summary() == previews[1].summary() and previews[0].unusable == previews[1].unusable

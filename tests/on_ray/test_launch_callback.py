@@ -37,7 +37,8 @@ def lost(*ranks: int, preempted: bool = False) -> WorkerGroupError:
 
 
 def scheduling(workers: int) -> Any:
-    return states.SchedulingState(SimpleNamespace(num_workers=workers))
+    decision: Any = SimpleNamespace(num_workers=workers)
+    return states.SchedulingState(decision)
 
 
 def test_each_step_of_a_training_is_said_once(run):
@@ -52,7 +53,7 @@ def test_each_step_of_a_training_is_said_once(run):
         states.ReschedulingState(ControllerError(WorkerGroupStartupTimeoutError(3))),
         scheduling(1),
         states.RunningState(),
-        states.ResizingState(SimpleNamespace(num_workers=3)),
+        states.ResizingState(scheduling(3).scaling_decision),
         scheduling(3),
         states.RunningState(),
         states.PreemptingState(drained, time.time()),
@@ -89,6 +90,7 @@ def test_a_stop_ends_a_start_and_so_does_the_lack_of_room(run, monkeypatch):
 
 
 def test_lack_of_room_is_no_failure_and_a_lost_controller_is_one():
+    error: Exception
     for error in (ControllerError(NoRoom()), ControllerError(WorkerGroupStartupTimeoutError(2))):
         assert launch_callback.is_for_room(error) and not launch_callback.is_lost_at_start(error)
     for error in (ActorDiedError(), ControllerError(WorkerGroupStartupFailedError())):

@@ -1,6 +1,7 @@
 """What a node lacks is said with its name before a run has a folder. A second node on this machine gets its own view of the disk."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import pytest
 
 from cxr_ray.errors import UserError
 from cxr_ray.on_ray import preflight
+from tests.conftest import S3
 from tests.fakes.waiting import until
 
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys, ray
 from cxr_ray.errors import UserError
@@ -47,9 +50,31 @@ def test_a_node_that_sees_everything_passes_and_nothing_is_left(ray_local: None,
         preflight.check(preflight.Needs(str(store), str(output), plugins=["not_there", "math"]), ray.nodes())
 
 
+@pytest.mark.ray
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk")
+def test_a_node_without_space_for_its_copy_of_a_remote_store_is_named(
+    ray_local: None, store: Path, tmp_path: Path, s3: S3
+) -> None:
+    import ray
+
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)], check=True)
+    try:
+        url = s3.upload(store, "preflight/store")
+        assert preflight.check(preflight.Needs(url, str(tmp_path), cache=str(tmp_path / "cache")), ray.nodes()) == []
+        with pytest.raises(
+            UserError, match=r"on the node .*: no space for a copy of s3://.* MiB free; free some, or name"
+        ):
+            preflight.check(preflight.Needs(url, str(tmp_path), cache=str(disk / "cache")), ray.nodes())
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 @pytest.fixture
 def blind(tmp_path: Path) -> Iterator[Callable[[list[Path]], str]]:
-    """Starts a cluster of two nodes, of which the second sees an empty disk in place of some folders; gives its address."""
+    """Starts a cluster of two nodes, of which the second sees an empty disk in place of some folders, or another folder in place of
+    one; gives its address."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("mounting needs root and unshare")
     from ray.cluster_utils import Cluster
@@ -57,8 +82,11 @@ def blind(tmp_path: Path) -> Iterator[Callable[[list[Path]], str]]:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     started: list[subprocess.Popen[Any]] = []
 
-    def start(hidden: list[Path]) -> str:
-        mounts = " && ".join(f"mount -t tmpfs tmpfs {folder}" for folder in hidden)
+    def start(hidden: list[Path], other: dict[Path, Path] | None = None) -> str:
+        mounts = " && ".join(
+            [f"mount -t tmpfs tmpfs {folder}" for folder in hidden]
+            + [f"mount --bind {there} {folder}" for folder, there in (other or {}).items()]
+        )
         ray_command = Path(sys.executable).parent / "ray"
         command = f"{mounts} && exec {ray_command} start --address={cluster.address} --num-cpus=1 --block"
         started.append(subprocess.Popen(["unshare", "-m", "bash", "-c", command], start_new_session=True))
@@ -94,6 +122,25 @@ def test_a_node_without_the_store_or_with_another_output_is_named(
     assert no_store.startswith(f"refused the store {here} cannot be read on the node ")
     assert no_output.startswith(f"refused the output {output} is not shared with the node ")
     assert "does not see a file that was just written there" in no_output
+
+
+@pytest.mark.cluster
+@pytest.mark.long
+def test_a_node_with_other_code_of_the_same_version_is_named(
+    blind: Callable[..., str], store: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(ROOT / "cxr_ray", other, ignore=shutil.ignore_patterns("__pycache__"))
+    with (other / "labels.py").open("a") as file:
+        file.write("\n# another commit\n")
+    address = blind([], {ROOT / "cxr_ray": other})
+    until(lambda: len(_nodes(address)) == 2, seconds=60)
+    command = [sys.executable, "-c", SCRIPT, address, str(store), str(tmp_path)]
+    out = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert re.match(
+        r"refused the node \S+ has cxr_ray (\S+)\+\w{8} \(here \1\+\w{8}\): install the same versions on all nodes",
+        out.stdout,
+    ), out
 
 
 def _nodes(address: str) -> list[str]:

@@ -87,8 +87,8 @@ def test_asha_compares_the_rest_of_a_sweep_with_trials_that_ended_before(tmp_pat
     assert {t.status for t in sweep.trial_records} == {FINISHED, STOPPED}
     fresh = make_sweep(tmp_path / "fresh", trials=8, epochs=4, reduction=2, failed=(), waiting=range(8))
     for one, wanted in ((sweep, TrialScheduler.STOP), (fresh, TrialScheduler.CONTINUE)):
-        asha = schedulers.build(one, searched(one))
-        late = SimpleNamespace(trial_id="late")
+        asha: Any = schedulers.build(one, searched(one))
+        late: Any = SimpleNamespace(trial_id="late")
         asha.on_trial_add(None, late)
         assert asha.on_trial_result(None, late, {"epoch": 1, OBJECTIVE: 0.5}) == wanted
 
@@ -110,8 +110,8 @@ def test_trials_with_few_rows_get_enough_steps_before_they_are_compared(tmp_path
 def test_asha_stops_nothing_within_its_grace_epochs(tmp_path):
     sweep = make_sweep(tmp_path / "asha", trials=9, epochs=9, failed=(), waiting=range(9))
     sweep.update(rows={"train": 15 * sweep.config.train.batch_size, "val": 400, "test": 0})
-    asha = schedulers.build(sweep, searched(sweep))
-    trials = [SimpleNamespace(trial_id=str(n)) for n in range(6)]
+    asha: Any = schedulers.build(sweep, searched(sweep))
+    trials: list[Any] = [SimpleNamespace(trial_id=str(n)) for n in range(6)]
     for trial in trials:
         asha.on_trial_add(None, trial)
     worse = [0.8, 0.7, 0.6, 0.5, 0.4, 0.3]

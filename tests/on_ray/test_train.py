@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -154,7 +155,7 @@ def signal_at_step(patch: pytest.MonkeyPatch, step: int, *numbers: signal.Signal
     """Send the signals to this process after the given step, and poll after every step."""
     forward = learner.Learner.step
 
-    def signalled(self: learner.Learner, *given: object, **options: object) -> object:
+    def signalled(self: learner.Learner, *given: Any, **options: Any) -> object:
         done = forward(self, *given, **options)
         if self.steps == step:
             for number in numbers:
@@ -167,7 +168,8 @@ def signal_at_step(patch: pytest.MonkeyPatch, step: int, *numbers: signal.Signal
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Stopped), (signal.SIGINT, Interrupted)])
 def test_a_signal_ends_within_the_epoch_and_a_resume_is_bit_equal(settings, monkeypatch, number, error):
-    before, lines = signal.getsignal(number), []
+    before = signal.getsignal(number)
+    lines: list[str] = []
     with monkeypatch.context() as patch:
         signal_at_step(patch, 7, number)
         with pytest.raises(error, match="after a checkpoint; resume with cxr-ray train --resume") as ended:
@@ -283,7 +285,7 @@ def _assert_same(a: runs.Run, b: runs.Run) -> None:
         for r in (a, b)
     ]
     steps = [log.drop_duplicates().sort_values(columns, ignore_index=True) for log in logs]
-    pd.testing.assert_frame_equal(*steps)
+    pd.testing.assert_frame_equal(steps[0], steps[1])
     assert not steps[0].duplicated(columns[:3]).any()  # a step that was repeated used the same rows
 
 

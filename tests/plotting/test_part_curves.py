@@ -11,8 +11,8 @@ def test_every_panel_is_named_and_has_its_own_area() -> None:
     rng = np.random.default_rng(0)
     parts = {}
     for part, skill in (("train", 2.0), ("val", 0.5)):
-        true = {"Edema": rng.random(80) < 0.3, "Hernia": np.zeros(80, bool) if part == "val" else rng.random(80) < 0.5}
-        parts[part] = {label: (t, skill * t + rng.normal(size=80)) for label, t in true.items()}
+        truth = {"Edema": rng.random(80) < 0.3, "Hernia": np.zeros(80, bool) if part == "val" else rng.random(80) < 0.5}
+        parts[part] = {label: (t, skill * t + rng.normal(size=80)) for label, t in truth.items()}
     figure = part_curves.side_by_side(parts, "a run: train and val side by side")
     assert_stands_alone(figure)
     panels = {axes.get_title("left"): axes for axes in figure.axes}

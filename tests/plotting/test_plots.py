@@ -99,7 +99,10 @@ def test_every_metric_and_label_by_epoch_can_be_chosen() -> None:
     assert list(draws) == ["epochs-recall-Edema", "epochs-recall-mean"]
     figure = draws["epochs-recall-Edema"]()
     assert text_of(figure) == "Recall, Edema by epoch"
-    assert [line.get_ydata().tolist() for line in figure.axes[0].lines[:2]] == [[0.0, 0.1, 0.2], [0.01, 0.11, 0.21]]
+    assert [np.asarray(line.get_ydata()).tolist() for line in figure.axes[0].lines[:2]] == [
+        [0.0, 0.1, 0.2],
+        [0.01, 0.11, 0.21],
+    ]
     assert "sample_f1" in run_figures.by_epoch(table, chosen=1, task="multilabel")
     courses = run_figures.courses(table)
     assert list(courses) == ["Recall", "F1, averaged over images"]

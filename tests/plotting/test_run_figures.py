@@ -21,7 +21,7 @@ def test_a_label_without_positives_has_no_curves() -> None:
     found = run_figures.by_label(PREDICTIONS, ["Edema", "Mass"], VALUES)
     assert list(found) == ["Edema"] and list(found["Edema"]) == ["roc", "pr", "reliability"]
     roc = found["Edema"]["roc"]()
-    assert roc.axes[0].lines[-1].get_xydata().tolist() == [[0.5, 0.5]]  # the operating point
+    assert np.asarray(roc.axes[0].lines[-1].get_xydata()).tolist() == [[0.5, 0.5]]  # the operating point
     assert len(found["Edema"]["pr"]().axes[0].lines) == 2  # without a precision: no point
     assert roc._repr_png_().startswith(b"\x89PNG")
 

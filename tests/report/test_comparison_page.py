@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cxr_ray.plotting.plots import DULL
@@ -85,7 +86,7 @@ def test_the_figure_has_every_difference_on_one_zero(tmp_path: Path) -> None:
     assert "b minus a on test, 90 images" in figure.texts[0].get_text()
     for axes in figure.axes:
         dots = [line for line in axes.lines if line.get_marker() == "o"]
-        assert [(*line.get_xdata(), *line.get_ydata()) for line in dots] == [(0.1, 0), (-0.2, 1), (-0.2, 2)]
+        assert [tuple(np.asarray(line.get_xydata()).ravel()) for line in dots] == [(0.1, 0), (-0.2, 1), (-0.2, 2)]
         low, high = axes.get_xlim()
         assert low == -high and high > 0.25
     clear = [line.get_color() != DULL for axes in figure.axes for line in axes.lines if line.get_marker() == "o"]

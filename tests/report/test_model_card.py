@@ -56,6 +56,13 @@ def test_a_card_has_the_runs_results_intervals_groups_and_operating_points(tmp_p
     assert f"| {LABELS[0]} | 0.250 | 0.900 | – | recall of 0.9 |" in text
 
 
+def test_a_card_of_a_head_names_the_network_of_its_features(tmp_path: Path) -> None:
+    run = example_run(tmp_path, "one")
+    assert "features" not in card(run)
+    run.update(embedder={"model": "mobilenet_v2", "weights": "0ddba11"})
+    assert "| features | pooled, of mobilenet_v2; sha256 of its weights without the head: 0ddba11 |" in card(run)
+
+
 def test_a_card_says_what_the_file_takes_and_what_comes_before(tmp_path: Path) -> None:
     text = card(example_run(tmp_path, "one"))
     assert "`images` [N, 96, 80], uint8, black 0 and white 255" in text

@@ -6,6 +6,7 @@ import re
 import subprocess
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ FIGURES = ["label_frequency", "pixels", "samples", "sizes"]
 SEVERAL = ["co_occurrence", "findings", "label_vectors", "one_a_label", "split_balance"]
 
 
-def made(folder: Path, *, task: str = "multilabel", rows: int = 120, **about: object) -> stores.Store:
+def made(folder: Path, *, task: str = "multilabel", rows: int = 120, **about: Any) -> stores.Store:
     labels = {"multilabel": ("Edema", "Mass & Co", "Effusion"), "multiclass": ("A", "B", "C"), "binary": ("Covid",)}[
         task
     ]
@@ -165,7 +166,7 @@ def test_leakage_between_official_parts_is_reported_by_row(tmp_path: Path) -> No
     fake = fake_store(40)
     fake.pixels[7] = fake.pixels[20]
     table = fake.index.drop(columns=["mean", "variance"]).assign(split=["test"] * 10 + ["train"] * 30)
-    table.loc[12, "patient"] = table.loc[3, "patient"]
+    table.loc[[12], "patient"] = table["patient"].loc[3]
     store = store_writer.write(tmp_path / "s", fake.pixels, table, DatasetInfo(labels=fake.labels, task="multilabel"))
     assert store_page.leakage_text(store) == (
         "1 patient in two parts (row 9 of test and row 39 of train); 1 image in two parts (row 24 of test and row 63 of train)"

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> stores.Store:
     return store_writer.write(folder, fake.pixels, table, DatasetInfo(labels=LABELS, task="multilabel"), source="fake")
 
 
-def train(store: stores.Store, folder: Path, name: str, **settings: object) -> runs.Run:
+def train(store: stores.Store, folder: Path, name: str, **settings: Any) -> runs.Run:
     body = {
         "output": str(folder), "name": name, "data": {"shards": str(store.path), "split": {"test": 0.25, **settings.pop("split", {})}},
         "model": {"name": "lenet"}, "optim": {"lr": 2e-3}, "train": {"epochs": 1, "batch_size": 16, "precision": "fp32"},

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -74,7 +75,10 @@ def test_predictions_have_the_columns_that_link_them_to_the_dataset(tmp_path):
 def test_a_folder_of_runs_is_listed_with_the_main_metrics(tmp_path):
     run = create(tmp_path, name="a")
     assert [listed.path for listed in runs.list_runs(tmp_path)] == [run.path] and run.headline() == ("", {})
-    values = [{"metric": "auroc", "label": "mean", "value": 0.8}, {"metric": "auroc", "label": "Edema", "value": 0.9}]
+    values: list[dict[str, Any]] = [
+        {"metric": "auroc", "label": "mean", "value": 0.8},
+        {"metric": "auroc", "label": "Edema", "value": 0.9},
+    ]
     for part, shift in (("val", 0.0), ("test", 0.1)):
         shifted = [{**v, "value": v["value"] - shift} for v in values]
         (run.path / f"evaluation-{part}.json").write_text(json.dumps({"values": shifted}))
@@ -129,7 +133,7 @@ def test_a_run_with_undefined_metrics_shows_itself(tmp_path):
     pd.DataFrame(rows, columns=runs.METRIC_COLUMNS).to_csv(run.path / "metrics.csv", index=False)
     assert repr(run) == "Run(x: resnet18, finished, on val: auroc 0.800)"
     table = run.table
-    assert table.loc["Edema", "auroc"] == 0.8 and np.isnan(table.loc["Mass", "auroc"]) and table["recall"].isna().all()
+    assert table.loc["Edema", "auroc"] == 0.8 and np.isnan(table["auroc"].loc["Mass"]) and table["recall"].isna().all()
     page = run._repr_html_()
     assert "0.800" in page and "–" in page and "nan" not in page.lower() and page.count("<img") == 1
     assert len(run.figure("epochs-auroc").axes[0].lines) == 3  # train, val, the selected epoch

@@ -39,7 +39,7 @@ def test_a_cpu_that_multiplies_bf16_has_it(monkeypatch: pytest.MonkeyPatch, inst
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_a_step_that_overflows_is_skipped_and_halves_the_scale(name: str) -> None:
     layer = nn.Linear(3, 2)
-    optimizer = optim.build(layer, Optim(name=name, lr=0.1))  # type: ignore[arg-type]
+    optimizer = optim.build(layer, Optim(name=name, lr=0.1))
     scaler = precision.pick("fp16", CPU).scaler(CPU)
 
     def step(factor: float) -> None:
@@ -53,7 +53,7 @@ def test_a_step_that_overflows_is_skipped_and_halves_the_scale(name: str) -> Non
     assert torch.equal(layer.weight, before) and scaler.get_scale() == scale / 2
     plain = nn.Linear(3, 2)
     plain.load_state_dict(layer.state_dict())
-    plain_optimizer = optim.build(plain, Optim(name=name, lr=0.1))  # type: ignore[arg-type]
+    plain_optimizer = optim.build(plain, Optim(name=name, lr=0.1))
     step(1.0)
     plain(torch.ones(1, 3)).sum().backward()
     plain_optimizer.step()

@@ -137,12 +137,12 @@ def test_the_latest_is_the_newest_valid_one(tmp_path: Path) -> None:
     paths = [saved(tmp_path, n) for n in (1, 2, 3)]
     assert checkpoints.latest(tmp_path) == (paths[2], "")
     (paths[2] / "state.json").write_text("{")
-    path, warning = checkpoints.latest(tmp_path)
+    path, warning = checkpoints.latest(tmp_path) or (None, "")
     assert path == paths[1] and "resuming from step-00000002, the newest valid one" in warning
     flipped = bytearray((paths[1] / "model.safetensors").read_bytes())
     flipped[-1] ^= 1
     (paths[1] / "model.safetensors").write_bytes(flipped)  # the right size, with another checksum
-    path, warning = checkpoints.latest(tmp_path)
+    path, warning = checkpoints.latest(tmp_path) or (None, "")
     assert path == paths[0] and "step-00000003) is damaged: resuming from step-00000001" in warning
     (paths[0] / "optimizer.safetensors").unlink()
     with pytest.raises(UserError, match=r"no checkpoint in .* is valid: restore a copy"):
@@ -224,7 +224,7 @@ def test_a_checkpoint_without_any_pointer_is_used_without_a_warning(tmp_path: Pa
     (tmp_path / "last.json").unlink()
     assert checkpoints.latest(tmp_path) == (path, "")
     checkpoints.set_pointer(tmp_path, "best", path)
-    _, warning = checkpoints.latest(tmp_path)
+    _, warning = checkpoints.latest(tmp_path) or (None, "")
     assert warning.startswith("warning: the pointer to the last checkpoint is damaged: resuming from step-00000001")
 
 

@@ -118,13 +118,14 @@ def test_the_loss_of_every_label_is_the_mean_of_its_known_cells(tmp_path: Path, 
     logits, truth = random_outputs(30, len(labels))
     loss = losses.build(cfg.Loss(), task=task)
     found = epoch_metrics.epoch_values(logits, truth, loss, a_plan(tmp_path, labels, task), np.full(len(labels), 0.5))
+    columns_of = {"": list(range(len(labels))), **{label: [j] for j, label in enumerate(labels)}}
     cells = {
         name: [
             math.log(1 + math.exp(-z if y == 1 else z))
             for z, y in zip(logits[:, columns].flatten().tolist(), truth[:, columns].flatten().tolist(), strict=True)
             if not math.isnan(y)
         ]
-        for name, columns in {"": list(range(len(labels))), **{label: [j] for j, label in enumerate(labels)}}.items()
+        for name, columns in columns_of.items()
     }
     expected = {
         name: (
@@ -132,7 +133,7 @@ def test_the_loss_of_every_label_is_the_mean_of_its_known_cells(tmp_path: Path, 
             int((truth[:, columns] == 1).sum()),
             len(truth) if name == "" else len(cells[name]),
         )
-        for name, columns in {"": slice(None), **{label: j for j, label in enumerate(labels)}}.items()
+        for name, columns in columns_of.items()
         if name == "" or len(labels) > 1
     }
     assert {v.label: (v.value, v.positives, v.rows) for v in found if v.metric == "loss"} == expected
@@ -156,7 +157,7 @@ def test_no_rows_and_unknown_labels_have_no_loss(tmp_path: Path) -> None:
 
 
 def test_a_rule_chooses_thresholds_on_the_rows_and_numbers_are_used(tmp_path: Path) -> None:
-    plan = replace(a_plan(tmp_path, ("Edema", "Mass")), groups={"both": ["Edema", "Mass"]})
+    plan = replace(a_plan(tmp_path, ("Edema", "Mass")), groups={"both": ("Edema", "Mass")})
     logits, truth = random_outputs(60, 2)
     assert epoch_metrics.thresholds({"both": 0.2, "Mass": 0.7}, logits, truth, plan).tolist() == [0.2, 0.7]
     chosen = epoch_metrics.thresholds("f1", logits, truth, plan)

@@ -13,7 +13,7 @@ from cxr_ray.training import checkpoint as checkpoints
 from cxr_ray.training.gathered import EpochOutputs
 from tests.fakes.ranks import on_ranks
 from tests.fakes.store import fake_store
-from tests.fakes.trainings import StopAfterPolls, config, fit
+from tests.fakes.trainings import StopAfterPolls, checkpoint_of, config, fit
 
 
 def test_batches_are_collected_after_restored_ones() -> None:
@@ -75,6 +75,6 @@ def test_a_network_without_batch_norm_gathers_no_statistics(
     gather, widths = distributed.gather_rows, []
     monkeypatch.setattr(distributed, "gather_rows", lambda rows: widths.append(rows.shape[1:].numel()) or gather(rows))
     run = fit(config(tmp_path), fake_store(90), StopAfterPolls(6))
-    last = checkpoints.pointer_target(run.path / "checkpoints", "last")
+    last = checkpoint_of(run.path, "last")
     assert checkpoints.load(last).state["batches"] > 0
     assert widths and 0 not in widths

@@ -1,6 +1,7 @@
 """Training options together: the same results on one rank, on two gloo ranks, and after a stop and a resume."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,13 +23,14 @@ from tests.fakes.trainings import (
     StopAfter,
     StopAfterPolls,
     assert_same_weights_and_metrics,
+    checkpoint_of,
     config,
     final_weights,
     fit,
 )
 
 DATA = {"blank": "ignore", "split": {"by": "image", "val": 0.25, "test": 0}}
-EVERYTHING = {
+EVERYTHING: dict[str, Any] = {
     "data": DATA,
     "augment": {"probability": 0.7, "erase": 0.3, "mixup": 0.4},
     "model": {"name": "lenet", "freeze_epochs": 1, "dropout": 0.0},
@@ -73,7 +75,7 @@ def test_a_run_with_every_option_stopped_within_an_epoch_ends_bit_equal(
     whole = fit(config(tmp_path, **hyperparameters, name="whole"), store)
     assert whole.plan["drawn"].max() > 1
     stopped = fit(config(tmp_path, **hyperparameters, name="resumed"), store, StopAfterPolls(polls))
-    last = checkpoints.pointer_target(stopped.path / "checkpoints", "last")
+    last = checkpoint_of(stopped.path, "last")
     assert last is not None and checkpoints.load(last).state["batches"] > 0
     resumed = fit(config(tmp_path, **hyperparameters, name="resumed"), store)
     assert_same_weights_and_metrics(whole, resumed)
@@ -148,7 +150,7 @@ def test_fp16_learns_and_resumes_bit_equal(tmp_path: Path) -> None:
     assert all(torch.equal(a[k], b[k]) for k in a)
     loss = whole.metrics.query("part == 'train' and metric == 'loss' and label == ''")["value"].to_numpy(float)
     assert loss[-1] < loss[0]
-    last = checkpoints.pointer_target(whole.path / "checkpoints", "last")
+    last = checkpoint_of(whole.path, "last")
     assert last is not None and checkpoints.load(last).state["scaler"]["scale"] < 65536.0  # the initial scale
 
 

@@ -17,7 +17,7 @@ from cxr_ray.data import store as stores
 from cxr_ray.errors import UserError
 from cxr_ray.inference import loading, predictor
 from cxr_ray.runtime.context import LocalContext
-from cxr_ray.training import on_features
+from cxr_ray.training import on_features, setup
 from cxr_ray.training.learner import Learner
 from tests.fakes import trainings
 from tests.fakes.embedded import Embedded, head, make
@@ -91,6 +91,26 @@ def test_the_run_predicts_images_by_the_network_and_its_head(made: Embedded) -> 
     assert model.spec.name == "lenet" and model.spec.outputs == len(found.labels)
     with torch.inference_mode():
         np.testing.assert_allclose(model(torch.from_numpy(made.store.images(rows))).sigmoid(), from_images, atol=1e-5)
+
+
+def test_a_head_names_the_network_of_its_features(made: Embedded) -> None:
+    config = head(made, "named")
+    plan = plans.build(made.store, config.data, seed=0, pos_weight_power=0)
+    run = setup.open_run(config.for_task(plan.task), made.store, plan)
+    assert run.info["embedder"] == {"model": "lenet", "weights": made.features.manifest.weights}
+    assert run.architecture == "linear on features of lenet"
+
+
+@pytest.mark.parametrize("damaged", ["features-00000-of-00001.arrow", features.EMBEDDER])
+def test_bytes_that_changed_after_the_training_are_refused(tmp_path: Path, damaged: str) -> None:
+    made = make(tmp_path, rows=60)
+    run = trainings.fit(head(made), made.store)
+    file = made.features.path / damaged
+    body = bytearray(file.read_bytes())
+    body[len(body) // 2] ^= 1  # the size stays
+    file.write_bytes(body)
+    with pytest.raises(UserError, match=rf"bytes of {damaged} changed; delete .* and run `cxr-ray embed` again"):
+        predictor.load(run).rows(made.store, runs.plan_of(run, made.store).rows["val"])
 
 
 def resolved(**sections: Any) -> cfg.Config:

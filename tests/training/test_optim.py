@@ -1,7 +1,7 @@
 """Optimisers and schedules equal torch's, rate drops are a function of the history, the average equals its recursion."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -82,7 +82,7 @@ def test_onecycle_has_no_separate_warm_up() -> None:
     st.integers(1, 5),
     st.sampled_from(["max", "min"]),
 )
-def test_plateau_equals_torchs(values: list[float | None], wait: int, mode: str) -> None:
+def test_plateau_equals_torchs(values: list[float | None], wait: int, mode: Literal["max", "min"]) -> None:
     """Undefined values are the worst possible ones for torch."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -90,7 +90,7 @@ def test_plateau_equals_torchs(values: list[float | None], wait: int, mode: str)
         mode=mode,
         factor=0.5,
         patience=wait - 1,
-        threshold=0.0,  # type: ignore[arg-type]
+        threshold=0.0,
         eps=0.0,  # torch skips drops that are smaller
     )
     worst = -math.inf if mode == "max" else math.inf
@@ -117,7 +117,7 @@ def stepped(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 3) 
 def test_optimisers_equal_torchs(name: str, layout: torch.memory_format) -> None:
     """With groups, fused, and weights in either memory format: the same as torch's plain loop."""
     ours, theirs = network().to(memory_format=layout), network()
-    config = Optim(name=name, lr=0.01, weight_decay=0.1)  # type: ignore[arg-type]
+    config = Optim(name=name, lr=0.01, weight_decay=0.1)
     stepped(ours, optim.build(ours, config))
     plain: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.1, "foreach": False}
     made = {

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.fakes.trainings import (
     assert_same_result,
     assert_same_weights_and_metrics,
     assert_val_predictions_are_the_models,
+    checkpoint_of,
     config,
     final_weights,
     fit,
@@ -67,8 +69,7 @@ def test_if_the_last_checkpoint_is_damaged_it_resumes_from_the_best(
     store = fake_store(60)
     whole = fit(config(tmp_path, name="whole", **BEST_IS_FIRST), store)
     run = fit(config(tmp_path, name="resumed", **BEST_IS_FIRST), store, StopAfter(3))
-    folder = run.path / "checkpoints"
-    best, last = checkpoints.pointer_target(folder, "best"), checkpoints.pointer_target(folder, "last")
+    best, last = checkpoint_of(run.path, "best"), checkpoint_of(run.path, "last")
     assert best != last
     _damage(last, truncate=truncate)
     context = LocalContext()
@@ -98,7 +99,7 @@ def test_if_the_best_is_lost_the_last_epoch_is_evaluated_again_and_saved(
     store = fake_store(60)
     run = fit(config(tmp_path, **BEST_IS_FIRST), store, StopAfter(4))  # stopped after the last epoch, before finishing
     run.update(status="stopped")
-    _damage(checkpoints.pointer_target(run.path / "checkpoints", "best"), truncate=True)
+    _damage(checkpoint_of(run.path, "best"), truncate=True)
     before = run.metrics
     run = fit(config(tmp_path, **BEST_IS_FIRST), store, LocalContext())
     assert "the checkpoint of the best epoch (1) is damaged or missing" in capsys.readouterr().out
@@ -159,7 +160,7 @@ def test_a_stop_within_an_epoch_saves_the_model_of_the_existing_predictions(
     store = fake_store(90)
     hyperparameters = {"model": {"name": "covid_cnn"}, "train": {"epochs": 3, "select": "last"}}
     run = fit(config(tmp_path, **hyperparameters), store, StopAfterPolls(2 + 1 + 2))
-    last = checkpoints.pointer_target(run.path / "checkpoints", "last")
+    last = checkpoint_of(run.path, "last")
     assert checkpoints.load(last).state["batches"] > 0
     assert run.info["kept"]["epoch"] == run.info["epochs"] == 0
     assert_val_predictions_are_the_models(run, store)
@@ -219,6 +220,26 @@ def test_on_a_full_disk_the_previous_checkpoint_remains(tmp_path: Path, monkeypa
         with pytest.raises(UserError, match=r"no space left to write .*model\.safetensors"):
             fit(config(tmp_path, train={"epochs": 2}), store)
     folder = tmp_path / "run" / "checkpoints"
-    assert checkpoints.load(checkpoints.pointer_target(folder, "last")).state["epoch"] == 0
+    assert checkpoints.load(checkpoint_of(folder.parent, "last")).state["epoch"] == 0
     assert [p.name for p in folder.glob("step-*")] == ["step-00000000"]
     assert fit(config(tmp_path, train={"epochs": 2}), store).info["status"] == "finished"
+
+
+def test_slow_storage_delays_a_stop_and_changes_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a network disk that other jobs use: every file takes long to reach it."""
+    store = fake_store(60)
+    waits: list[int] = []
+    whole = fit(config(tmp_path, name="whole"), store)
+    fsync = os.fsync
+
+    def slow(file: int) -> None:
+        waits.append(file)
+        time.sleep(0.05)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    monkeypatch.setattr(polling, "POLL_S", 0.0)
+    stopped = fit(config(tmp_path, name="slow"), store, StopAfterPolls(4))
+    assert stopped.info["status"] == "stopped" and checkpoints.pointer_target(stopped.path / "checkpoints", "last")
+    assert_same_result(whole, fit(config(tmp_path, name="slow"), store))
+    assert len(waits) > 20

@@ -58,7 +58,7 @@ def events(folder: Path) -> Any:
     return accumulator
 
 
-def scalars(folder: Path, tag: str) -> dict[int, float]:
+def scalars(folder: Path, tag: str) -> dict[int, Any]:
     return {e.step: pytest.approx(e.value, abs=1e-6) for e in events(folder).Scalars(tag)}
 
 

@@ -16,7 +16,7 @@ from tests.fakes.store import fake_store
 from tests.fakes.trainings import config, final_weights, fit, rows_in_order
 
 # The last batch is short; for "sum" it has a single row, so that one rank has none. Masks differ between the ranks' halves.
-EXACT = {
+EXACT: dict[str, Any] = {
     "data": {"blank": "ignore", "split": {"by": "image", "val": 0.25, "test": 0}, "oversample_min_count": 3},
     # Not Adam: it divides by the gradient's magnitude, so that rounding in a tiny gradient changes a weight as much as a large
     # gradient does, and the two trainings diverge.
@@ -103,7 +103,7 @@ def test_val_is_covered_exactly_and_its_metrics_equal_their_definitions(
             logged = run.metrics.query("epoch == @epoch and part == 'val'").set_index(["metric", "label"])["value"]
             for label in ("Edema", "Mass", "Effusion"):
                 pairs = table[[f"true/{label}", f"prob/{label}"]].dropna().to_numpy(float)
-                for metric, value in _slow_metrics(pairs[:, 0], pairs[:, 1]).items():
+                for metric, value in _slow_metrics(pairs[:, 0].tolist(), pairs[:, 1].tolist()).items():
                     if value is None:
                         assert (metric, label) not in logged.index
                     else:

@@ -28,8 +28,9 @@ def test_arguments_of_figures_can_be_cached(make: Callable[..., Any], tmp_path: 
     )
     evaluated_two = [
         replace(r, ranked=replace(r.ranked, values=(r.ranked.values[0], r.values["val/recall/mean"])))
-        for r in evaluated
-    ]  # type: ignore[type-var]
+        for r in rows
+        if r.ranked is not None
+    ]
     every = {
         **figures.figures_of(sweep.path, two, info, evaluated_two, rows),
         **figures.heat_figures(evaluated, info["labels"]),

@@ -79,7 +79,7 @@ def test_without_folds_there_is_no_deviation() -> None:
 
 @given(st.lists(st.floats(0, 1) | st.none(), max_size=12), st.sampled_from(["max", "min"]))
 def test_the_order_is_that_of_sorting(values: list[float | None], mode: Any) -> None:
-    trials = [trial(i, **({} if v is None else {"auroc_mean": v})) for i, v in enumerate(values)]
+    trials = [trial(i) if v is None else trial(i, auroc_mean=v) for i, v in enumerate(values)]
     defined = sorted((v for v in values if v is not None), reverse=mode == "max")
     ranked = ranking.rank(trials, cfg.Tune(mode=mode), [])
     assert [r.values[0] for r in ranked[: len(defined)]] == defined

@@ -115,7 +115,7 @@ def test_the_table_has_a_row_per_trial_and_the_base_value_of_what_a_trial_does_n
     assert table.loc["0000", "optim.lr"] == 1e-4 and table.loc["0000", "data.uncertain.Edema"] == "zeros"
     assert table.loc["0001", "optim.lr"] == sweep.trial_records[1].hyperparameters["optim.lr"]
     assert table.loc["0001", "auroc/Edema"] == sweep.trial_records[1].values["val/auroc/Edema"]
-    assert np.isnan(table.loc["0002", "auroc/Edema"])
+    assert np.isnan(table["auroc/Edema"].loc["0002"])
     assert table["status"].tolist() == [t.status for t in sweep.trial_records]
     pd.testing.assert_frame_equal(sweep.trial_table(sweep.trial_records), sweep.trial_table())
 

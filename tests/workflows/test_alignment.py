@@ -18,6 +18,7 @@ from cxr_ray.workflows.alignment import (
     align,
     blank_of,
     derivations,
+    mapping_hint,
     stored_labels,
     truth_of,
     used_labels,
@@ -52,6 +53,20 @@ def test_a_derived_label_is_made_of_the_members_that_the_data_have() -> None:
     }
     with pytest.raises(UserError, match=r"unknown label 'Ribs' of the model in the mapping; did you mean 'Rib'\?"):
         align(["Fracture"], theirs, {"Ribs": "rib"}, DERIVED)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "hint"),
+    [
+        (["COVID", "Normal"], ["normal", "covid-19"], "--mapping COVID=covid-19"),  # one near match suffices
+        (["Pleural effusion", "Edema"], ["Effusion", "Mass"], "--mapping 'Pleural effusion=Effusion'"),
+        (["Cardiomegaly", "Mass"], ["Cardiomegalie", "Masse"], "--mapping Cardiomegaly=Cardiomegalie Mass=Masse"),
+        (["COVID", "Pneumonia"], ["COVID", "TB"], "--mapping Pneumonia=TB"),  # none is near: an example
+        (["COVID", "Pneumonia"], ["COVID"], "--mapping LABEL=LABEL"),
+    ],
+)
+def test_the_hint_names_what_is_near(ours: list[str], theirs: list[str], hint: str) -> None:
+    assert mapping_hint(align(ours, theirs, {}), theirs) == hint
 
 
 @pytest.mark.parametrize(("blank", "expected"), [("zeros", [1, 0, NAN, 0]), ("ignore", [1, 0, NAN, NAN])])

@@ -115,7 +115,7 @@ def test_changed_bytes_are_named_and_no_result_is_kept(
     copy = runs.Run(Path(shutil.copytree(run.path, tmp_path / "run")))
     for file in (
         *copy.path.glob("evaluation*"),
-        *copy.path.glob("predictions/rivals*"),
+        *copy.path.glob("predictions/*-test.parquet"),
         copy.path / "predictions/test.parquet",
     ):
         file.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ def test_an_evaluation_shows_itself(tmp_path: Path) -> None:
         assert evaluation.part == "test" and evaluation.report == run.path / "report.html"
     assert repr(evaluation).startswith("Evaluation(run on test, ")
     assert list(evaluation.table)[:3] == ["recall", "auroc", "precision"]
-    assert pd.isna(evaluation.table.loc["Nodule", "auroc"]) and evaluation.table.loc["Edema", "auroc"] >= 0
+    assert pd.isna(evaluation.table["auroc"].loc["Nodule"]) and evaluation.table["auroc"].loc["Edema"] >= 0
     assert evaluation.figure("roc-Edema").axes
     wrong, at = evaluation.predictions, evaluation.results["thresholds"]["Edema"]
     wrong = wrong[wrong["true/Edema"].notna() & ((wrong["prob/Edema"] >= at) != (wrong["true/Edema"] == 1))]
@@ -64,7 +64,7 @@ def test_a_comparison_shows_itself_and_writes_only_where_it_is_asked_to(tmp_path
     values = {(v["metric"], v["label"]): v["value"] for v in found.results["runs"][1]["values"]}
     assert table.loc[LABELS[0], ("auroc", "two")] == values["auroc", LABELS[0]]
     gap = found.differences.query("metric == 'auroc' and label == 'mean'").iloc[0]
-    assert gap["value"] == pytest.approx(table.loc["mean", ("auroc", "two")] - table.loc["mean", ("auroc", "one")])
+    assert gap["value"] == pytest.approx(table["auroc", "two"].loc["mean"] - table["auroc", "one"].loc["mean"])
     assert gap["low"] <= gap["value"] <= gap["high"] and list(found.differences)[:3] == ["first", "second", "metric"]
     assert [t.get_text() for t in found.figure("auroc").axes[0].get_yticklabels()] == [*LABELS, "mean"]
     with pytest.raises(UserError, match="unknown figure 'aurok' of the comparison; did you mean 'auroc'"):

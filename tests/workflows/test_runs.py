@@ -38,7 +38,7 @@ def test_a_config_and_a_mapping_train_the_same_run(store: stores.Store, tmp_path
     assert lines.pop(0).startswith("note: the tune section is ignored") and run.config.tune == cfg.Tune()
     assert run.info["status"] == "finished" and lines[0] == f"run: {tmp_path / 'a'}"
     with pytest.raises(Finished):
-        train(cfg.load_config(None, **given), log=lines.append)  # type: ignore[arg-type]
+        train(cfg.load_config(None, **given), log=lines.append)
     with pytest.raises(Finished):
         resume(run.path)
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,6 @@ def test_metadata_of_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"), [({}, "no run"), ({"replicas": 0}, "--replicas"), ({"max_mib": 0}, "--max-mib")], ids=str
 )
-def test_refused_before_ray_starts(tmp_path: Path, options: dict[str, int], message: str) -> None:
+def test_refused_before_ray_starts(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         serve.serve(tmp_path / "none", serve.ServeOptions(**options))

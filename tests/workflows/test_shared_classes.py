@@ -82,7 +82,7 @@ def test_the_decision_is_among_the_classes_that_both_have(run: runs.Run, tmp_pat
     truth = one_hot(60, theirs, 1)
     store = write(tmp_path / "three", DatasetInfo(labels=theirs, task="multiclass"), truth, seed=5, prefix="x")
     names = {"covid": "COVID"}
-    class_N = [names.get(c, c) for c in pd.DataFrame(truth)[list(theirs)].idxmax(axis=1)]
+    class_N = [names.get(str(c), str(c)) for c in pd.DataFrame(truth)[list(theirs)].idxmax(axis=1)]
     log: list[str] = []
     evaluation = evaluations.evaluate(run, data=store.path, log=log.append)
     assert evaluation.results["labels"] == ["COVID", "Pneumonia"]
@@ -117,7 +117,10 @@ def test_one_common_class_decides_nothing(run: runs.Run, tmp_path: Path) -> None
     truth = one_hot(20, ("COVID", "TB", "Other"), 4)
     info = DatasetInfo(labels=("COVID", "TB", "Other"), task="multiclass")
     store = write(tmp_path / "one", info, truth, seed=7, prefix="z")
-    with pytest.raises(UserError, match="have COVID in common; a decision needs two"):
+    with pytest.raises(
+        UserError,
+        match=r"have COVID in common; a decision needs two: match more, for example with --mapping Normal=(TB|Other)$",
+    ):
         evaluations.evaluate(run, data=store.path, log=lambda line: None)
     mapped = evaluations.evaluate(run, data=store.path, mapping={"Pneumonia": "TB"}, log=lambda line: None)
     assert mapped.results["labels"] == ["COVID", "Pneumonia"]

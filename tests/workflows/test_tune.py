@@ -1,6 +1,7 @@
 """A sweep from its trials to its page: updates while trials run, the bar of a notebook, and a sweep on Ray."""
 
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def assert_ends(body: Any) -> None:
 def test_a_page_that_cannot_be_written_is_one_warning_and_ends_nothing(
     error: Exception, sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    calls = []
+    calls: list[Sweep] = []
 
     def broken(sweep: Sweep) -> Path:
         calls.append(sweep)
@@ -45,11 +46,14 @@ def test_a_page_that_cannot_be_written_is_one_warning_and_ends_nothing(
 
     monkeypatch.setattr(sweep_page, "write", broken)
 
+    def has_called(times: int) -> bool:
+        return len(calls) >= times
+
     def sweeping() -> None:
         with workflow.updates(lambda sweep: None) as update:
             for count in (1, 2, 3):
                 update(sweep)
-                until(lambda count=count: len(calls) >= count, 10)
+                until(partial(has_called, count), 10)
 
     assert_ends(sweeping)
     assert workflow.try_write_page(sweep) is None  # the command continues with its summary

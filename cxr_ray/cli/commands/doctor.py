@@ -13,7 +13,9 @@ from typing import NamedTuple
 from cyclopts import App
 
 from cxr_ray import __version__
+from cxr_ray.cli import next_steps
 from cxr_ray.cli.terminal import table
+from cxr_ray.errors import masked
 from cxr_ray.runtime import cpu, machine
 
 app = App(name="doctor", help_format="markdown")
@@ -58,7 +60,7 @@ def doctor(*, output: Path = Path("runs")) -> int:
         print(f"{len(problems)} to fix, then: cxr-ray doctor")
         return 2
     print("no problems found")
-    print("next: cxr-ray demo")
+    next_steps.show("cxr-ray demo")
     return 0
 
 
@@ -179,7 +181,7 @@ def storage(output: Path) -> Iterator[Finding]:
 def cluster() -> Iterator[Finding]:
     """The Ray cluster that the environment selects, and its authentication token."""
     address = os.environ.get("RAY_ADDRESS")
-    yield Finding("RAY_ADDRESS", address or "not set: without --address, Ray runs on this machine")
+    yield Finding("RAY_ADDRESS", masked(address) if address else "not set: without --address, Ray runs on this machine")
     mode = os.environ.get("RAY_AUTH_MODE")
     token = (
         bool(os.environ.get("RAY_AUTH_TOKEN"))

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from cxr_ray.cli import next_steps
-from cxr_ray.cli.parameters import Words
+from cxr_ray.cli.parameters import Wait, Words
 from cxr_ray.cli.terminal import table
 from cxr_ray.errors import UserError
+from cxr_ray.runtime.workers import Workers
 from cxr_ray.storage.atomic import check_replaceable
 from cxr_ray.storage.remote import to_local_path
 
@@ -47,6 +48,7 @@ def explain(
     batch_size: int = 16,
     workers: int = 1,
     address: str | None = None,
+    wait: Wait = None,
     figures: Words = None,
     kernel: str | None = None,
     pool: int = POOL,
@@ -96,6 +98,8 @@ def explain(
         Processes that share the rows of a store, by Ray Data. Each holds the model.
     address
         Address of a Ray cluster, such as auto, whose nodes see the run and the store. Default: this machine.
+    wait
+        Minutes to wait while the cluster has no room, before the command gives up. Default: without an end in a Ray job, else 10.
     figures
         Teaching figures of the first image, without maps: filters (learned ones next to Sobel edges), features (feature maps after
         each stage), pooling (the picture after one, two and three poolings, max and mean).
@@ -116,7 +120,8 @@ def explain(
         Score the methods against annotations of the part: a file (NIH, VinDr, CheXlocalize, image,label,x,y,w,h), or `stored` for those
         of the store. One table of methods and scores, next to the location prior, and a sentence whether to trust the maps.
     out
-        Folder to write to. Default: explanations/NAME in the run folder.
+        Folder to write to; earlier results in it are replaced. Default: explanations/NAME in the run folder; results of other settings
+        stay, and NAME-2 and so on are used.
     plugins
         Modules that register the run's model. A run that was trained with plugins needs them named here.
     """
@@ -130,6 +135,7 @@ def explain(
          "padding": None if padding == PADDING else padding, "masks": masks, "boxes": boxes},
     )  # fmt: skip
     from cxr_ray.workflows import explain as explaining
+    from cxr_ray.workflows.result_folders import default_folder
 
     predictor = explaining.open_predictor(run, plugins=plugins or ())
     labels = read_labels(label, predictor.labels)
@@ -144,7 +150,7 @@ def explain(
     selection = explaining.image_selection.select
     chosen = selection(predictor, images, rows=chosen_rows, class_name=class_name, split=split, limit=limit)
     if figures:
-        folder = folder or explaining.default_folder(run, predictor, "figures")
+        folder = folder or default_folder(run, predictor, "figures")
         draw_figures(
             predictor, chosen, split_words(figures), folder, kernel=kernel, pool=pool, stride=stride, padding=padding
         )
@@ -152,11 +158,12 @@ def explain(
     names = list(explaining.chosen_methods(predictor, split_words(methods) or None))
     explainer = explaining.Explainer(predictor, names, target=labels or "predicted", options=read_options(given, names))
     explaining.check_scale(scale)
-    folder = folder or explaining.default_folder(run, predictor, chosen.name)
+    settings = explaining.settings_of(explainer, chosen, images)
+    folder = folder or free_below(default_folder(run, predictor, chosen.name), settings)
     check_replaceable(folder, marker=explaining.PAGE)
     scores = None if boxes is None else explaining.score_boxes(explainer, chosen, boxes, split, batch_size)
     batches = explaining.map_batches(
-        run, explainer, chosen, batch_size, workers=workers, address=address, plugins=plugins or ()
+        run, explainer, chosen, batch_size, workers=Workers(workers, address, wait), plugins=plugins or ()
     )
     explanation = explaining.write(
         folder,
@@ -165,6 +172,7 @@ def explain(
         batches,
         scale=scale,
         scores=scores,
+        settings=settings,
     )
     print_explanation(explanation)
     if scores is not None:
@@ -175,18 +183,29 @@ def explain(
     audited = ""
     if predictor.run is not None and len(predictor.members) == 1:
         audited = f", or: {next_steps.with_plugins('explain', predictor.run, '--audit')}"
-    print(f"next: open the page in a browser{audited}")
+    next_steps.show(f"open the page in a browser{audited}")
+
+
+def free_below(default: Path, settings: Mapping[str, Any]) -> Path:
+    """The folder for results with these settings; if others are in the default one, the output says so."""
+    from cxr_ray.workflows.result_folders import free_folder
+
+    folder = free_folder(default, settings)
+    if folder != default:
+        print(f"note: {default} has results of other settings, which stay; these are in {folder.name}")
+    return folder
 
 
 def run_audit(run: str, predictor: Any, images: str | None, out: Path | None, **settings: Any) -> None:
     """Audit, print what stands out, and write the page."""
     from cxr_ray.workflows import audit as auditing
-    from cxr_ray.workflows import explain as explaining
+    from cxr_ray.workflows.result_folders import default_folder, described
 
-    folder = out or explaining.default_folder(run, predictor, "audit")
+    made_with = described(images, **{name: value for name, value in settings.items() if name != "batch_size"})
+    folder = out or free_below(default_folder(run, predictor, "audit"), made_with)
     check_replaceable(folder, marker=auditing.PAGE)
     found = auditing.audit(predictor, images, **settings)
-    page = auditing.write(found, folder)
+    page = auditing.write(found, folder, made_with)
     if not found.table.empty:
         table(
             ["group", "place", "method", "share", "others", "difference", "95% interval", "random weights", "stands out"],
@@ -203,7 +222,7 @@ def run_audit(run: str, predictor: Any, images: str | None, out: Path | None, **
     seen = ""
     if predictor.run is not None:
         seen = f", or: {next_steps.with_plugins('explain', predictor.run)} to see images"
-    print(f"next: open the page in a browser{seen}")
+    next_steps.show(f"open the page in a browser{seen}")
 
 
 def draw_figures(predictor: Any, chosen: Any, names: Sequence[str], folder: Path, **settings: Any) -> None:
@@ -213,7 +232,7 @@ def draw_figures(predictor: Any, chosen: Any, names: Sequence[str], folder: Path
     _, grays = next(iter(chosen.batches(1)))
     for path in teaching_figures.write(teaching_figures.draw(predictor, grays[0], names, **settings), folder):
         print(f"figure: {path}")
-    print("next: the same figures of another image: --rows N, or a picture as the second word")
+    next_steps.show("the same figures of another image: --rows N, or a picture as the second word")
 
 
 def check_flags(made: str, given: Mapping[str, Any]) -> None:

@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from cxr_ray.cli import next_steps
 from cxr_ray.cli.commands.evaluate import check_thresholds, read_thresholds
-from cxr_ray.cli.parameters import Words
+from cxr_ray.cli.parameters import Wait, Words
 from cxr_ray.cli.terminal import table
 
 app = App(name="predict", help_format="markdown")
@@ -33,6 +34,7 @@ def predict(
     batch_size: int = 64,
     workers: int = 1,
     address: str | None = None,
+    wait: Wait = None,
     plugins: Words = None,
 ) -> None:
     """Predict every image of an archive with a run, and write one table; for DICOMs also structured reports.
@@ -80,6 +82,8 @@ def predict(
         Processes that hold the model, fed by Ray Data.
     address
         Address of a Ray cluster, such as auto, whose nodes see the run and the inputs. Default: this machine.
+    wait
+        Minutes to wait while the cluster has no room, before the command gives up. Default: without an end in a Ray job, else 10.
     plugins
         Modules that register the run's model. A run that was trained with plugins needs them named here.
     """
@@ -92,11 +96,11 @@ def predict(
 
     found = predicting.predict(
         run, inputs, out, part=part, image=image, root=root, thresholds=rule, by=by, combine=combine, ids=ids,
-        hash_key=hash_key, sr=sr, batch_size=batch_size, workers=workers, address=address, plugins=plugins or (),
+        hash_key=hash_key, sr=sr, batch_size=batch_size, workers=workers, address=address, wait=wait, plugins=plugins or (),
     )  # fmt: skip
     print_prediction(found)
-    print(
-        f"next: cxr_ray.predict in Python gives the same table, or: cxr-ray explain {shlex.quote(run)} IMAGE for one image"
+    next_steps.show(
+        f"cxr_ray.predict in Python gives the same table, or: cxr-ray explain {shlex.quote(run)} IMAGE for one image"
     )
 
 

@@ -11,13 +11,15 @@ from cyclopts import App, Parameter
 
 from cxr_ray.cli.command_list import COMMANDS
 from cxr_ray.cli.terminal import table
-from cxr_ray.errors import UserError, unknown
+from cxr_ray.errors import UserError, has_secret, masked, unknown
 
 if TYPE_CHECKING:
     from cxr_ray.on_ray.submit import Job, Jobs
 
-PLACES_ITS_WORK = ("ingest", "train", "tune", "predict", "serve")
-"""Commands that start Ray workers for what is heavy. The others do it themselves, and run on a worker's node."""
+PLACES_ITS_WORK = ("ingest", "train", "tune", "serve")
+"""Commands that start Ray workers for what is heavy. The others do it in their own process, and run on a worker's node."""
+WITH_WORKERS = ("predict", "explain")
+"""Those that do so with several workers."""
 WITH_NAME = ("train", "tune")
 FILE_FLAGS = ("-c", "--config")
 RELATIVE = re.compile(r"[\w.~+@%=][\w.~+@%=-]*(?:/[\w.~+@%=-]+)*/?")
@@ -118,14 +120,19 @@ def read_job(words: tuple[str, ...], working_dir: Path, *, python: str = "python
         raise unknown("command", command, [name for name in COMMANDS if name != "submit"])
     if not working_dir.is_dir():
         raise UserError(f"--working-dir {working_dir} is no folder")
+    if secret := next((word for word in rest if has_secret(word)), None):
+        raise UserError(
+            f"a job's command is shown to everyone who sees the cluster, and {secret} contains a secret: set credentials on its nodes"
+        )
     _check_paths(command, rest, working_dir)
     name = _flag(rest, "--name") if command in WITH_NAME else None
     if name is None:
         name = f"{command}-{datetime.now():%Y%m%d-%H%M%S}"
         if command in WITH_NAME and not {"--resume"} & set(rest):
             rest += ["--name", name]
-    cpus = 0.0 if command in PLACES_ITS_WORK else 1.0
-    return Job(name, (command, *rest), working_dir, python, cpus, 0.0 if command in PLACES_ITS_WORK else gpus)
+    if command in PLACES_ITS_WORK or (command in WITH_WORKERS and _flag(rest, "--workers") not in (None, "1")):
+        return Job(name, (command, *rest), working_dir, python)
+    return Job(name, (command, *rest), working_dir, python, cpus=1.0, gpus=gpus)
 
 
 def _check_paths(command: str, words: list[str], working_dir: Path) -> None:
@@ -185,4 +192,4 @@ def _list(jobs: "Jobs") -> None:
 
 
 def _with(address: str | None) -> str:
-    return "" if address is None else f" --address {shlex.quote(address)}"
+    return "" if address is None else f" --address {shlex.quote(masked(address))}"

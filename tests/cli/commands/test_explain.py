@@ -69,6 +69,25 @@ def test_maps_of_a_class_are_written_below_the_run(capsys: pytest.CaptureFixture
     )
 
 
+def test_maps_of_other_settings_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = shutil.copytree(trained().path, tmp_path / "run")
+    folder = run / "explanations" / "rows"
+    words = (run, "--rows", 3, "--methods")
+    assert run_command(*words, "saliency") == 0
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert run_command(*words, "saliency") == 0  # the same again, in its place
+    assert [path.name for path in folder.parent.iterdir()] == ["rows"] and "note:" not in capsys.readouterr().out
+    others = (["gradient"], ["saliency", "--label", "all"], ["saliency", "--rows", "3,6"])
+    for number, other in enumerate(others, 2):
+        assert run_command(run, *([] if "--rows" in other else ["--rows", 3]), "--methods", *other) == 0
+        note = f"note: {folder} has results of other settings, which stay; these are in rows-{number}"
+        assert note in capsys.readouterr().out.splitlines()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+    assert run_command(*words, "gradient", "--out", folder) == 0  # where the user asks for it
+    with np.load(folder / "maps.npz", allow_pickle=False) as found:
+        assert "gradient" in found.files
+
+
 def test_a_picture_and_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(store().images([3])[0]).save(tmp_path / "x.png")
     words = ("--label", "Mass,Edema", "--methods", "saliency", "--out", tmp_path / "out")

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -103,7 +104,9 @@ def test_labels_are_imbalanced_uncertain_and_mostly_not_mentioned() -> None:
 def labels_of_patient(number: int) -> list[dict[str, str]]:
     """The labels of a patient's studies, generated without images."""
     rng = np.random.default_rng([9, number])
-    illness, state, found = float(rng.normal()) + 0.26, {}, []
+    illness = float(rng.normal()) + 0.26
+    state: dict[str, float] = {}
+    found: list[dict[str, str]] = []
     for _ in range(min(int(rng.geometric(0.45)), 6)):
         state = generate.next_findings(state, illness, rng)
         found.append(generate.report_labels(state, rng))
@@ -187,11 +190,12 @@ def test_progress_is_reported(tmp_path: Path) -> None:
 
 def test_wrong_settings_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    for bad, message in (
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"patients": 0}, "patients=0: a phantom needs at least 1"),
         ({"size": 8}, "size=8: give 32 to 2048 pixels"),
         ({"seed": -1}, "seed=-1: give 0 or more"),
-    ):
+    )
+    for bad, message in wrong:
         with pytest.raises(UserError) as error:
             generate.write(out, **bad)
         assert str(error.value) == message

@@ -120,10 +120,11 @@ class TokenNet(nn.Module):
         att = _Attention(self.attention, y1)
         x2 = x1 + att.out
         y2, norms2 = _norm(self.norm2, x2)
-        first, last = self.mlp[0], self.mlp[2]
-        hidden = y2 @ numbers(first.weight).T + numbers(first.bias)  # type: ignore[arg-type]
+        first: Any = self.mlp[0]
+        last: Any = self.mlp[2]
+        hidden = y2 @ numbers(first.weight).T + numbers(first.bias)
         active = np.array([[h * 0.5 * (1.0 + erf(h / sqrt(2.0))) for h in row] for row in hidden])
-        mlp = active @ numbers(last.weight).T + numbers(last.bias)  # type: ignore[arg-type]
+        mlp = active @ numbers(last.weight).T + numbers(last.bias)
         x3 = x2 + mlp
         y3, norms3 = _norm(self.norm3, x3)
         W, b = numbers(self.head.weight), numbers(self.head.bias)
@@ -136,8 +137,8 @@ class TokenNet(nn.Module):
         R3[0] = norm(x3[0], norms3[0], numbers(self.norm3.bias), rules.division(y3[0], W, b, R))
         R2, R_mlp = papers.add(x2, mlp, R3, rules.epsilon)
         for s in range(len(x2)):
-            R_active = rules.division(active[s], numbers(last.weight), numbers(last.bias), R_mlp[s])  # type: ignore[arg-type]
-            R_y2 = rules.division(y2[s], numbers(first.weight), numbers(first.bias), R_active)  # type: ignore[arg-type]
+            R_active = rules.division(active[s], numbers(last.weight), numbers(last.bias), R_mlp[s])
+            R_y2 = rules.division(y2[s], numbers(first.weight), numbers(first.bias), R_active)
             R2[s] += norm(x2[s], norms2[s], numbers(self.norm2.bias), R_y2)
         R1, R_att = papers.add(x1, att.out, R2, rules.epsilon)
         R_y1 = att.back(R_att, rules.division)

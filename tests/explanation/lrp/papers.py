@@ -141,6 +141,7 @@ def convolution(
     weight = numbers(layer.weight)
     outputs, per_group, kernel_h, kernel_w = weight.shape
     channels, height, width = shape
+    assert not isinstance(layer.padding, str)
     (step_h, step_w), (pad_h, pad_w), (hole_h, hole_w) = layer.stride, layer.padding, layer.dilation
     rows = (height + 2 * int(pad_h) - hole_h * (kernel_h - 1) - 1) // step_h + 1
     columns = (width + 2 * int(pad_w) - hole_w * (kernel_w - 1) - 1) // step_w + 1

@@ -1,5 +1,7 @@
 """Batch norms are folded into the layer whose output they alone use, and into no other."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,14 +17,14 @@ def kinds(network: nn.Module, x: Tensor) -> list[str]:
 
 
 def test_a_folded_norm_equals_a_convolution_with_scaled_weights() -> None:
-    network = nn.Sequential(nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
+    network: Any = nn.Sequential(nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
     randomised(network, 1)
     x, target = images(2, 2, 2, 3, 3), torch.tensor([0, 1])
     conv, norm = network[0], network[1]
     scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    folded = nn.Conv2d(2, 3, 2).double()
+    folded: Any = nn.Conv2d(2, 3, 2).double()
     folded.weight.data = (conv.weight * scale[:, None, None, None]).detach()
-    folded.bias.data = ((conv.bias - norm.running_mean) * scale + norm.bias).detach()  # type: ignore[union-attr]
+    folded.bias.data = ((conv.bias - norm.running_mean) * scale + norm.bias).detach()
     plain = nn.Sequential(folded, *network[2:])
     for method in ("lrp_epsilon", "lrp_alphabeta", "lrp_gamma", "lrp_composite"):
         assert torch.allclose(attribute(method, network, x, target).maps, attribute(method, plain, x, target).maps)
@@ -55,7 +57,7 @@ def test_norms_of_vectors_are_folded_and_those_of_tokens_are_not() -> None:
     "layer", [nn.Conv1d(2, 3, 3, padding=1), nn.Conv1d(2, 2, 3, stride=2, groups=2, dilation=2, padding=3)]
 )
 def test_convolutions_of_one_dimension(layer: nn.Conv1d) -> None:
-    network = nn.Sequential(nn.Flatten(2), layer, nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+    network: Any = nn.Sequential(nn.Flatten(2), layer, nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
     network(torch.zeros(1, 2, 2, 3))
     randomised(network, 2)
     x, target = images(3, 2, 2, 2, 3).requires_grad_(), torch.tensor([1, 0])

@@ -42,7 +42,7 @@ def uneven(network: nn.Module, x: Tensor) -> nn.Module:
         network.train()(x)
         for parameter in network.parameters():
             if parameter.ndim == 1 or not parameter.any():
-                parameter += 0.05 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+                parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
     return network.eval()
 
 
@@ -110,7 +110,9 @@ def test_dropout_of_maps_and_appended_heads(name: str, settings: dict[str, Any])
 
 def phantoms(n: int, size: int) -> tuple[Tensor, Tensor]:
     """n synthetic images [n, size, size] and whether each has the three FINDINGS."""
-    rng, images, labels = np.random.default_rng(0), [], []
+    rng = np.random.default_rng(0)
+    images: list[Tensor] = []
+    labels: list[list[float]] = []
     number = 0
     while len(images) < n:
         for record, pixels, _ in draw_patient(number, size=size, rng=rng):

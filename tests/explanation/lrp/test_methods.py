@@ -48,7 +48,8 @@ def test_alphabeta_equals_captum() -> None:
     # captum ignores the sign of inputs and leaves biases in the denominators: no biases, inputs of 0 and more. Its last layer
     # would lose a negative logit.
     network, x, targets = chain(bias=False), images(3, 4, 2, 12, 12).abs(), torch.tensor([0, 1, 2, 1])
-    network[-1].weight.data.abs_()
+    last: Any = network[-1]
+    last.weight.data.abs_()
     wanted = by_captum(network, x.clone(), targets, Alpha1_Beta0_Rule, Alpha1_Beta0_Rule)
     found = attribute("lrp_alphabeta", network, x, targets, alpha=1.0, beta=0.0)
     assert torch.allclose(found.maps, wanted, rtol=1e-5, atol=1e-6 * float(wanted.abs().max()))
@@ -56,7 +57,8 @@ def test_alphabeta_equals_captum() -> None:
 
 def test_gamma_equals_captum() -> None:
     network, x, targets = chain(bias=False), images(3, 4, 2, 12, 12).abs(), torch.tensor([0, 1, 2, 1])
-    network[-1].weight.data.abs_()
+    last: Any = network[-1]
+    last.weight.data.abs_()
     wanted = by_captum(network, x.clone(), targets, lambda: GammaRule(0.25), lambda: GammaRule(0.25))
     found = attribute("lrp_gamma", network, x, targets, gamma=0.25)
     assert torch.allclose(found.maps, wanted, rtol=1e-5, atol=1e-6 * float(wanted.abs().max()))

@@ -1,5 +1,7 @@
 """Normalisations: equal to torch's in value, linear with a fixed deviation."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -16,7 +18,7 @@ NORMS = [
 
 @pytest.mark.parametrize(("norm", "dims"), NORMS)
 def test_layer_norm_with_a_fixed_deviation(norm: nn.LayerNorm, dims: tuple[int, ...]) -> None:
-    network = nn.Sequential(nn.Flatten(2), norm, nn.Flatten(), nn.Linear(12, 2))
+    network: Any = nn.Sequential(nn.Flatten(2), norm, nn.Flatten(), nn.Linear(12, 2))
     randomised(network, 1)
     x, target = images(2, 2, 3, 2, 2), torch.tensor([0, 1])
     found = attribute("lrp_epsilon", network, x, target, epsilon=0.0)
@@ -35,7 +37,7 @@ def test_layer_norm_with_a_fixed_deviation(norm: nn.LayerNorm, dims: tuple[int, 
 @pytest.mark.parametrize("affine", [True, False])
 def test_group_norm(affine: bool) -> None:
     norm = nn.GroupNorm(2, 4, affine=affine)
-    network = nn.Sequential(norm, nn.Flatten(), nn.Linear(16, 2))
+    network: Any = nn.Sequential(norm, nn.Flatten(), nn.Linear(16, 2))
     randomised(network, 1)
     x, target = images(2, 2, 4, 2, 2), torch.tensor([0, 1])
     found = attribute("lrp_epsilon", network, x, target, epsilon=0.0)
@@ -54,7 +56,7 @@ def test_group_norm(affine: bool) -> None:
 
 def test_a_batch_norm_alone_is_stabilised_and_counts_its_shift() -> None:
     norm = nn.BatchNorm2d(2)
-    network = nn.Sequential(norm, nn.Flatten(), nn.Linear(8, 2, bias=False))
+    network: Any = nn.Sequential(norm, nn.Flatten(), nn.Linear(8, 2, bias=False))
     randomised(network, 1)
     x, target = images(2, 1, 2, 2, 2), torch.tensor([1])
     found = attribute("lrp_epsilon", network, x, target, epsilon=0.0)

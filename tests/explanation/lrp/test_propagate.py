@@ -33,7 +33,7 @@ def adds_up(certificate: Certificate, tolerance: float = 1e-9) -> None:
             parts, row["relevance_out"], rtol=tolerance, atol=tolerance * float(row["magnitude"].max())
         )
     for name in ("bias", "clip", "epsilon"):
-        assert torch.allclose(sum(row[name] for row in certificate.layers), getattr(certificate, name))  # type: ignore[arg-type]
+        assert torch.allclose(sum(row[name] for row in certificate.layers), getattr(certificate, name))
 
 
 @settings(max_examples=12, deadline=None)
@@ -116,7 +116,7 @@ def test_biases_take_their_gradient_times_their_value() -> None:
 
 
 def test_clipped_activations_take_their_bound() -> None:
-    network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU6(), nn.Flatten(), nn.Linear(27, 2))
+    network: Any = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU6(), nn.Flatten(), nn.Linear(27, 2))
     randomised(network, 0)
     x, target = 20.0 * images(1, 2, 1, 5, 5), torch.tensor([0, 1])
     found = attribute("lrp_epsilon", network, x, target, epsilon=0.0)
@@ -176,7 +176,9 @@ def test_errors_of_two_layers_that_cancel_are_marked() -> None:
     LRP_RULES.register(nn.Tanh)(Twice)
     LRP_RULES.register(nn.Hardtanh)(Half)
     try:
-        network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False), nn.Identity(), nn.Tanh(), nn.Hardtanh(-9, 9))
+        network: Any = nn.Sequential(
+            nn.Flatten(), nn.Linear(4, 3, bias=False), nn.Identity(), nn.Tanh(), nn.Hardtanh(-9, 9)
+        )
         network.append(nn.Linear(3, 1, bias=False))
         network.double()[1].weight.data.mul_(1e-4)  # both activations are the identity to 1e-8
         found = attribute("lrp_epsilon", network, images(1, 1, 1, 2, 2), torch.tensor([0]), epsilon=0.0)
@@ -202,8 +204,8 @@ def test_constant_images_and_a_zero_logit(method: str, value: float) -> None:
 
 
 def test_weights_that_are_not_finite_are_named() -> None:
-    network = randomised(SkipNet(1, 3, 2), 3)
-    network.conv2.weight.data[0, 0, 0, 0] = torch.nan  # type: ignore[union-attr, index]
+    network: Any = randomised(SkipNet(1, 3, 2), 3)
+    network.conv2.weight.data[0, 0, 0, 0] = torch.nan
     with pytest.raises(UserError, match=r"the logit of image 0 of the batch is nan; its conv2.weight holds NaN"):
         attribute("lrp_epsilon", network, images(0, 1, 1, 5, 5), torch.tensor([0]))
 

@@ -1,6 +1,7 @@
 """Rules of a user's own layers: registered by class, declared in a few lines, refused where they do not fit."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -43,8 +44,8 @@ def registered() -> Iterator[None]:
     LRP_RULES.unregister(Shifted)
 
 
-def network_with(layer: nn.Module) -> nn.Sequential:
-    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), layer, nn.Linear(5, 2))
+def network_with(layer: nn.Module) -> Any:
+    network: Any = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), layer, nn.Linear(5, 2))
     randomised(network, 1)
     return network
 
