@@ -1,4 +1,8 @@
-"""Write the features of a store on the cluster: `ray job submit --working-dir . -- python jobs/embed.py RUN STORE OUT`."""
+"""Write the features of a store on the cluster:
+`ray job submit --entrypoint-num-cpus 1 --working-dir . -- python jobs/embed.py RUN STORE OUT`.
+
+With a CPU of its own it runs on a worker; without one it would run on the head.
+"""
 
 import sys
 from pathlib import Path

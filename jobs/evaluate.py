@@ -1,4 +1,8 @@
-"""Evaluate a run on the cluster: `ray job submit --working-dir . -- python jobs/evaluate.py RUN`."""
+"""Evaluate a run on the cluster:
+`ray job submit --entrypoint-num-cpus 1 --working-dir . -- python jobs/evaluate.py RUN`.
+
+With a CPU of its own it runs on a worker; without one it would run on the head.
+"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,8 @@
-"""Predict an archive with a run on the cluster: `ray job submit --working-dir . -- python jobs/predict.py RUN INPUT OUT`."""
+"""Predict an archive with a run on the cluster:
+`ray job submit --entrypoint-num-cpus 1 --working-dir . -- python jobs/predict.py RUN INPUT OUT`.
+
+With a CPU of its own it runs on a worker; without one it would run on the head.
+"""
 
 import sys
 from pathlib import Path

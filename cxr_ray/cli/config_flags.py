@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from cxr_ray import config as configs
-from cxr_ray.cli import flags, near_misses
+from cxr_ray.cli import flags, near_misses, next_steps
 from cxr_ray.config.image_sizes import sides_of
 from cxr_ray.errors import UserError
 
@@ -141,7 +141,7 @@ def print_all(first: str = "") -> None:
             print(textwrap.fill(flags.describe(field), width, initial_indent="      ", subsequent_indent="      "))
         print()
     print("A list takes several words: --data.labels Edema Mass. One name of a mapping: --data.uncertain.Edema ones.")
-    print("next: cxr-ray config > my.yaml writes all of them to a file that cxr-ray train -c my.yaml reads")
+    next_steps.show("cxr-ray config > my.yaml writes all of them to a file that cxr-ray train -c my.yaml reads")
 
 
 def _sections(model: type[BaseModel], name: str) -> Iterable[tuple[str, type[BaseModel]]]:

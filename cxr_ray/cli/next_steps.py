@@ -1,10 +1,22 @@
 """What commands print behind `next:`. Each command line that is proposed works on the run that it is proposed for."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cxr_ray.cli.command_list import COMMANDS
 from cxr_ray.errors import UserError
+from cxr_ray.runtime import machine
+
+ANYWHERE = ("config", "demo", "doctor", "init", "models", "sources", "submit")
+"""Commands that need no data of a cluster."""
+COMMAND = re.compile(rf"\bcxr-ray (?=(?:{'|'.join(name for name in COMMANDS if name not in ANYWHERE)})\b)")
+
+
+def show(text: str) -> None:
+    """Print `next: TEXT`. In a job of a cluster, its commands are to be submitted too: they read what lies there."""
+    print(f"next: {COMMAND.sub('cxr-ray submit -- ', text) if machine.in_job() else text}")
 
 
 def with_plugins(command: str, run: Any, *flags: str) -> str:

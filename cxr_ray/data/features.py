@@ -8,7 +8,7 @@ are computed by inference/embedding.py.
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -93,6 +93,17 @@ class FeatureStore:
         """The file of the network that made the features."""
         return self.path / EMBEDDER
 
+    @property
+    def shards(self) -> list[str]:
+        """The names of the files of features."""
+        return sorted(name for name in self.manifest.files if name.endswith(".arrow"))
+
+    def check_bytes(self, names: Iterable[str]) -> None:
+        """Raises `UserError` if a byte of these files changed since they were written."""
+        for name in sorted(names):
+            if file_sha256(self.path / name) != self.manifest.files[name].sha256:
+                raise UserError(f"{self.path} is damaged: the bytes of {name} changed; {_again(self.path)}")
+
     def images(self, rows: npt.ArrayLike, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
         """Features float32 [N, 1, D] of the row numbers `rows` [N], in any order; `out` is filled if given.
 
@@ -158,9 +169,10 @@ def open(folder: Any, *, verify: Verify = "manifest") -> FeatureStore:
         file = path / name
         if not file.is_file() or file.stat().st_size != entry.bytes:
             raise UserError(f"{path} is damaged: {name} is missing or has another size; {_again(path)}")
-        if verify == "full" and file_sha256(file) != entry.sha256:
-            raise UserError(f"{path} is damaged: the bytes of {name} changed; {_again(path)}")
-    return FeatureStore(path, manifest)
+    found = FeatureStore(path, manifest)
+    if verify == "full":
+        found.check_bytes(manifest.files)
+    return found
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -108,16 +108,17 @@ class DicomSources:
             lines.append(f"note: inputs without a report: {why}")
         return lines
 
-    def _source(self, name: str) -> Source | None:
+    def _source(self, name: str) -> Source | str:
+        """The DICOM, or why there is none."""
         try:
             data = self.root.read(name)
             tags = read_source(data)
-        except ImageError:  # it was decoded a moment ago, and is being changed
-            return None
-        return None if tags is None else Source(tags, hashlib.sha256(data).hexdigest())
+        except ImageError as error:
+            return f"{error.reason} since it was predicted"
+        return "no DICOM" if tags is None else Source(tags, hashlib.sha256(data).hexdigest())
 
-    def _hashed(self, source: Source | None, kind: str) -> str | None:
-        value = "" if source is None else str(source.tags.get(TAGS[kind]) or "").strip()
+    def _hashed(self, source: Source | str | None, kind: str) -> str | None:
+        value = str(source.tags.get(TAGS[kind]) or "").strip() if isinstance(source, Source) else ""
         if not value or (kind == "patient" and value.lower() in ANONYMOUS):
             return None
         assert self.secret is not None
@@ -126,7 +127,7 @@ class DicomSources:
     def _write_reports(
         self,
         usable: list[int],
-        sources: Mapping[int, Source | None],
+        sources: Mapping[int, Source | str],
         prob_nL: npt.NDArray[np.float32],
         columns: Mapping[str, list[Any]],
     ) -> None:
@@ -137,11 +138,12 @@ class DicomSources:
         decided, calibrated = self.decisions.decide(found), self.decisions.calibrated(found)
         for number, at in enumerate(usable):
             source = sources[at]
-            missing = next(
-                (tag for tag in ("StudyInstanceUID", "SOPInstanceUID") if source and not source.tags.get(tag)), ""
-            )
-            if source is None or missing:
-                columns[NO_REPORT][at] = f"no {missing}" if missing else "no DICOM"
+            if isinstance(source, str):
+                columns[NO_REPORT][at] = source
+                continue
+            missing = [tag for tag in ("StudyInstanceUID", "SOPInstanceUID") if not source.tags.get(tag)]
+            if missing:
+                columns[NO_REPORT][at] = f"no {missing[0]}"
                 continue
             written = self.reports.write(
                 source.tags,

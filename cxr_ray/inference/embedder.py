@@ -62,8 +62,10 @@ def features_of(run: runs.Run) -> FeatureStore:
 
 
 def _on_network(head: SavedModel, source: FeatureStore) -> SavedModel:
-    """The network that made the features of `source`, with the linear `head` that was trained on them."""
+    """The network that made the features of `source`, with the linear `head` that was trained on them. Every byte of it is checked:
+    the head fits no other."""
     assert isinstance(head.model.backbone, Linear)
+    source.check_bytes([source.embedder.name])
     saved = serialization.read(source.embedder)
     model = with_head(saved.model, *head.model.backbone.of_raw_values())
     return SavedModel(model, head.labels, head.task, source.manifest.precision)

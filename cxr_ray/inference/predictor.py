@@ -12,6 +12,7 @@ import torch
 
 from cxr_ray import losses, runs
 from cxr_ray.data import loader
+from cxr_ray.data.features import FeatureStore
 from cxr_ray.data.loader import TrainingStore
 from cxr_ray.data.store_format import ImageFormat
 from cxr_ray.errors import UserError
@@ -198,14 +199,20 @@ class FeaturePredictor(Predictor):
         self._head = serialization.read(run.weights).model.to(device)
 
     def _source(self, store: TrainingStore) -> tuple[TrainingStore, Predict]:
-        return (self._features, self._of_features) if self._has_features_of(store) else super()._source(store)
+        return (self._checked, self._of_features) if self._has_features_of(store) else super()._source(store)
 
     def _measured_of(
         self, store: TrainingStore, rows: npt.NDArray[np.int64], grays_NHW: npt.NDArray[Any]
     ) -> dict[str, Floats]:
         if not self._has_features_of(store):
             return super()._measured_of(store, rows, grays_NHW)
-        return {**unusual.measure(self._on_device(grays_NHW)), "features": self._features.vectors(rows)}
+        return {**unusual.measure(self._on_device(grays_NHW)), "features": self._checked.vectors(rows)}
+
+    @cached_property
+    def _checked(self) -> FeatureStore:
+        """The features, once every byte of them is checked."""
+        self._features.check_bytes(self._features.shards)
+        return self._features
 
     def _has_features_of(self, store: TrainingStore) -> bool:
         return getattr(store, "fingerprint", None) == self._features.manifest.store

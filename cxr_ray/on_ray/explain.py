@@ -2,7 +2,6 @@
 # N maps, H x W pixels of the network's input
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -10,37 +9,23 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import ray
-from ray.data import ActorPoolStrategy
 
-from cxr_ray.data import store as stores
-from cxr_ray.errors import UserError
 from cxr_ray.explanation.explainer import Explainer, MapBatch
-from cxr_ray.inference.loading import load_predictor
-from cxr_ray.on_ray import cluster, data_context, room
-from cxr_ray.runtime import machine
+from cxr_ray.on_ray import model_actors
+from cxr_ray.on_ray.model_actors import ModelJob
 from cxr_ray.runtime.workers import Workers
 
 MAP = "map/"
 """Prefix of the columns that hold maps."""
 
 
-@dataclass(frozen=True)
-class ExplainJob:
-    """What every actor needs, in plain values. The fields mean what those of `workflows.explain.explain` do."""
+@dataclass(frozen=True, kw_only=True)
+class ExplainJob(ModelJob):
+    """The fields mean what those of `workflows.explain.explain` do."""
 
-    model: str
-    """Folder of a run, or a file of weights, that every node sees."""
-    store: str
-    """Where the store is, as `Store.origin`."""
     methods: tuple[str, ...]
     target: str | tuple[str, ...]
-    cache: str
-    """As `data.cache`."""
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    plugins: tuple[str, ...] = ()
-    gpu: bool | str = "auto"
-    threads: int = 1
-    """CPU threads of an actor."""
 
 
 def map_batches(
@@ -49,25 +34,10 @@ def map_batches(
     """The maps of these rows of the store, in their order, from so many actors. Ray is started here, or used at the address of `workers`.
 
     At most a few batches per actor are in memory at once. Raises `UserError` as an `Explainer` does, and if there are too few CPUs."""
-    if cluster.is_local(workers.address) and workers.number > machine.cores():
-        raise UserError(
-            f"{workers.number} workers are asked for, but this machine has {machine.cores()} cores; lower the workers"
-        )
-    own_cpus = max(workers.number, os.cpu_count() or 1)
-    with cluster.session(workers.address, num_cpus=own_cpus) as is_own, data_context.quiet(preserve_order=True):
-        on_gpu = room.uses_gpu(job.gpu)
-        if not is_own:
-            room.ensure({"CPU": 1.0, "GPU": float(on_gpu)}, 1, wait=workers.wait, log=print)
+    with model_actors.started(job, workers) as actors:
         blocks = [rows_M[at : at + batch_size] for at in range(0, len(rows_M), batch_size)]
-        maps = ray.data.from_numpy(blocks).map_batches(
-            _Actor,
-            fn_constructor_args=(job,),
-            batch_size=batch_size,
-            batch_format="numpy",
-            compute=ActorPoolStrategy(size=min(workers.number, len(blocks))),
-            num_cpus=1,
-            num_gpus=1 if on_gpu else 0,
-        )
+        rows = ray.data.from_numpy(blocks)
+        maps = actors.map(rows, _Actor, blocks=len(blocks), batch_size=batch_size, batch_format="numpy")
         for block in maps.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
             yield _from_columns(cast(dict[str, Any], block), job.methods)
 
@@ -76,16 +46,8 @@ class _Actor:
     """An explainer that stays open. Called with row numbers, it returns the columns of their maps."""
 
     def __init__(self, job: ExplainJob) -> None:
-        import torch
-
-        torch.set_num_threads(job.threads)
-        self._explainer = Explainer(
-            load_predictor(job.model, gpu=job.gpu, plugins=job.plugins),
-            job.methods,
-            target=job.target,
-            options=job.options,
-        )
-        self._store = stores.open(job.store, verify="none", cache=job.cache)
+        self._explainer = Explainer(job.predictor(), job.methods, target=job.target, options=job.options)
+        self._store = job.open_store()
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
         (rows_M,) = batch.values()

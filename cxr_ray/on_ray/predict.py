@@ -3,7 +3,6 @@ computed of it, is in inference/batch_prediction.py.
 """
 # n inputs of a batch, m of them usable, H x W pixels, L labels
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,18 +14,15 @@ import pyarrow.compute as pc
 import ray
 from ray.data import ActorPoolStrategy
 
-from cxr_ray.data import store as stores
 from cxr_ray.data import store_check
 from cxr_ray.data.store_format import ImageFormat
-from cxr_ray.errors import UserError
 from cxr_ray.imaging.decoder_pool import DecoderPool
 from cxr_ray.imaging.files import Root
 from cxr_ray.inference import batch_prediction
 from cxr_ray.inference.batch_prediction import DecodedBatch, PredictedBatch
-from cxr_ray.inference.loading import load_predictor
-from cxr_ray.on_ray import cluster, data_context, room
+from cxr_ray.on_ray import model_actors
+from cxr_ray.on_ray.model_actors import ModelJob
 from cxr_ray.on_ray.node_check import NodeCheck
-from cxr_ray.runtime import machine
 from cxr_ray.runtime.workers import Workers
 
 DECODER_CPUS = 0.5
@@ -35,26 +31,16 @@ PROB = "prob"
 """Start of the names of the columns of probabilities, which have the numbers of the outputs."""
 
 
-@dataclass(frozen=True)
-class PredictJob:
-    """What every actor needs, in plain values."""
+@dataclass(frozen=True, kw_only=True)
+class PredictJob(ModelJob):
+    """Of the rows of a store, or of files."""
 
-    model: str
-    """Folder of a run, or a file of weights, that every node sees."""
     image_format: ImageFormat
     """How files are decoded."""
-    store: str | None = None
-    """Where the store is, as `Store.origin`; None for files."""
     root: str | None = None
     """Folder of the files; None for a store."""
-    cache: str = "auto"
-    """As `data.cache`."""
     verify: str = "background"
     """As `data.verify`: whether each node checks the bytes of the store."""
-    plugins: tuple[str, ...] = ()
-    gpu: bool | str = "auto"
-    threads: int = 1
-    """CPU threads of an actor."""
 
 
 def predict_batches(
@@ -68,18 +54,9 @@ def predict_batches(
 
     Those of a store are given once its bytes are checked on the node that read them. Raises `UserError` as a predictor does, for changed
     bytes, and if there are too few CPUs."""
-    if cluster.is_local(workers.address) and workers.number > machine.cores():
-        raise UserError(
-            f"{workers.number} workers are asked for, but this machine has {machine.cores()} cores; lower the workers"
-        )
-    own_cpus = max(
-        2 * workers.number, os.cpu_count() or 1
-    )  # of a Ray of ours: a core for each model, and as much for decoding
-    quiet = data_context.quiet(preserve_order=True, op_resource_reservation_enabled=False)
-    with cluster.session(workers.address, num_cpus=own_cpus) as is_own, quiet:
-        on_gpu = room.uses_gpu(job.gpu)
-        if not is_own:
-            room.ensure({"CPU": 1.0, "GPU": float(on_gpu)}, 1, wait=workers.wait, log=print)
+    settings = {"op_resource_reservation_enabled": False}
+    # In a Ray of ours a core for each model, and as much for decoding.
+    with model_actors.started(job, workers, cpus_each=2, **settings) as actors:
         blocks = [pa.table({"position": batch, "key": _keys(keys, batch)}) for batch in batches]
         data: Any = ray.data.from_arrow(blocks)
         if job.root is not None:
@@ -91,15 +68,7 @@ def predict_batches(
                 compute=ActorPoolStrategy(size=min(_decoders(workers.number), len(blocks))),
                 num_cpus=DECODER_CPUS,
             )
-        results = data.map_batches(
-            _Model,
-            fn_constructor_args=(job,),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=min(workers.number, len(blocks))),
-            num_cpus=1,
-            num_gpus=1 if on_gpu else 0,
-        )
+        results = actors.map(data, _Model, blocks=len(blocks), batch_size=None, batch_format="pyarrow")
         blocks = results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
         yield from store_check.once_checked(_by_node(blocks), lambda node: _check_on(node, job))
 
@@ -138,12 +107,9 @@ class _Model:
     """A predictor that stays open, with the store if there is one."""
 
     def __init__(self, job: PredictJob) -> None:
-        import torch
-
-        torch.set_num_threads(job.threads)
         self._format, self._node = job.image_format, ray.get_runtime_context().get_node_id()
-        self._predictor = load_predictor(job.model, gpu=job.gpu, plugins=job.plugins)
-        self._store = None if job.store is None else stores.open(job.store, verify="none", cache=job.cache)
+        self._predictor = job.predictor()
+        self._store = None if job.store is None else job.open_store()
 
     def __call__(self, block: pa.Table) -> pa.Table:
         if self._store is None:

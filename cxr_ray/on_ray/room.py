@@ -1,6 +1,5 @@
 """Waiting until a cluster has room. Lack of room is no failure: another job holds it, or a node is still starting."""
 
-import os
 import time
 from collections.abc import Callable, Iterable
 
@@ -17,6 +16,7 @@ from ray.util.placement_group import (
 from cxr_ray.errors import Stopped, UserError
 from cxr_ray.on_ray import autoscaler
 from cxr_ray.on_ray.resources import Resources, Room, check_capacity
+from cxr_ray.runtime import machine
 
 LINE_S = 30.0
 """Seconds between two lines about the wait."""
@@ -24,8 +24,6 @@ QUIET_S = 5.0
 """A wait that is shorter needs no line."""
 WAIT_MINUTES = 10.0
 """How long to wait for room when somebody looks on."""
-IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Environment variable that Ray sets for a submitted job."""
 
 
 class WaitedInVain(UserError):
@@ -57,7 +55,7 @@ def wait_limit(minutes: float | None) -> float | None:
     keeps its place; else `WAIT_MINUTES`."""
     if minutes is not None:
         return minutes
-    return None if IN_JOB in os.environ else WAIT_MINUTES
+    return None if machine.in_job() else WAIT_MINUTES
 
 
 def wait_for(

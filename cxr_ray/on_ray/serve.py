@@ -135,10 +135,13 @@ def serve(
 ) -> None:
     """Serve until SIGINT, SIGTERM or `should_stop`. `on_ready` is called with the URL once requests are answered.
 
-    Raises `UserError` if the extra is missing or the port is taken, before Ray starts."""
+    Raises `UserError` if the extra is missing or the port is taken, before Ray starts, and `KeyboardInterrupt` after a SIGINT, once all
+    has ended."""
     sockets = [_socket(settings.host, settings.port)]
     with _replicas(settings, address) as handle:
-        asyncio.run(_http(settings, handle, sockets, on_ready, should_stop))
+        ended_by = asyncio.run(_http(settings, handle, sockets, on_ready, should_stop))
+    if ended_by == signal.SIGINT:
+        raise KeyboardInterrupt
 
 
 @contextmanager
@@ -180,8 +183,8 @@ async def _http(
     sockets: Sequence[Any],
     on_ready: Callable[[str], None],
     should_stop: threading.Event | None,
-) -> None:
-    """The HTTP server, until it is asked to stop."""
+) -> int | None:
+    """The HTTP server, until it is asked to stop. Returns the signal that asked, if it was one."""
     import uvicorn
 
     from cxr_ray.service.app import make_app
@@ -200,12 +203,16 @@ async def _http(
     server = uvicorn.Server(config)
     server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]  # ours end Ray afterwards
 
-    def stop() -> None:
+    ended_by: int | None = None
+
+    def stop(number: int | None = None) -> None:
+        nonlocal ended_by
+        ended_by = ended_by or number
         server.should_exit = True
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop)
+            asyncio.get_running_loop().add_signal_handler(number, stop, number)
     serving = asyncio.create_task(server.serve(sockets=list(sockets)))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
@@ -217,6 +224,7 @@ async def _http(
             stop()
         await asyncio.sleep(POLL_S)
     await serving
+    return ended_by
 
 
 def _asker(handle: Any, settings: ServiceSettings) -> Callable[[bytes], Any]:

@@ -1,10 +1,18 @@
-"""What this machine offers: cores and memory, within the limits of its container."""
+"""What this machine offers: cores and memory, within the limits of its container; whether this process is a job of a cluster."""
 
 import os
 from pathlib import Path
 
 CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 """Microseconds of CPU time in each period, and the period; of cgroup v2."""
+
+IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Environment variable that Ray sets for the command of a submitted job."""
+
+
+def in_job() -> bool:
+    """Whether this process is the command of a job of a Ray cluster, where nobody looks on."""
+    return IN_JOB in os.environ
 
 
 def cores() -> int:

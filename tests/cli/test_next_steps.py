@@ -9,9 +9,11 @@ import pytest
 import yaml
 
 from cxr_ray import runs
+from cxr_ray.cli import next_steps
 from cxr_ray.cli.app import main
 from cxr_ray.on_ray import train as on_ray
 from cxr_ray.runs import ensemble
+from cxr_ray.runtime import machine
 from tests.fakes.figures import skip_drawing
 from tests.fakes.store import fake_store
 from tests.fakes.trainings import StopAfterPolls, config, fit, write_store
@@ -136,3 +138,19 @@ def test_runs_proposes_only_what_can_be_compared(
     trained("z-4", "binary", ("Edema",), split={"val": 0, "test": 0}, select="last")
     (proposed, *_) = follow(["runs", str(one.path.parent)], capsys)
     assert proposed[0] == "show"
+
+
+def test_in_a_job_the_proposed_commands_are_jobs_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What lies on the cluster's storage is read there; what needs no data stays as it is."""
+    text = "open the page, or: cxr-ray evaluate /runs/first; cxr-ray train --store /x; cxr-ray models NAME"
+    monkeypatch.delenv(machine.IN_JOB, raising=False)
+    next_steps.show(text)
+    monkeypatch.setenv(machine.IN_JOB, "{}")
+    next_steps.show(text)
+    here, in_job = capsys.readouterr().out.splitlines()
+    assert here == f"next: {text}"
+    assert in_job == (
+        "next: open the page, or: cxr-ray submit -- evaluate /runs/first; cxr-ray submit -- train --store /x; cxr-ray models NAME"
+    )

@@ -12,7 +12,7 @@ from pydicom.sr.codedict import codes
 
 import cxr_ray
 from cxr_ray.errors import UserError
-from cxr_ray.inference import prediction_file, prediction_parts
+from cxr_ray.inference import dicom_sources, prediction_file, prediction_parts
 from cxr_ray.inference.structured_report import FINDINGS, ReportedModel, ReportWriter, finding_code, read_source
 from tests.fakes import archive, dicom
 from tests.fakes.explained import quiet, trained
@@ -246,6 +246,26 @@ def test_a_prediction_that_goes_on_names_earlier_reports_and_writes_missing_ones
     cxr_ray.predict(trained(), tmp_path / "in", tmp_path / "a.parquet", **where)
     assert f"reports: 6 in {tmp_path / 'sr'}, 4 of them before" in lines
     assert sorted((tmp_path / "sr").iterdir()) == reports
+
+
+def test_a_dicom_that_is_gone_before_its_report_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = archive.dicoms(tmp_path / "in", 2)
+    columns = dicom_sources.DicomSources.columns
+
+    def late(self: dicom_sources.DicomSources, *args: object) -> object:
+        first.unlink()
+        return columns(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(dicom_sources.DicomSources, "columns", late)
+    lines: list[str] = []
+    found = cxr_ray.predict(
+        trained(), tmp_path / "in", tmp_path / "a.parquet", sr=tmp_path / "sr", gpu=False, log=lines.append
+    )
+    assert found.rows == 2 and found.refused == 0  # it was decoded before
+    assert lines[-2:] == [
+        f"reports: 1 in {tmp_path / 'sr'}",
+        "note: inputs without a report: 1 file missing since it was predicted",
+    ]
 
 
 def test_the_folder_of_reports_may_not_be_a_file(tmp_path: Path) -> None:

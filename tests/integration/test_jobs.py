@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from cxr_ray.cli.commands.submit import read_job
+
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = ("embed", "evaluate", "explain", "ingest", "predict", "serve", "train", "tune")
 
@@ -21,6 +23,16 @@ def test_there_is_a_job_per_command() -> None:
     assert sorted(path.stem for path in (ROOT / "jobs").glob("*.py")) == sorted(JOBS)
     for path in (ROOT / "jobs").glob("*.py"):
         assert len(path.read_text(encoding="utf-8").splitlines()) < 20  # a job is a thin wrapper
+
+
+def test_jobs_that_start_no_workers_are_submitted_to_one() -> None:
+    """By the lines at their heads, as `cxr-ray submit` places them; the others start workers from the head."""
+    for path in (ROOT / "jobs").glob("*.py"):
+        line = path.read_text(encoding="utf-8").partition("`ray job submit ")[2].partition("`")[0]
+        options, _, command = line.partition(" -- ")
+        job = read_job((path.stem, "/runs/first", "--output", "/runs"), ROOT)
+        assert command.startswith(f"python jobs/{path.name}")
+        assert ("--entrypoint-num-cpus 1" in options) == (job.cpus == 1.0), path.name
 
 
 @pytest.mark.parametrize("name", JOBS)

@@ -3,8 +3,10 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,12 +35,17 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, s
     token.write_text("0123456789abcdef" * 4)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment["PATH"] = (
+        f"{Path(sys.executable).parent}:{environment['PATH']}"  # a job's `python` is that of `ray start`
+    )
     environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"  # no wait of 30 s for clients that do not exist
     port, dashboard = free_port(), free_port()
     command = [RAY, "start", "--head", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
     # The default port of the agent is in use by the Ray of the other tests.
     command += ["--num-cpus=2", "--disable-usage-stats", "--block", "--node-ip-address=127.0.0.1"]
     command += [f"--dashboard-agent-listen-port={free_port()}"]
+    # A job finds its cluster by a file of this folder, which is that of the newest Ray of the machine if they share one.
+    command += [f"--temp-dir={(own := tempfile.mkdtemp(prefix='ray'))}"]
     address = f"http://127.0.0.1:{dashboard}"
     log = folder / "head.log"
     process = start(command, environment, log)
@@ -48,6 +55,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, s
     finally:
         process.terminate()
         process.wait(timeout=60)
+        shutil.rmtree(own, ignore_errors=True)
 
 
 def start(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
@@ -143,6 +151,74 @@ def test_submit_follows_the_job_and_ends_with_its_exit_code(head, tmp_path):
     assert re.search(r"^ *first\b.*(pending|running|failed)", listed.stdout, re.M), listed.stdout
     assert cxr_ray("submit", "--address", address, "--stop", "nobody").returncode == 2
     assert cxr_ray("submit", "--address", address, "--stop", "first").returncode == 0
+
+
+def typed_commands() -> list[str]:
+    """The commands for a cluster that runs, as the guide and the shipped files have them, each on one line."""
+    guide = (ROOT / "docs" / "how-to" / "cluster.md").read_text(encoding="utf-8")
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", guide, re.S)).replace("\\\n", " ")
+    shipped = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
+    lines = [*blocks.splitlines(), *re.findall(r"^#\s+(cxr-ray submit -- .*)$", shipped, re.M)]
+    rayjob = (ROOT / "deploy" / "rayjob.yaml").read_text(encoding="utf-8")
+    entrypoint = " ".join(re.findall(r"(python -m cxr_ray .*\n(?: {4}--.*\n)*)", rayjob)[0].split())
+    submit = "ray job submit --address http://127.0.0.1:8265 --working-dir . --"
+    return [*(line for line in lines if line.startswith(("ray job ", "cxr-ray "))), f"{submit} {entrypoint}"]
+
+
+MISSING = re.compile(
+    r"cxr-ray: error: no (?:store|folder) at /data/[\w./-]+: there is no such folder|no folder at /data/"
+)
+
+
+@pytest.mark.cluster
+@pytest.mark.long
+def test_the_commands_of_the_guide_and_of_the_shipped_files_run_as_they_are_written(head):
+    """Up to their data, which is not here. Only the dashboard's port is another one."""
+    environment, address = head
+    environment = {**environment, "RAY_API_SERVER_ADDRESS": address, "PYTHONPATH": str(ROOT)}
+    commands = typed_commands()
+    assert sum(line.startswith("ray job") for line in commands) == 2 and len(commands) >= 6
+    for line in commands:
+        command = line.replace("http://127.0.0.1:8265", address)
+        done = subprocess.run(
+            ["bash", "-c", command], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=280
+        )
+        said = done.stdout + done.stderr
+        if "--status" in line:
+            assert done.returncode == 0 and re.search(r"^ *first\b", said, re.M), said
+        else:
+            assert done.returncode in (1, 2) and MISSING.search(said), (line, said[-3000:])
+
+
+@pytest.mark.cluster
+@pytest.mark.long
+def test_the_training_of_the_guide_on_a_store_that_is_there(head, tmp_path):
+    from cxr_ray.datasets.phantom import generate
+
+    environment, address = head
+    raw = generate.write(tmp_path / "raw", patients=30, size=96, seed=0)
+    (line,) = (each for each in typed_commands() if each.startswith("cxr-ray submit -- train -c preset:demo"))
+    ingest = f"cxr-ray submit -- ingest phantom {raw} /data/shards/x --size 96"
+    for command in (ingest, line):
+        done = subprocess.run(
+            ["bash", "-c", command.replace("/data", str(tmp_path))],
+            env={**environment, "RAY_API_SERVER_ADDRESS": address, "PYTHONPATH": str(ROOT)},
+            cwd=ROOT, capture_output=True, text=True, timeout=400,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert load(tmp_path / "runs" / "first").info["status"] == "finished"
+    (proposed,) = [each for each in done.stdout.splitlines() if each.startswith("next: ") and "/first" in each][-1:]
+    assert proposed == f"next: cxr-ray submit -- evaluate {tmp_path}/runs/first"
+
+
+def test_the_head_of_the_guide_is_started_with_flags_that_ray_has():
+    """Not started here: another Ray may use its ports."""
+    from ray.scripts.scripts import start as ray_start
+
+    guide = (ROOT / "docs" / "how-to" / "cluster.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^ray start (.*)$", guide, re.M)
+    found = ray_start.make_context("start", shlex.split(line))
+    assert found.params["head"] and found.params["dashboard_host"] == "127.0.0.1"
 
 
 TRAINING = "train --store {0}/missing --output {0}/runs --name first"

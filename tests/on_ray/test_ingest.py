@@ -1,135 +1,38 @@
 """The ingest with Ray Data: every image is stored or refused with a reason, and interruptions do not change the bytes."""
 
-import importlib
-import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
-from PIL import Image
 
 from cxr_ray.data import store as stores
 from cxr_ray.data import store_format
-from cxr_ray.data.info import DatasetInfo
 from cxr_ray.data.store_format import MAX_SHARDS, ImageFormat, shard_name
-from cxr_ray.datasets import Records, records_table
+from cxr_ray.datasets import Records
 from cxr_ray.errors import UserError
 from cxr_ray.imaging.decode import decode
 from cxr_ray.imaging.files import read
-from cxr_ray.labels import Filter, label_values
+from cxr_ray.labels import label_values
 from cxr_ray.on_ray import ingest as ingest_module
-from cxr_ray.on_ray import ingest_shards
 from cxr_ray.on_ray.ingest import (
-    IngestResult,
     IngestSettings,
-    ProgressCallback,
     ingest,
     rows_per_shard,
 )
 from cxr_ray.on_ray.ingest_shards import ShardJob, ShardRange, image_paths, ingest_shard, run_shards
 from tests.fakes.stopped_ingest import stopped_after
+from tests.on_ray.small_ingest import BAD, SIZE, N, content, gray, make_records, run, save
 
 pytestmark = pytest.mark.usefixtures("ray_local")
-
-KILLER = Path(__file__).parents[1] / "fakes" / "killer"
-SIZE = (24, 32)
-N = 150  # three shards: 64, 64, 22
-
-
-def save(image: Image.Image | np.ndarray, kind: str = "PNG", **options: object) -> bytes:
-    file = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, kind, **options)
-    return file.getvalue()
-
-
-def gray(seed: int, height: int = 40, width: int = 50) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
-
-
-BAD: dict[int, tuple[Callable[[], bytes | None], str]] = {
-    3: (lambda: save(gray(3))[:-400], "truncated"),
-    70: (lambda: b"", "empty file"),
-    71: (lambda: b"hello", "not an image"),
-    72: (lambda: None, "file missing"),
-    140: (
-        lambda: save(Image.fromarray(gray(0)), "GIF", save_all=True, append_images=[Image.fromarray(gray(1))]),
-        "several frames",
-    ),
-}
-ODD: dict[int, Callable[[], bytes]] = {  # usable, each by its own rule
-    10: lambda: save(np.linspace(2000, 6000, 2000).reshape(40, 50).astype(np.uint16)),
-    11: lambda: save(np.dstack([gray(k) for k in range(4)])),
-    12: lambda: save(Image.fromarray(gray(12)).convert("RGB").quantize(32)),
-    13: lambda: save(gray(13), "JPEG"),
-}
-
-
-def make_records(root: Path, *, bad: bool = False) -> Records:
-    root.mkdir(parents=True, exist_ok=True)
-    for i in range(N):
-        data: bytes | None = save(gray(i, 30 + i % 7, 50))
-        if i in ODD:
-            data = ODD[i]()
-        if bad and i in BAD:
-            data = BAD[i][0]()
-        if data is not None:
-            (root / f"{i:03d}.png").write_bytes(data)
-    rng = np.random.default_rng(9)
-    columns = {
-        "image": [f"{i:03d}.png" for i in range(N)],
-        "source_row": np.arange(N) + 1000,
-        "patient": [f"p{i // 2}" for i in range(N)],
-        "view": ["PA" if i % 3 else None for i in range(N)],
-        "age": np.where(np.arange(N) % 5 == 0, np.nan, np.arange(N) % 90),
-        "study_number": np.arange(N) % 4,
-    }
-    values = {name: rng.choice([1.0, 0.0, -1.0, np.nan], N) for name in ("A", "B")}
-    boxes = pd.DataFrame({"row": [3, 5], "label": ["A", "B"], "x": [1.0, 2.0], "y": 1.0, "w": 9.0, "h": 8.0})
-    return Records(
-        records_table(columns, values, rows=N),
-        DatasetInfo(
-            labels=("A", "B"),
-            task="multilabel",
-            groups={"both": ("A", "B")},
-            filters=(Filter(name="PA", query="view == 'PA'"),),
-            default_labels=("A",),
-            features=("view",),
-            notes=("made up",),
-        ),
-        boxes=boxes,
-    )
-
-
-def run(
-    records: Records, root: Path | str, out: Path | str, *, progress: ProgressCallback | None = None, **options: object
-) -> IngestResult:
-    """Ingest at 24 x 32 pixels; `options` are further settings."""
-    settings = IngestSettings(**{"source": "made", "size": SIZE, **options})  # type: ignore[arg-type]
-    return ingest(records, root, out, settings, progress=progress)
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """The bytes of every file below `folder`."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> tuple[Records, Path, Path]:
-    root = tmp_path_factory.mktemp("good")
-    records = make_records(root / "images")
-    run(records, root / "images", root / "store")
-    return records, root / "images", root / "store"
 
 
 # ---- what is written
@@ -349,73 +252,6 @@ def test_an_image_whose_name_is_not_utf8_is_stored_under_a_readable_one(
     np.testing.assert_array_equal(store.images([7]), stores.open(good[2]).images([7]))
 
 
-# ---- workers that die
-
-
-def killing(job: ShardJob, paths: pa.Table, shard: ShardRange) -> dict[str, int]:
-    """The task of an ingest whose decoder may kill its process."""
-    sys.path.insert(0, str(KILLER))
-    importlib.import_module("sitecustomize")
-
-    return ingest_shard(job, paths, shard)
-
-
-def crashing_once(job: ShardJob, paths: pa.Table, shard: ShardRange) -> dict[str, int]:
-    """The task on a machine that is lost in the first round."""
-    if job.care == "none" and shard.number == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return ingest_shard(job, paths, shard)
-
-
-def lost(job: ShardJob, paths: pa.Table, shard: ShardRange) -> dict[str, int]:
-    """The task on machines that are always lost."""
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError
-
-
-def test_an_image_whose_decoder_crashes_is_rejected_and_all_others_are_stored(
-    good: tuple[Records, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """By an abort, a segmentation fault, and a kill such as that of the kernel for memory; two of them in one shard."""
-    root = Path(shutil.copytree(good[1], tmp_path / "images"))
-    deadly = {5: signal.SIGABRT, 20: signal.SIGSEGV, 149: signal.SIGKILL}
-    for row, number in deadly.items():
-        (root / f"{row:03d}.png").write_bytes(f"die of {number:d} ".encode())
-    monkeypatch.setattr(ingest_module, "run_shards", partial(run_shards, task=killing))
-    calls: list[tuple[int, int, int]] = []
-    result = run(good[0], root, tmp_path / "s", max_rejected=0.05, progress=lambda *a: calls.append(a))
-    assert (result.rows, result.rejected) == (N - 3, 3) and calls[-1] == (N, N, 3)
-    store, first = stores.open(tmp_path / "s", verify="full"), stores.open(good[2])
-    reasons = store.rejected().set_index("row")["reason"].to_dict()
-    assert reasons == {5: "the decoder crashed", 20: "the decoder crashed", 149: "too little memory to decode it"}
-    rows = [row for row in range(N) if row not in deadly]
-    assert store.index["row"].tolist() == rows
-    np.testing.assert_array_equal(store.images(rows), first.images(rows))
-    kept = first.index[first.index["row"].isin(rows)].drop(columns=["offset"]).reset_index(drop=True)
-    pd.testing.assert_frame_equal(store.index.drop(columns=["offset"]), kept)
-    assert "Traceback" not in "".join(capfd.readouterr())
-
-
-def test_the_images_of_a_lost_machine_are_not_rejected(
-    good: tuple[Records, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ingest_module, "run_shards", partial(run_shards, task=crashing_once))
-    assert run(good[0], good[1], tmp_path / "s").rejected == 0
-    assert content(tmp_path / "s") == content(good[2])
-
-
-def test_workers_that_always_die_end_the_ingest_and_it_can_continue(
-    good: tuple[Records, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(ingest_module, "run_shards", partial(run_shards, task=lost))
-        patch.setattr(ingest_shards, "ROUNDS", ("none", "alone"))  # two of four
-        with pytest.raises(UserError, match="the workers of 3 of 3 shards died 2 times, though not at one image"):
-            run(good[0], good[1], tmp_path / "s")
-    assert run(good[0], good[1], tmp_path / "s").rejected == 0
-    assert content(tmp_path / "s") == content(good[2])
-
-
 # ---- complete stores and interrupted ingests
 
 
@@ -480,13 +316,14 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {repository!r})
 import tests.conftest
-from tests.on_ray import test_ingest as t
-records = t.make_records(Path({root!r}))
+from cxr_ray.on_ray import ingest, ingest_shards
+from tests.on_ray import small_ingest
+records = small_ingest.make_records(Path({root!r}))
 def run_shards(todo, job, table):  # without Ray: the tasks run in this process
     for shard in todo:
-        yield t.ingest_shard(job, t.image_paths(table), shard)
-t.ingest_module.run_shards = run_shards
-t.run(records, {root!r}, {out!r}, progress=lambda done, total, refused: (print(done, flush=True), time.sleep(0.4)))
+        yield ingest_shards.ingest_shard(job, ingest_shards.image_paths(table), shard)
+ingest.run_shards = run_shards
+small_ingest.run(records, {root!r}, {out!r}, progress=lambda done, total, refused: (print(done, flush=True), time.sleep(0.4)))
 """
 
 

@@ -26,17 +26,9 @@ from cxr_ray.storage.remote import RemotePath, to_path
 from cxr_ray.workflows import evaluations
 from tests.fakes.layouts import LAYOUTS, OPTIONS
 from tests.fakes.stopped_ingest import stopped_after
-from tests.on_ray.test_ingest import BAD, N, content, make_records, run
+from tests.on_ray.small_ingest import BAD, N, content, make_records, run
 
 pytestmark = pytest.mark.usefixtures("ray_local")
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> tuple[Records, Path, Path]:
-    root = tmp_path_factory.mktemp("good")
-    records = make_records(root / "images")
-    run(records, root / "images", root / "store")
-    return records, root / "images", root / "store"
 
 
 @pytest.fixture(scope="module")

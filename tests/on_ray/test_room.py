@@ -225,6 +225,33 @@ def test_a_node_lost_without_another_is_waited_for_and_the_run_resumes(store, tm
     assert_same_weights_and_metrics(runs.load(run), runs.load(tmp_path / "whole"))
 
 
+def requests(address: str) -> int:
+    """Requests for room that stand in the cluster's queue, which an autoscaler would start nodes for."""
+    code = """import sys, ray
+from ray.util.placement_group import placement_group_table
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+print(sum(group["state"] in ("PENDING", "RESCHEDULING") for group in placement_group_table().values()))"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, address], capture_output=True, text=True, check=True, timeout=120
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.cluster
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_request_for_room_ends_with_its_command(store, tmp_path, cluster, end):
+    wanted = config(store, tmp_path, name="ended", **SLOW)
+    with cpus_in_use(cluster.address, 1):
+        train = Command("train", wanted, cluster.address, log=tmp_path / "train.txt")
+        until(lambda: train.says("waiting for 2 x {CPU: 1}; free 1"), 180, train.process)
+        assert requests(cluster.address) == 1
+        train.process.send_signal(end)
+        train.end()
+        until(lambda: requests(cluster.address) == 0, 30)
+
+
 def test_what_never_fits_on_the_living_nodes_is_refused_at_once(ray_local):
     with pytest.raises(UserError, match="3 workers need 3 CPUs, but the cluster has 2"):
         room.ensure({"CPU": 1.0}, 3, wait=None, log=lambda line: None)

@@ -3,13 +3,17 @@
 import io
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -106,6 +110,26 @@ def test_a_killed_replica_is_restarted(service: Service) -> None:
     assert statuses[-1] == 200
     assert ray_serve.get_app_handle("cxr-ray").ready.remote().result(timeout_s=10) != process
     assert ask(service.port, "GET", "/health")[:2] == (200, {"status": "ok"})
+
+
+@pytest.mark.long  # starts Ray of its own: 20 s
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_ends_the_command_and_its_ray(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    run = trainings.fit(trainings.config(tmp_path), fake_store(20))
+    command = [sys.executable, "-m", "cxr_ray", "serve", str(run.path), "--port", "0", "--no-gpu"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert any(line.startswith("ready: ") for line in process.stdout)
+        others = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, number)  # as a terminal does: to all processes of the command
+        rest = process.stdout.read()
+        assert process.wait(60) == code
+    assert len(others) > 3 and "Traceback" not in rest
+    assert rest.splitlines()[-1] == ("cxr-ray: interrupted" if code else "stopped")
+    _, alive = psutil.wait_procs(others, timeout=10)
+    assert not alive
 
 
 def test_a_port_that_is_taken_is_refused_before_ray_starts(service: Service) -> None:

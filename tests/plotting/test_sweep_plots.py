@@ -1,12 +1,14 @@
 """The figures of a sweep as a reader sees them alone, and who wins a column of a heat map."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cxr_ray.plotting import sweep_plots as draw
 from cxr_ray.plotting import sweep_plots as plots
 from cxr_ray.plotting.sweep_plots import Shown
 from tests.plotting.standing import assert_stands_alone
@@ -71,3 +73,41 @@ def test_a_winner_is_the_highest_of_a_column_that_differs(rows: list[list[float]
             assert won[i][j] == (len(set(column)) > 1 and row[j] == max(column))
         if column and not any(column):  # all are 0: nobody wins and nothing is dark
             assert all(shares[i][j] == 0 for i, row in enumerate(rows) if not np.isnan(row[j]))
+
+
+@pytest.mark.parametrize(("kind", "base", "label"), [("loguniform", 0.0, "0"), ("uniform", None, "null")])
+def test_an_axis_keeps_its_interval_if_the_base_value_lies_outside(kind: str, base: Any, label: str) -> None:
+    """No weight decay in a search from 1e-6 to 1e-2, no clipping in one from 0.5 to 5."""
+    ends = [1e-6, 1e-2]
+    scale = draw.scale("x", [base, 1e-4, 1e-3], kind, ends)
+    plain = draw.scale("x", [1e-4, 1e-3], kind, ends)
+    assert (scale.kind, scale.low, scale.high) == (plain.kind, 1e-6, 1e-2) and scale.off == (label,)
+    assert scale.place(base) == 0.0 and np.isnan(scale.at(base)) and plain.off == ()
+    for value in (1e-6, 1e-4, 1e-2):
+        assert scale.at(value) == value and scale.place(value) == pytest.approx(0.1 + 0.9 * plain.place(value))
+    assert scale.ticks()[0] == (0.0, label) and len(scale.ticks()) == len(plain.ticks()) + 1
+
+
+def test_scales_place_every_kind() -> None:
+    log = draw.scale("lr", [1e-5, 1e-4], "loguniform", [1e-6, 1e-3])
+    assert [log.place(v) for v in (1e-6, 1e-3)] == [0, 1] and log.place(10**-4.5) == pytest.approx(0.5)
+    assert [t for _, t in log.ticks()] == ["1e-06", "1e-05", "0.0001", "0.001"]
+    choice = draw.scale("u", ["ones", "zeros"], "choice", ["zeros", "ones", "ignore"])
+    assert choice.choices == ("zeros", "ones", "ignore") and [choice.place(c) for c in choice.choices] == [0, 0.5, 1]
+    counts = draw.scale("n", [500, 0], "choice", [0, 500, 50])
+    assert counts.choices == ("0", "50", "500") and counts.at(500) == 2
+    down = draw.scale("loss", [0.2, 0.6], "uniform", down=True)
+    assert down.place(0.2) == 1 and down.place(0.6) == 0
+    one = draw.scale("x", [3.0], "uniform")
+    assert one.place(3.0) == 0.5 and one.ticks() == [(0.5, "3")]
+    few, many = draw.scale("x", [1, 2, 2], "listed"), draw.scale("x", list(range(9)), "listed")
+    assert few.kind == "choice" and many.kind == "linear"
+    sizes = draw.scale("s", [[64, 64], None, [32, 32]], "choice")
+    assert sizes.choices == ("[64, 64]", "null", "[32, 32]") and sizes.at(None) == 1
+
+
+def test_shares_are_of_a_label_and_small_differences_stay_small() -> None:
+    found = draw.shares([[0.9, 0.80, np.nan], [0.5, 0.81, np.nan], [np.nan, 0.805, np.nan]])
+    assert found[:2, 0].tolist() == [1, 0] and np.isnan(found[2, 0]) and np.isnan(found[:, 2]).all()
+    assert found[:, 1] == pytest.approx([0.8, 1.0, 0.9])  # 0.01 of 0.05
+    assert np.isnan(draw.shares(np.full((2, 2), np.nan))).all()

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import time
-from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ import pandas as pd
 import pytest
 
 from cxr_ray.plotting import sweep_plots as draw
-from cxr_ray.report import render, sweep_figures, sweep_page, sweep_sections
-from cxr_ray.tuning import combinations, ranking
+from cxr_ray.report import render, sweep_figures, sweep_page
 from cxr_ray.tuning.importance import MIN_TRIALS
 from cxr_ray.tuning.sweep import Sweep
-from cxr_ray.tuning.trial import FAILED, FINISHED, RUNNING, STOPPED, WAITING, Trial
+from cxr_ray.tuning.trial import FAILED
 from tests.fakes.sweep import CHEXPERT, comparison, make_sweep
 from tests.report.pages import assert_menu_in_page_order
 
@@ -154,32 +152,6 @@ def test_the_comparison_states_what_is_noise(sweep16: Sweep) -> None:
     assert text.index("Mean ROC AUC") < text.index("Mean recall") < text.index("Mean precision")
 
 
-def test_a_trial_that_is_worse_than_the_base_configuration_is_not_called_better() -> None:
-    one = {
-        "what": "the base configuration",
-        "metric": "auroc",
-        "part": "val",
-        "value": -0.02,
-        "low": -0.03,
-        "high": -0.01,
-        "p": 0.01,
-    }
-    assert sweep_sections.difference_text(one).endswith("It is worse.")
-    assert sweep_sections.difference_text({**one, "mode": "min", "metric": "brier"}).endswith(
-        "More than chance explains."
-    )
-    assert "no interval" in sweep_sections.difference_text({**one, "low": None, "high": None, "p": None})
-
-
-def test_a_difference_names_its_label_and_its_folds() -> None:
-    one = {"what": "the second-best trial", "trial": "0003", "metric": "auroc", "label": "Edema", "part": "val", "value": 0.02,
-           "low": 0.01, "high": 0.03, "p": 0.01, "folds": 5, "folds_better": 4, "by_fold": 0.018}  # fmt: skip
-    assert sweep_sections.difference_text(one) == (
-        "Against the second-best trial (0003): +0.020 ROC AUC of Edema on val (+0.010 to +0.030, p 0.010). More than chance explains. "
-        "Better on 4 of 5 folds, the means over folds differ by +0.018."
-    )
-
-
 def test_the_folds_of_the_best_trial_are_shown(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path / "s", trials=2, labels=THREE, failed=(), epochs=1, comparison=comparison())
     objective = {"mean": 0.8123, "deviation": 0.0312, "values": [0.79, 0.83]}
@@ -218,35 +190,6 @@ def test_the_csv_has_a_row_for_each_trial_and_a_column_for_each_metric_and_label
         assert row["status"] == trial.status and row["optim.lr"] == trial.hyperparameters.get("optim.lr", 1e-4)
         for name, value in trial.values.items():
             assert row[name.removeprefix("val/")] == pytest.approx(value)
-
-
-def test_costs_count_what_early_stopping_saved() -> None:
-    """By hand: two trials of 4 epochs, one stopped after 2 epochs and 10 s: it saved 2 epochs of 5 s out of 20 + 20 + 20."""
-
-    class Config:
-        class train:
-            epochs = 4
-
-    base = Trial("0000", 0, {}, status=FINISHED, epochs=4, seconds=20.0)
-    trials = [base, replace(base, name="0001"), replace(base, name="0002", status=STOPPED, epochs=2, seconds=10.0),
-              Trial("0003", 3, {}, status=WAITING)]  # fmt: skip
-    found = sweep_sections.training_costs(trials, Config, {"seconds": 25.0, "status": "finished"})  # type: ignore[arg-type]
-    assert found is not None
-    assert (found["seconds"], found["epochs"], found["full"], found["saved"]) == (50.0, 10, 12, 10.0)
-    assert found["share"] == pytest.approx(1 / 6) and found["at_once"] == 2.0
-
-
-def test_the_time_left_is_estimated_from_ended_trials() -> None:
-    """Two ended after 4 epochs of 5 s; one of two running trials has done 3, six wait: (1 + 4 + 6 x 4) epochs, two at a time."""
-    done = Trial("0000", 0, {}, status=FINISHED, epochs=4, seconds=20.0)
-    running = [Trial("a", 1, {}, status=RUNNING, epochs=3), Trial("b", 2, {}, status=RUNNING, epochs=0)]
-    waiting = [Trial(str(i), i, {}, status=WAITING) for i in range(6)]
-    info = {"status": "started", "planned": 10}
-    found = sweep_sections.state_of(info, [done, done, *running, *waiting], None)  # type: ignore[arg-type]
-    assert found["left_s"] == pytest.approx((1 + 4 + 24) * 5 / 2)
-    assert (found["ended"], found["running"], found["planned"]) == (2, 2, 10)
-    assert sweep_sections.state_of({**info, "status": "stopped"}, [done, *running], None)["left_s"] is None  # type: ignore[arg-type]
-    assert sweep_sections.state_of(info, [*running, *waiting], None)["left_s"] is None  # type: ignore[arg-type]
 
 
 # At every stage
@@ -341,19 +284,6 @@ def test_several_objectives_show_the_pareto_front(tmp_path: Path) -> None:
     assert {r[0] for r in rows} == front and "at least as good in all" in words(page)
 
 
-@pytest.mark.parametrize(("kind", "base", "label"), [("loguniform", 0.0, "0"), ("uniform", None, "null")])
-def test_an_axis_keeps_its_interval_if_the_base_value_lies_outside(kind: str, base: Any, label: str) -> None:
-    """No weight decay in a search from 1e-6 to 1e-2, no clipping in one from 0.5 to 5."""
-    ends = [1e-6, 1e-2]
-    scale = draw.scale("x", [base, 1e-4, 1e-3], kind, ends)
-    plain = draw.scale("x", [1e-4, 1e-3], kind, ends)
-    assert (scale.kind, scale.low, scale.high) == (plain.kind, 1e-6, 1e-2) and scale.off == (label,)
-    assert scale.place(base) == 0.0 and np.isnan(scale.at(base)) and plain.off == ()
-    for value in (1e-6, 1e-4, 1e-2):
-        assert scale.at(value) == value and scale.place(value) == pytest.approx(0.1 + 0.9 * plain.place(value))
-    assert scale.ticks()[0] == (0.0, label) and len(scale.ticks()) == len(plain.ticks()) + 1
-
-
 def test_a_base_value_outside_the_interval_is_plotted(tmp_path: Path) -> None:
     space = {"optim.weight_decay": {"loguniform": [1e-6, 1e-2]}, "optim.clip_norm": {"uniform": [0.5, 5.0]}}
     sweep = make_sweep(tmp_path / "s", trials=4, labels=THREE, failed=(), epochs=1, space=space)
@@ -386,100 +316,7 @@ def test_foreign_text_is_escaped(tmp_path: Path) -> None:
 # Rewriting
 
 
-def test_figures_with_equal_numbers_are_not_plotted_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sweep = make_sweep(tmp_path / "s", trials=12, failed=(), labels=THREE, status="started", running=(11,))
-    sweep_page.write(sweep)
-    plotted: list[str] = []
-    real = draw.marked
-    monkeypatch.setattr(draw, "marked", lambda figure: plotted.append("x") or real(figure))
-    before = text_of(sweep)
-    began = time.process_time()
-    sweep_page.write(sweep)
-    again = time.process_time() - began
-    assert plotted == [] and text_of(sweep) == before
-    assert again < 1.0
-    trial = next(t for t in sweep.trial_records if t.name == "0011")
-    file = sweep.path / "trials" / trial.name / "metrics.csv"
-    table = pd.read_csv(file)
-    more = table[table["epoch"] == table["epoch"].max()].assign(epoch=table["epoch"].max() + 1)
-    pd.concat([table, more.assign(value=more["value"] * 0.9)]).to_csv(file, index=False)
-    sweep_page.write(sweep)
-    assert plotted == ["x"]  # its learning curve; its best epoch is unchanged
-
-
-def test_equal_sweeps_give_equal_bytes(tmp_path: Path) -> None:
-    pages = []
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        sweep = make_sweep(tmp_path / folder / "s", trials=3, failed=(), labels=THREE, epochs=2)
-        sweep_figures.svg_of.cache_clear()
-        sweep_figures.png_of.cache_clear()
-        page = sweep_page.write(sweep).read_text(encoding="utf-8").replace(str(tmp_path / folder), "")
-        pages.append(
-            (
-                page,
-                (sweep.path / "sweep.csv").read_bytes(),
-                {p.name: p.read_bytes() for p in (sweep.path / "figures").iterdir()},
-            )
-        )
-    assert pages[0] == pages[1]
-
-
-def test_figures_that_no_longer_exist_are_deleted(tmp_path: Path) -> None:
-    sweep = make_sweep(tmp_path / "s", trials=3, failed=(), labels=THREE, epochs=2)
-    (sweep.path / "figures").mkdir()
-    (sweep.path / "figures" / "old.png").write_bytes(b"")
-    sweep_page.write(sweep)
-    names = {p.name for p in (sweep.path / "figures").iterdir()}
-    assert (
-        "old.png" not in names
-        and {"curves.png", "parallel.png", "map-recall.png", "map-auroc.png", "map-ap.png"} <= names
-    )
-
-
 # Figures and numbers
-
-
-def test_scales_place_every_kind() -> None:
-    log = draw.scale("lr", [1e-5, 1e-4], "loguniform", [1e-6, 1e-3])
-    assert [log.place(v) for v in (1e-6, 1e-3)] == [0, 1] and log.place(10**-4.5) == pytest.approx(0.5)
-    assert [t for _, t in log.ticks()] == ["1e-06", "1e-05", "0.0001", "0.001"]
-    choice = draw.scale("u", ["ones", "zeros"], "choice", ["zeros", "ones", "ignore"])
-    assert choice.choices == ("zeros", "ones", "ignore") and [choice.place(c) for c in choice.choices] == [0, 0.5, 1]
-    counts = draw.scale("n", [500, 0], "choice", [0, 500, 50])
-    assert counts.choices == ("0", "50", "500") and counts.at(500) == 2
-    down = draw.scale("loss", [0.2, 0.6], "uniform", down=True)
-    assert down.place(0.2) == 1 and down.place(0.6) == 0
-    one = draw.scale("x", [3.0], "uniform")
-    assert one.place(3.0) == 0.5 and one.ticks() == [(0.5, "3")]
-    few, many = draw.scale("x", [1, 2, 2], "listed"), draw.scale("x", list(range(9)), "listed")
-    assert few.kind == "choice" and many.kind == "linear"
-    sizes = draw.scale("s", [[64, 64], None, [32, 32]], "choice")
-    assert sizes.choices == ("[64, 64]", "null", "[32, 32]") and sizes.at(None) == 1
-
-
-def test_shares_are_of_a_label_and_small_differences_stay_small() -> None:
-    found = draw.shares([[0.9, 0.80, np.nan], [0.5, 0.81, np.nan], [np.nan, 0.805, np.nan]])
-    assert found[:2, 0].tolist() == [1, 0] and np.isnan(found[2, 0]) and np.isnan(found[:, 2]).all()
-    assert found[:, 1] == pytest.approx([0.8, 1.0, 0.9])  # 0.01 of 0.05
-    assert np.isnan(draw.shares(np.full((2, 2), np.nan))).all()
-
-
-def test_a_winner_that_finds_nothing_is_warned_of_and_zeros_win_nothing(tmp_path: Path) -> None:
-    sweep = make_sweep(tmp_path / "s", labels=THREE, trials=4)
-    quiet = [replace(t, values={**t.values, "val/recall/Mass": 0.0}) if t.values else t for t in sweep.trial_records]
-    config, info = sweep.config, sweep.info
-    rows = combinations.combination_rows(quiet, config, info, ranking.rank(quiet, config.tune, []))
-    evaluated = combinations.evaluated(rows)
-    best = next(row for row in evaluated if row.place == 1)
-    assert sweep_sections.silent_labels(best, THREE) == ["Mass"] and sweep_sections.silent_labels(None, THREE) == []
-    recall = next(m for m in sweep_sections.heat_maps(evaluated, THREE) if m["metric"] == "recall")
-    cells = [line["cells"][1] for line in recall["lines"]]
-    assert {cell["value"] for cell in cells} == {0.0} and not any(cell["best"] for cell in cells)
-    assert {cell["colours"] for cell in cells} == {draw.shade_of(0.0)}
-    assert sum(line["cells"][0]["best"] for line in recall["lines"]) >= 1
-    each = {row["label"]: row["cells"][0] for row in sweep_sections.best_by_label(evaluated, THREE, best)}
-    assert each["Mass"]["row"] is None and each["Edema"]["row"] is not None
 
 
 def test_durations_in_words() -> None:

@@ -101,6 +101,18 @@ def test_a_head_names_the_network_of_its_features(made: Embedded) -> None:
     assert run.architecture == "linear on features of lenet"
 
 
+@pytest.mark.parametrize("damaged", ["features-00000-of-00001.arrow", features.EMBEDDER])
+def test_bytes_that_changed_after_the_training_are_refused(tmp_path: Path, damaged: str) -> None:
+    made = make(tmp_path, rows=60)
+    run = trainings.fit(head(made), made.store)
+    file = made.features.path / damaged
+    body = bytearray(file.read_bytes())
+    body[len(body) // 2] ^= 1  # the size stays
+    file.write_bytes(body)
+    with pytest.raises(UserError, match=rf"bytes of {damaged} changed; delete .* and run `cxr-ray embed` again"):
+        predictor.load(run).rows(made.store, runs.plan_of(run, made.store).rows["val"])
+
+
 def resolved(**sections: Any) -> cfg.Config:
     return on_features.resolve(
         cfg.validate(cfg.merge({"data": {"features": "f"}, "model": {"name": "linear"}}, sections))

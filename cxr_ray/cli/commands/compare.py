@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from cyclopts import App
 
+from cxr_ray.cli import next_steps
 from cxr_ray.cli.commands.evaluate import check_thresholds, read_thresholds
 from cxr_ray.cli.parameters import Words
 from cxr_ray.cli.terminal import bullets, table
@@ -52,7 +53,7 @@ def compare(
     found = evaluations.compare(opened, split=split, thresholds=rule, out=page, plugins=plugins or ())
     print_comparison(found.results)
     print(f"comparison: {found.report}")
-    print("next: open the comparison in a browser; it is one file and needs no network")
+    next_steps.show("open the comparison in a browser; it is one file and needs no network")
 
 
 def print_comparison(found: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from cyclopts import App
 
 from cxr_ray import config as configs
+from cxr_ray.cli import next_steps
 
 app = App(name="demo", help_format="markdown")
 
@@ -45,4 +46,4 @@ def demo(*, out: Path = Path("demo"), patients: int = 500, seed: int = 0) -> Non
         evaluate.print_evaluation(evaluations.evaluate(run.path))
     print(f"the demo took {time.monotonic() - start:.0f} s")
     print(f"report: {(run.path / 'report.html').resolve()}")
-    print("next: cxr-ray sources, then cxr-ray ingest SOURCE ROOT OUT --dry-run on your own data")
+    next_steps.show("cxr-ray sources, then cxr-ray ingest SOURCE ROOT OUT --dry-run on your own data")

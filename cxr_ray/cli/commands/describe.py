@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from cyclopts import App, Parameter
 
-from cxr_ray.cli import config_flags
+from cxr_ray.cli import config_flags, next_steps
 from cxr_ray.cli.parameters import Words
 from cxr_ray.cli.terminal import table
 from cxr_ray.errors import UserError
@@ -122,7 +122,7 @@ def describe(
         page = store_page.write(store, out, pictures=images, top=max(top, 30), seen=seen, split=split)
         print(f"page: {page.resolve()}")
     print(f"shards: {store.origin}")
-    print(f"next: cxr-ray train --store {shlex.quote(str(where))}")
+    next_steps.show(f"cxr-ray train --store {shlex.quote(str(where))}")
 
 
 def _changes(labels: list[str] | None, cleaned: bool, derive: str | None, *, configured: bool) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def write_augmented(config: Any, save: Path | None) -> None:
     from cxr_ray.workflows import augmented
 
     print(f"augmented: {augmented.write(config, save or Path('augmented.png'))}")
-    print(f"next: cxr-ray train --store {shlex.quote(str(config.data.shards))}")
+    next_steps.show(f"cxr-ray train --store {shlex.quote(str(config.data.shards))}")
 
 
 def show_tables(store: Any, top: int) -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from cyclopts import App
 
 from cxr_ray import __version__
+from cxr_ray.cli import next_steps
 from cxr_ray.cli.terminal import table
 from cxr_ray.errors import masked
 from cxr_ray.runtime import cpu, machine
@@ -59,7 +60,7 @@ def doctor(*, output: Path = Path("runs")) -> int:
         print(f"{len(problems)} to fix, then: cxr-ray doctor")
         return 2
     print("no problems found")
-    print("next: cxr-ray demo")
+    next_steps.show("cxr-ray demo")
     return 0
 
 

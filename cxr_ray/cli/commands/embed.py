@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cyclopts import App
 
+from cxr_ray.cli import next_steps
 from cxr_ray.cli.parameters import Words
 
 app = App(
@@ -70,4 +71,4 @@ def embed(
     )
     print(f"features: {found.path} ({len(found):,} rows, {found.manifest.features:,} features each)")
     where = shlex.quote(str(out))
-    print(f"next: cxr-ray train --store {shlex.quote(shards)} --data.features {where} --model linear --lr 0.01")
+    next_steps.show(f"cxr-ray train --store {shlex.quote(shards)} --data.features {where} --model linear --lr 0.01")

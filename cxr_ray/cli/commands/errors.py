@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter, validators
 
+from cxr_ray.cli import next_steps
 from cxr_ray.cli.commands.evaluate import check_thresholds, read_thresholds
 from cxr_ray.cli.parameters import Words
 from cxr_ray.cli.terminal import table
@@ -80,7 +81,7 @@ def errors(
         print(f"test-set evaluations so far: {saved.count_test_evaluation()}")
     if files:  # the store is there
         store = shlex.quote(str(saved.info["store"]["path"]))
-        print(f"next: cxr-ray describe {store} --row {shown['row'].iloc[0]} --save row.png")
+        next_steps.show(f"cxr-ray describe {store} --row {shown['row'].iloc[0]} --save row.png")
 
 
 def _files(run: Any, rows: list[int]) -> dict[int, str]:

@@ -158,7 +158,7 @@ def print_evaluation(evaluation: "Evaluation", *, intervals: bool = False) -> No
     print_operating(results, intervals=intervals)
     print(f"report: {Path(evaluation.report).resolve()}")
     print(f"all reports: {evaluation.index}")
-    print(f"next: open the report in a browser, or: {next_steps.after_evaluation(run, results)}")
+    next_steps.show(f"open the report in a browser, or: {next_steps.after_evaluation(run, results)}")
 
 
 def print_operating(found: dict[str, Any], *, intervals: bool = False) -> None:

@@ -183,7 +183,7 @@ def explain(
     audited = ""
     if predictor.run is not None and len(predictor.members) == 1:
         audited = f", or: {next_steps.with_plugins('explain', predictor.run, '--audit')}"
-    print(f"next: open the page in a browser{audited}")
+    next_steps.show(f"open the page in a browser{audited}")
 
 
 def free_below(default: Path, settings: Mapping[str, Any]) -> Path:
@@ -222,7 +222,7 @@ def run_audit(run: str, predictor: Any, images: str | None, out: Path | None, **
     seen = ""
     if predictor.run is not None:
         seen = f", or: {next_steps.with_plugins('explain', predictor.run)} to see images"
-    print(f"next: open the page in a browser{seen}")
+    next_steps.show(f"open the page in a browser{seen}")
 
 
 def draw_figures(predictor: Any, chosen: Any, names: Sequence[str], folder: Path, **settings: Any) -> None:
@@ -232,7 +232,7 @@ def draw_figures(predictor: Any, chosen: Any, names: Sequence[str], folder: Path
     _, grays = next(iter(chosen.batches(1)))
     for path in teaching_figures.write(teaching_figures.draw(predictor, grays[0], names, **settings), folder):
         print(f"figure: {path}")
-    print("next: the same figures of another image: --rows N, or a picture as the second word")
+    next_steps.show("the same figures of another image: --rows N, or a picture as the second word")
 
 
 def check_flags(made: str, given: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from cyclopts import App
 
+from cxr_ray.cli import next_steps
 from cxr_ray.cli.parameters import Words
 from cxr_ray.config.image_sizes import read_size
 
@@ -57,4 +58,4 @@ def export(
     print(f"model card: {exported.card}")
     if exported.format == "pt2":
         print("note: opening a pt2 may run code that is in it: open only files that you trust")
-    print(f"next: read the model card, {shlex.quote(str(exported.card))}")
+    next_steps.show(f"read the model card, {shlex.quote(str(exported.card))}")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter, validators
 
-from cxr_ray.cli import flags, parameters
+from cxr_ray.cli import flags, next_steps, parameters
 from cxr_ray.config.image_sizes import read_size
 from cxr_ray.errors import UserError, shortened, unknown
 from cxr_ray.labels import Filter
@@ -167,7 +167,7 @@ def plan(
             f"warning: {share:.1f}% of the files are missing; the ingest fails with more than --max-rejected {how.max_rejected:g}"
         )
     places = f"{shlex.quote(str(root))} {shlex.quote(str(out or 'OUT'))}"
-    print(f"next: cxr-ray ingest {source} {places}{as_flags(options)}{how.words()}")
+    next_steps.show(f"cxr-ray ingest {source} {places}{as_flags(options)}{how.words()}")
     return found
 
 
@@ -194,5 +194,5 @@ def run(source: str, root: AnyPath, out: AnyPath, options: dict[str, Any], how: 
     )  # before Ray starts, so that a wrong path is reported at once
     result, _ = write_store(records, root, out, **{**given, "size": size})
     print(f"shards: {result.path.resolve()}")
-    print(f"next: cxr-ray describe {shlex.quote(str(out))}; cxr-ray train --store {shlex.quote(str(out))}")
+    next_steps.show(f"cxr-ray describe {shlex.quote(str(out))}; cxr-ray train --store {shlex.quote(str(out))}")
     return result

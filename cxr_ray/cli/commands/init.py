@@ -8,7 +8,7 @@ import yaml
 from cyclopts import App
 
 from cxr_ray import config as configs
-from cxr_ray.cli import flags
+from cxr_ray.cli import flags, next_steps
 from cxr_ray.errors import UserError
 from cxr_ray.labels import UNCERTAIN, label_values
 
@@ -65,7 +65,7 @@ def init(store: str, /, *, out: Path | None = None) -> None:
     make_folder(file.absolute().parent)
     write_atomic(file, text)
     print(f"config: {file.resolve()}")
-    print(f"next: edit it, then: {command(file)}")
+    next_steps.show(f"edit it, then: {command(file)}")
 
 
 def command(file: Path) -> str:

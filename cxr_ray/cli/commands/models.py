@@ -4,7 +4,7 @@ from typing import Literal
 
 from cyclopts import App
 
-from cxr_ray.cli import flags
+from cxr_ray.cli import flags, next_steps
 from cxr_ray.cli.terminal import bullets, table
 
 app = App(name="models", help_format="markdown")
@@ -54,7 +54,7 @@ def models(
             "parameters: of torchvision models with a colour stem and 1,000 classes, of the others with a gray stem and 14 outputs"
         )
         print("explained by: g gradient methods and occlusion, c Grad-CAM, r relevance (methods lrp_...)")
-        print("next: cxr-ray models NAME, or cxr-ray train --model NAME --store STORE")
+        next_steps.show("cxr-ray models NAME, or cxr-ray train --model NAME --store STORE")
         return
     line, chosen = summary.listing(name), config.Model(name=name, stem=stem, head=head)
     side = (size, size) if size is not None else line.image_size
@@ -72,8 +72,8 @@ def models(
     print(f"stems: {', '.join(line.stems)}; explained by {', '.join(line.explained_by)}")
     bullets("options, each a flag --model.options.NAME of train", flags.help_lines(MODELS[name].options))
     if size is None:
-        print(f"next: cxr-ray models {line.name} --size {line.image_size[0]}, or")
-    print(f"next: cxr-ray train --model {line.name} --store STORE")
+        next_steps.show(f"cxr-ray models {line.name} --size {line.image_size[0]}, or")
+    next_steps.show(f"cxr-ray train --model {line.name} --store STORE")
 
 
 def _pixels(size: tuple[int, int]) -> str:

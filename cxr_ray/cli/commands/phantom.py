@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cyclopts import App
 
+from cxr_ray.cli import next_steps
 from cxr_ray.runtime.progress import Progress
 
 app = App(name="phantom", help_format="markdown")
@@ -33,4 +34,4 @@ def phantom(out: Path, /, *, patients: int = 500, size: int = 256, seed: int = 0
     with Progress("phantom", "patients") as progress:
         drawing.write(out, patients=patients, size=size, seed=seed, progress=progress)
     print(f"phantom: {out.resolve()}")
-    print(f"next: cxr-ray ingest phantom {shlex.quote(str(out))} shards/phantom --size {min(size, 224)}")
+    next_steps.show(f"cxr-ray ingest phantom {shlex.quote(str(out))} shards/phantom --size {min(size, 224)}")

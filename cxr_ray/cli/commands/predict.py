@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from cxr_ray.cli import next_steps
 from cxr_ray.cli.commands.evaluate import check_thresholds, read_thresholds
 from cxr_ray.cli.parameters import Wait, Words
 from cxr_ray.cli.terminal import table
@@ -98,8 +99,8 @@ def predict(
         hash_key=hash_key, sr=sr, batch_size=batch_size, workers=workers, address=address, wait=wait, plugins=plugins or (),
     )  # fmt: skip
     print_prediction(found)
-    print(
-        f"next: cxr_ray.predict in Python gives the same table, or: cxr-ray explain {shlex.quote(run)} IMAGE for one image"
+    next_steps.show(
+        f"cxr_ray.predict in Python gives the same table, or: cxr-ray explain {shlex.quote(run)} IMAGE for one image"
     )
 
 

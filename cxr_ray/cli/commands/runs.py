@@ -45,4 +45,4 @@ def runs(folder: Path = Path("runs"), /) -> None:
     less_important = ["selected by", "value", "test evaluations", "labels", "data", "epochs"]
     table([*columns, *MAIN_METRICS, "test evaluations"], rows, first_out=less_important)
     print(f"runs: {folder.resolve()}")
-    print(f"next: {next_steps.of_runs(found)}")
+    next_steps.show(f"{next_steps.of_runs(found)}")

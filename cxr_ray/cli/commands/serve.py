@@ -38,7 +38,8 @@ def serve(
     The answer is JSON: `probabilities`, `calibrated`, `decisions` at the run's operating points, `unusual` and the version of the
     model; what the run does not have is null. A body that cannot be used gets a 4xx status with the reason in `error`. GET /metadata
     tells labels, thresholds and limits, GET /health (without the token) whether the model answers. Images that arrive together are
-    predicted as a batch. Nothing of a request is logged. Ctrl-C or SIGTERM ends it after the requests that it has.
+    predicted as a batch. Nothing of a request is logged. Ctrl-C (exit code 130) or SIGTERM (0) ends it after the
+    requests that it has.
 
     Parameters
     ----------

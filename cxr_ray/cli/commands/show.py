@@ -88,7 +88,7 @@ def show(
     elif (page := saved_run.path / "report.html").is_file():
         print(f"report: {page}")
     else:
-        print(f"next: {next_steps.after_training(saved_run)}")
+        next_steps.show(f"{next_steps.after_training(saved_run)}")
 
 
 def _print_settings(run: Any, *, every: bool) -> None:

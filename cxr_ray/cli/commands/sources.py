@@ -2,7 +2,7 @@
 
 from cyclopts import App
 
-from cxr_ray.cli import flags
+from cxr_ray.cli import flags, next_steps
 from cxr_ray.cli.terminal import bullets, table
 
 app = App(name="sources", help_format="markdown")
@@ -24,10 +24,10 @@ def sources(name: str | None = None, /) -> None:
             ["source", "description", "options"],
             [[e.name, e.about, ", ".join(e.options.model_fields) or "-"] for e in SOURCES],
         )
-        print("next: cxr-ray sources NAME, or cxr-ray ingest SOURCE ROOT OUT --dry-run")
+        next_steps.show("cxr-ray sources NAME, or cxr-ray ingest SOURCE ROOT OUT --dry-run")
         return
     entry = SOURCES[name]
     about = (entry.make.__doc__ or "").partition("Raises ")[0]  # exceptions are for callers, not for the help
     print(f"{entry.name}: {' '.join(about.split())}")
     bullets("options, each a flag of ingest", flags.help_lines(entry.options, dashes=True))
-    print(f"next: cxr-ray ingest {entry.name} ROOT OUT --dry-run")
+    next_steps.show(f"cxr-ray ingest {entry.name} ROOT OUT --dry-run")

@@ -16,8 +16,10 @@ from cxr_ray.errors import UserError, has_secret, masked, unknown
 if TYPE_CHECKING:
     from cxr_ray.on_ray.submit import Job, Jobs
 
-PLACES_ITS_WORK = ("ingest", "train", "tune", "predict", "serve")
-"""Commands that start Ray workers for what is heavy. The others do it themselves, and run on a worker's node."""
+PLACES_ITS_WORK = ("ingest", "train", "tune", "serve")
+"""Commands that start Ray workers for what is heavy. The others do it in their own process, and run on a worker's node."""
+WITH_WORKERS = ("predict", "explain")
+"""Those that do so with several workers."""
 WITH_NAME = ("train", "tune")
 FILE_FLAGS = ("-c", "--config")
 RELATIVE = re.compile(r"[\w.~+@%=][\w.~+@%=-]*(?:/[\w.~+@%=-]+)*/?")
@@ -128,8 +130,9 @@ def read_job(words: tuple[str, ...], working_dir: Path, *, python: str = "python
         name = f"{command}-{datetime.now():%Y%m%d-%H%M%S}"
         if command in WITH_NAME and not {"--resume"} & set(rest):
             rest += ["--name", name]
-    cpus = 0.0 if command in PLACES_ITS_WORK else 1.0
-    return Job(name, (command, *rest), working_dir, python, cpus, 0.0 if command in PLACES_ITS_WORK else gpus)
+    if command in PLACES_ITS_WORK or (command in WITH_WORKERS and _flag(rest, "--workers") not in (None, "1")):
+        return Job(name, (command, *rest), working_dir, python)
+    return Job(name, (command, *rest), working_dir, python, cpus=1.0, gpus=gpus)
 
 
 def _check_paths(command: str, words: list[str], working_dir: Path) -> None:

@@ -113,7 +113,7 @@ def run(config: configs.Config, *, address: str | None = None, wait: float | Non
         return _run_seeds(config, address, wait)
     run = on_ray.train(config, address=address, wait=wait)
     print(f"run: {run.path.resolve()}")
-    print(f"next: {next_steps.after_training(run)}")
+    next_steps.show(f"{next_steps.after_training(run)}")
     return run
 
 
@@ -132,5 +132,5 @@ def _run_seeds(config: configs.Config, address: str | None, wait: float | None) 
             run = runs.load(Path(one.output) / str(one.name))
         print(f"run: {run.path.resolve()}")
         trained.append(run)
-    print(f"next: {next_steps.of_seeds(trained)}")
+    next_steps.show(f"{next_steps.of_seeds(trained)}")
     return trained[-1]

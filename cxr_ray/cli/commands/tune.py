@@ -146,7 +146,7 @@ def run(
     if page.exists():
         print(f"page: {page}")
     print(f"sweep: {sweep.path}")
-    print(f"next: open the page in a browser, or: {next_steps.after_training(runs.load(best))}")
+    next_steps.show(f"open the page in a browser, or: {next_steps.after_training(runs.load(best))}")
     return sweep
 
 

@@ -5,6 +5,8 @@ import sys
 
 from cyclopts import App
 
+from cxr_ray.cli import next_steps
+
 app = App(name="verify", help_format="markdown")
 
 
@@ -33,5 +35,5 @@ def verify(shards: str, /) -> int:
         )
         return 2
     print(f"all checksums match: {where}")
-    print(f"next: cxr-ray describe {shlex.quote(str(shards))}")
+    next_steps.show(f"cxr-ray describe {shlex.quote(str(shards))}")
     return 0

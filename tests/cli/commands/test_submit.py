@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from cxr_ray.cli import main
+from cxr_ray.cli.commands.submit import read_job
 from cxr_ray.on_ray import submit as on_ray
 
 TRAIN = ["train", "--store", "/data/x", "--output", "/data/runs"]
@@ -63,6 +64,29 @@ def test_what_may_work_gets_as_far_as_the_cluster(
     flags = ["--address", "http://127.0.0.1:9", "--working-dir", str(tmp_path)]
     assert main(["submit", *flags, "--", *words]) == 2
     assert "no Ray dashboard answers at http://127.0.0.1:9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "place"),
+    [
+        ("train --store /x --output /runs", ""),
+        ("tune --store /x --output /runs", ""),
+        ("ingest nih /raw /x", ""),
+        ("serve /runs/first", ""),
+        ("predict /runs/first /x /out.csv --workers 2", ""),
+        ("explain /runs/first --workers=2", ""),
+        ("predict /runs/first /x /out.csv", "--entrypoint-num-cpus 1 --entrypoint-num-gpus 1"),
+        ("predict /runs/first /x /out.csv --workers 1", "--entrypoint-num-cpus 1 --entrypoint-num-gpus 1"),
+        ("explain /runs/first", "--entrypoint-num-cpus 1 --entrypoint-num-gpus 1"),
+        ("evaluate /runs/first", "--entrypoint-num-cpus 1 --entrypoint-num-gpus 1"),
+        ("embed /runs/first /x /features", "--entrypoint-num-cpus 1 --entrypoint-num-gpus 1"),
+    ],
+)
+def test_a_command_that_starts_no_workers_runs_on_one(command: str, place: str, tmp_path: Path) -> None:
+    """The head may be small and without a GPU: a command with resources of its own is placed on a node that has them."""
+    job = read_job(tuple(command.split()), tmp_path, gpus=1)
+    by_hand = job.by_hand("http://127.0.0.1:8265")
+    assert place in by_hand and ("--entrypoint-num" in by_hand) == bool(place)
 
 
 class Cluster:
