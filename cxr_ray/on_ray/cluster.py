@@ -13,6 +13,9 @@ from cxr_ray.errors import UserError
 from cxr_ray.on_ray import head, room
 from cxr_ray.on_ray.resources import Room, this_machine
 
+STARTUP_TIMED_OUT = "timed out during startup"
+"""Words of Ray's message when its processes were not there in time."""
+
 
 @contextmanager
 def session(address: str | None = None, *, num_cpus: int | None = None, dashboard: bool = False) -> Iterator[bool]:
@@ -53,6 +56,13 @@ def session(address: str | None = None, *, num_cpus: int | None = None, dashboar
         fix = "leave --address out" if address else "unset RAY_ADDRESS"
         raise UserError(
             f"no Ray cluster answers at {where} ({reason[:200]}); start one with `ray start --head`, or {fix}"
+        ) from None
+    except Exception as error:  # Ray raises no class of its own
+        if STARTUP_TIMED_OUT not in str(error):
+            raise
+        raise UserError(
+            "Ray did not start within its 30 s: this machine is too busy, or out of memory; end other programs, and run the same command "
+            "again"
         ) from None
     # Also while it shuts down, for which Ray asks the head. A Ray client (ray://) sees only its proxy.
     is_client = str(where).startswith("ray://")

@@ -81,8 +81,8 @@ for method, value in similarity.items():
 #
 # The phantom knows where it drew each finding: the store has boxes. With `boxes` the methods are scored against them, next to the
 # location prior: where findings of this label usually are, without any model. A map that does not beat the prior points at nothing that
-# this model has seen. `hit` is the share of maps whose strongest point lies in a box; [](../how-to/explain.md) has the other scores and the rules
-# of the verdict.
+# this model has seen. `hit` is the share of maps whose strongest point lies in a box; [](../reference/metrics.md) has the other scores. The rules
+# of the verdict are stated on the page.
 
 # %%
 scored = cxr_ray.explain(

@@ -34,6 +34,21 @@ def test_a_cluster_that_does_not_answer_is_named_with_the_fix(
         pass
 
 
+def test_a_ray_that_does_not_start_in_time_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray raises the base class, with a message that says neither why nor what to do."""
+
+    def slow(**options: Any) -> None:
+        raise Exception(
+            "The current node timed out during startup. This could happen because some of the raylet failed"
+        )
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", slow)
+    with pytest.raises(UserError, match=r"too busy.*run the same command again"), cluster.session():
+        pass
+
+
 def test_more_than_fits_here_is_refused_before_ray_starts_and_leaves_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
