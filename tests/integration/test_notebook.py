@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.py"))
 FIRST = (ROOT / "docs" / "tutorials" / "first_steps.py").read_text(encoding="utf-8")
 SHOWN = {"ingest", "create_model", "train", "evaluate", "tune", "compare", "make_ensemble", "load_predictor"}
-STANDARD = {"os", "pathlib", "secrets", "shutil", "socket", "subprocess", "sys", "time", "json"}
+STANDARD = {"os", "pathlib", "secrets", "shutil", "socket", "subprocess", "sys", "tempfile", "time", "json"}
 
 
 @pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)

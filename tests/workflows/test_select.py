@@ -26,6 +26,7 @@ from cxr_ray.tuning.sweep import Sweep
 from cxr_ray.tuning.trial import FAILED, FINISHED, Trial
 from cxr_ray.workflows import select
 from cxr_ray.workflows import tune as workflow
+from cxr_ray.workflows.evaluation_request import EvaluationRequest
 from tests.fakes.sweep import STORE
 
 LABELS = ["Edema", "Mass"]
@@ -117,7 +118,8 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the folders that were evaluated on test, from saved predictions, since these runs have no store."""
     names: list[str] = []
 
-    def evaluate(path: Path, *, split: str, log: Any) -> None:
+    def evaluate(path: Path, request: EvaluationRequest, *, log: Any) -> None:
+        assert request == EvaluationRequest(split="test")
         run = runs.Run(Path(path))
         names.append(run.path.name)
         tables = [member.predictions("test") for member in run.members or [run]]
