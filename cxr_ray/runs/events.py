@@ -27,7 +27,7 @@ KINDS = (
     "interrupted",
     "failed",
 )
-"""docs/formats.md explains them."""
+"""docs/reference/formats.md explains them."""
 
 
 FORGOTTEN_S = 24 * 3600.0

@@ -64,6 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     made.run("show", str(runs / NAME))
     made.run("runs", str(runs))
     made.run("explain", str(runs / NAME), str(films), "--methods", "saliency", "--out", str(folder / "films"))
+    made.run("explain", str(runs / NAME), "--audit", "--methods", "saliency", "--limit", "4", "--out", str(folder / "audit"))
     made.run("predict", str(runs / NAME), str(films), str(folder / "films.csv"))
     made.run("predict", str(runs / NAME), shards, str(folder / "store.csv"))
     made.run("evaluate", str(runs / "gone"), code=2)
@@ -107,7 +108,7 @@ def test_no_name_is_markup_in_any_page(made: Made) -> None:
         for path in made.folder.rglob("*.html")
     }
     names = {name.rpartition("/")[2] for name in pages}
-    assert names >= {"describe.html", "report.html", "index.html", "compare.html", "explain.html", "sweep.html"}
+    assert names >= {f"{page}.html" for page in ("describe", "report", "index", "compare", "explain", "audit", "sweep")}
     assert {name: page.foreign for name, page in pages.items() if page.foreign} == {}
     for page in pages.values():
         shown = "".join(page.words)
