@@ -1,6 +1,7 @@
 """Shared by all tests: the environment of Ray and torch, the folder of real data, and per session one Ray and one S3 server."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -33,6 +34,10 @@ os.environ |= {
     "AWS_EC2_METADATA_DISABLED": "1",
 }
 os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] = "when_required"  # nanio accepts no checksum in a trailer
+
+# A shell's background job ignores Ctrl-C, as do then the processes that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _NO_REAL_DATA = (
     "no real data: set CXR_RAY_SHARED to the folder that holds data/, or put it at ../shared beside the checkout"
