@@ -59,14 +59,12 @@ class ServiceSettings:
     """The answer of `/metadata`; its entry `model` is part of every prediction."""
     replicas: int = 1
     batch_size: int = 8
-    """Most images of a batch."""
-    batch_wait_s: float = 0.01
-    """How long the first image of a batch waits for others."""
+    """Most images of a batch: those that arrived while the calls under way were answered."""
     limits: Limits = field(default_factory=Limits)
 
 
 class Model:
-    """A replica: decodes in processes of its own, and predicts what has arrived meanwhile as one batch."""
+    """A replica: decodes in processes of its own, and predicts the images of a call as one batch."""
 
     def __init__(self, settings: ServiceSettings, threads: int) -> None:
         import numpy as np
@@ -84,46 +82,33 @@ class Model:
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="cxr-model")
         blank = np.zeros((settings.batch_size, *self._predictor.image_format.size), np.uint8)
         self._predictor.probabilities(blank)  # the first batch takes longer
-        self._batched = _batched(self._predict, settings)
-
-    async def answer(self, body: bytes) -> dict[str, Any]:
-        """The answer for the bytes of a file, or why it is `refused`."""
-        from cxr_ray.imaging.pixels import ImageError
-
-        loop = asyncio.get_running_loop()
-        try:
-            image = await loop.run_in_executor(self._threads, self._decoders.decode, body)
-        except ImageError as error:
-            return {"refused": error.reason}
-        return {**(await self._batched(image)), "model": self._settings.metadata["model"]}
 
     async def answer_each(self, bodies: list[bytes]) -> list[dict[str, Any]]:
-        """The answer for each of several files; they may be predicted in one batch with those of other calls."""
-        return list(await asyncio.gather(*map(self.answer, bodies)))
-
-    async def _predict(self, images: list[Any]) -> list[dict[str, Any]]:
+        """The answer for the bytes of each file, or why it is `refused`. Those that can be decoded are predicted in one batch."""
         from cxr_ray.inference.answers import answers
 
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._model_thread, answers, self._predictor, self._settings.decisions, images
+        images = await asyncio.gather(*(loop.run_in_executor(self._threads, self._decode, body) for body in bodies))
+        usable = [image for image in images if not isinstance(image, str)]
+        found = iter(
+            await loop.run_in_executor(self._model_thread, answers, self._predictor, self._settings.decisions, usable)
+            if usable
+            else ()
         )
+        model = self._settings.metadata["model"]
+        return [{"refused": image} if isinstance(image, str) else {**next(found), "model": model} for image in images]
+
+    def _decode(self, body: bytes) -> Any:
+        from cxr_ray.imaging.pixels import ImageError
+
+        try:
+            return self._decoders.decode(body)
+        except ImageError as error:
+            return error.reason
 
     def ready(self) -> int:
         """The process of the replica."""
         return os.getpid()
-
-
-def _batched(predict: Any, settings: ServiceSettings) -> Any:
-    """A coroutine function of one image, which waits for a batch."""
-    from ray import serve
-
-    @serve.batch(max_batch_size=settings.batch_size, batch_wait_timeout_s=settings.batch_wait_s)
-    async def batch(images: list[Any]) -> list[dict[str, Any]]:
-        answers: list[dict[str, Any]] = await predict(images)
-        return answers
-
-    return batch
 
 
 def serve(
