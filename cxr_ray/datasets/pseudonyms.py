@@ -23,12 +23,12 @@ def default_key_path() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "cxr_ray" / "hash.key"
 
 
-def load_key(path: Path | None, *, outside: AnyPath) -> bytes:
+def load_key(path: Path | None, *, outside: AnyPath | None) -> bytes:
     """The secret key in the file `path` (None: `default_key_path`). If there is none, a random key that only its owner can read
     is created.
 
     With the key, hashes can be tested against guessed identifiers: raises `UserError` if the file is in `outside`, the
-    dataset's folder, cannot be read or created, or has less than 16 bytes."""
+    dataset's folder (None: there is none), cannot be read or created, or has less than 16 bytes."""
     path = path or default_key_path()
     if isinstance(outside, Path) and path.resolve().is_relative_to(outside.resolve()):
         raise UserError(

@@ -1,4 +1,4 @@
-"""What is predicted: rows of a store, or files of a folder or a table, in the order of the output. Reads names, and no pixels."""
+"""What is predicted: rows of a store, or files of a folder or a table, in the order of the output. Reads names, and decodes nothing."""
 # N inputs
 
 import hashlib
@@ -19,10 +19,14 @@ from cxr_ray.datasets.folders import EXTENSIONS, find_pictures, kinds_of
 from cxr_ray.datasets.pseudonyms import pseudonym
 from cxr_ray.datasets.tables import TABLE_SUFFIXES, read_text_table, require_columns
 from cxr_ray.errors import UserError, unknown
+from cxr_ray.imaging.files import Root
+from cxr_ray.imaging.pixels import ImageError
 from cxr_ray.labels import PARTS
 from cxr_ray.storage.remote import AnyPath, to_path
 
 Ints = npt.NDArray[np.int64]
+COMPARED_FILES = 8
+"""Files of a list, evenly spread, whose content counts in its digest: folders of different films may have the same names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +34,7 @@ class InputList:
     """N inputs. Either `store` and `rows`, or `root` and `names`."""
 
     digest: str
-    """sha256 of which inputs these are, and of their order."""
+    """sha256 of which inputs these are, and of their order: of a store its fingerprint, of files the names and the content of a few."""
     store: Store | None = None
     rows: Ints | None = None
     """[N] row numbers of the store."""
@@ -41,6 +45,8 @@ class InputList:
     patients: tuple[str | None, ...] | None = None
     """[N] as the store or the table has them; None: it has none."""
     studies: tuple[str | None, ...] | None = None
+    searched: bool = False
+    """All images below the root are inputs: a file that is written there would be one of the next time."""
     notes: tuple[str, ...] = ()
     """What was left out, for the log."""
 
@@ -114,7 +120,8 @@ def open_inputs(
             + (f", only {left_out}" if left_out else "")
             + "; give a store, a folder with images, a table or an image"
         )
-    return _of_files(path, names, notes=[f"files that are no images were left out: {left_out}"] if left_out else [])
+    notes = [f"files that are no images were left out: {left_out}"] if left_out else []
+    return replace(_of_files(path, names), searched=True, notes=tuple(notes))
 
 
 def _kind(inputs: Any, path: AnyPath) -> str:
@@ -165,10 +172,13 @@ def _below(name: str, root: AnyPath) -> str:
     return name
 
 
-def _of_files(root: AnyPath, names: list[str], *, notes: list[str] | None = None, **identifiers: Any) -> InputList:
+def _of_files(root: AnyPath, names: list[str], **identifiers: Any) -> InputList:
     body = "\0".join(["files", *names, *(text or "" for each in identifiers.values() for text in each or ())])
-    digest = hashlib.sha256(body.encode("utf-8", "surrogatepass")).hexdigest()
-    return InputList(digest, root=root.absolute(), names=tuple(names), notes=tuple(notes or ()), **identifiers)
+    digest = hashlib.sha256(body.encode("utf-8", "surrogatepass"))
+    spread = np.unique(np.linspace(0, len(names) - 1, COMPARED_FILES).astype(int)).tolist()
+    for content in Root(root).read_each([names[at] for at in spread]):
+        digest.update(content.reason.encode() if isinstance(content, ImageError) else hashlib.sha256(content).digest())
+    return InputList(digest.hexdigest(), root=root.absolute(), names=tuple(names), **identifiers)
 
 
 def _texts(column: "pd.Series[Any] | None") -> tuple[str | None, ...] | None:

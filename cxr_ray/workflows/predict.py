@@ -300,7 +300,9 @@ def _secret(inputs: InputList, hash_key: str | os.PathLike[str] | None) -> bytes
     """The key of the hashes of patients and studies; None for a store, whose ids stay as they are."""
     if inputs.root is None:
         return None
-    return pseudonyms.load_key(None if hash_key is None else Path(hash_key), outside=inputs.root)
+    # Of a table or a file the root is only where it lies: the home folder, which has the default key too.
+    outside = inputs.root if inputs.searched or hash_key is not None else None
+    return pseudonyms.load_key(None if hash_key is None else Path(hash_key), outside=outside)
 
 
 def _sources(
@@ -320,7 +322,7 @@ def _sources(
     writer = None
     if sr is not None:
         folder = to_local_path(sr, "folder of reports").absolute()
-        if isinstance(inputs.root, Path) and folder.resolve().is_relative_to(inputs.root.resolve()):
+        if inputs.searched and isinstance(inputs.root, Path) and folder.resolve().is_relative_to(inputs.root.resolve()):
             raise UserError(
                 f"{folder} is in the input, where reports would be inputs of the next prediction; give a folder outside"
             )

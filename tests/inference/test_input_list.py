@@ -58,7 +58,10 @@ def test_the_digest_is_of_the_inputs_and_their_order(tmp_path: Path) -> None:
     write(tmp_path / "one", a_png=PNG, b_png=PNG)
     write(tmp_path / "two", a_png=PNG, b_png=PNG)
     assert open_inputs(tmp_path / "one").digest == open_inputs(tmp_path / "two").digest  # it may be moved
-    write(tmp_path / "two", c_png=PNG)
+    for other in (b"", encoded(np.ones((4, 4), np.uint8))):  # the same names for other films, as of another day
+        write(tmp_path / "two", b_png=other)
+        assert open_inputs(tmp_path / "one").digest != open_inputs(tmp_path / "two").digest
+    write(tmp_path / "two", b_png=PNG, c_png=PNG)
     assert open_inputs(tmp_path / "one").digest != open_inputs(tmp_path / "two").digest
     tables = {}
     for name, rows in {"ab": ["a.png", "b.png"], "ba": ["b.png", "a.png"], "aba": ["a.png", "b.png", "a.png"]}.items():

@@ -201,6 +201,19 @@ def test_a_report_of_the_same_prediction_is_not_a_second_one(tmp_path: Path) -> 
     assert len(list((tmp_path / "sr").iterdir())) == 2
 
 
+def test_reports_and_key_next_to_a_table_or_one_film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where these lie is no input as a folder is: it may be the home folder, which has the default key too."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / ".config"))
+    first, second = archive.dicoms(tmp_path / "in", 2)
+    (tmp_path / "films.csv").write_text(f"image\nin/{first.name}\nin/{second.name}\n")
+    (tmp_path / "film.dcm").write_bytes(first.read_bytes())
+    for name, count in {"films.csv": 2, "film.dcm": 1}.items():
+        found = cxr_ray.predict(
+            trained(), tmp_path / name, tmp_path / f"{name}.parquet", sr=tmp_path / "sr" / name, ids=True, gpu=False, log=quiet
+        )  # fmt: skip
+        assert len(list((tmp_path / "sr" / name).iterdir())) == count and found.table["study"].notna().all()
+
+
 def test_files_that_share_an_instance_have_a_report_each_and_copies_share_one(tmp_path: Path) -> None:
     first, second = archive.dicoms(tmp_path / "in", 2)
     (tmp_path / "in" / "copy.dcm").write_bytes(first.read_bytes())
