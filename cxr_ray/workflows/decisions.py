@@ -48,6 +48,11 @@ def decisions_of(
     return Decisions(labels, task, {k: p.threshold for k, p in points.items()}, rule, **chosen)
 
 
+def has_points_by_image_only(run: runs.Run, by: By, combine: studies.Method) -> bool:
+    """Whether the operating points of the run's evaluation are by image, and `by` asks for those by study, which it lacks."""
+    return by == "study" and _evaluation(run, by, combine) is None and _evaluation(run, "image", combine) is not None
+
+
 def _evaluation(run: runs.Run, by: By, combine: studies.Method) -> dict[str, Any] | None:
     """The results of the run's evaluation by image or by study, if there is one."""
     wanted = "image" if by == "image" else f"study ({combine} of its images)"

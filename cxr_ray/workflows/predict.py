@@ -35,6 +35,7 @@ from cxr_ray.inference.prediction_parts import PredictionParts, folder_of
 from cxr_ray.inference.predictor import Predictor
 from cxr_ray.inference.structured_report import ReportedModel, ReportWriter
 from cxr_ray.metrics import operating_points, studies
+from cxr_ray.models import check_size
 from cxr_ray.runtime import machine
 from cxr_ray.runtime.progress import Progress
 from cxr_ray.runtime.signals import on_sigterm
@@ -42,7 +43,7 @@ from cxr_ray.runtime.workers import Workers
 from cxr_ray.storage.atomic import make_folder, sha256
 from cxr_ray.storage.lease import Lease
 from cxr_ray.storage.remote import remove_tree, to_local_path
-from cxr_ray.workflows.decisions import decisions_of
+from cxr_ray.workflows.decisions import decisions_of, has_points_by_image_only
 from cxr_ray.workflows.evaluation_request import By
 
 BATCH_SIZE = 64
@@ -127,6 +128,9 @@ def predict(  # noqa: PLR0913 - the options of the command, all of them by keywo
         raise UserError("the hash key is for ids: ask for them too, or leave it out")
     predictor = load_predictor(run, gpu=gpu, plugins=plugins)
     chosen = open_inputs(inputs, run=predictor.run, part=part, image=image, root=root)
+    if chosen.store is not None:
+        for member in predictor.members:
+            check_size(member.image_size, chosen.store.size)  # before there are parts
     if by == "study":
         prediction_file.check_studies(chosen)
     decisions = decisions_of(predictor, thresholds, by=by, combine=combine)
@@ -135,7 +139,7 @@ def predict(  # noqa: PLR0913 - the options of the command, all of them by keywo
     path, done = prediction_file.check_output(out, described["settings"])
     if done:
         return _already(path, sr, log)
-    for note in (*chosen.notes, *_notes(predictor, decisions, by)):
+    for note in (*chosen.notes, *_notes(predictor, decisions, by, combine, thresholds)):
         log(f"note: {note}")
     secret = _secret(chosen, hash_key) if ids or by == "study" else None
     chosen = chosen if secret is None else chosen.hashed(secret)
@@ -287,13 +291,28 @@ def _describe(run: Any, predictor: Predictor, shape: Shape, inputs: InputList, *
     return {"run": name, **described, "versions": versions, "settings": settings}
 
 
-def _notes(predictor: Predictor, decisions: Decisions, by: str) -> list[str]:
-    if decisions.calibrate is not None or predictor.run is None:
+def _notes(
+    predictor: Predictor,
+    decisions: Decisions,
+    by: By,
+    combine: studies.Method,
+    thresholds: operating_points.Rule | None,
+) -> list[str]:
+    run = predictor.run
+    if run is None:
         return []
-    command = "cxr-ray evaluate" + (" --by study" if by == "study" else "")
-    return [
-        f"no calibrated probabilities: {predictor.run.path.name} has no calibrator by {by} (`{command}` may fit one on val)"
-    ]
+    notes = []
+    command = "cxr-ray evaluate" + (f" --by study --combine {combine}" if by == "study" else "")
+    if decisions.calibrate is None:
+        notes.append(
+            f"no calibrated probabilities: {run.path.name} has no calibrator by {by} (`{command}` may fit one on val)"
+        )
+    if thresholds is None and decisions.thresholds and has_points_by_image_only(run, by, combine):
+        notes.append(
+            f"decisions by study are at {decisions.rule}: the operating points of {run.path.name} are by image (`{command}` chooses "
+            "them by study)"
+        )
+    return notes
 
 
 def _secret(inputs: InputList, hash_key: str | os.PathLike[str] | None) -> bytes | None:

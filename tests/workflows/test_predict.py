@@ -16,6 +16,7 @@ from PIL import Image
 
 import cxr_ray
 from cxr_ray import cli
+from cxr_ray.data import store_writer
 from cxr_ray.errors import UserError
 from cxr_ray.inference import prediction_parts
 from cxr_ray.metrics import calibration
@@ -25,6 +26,7 @@ from tests.data.test_store_check import flip
 from tests.fakes import archive, dicom
 from tests.fakes.explained import quiet, store, trained
 from tests.fakes.images import deep_png
+from tests.fakes.store import fake_store
 
 ROWS = list(range(3, 183, 3))
 BAD = {
@@ -179,6 +181,18 @@ def test_decisions_are_at_the_operating_points_of_the_evaluation(evaluated: cxr_
         np.testing.assert_allclose(found.table.filter(regex="^calibrated/").to_numpy(), wanted, atol=1e-6)
     same = predict(trained(), store(), tmp_path / "same.parquet", thresholds="youden")
     assert same.metadata["thresholds"] == pytest.approx(results["thresholds"])
+
+
+def test_operating_points_by_image_are_not_used_by_study(evaluated: cxr_ray.Run, tmp_path: Path) -> None:
+    lines: list[str] = []
+    found = predict(evaluated, store(), tmp_path / "out.parquet", by="study", log=lines.append)
+    assert set(found.metadata["thresholds"].values()) == {0.5}
+    (note,) = (line for line in lines if "decisions by study are at 0.5" in line)
+    assert f"the operating points of {evaluated.path.name} are by image (`cxr-ray evaluate --by study" in note
+    lines.clear()
+    predict(evaluated, store(), tmp_path / "given.parquet", by="study", thresholds=0.4, log=lines.append)
+    predict(evaluated, store(), tmp_path / "image.parquet", log=lines.append)
+    assert not any("decisions by study" in line for line in lines)
 
 
 def test_calibrated_probabilities_are_those_of_the_report(evaluated: cxr_ray.Run, tmp_path: Path) -> None:
@@ -368,6 +382,8 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path: Path) -> None:
     (tmp_path / "bad" / "a.png").write_bytes(b"x")
     out = tmp_path / "out.parquet"
     (tmp_path / "list.csv").write_text("file\na.png\n")
+    small = fake_store(size=(20, 20))
+    store_writer.write(tmp_path / "small", small.pixels, small.index.drop(columns=["mean", "variance"]), small.info)
     for inputs, options, message in (
         (tmp_path / "empty", {}, "is no store and has no image"),
         (tmp_path / "texts", {}, r"only 1 \.txt"),
@@ -385,6 +401,7 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path: Path) -> None:
         (store("multiclass"), {"part": "val"}, "is another one: remove it"),
         (store(), {"part": "dev"}, "unknown split 'dev'"),
         (store(), {"sr": tmp_path / "sr"}, "a store has none"),
+        (tmp_path / "small", {}, "enlarging adds nothing"),
         (tmp_path / "files", {"sr": tmp_path / "files" / "sr"}, "give a folder outside"),
         (store(), {"batch_size": 0}, "must be at least 1"),
         (store(), {"hash_key": tmp_path / "key"}, "the hash key is for ids"),
