@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_constants
+from ray._private.runtime_env import packaging
 from ray.job_submission import JobSubmissionClient
 
 from cxr_ray.errors import UserError, masked
@@ -23,6 +25,9 @@ STOP_WAIT_S = 120
 """Time between a job's stop and its kill. Ray's default of 3 s is less than a step and a checkpoint of a large model need."""
 WAITING_EVERY_S = 30.0
 TERMINAL = ("SUCCEEDED", "FAILED", "STOPPED")
+MOST_BYTES = 100 * 2**20
+"""What Ray's dashboard takes in one request; the files are packed without compression."""
+QUIET = logging.getLogger(f"{__name__}.quiet")
 ENVIRONMENT = "RAY_API_SERVER_ADDRESS"
 FAILURES = (RuntimeError, OSError, ray.exceptions.AuthenticationError)
 """What Ray's client raises for an answer that is none, a connection that is none, and a refused token."""
@@ -83,7 +88,14 @@ class Jobs:
             raise self._user_error(error) from None
 
     def start(self, job: Job) -> str:
-        """Upload the working directory and start `job`; returns its id: the name, with a number if that is used already."""
+        """Upload the working directory and start `job`; returns its id: the name, with a number if that is used already.
+
+        Raises `UserError` for a folder that is too large, before Ray reads and packs it."""
+        if upload_bytes(job.working_dir) > MOST_BYTES:
+            raise UserError(
+                f"{job.working_dir} has more than the 100 MiB that Ray takes: list data, runs and environments in its .gitignore or "
+                ".rayignore, or give a smaller folder with --working-dir"
+            )
         name, number = job.name, 2
         used = {row["name"] for row in self.list()}
         while name in used or not self._start(job, name):
@@ -102,14 +114,6 @@ class Jobs:
                     entrypoint_num_gpus=job.gpus or None,
                 )
             )
-        except ValueError as error:
-            if "exceeds the maximum size" not in str(error):
-                raise
-            size = str(error).partition("(")[2].partition(")")[0]
-            raise UserError(
-                f"{job.working_dir} has {size} to upload, and Ray takes 100 MiB: list data, runs and environments in its .gitignore "
-                "or .rayignore, or give a smaller folder with --working-dir"
-            ) from None
         except FAILURES as error:
             if "already exists" in str(error):
                 return False
@@ -208,10 +212,28 @@ class Jobs:
                 f"the cluster at {self.address} wants its token: set RAY_AUTH_MODE=token and keep the head's token in ~/.ray/auth_token "
                 f"(or name its file in RAY_AUTH_TOKEN_PATH) ({text[:200]})"
             )
+        if "status code" in text:
+            return UserError(f"the cluster at {self.address} refuses: {text[:300]}")
         return UserError(
             f"no Ray dashboard answers at {self.address} ({text[:200]}); give --address http://HEAD:8265, or open a tunnel with "
             "`ray dashboard cluster.yaml`"
         )
+
+
+def upload_bytes(folder: Path) -> int:
+    """Bytes of the files that Ray uploads of a working directory; it stops to count above `MOST_BYTES`."""
+    return _bytes_below(folder, [packaging._get_excludes(folder, ray_constants.get_runtime_env_default_excludes())])
+
+
+def _bytes_below(folder: Path, inherited: Sequence[Callable[[Path], bool]]) -> int:
+    excludes = [*inherited, *packaging.get_excludes_from_ignore_files(folder, include_gitignore=True, logger=QUIET)]
+    total = 0
+    for path in folder.iterdir():
+        if not any(exclude(path) for exclude in excludes):
+            total += _bytes_below(path, excludes) if path.is_dir() else path.stat().st_size if path.is_file() else 0
+        if total > MOST_BYTES:
+            break
+    return total
 
 
 @contextmanager

@@ -175,6 +175,25 @@ def test_a_job_has_the_name_of_its_run(flags: list[str], name: str, tmp_path: Pa
     assert job.name.startswith(name) and tuple(job.words) == words
 
 
+def test_a_folder_that_is_too_large_is_refused_before_it_is_packed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_ray, "JobSubmissionClient", Ended)
+    for name in ("data/blob", "kept/ignored/blob", ".venv/lib/blob"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(100 * 2**20)  # a hole: it takes no space on the disk
+    (tmp_path / "kept" / "small").write_bytes(bytes(7))
+    (tmp_path / "dangling").symlink_to("nowhere")
+    start = ["submit", "--working-dir", str(tmp_path), "--", *TRAIN]
+    assert main(start) == 2
+    assert f"{tmp_path} has more than the 100 MiB that Ray takes" in capsys.readouterr().err
+    (tmp_path / ".gitignore").write_text("/data/\n")
+    (tmp_path / "kept" / ".rayignore").write_text("ignored\n")
+    assert on_ray.upload_bytes(tmp_path) == 7 + len("/data/\n") + len("ignored\n")
+    assert main(start) == 0
+
+
 class Ended(Cluster):
     """A dashboard whose jobs end well and write nothing."""
 
