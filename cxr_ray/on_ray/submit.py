@@ -161,11 +161,16 @@ class Jobs:
             raise self._user_error(error) from None
 
     def follow(self, name: str, log: Callable[[str], None]) -> str:
-        """Pass the job's output to `log` line by line until it ends; returns its status. While it waits for room, a line every 30 s."""
+        """Pass the job's output to `log` line by line until it ends; returns its status. While it waits for room, a line every 30 s.
+
+        Raises `UserError` if the cluster does not answer any more: a tunnel or the head may have ended."""
         try:
             return asyncio.run(self._follow(name, log))
-        except FAILURES as error:
-            raise self._user_error(error) from None
+        except (UserError, *FAILURES) as error:
+            reason = error if isinstance(error, UserError) else self._user_error(error)
+            raise UserError(
+                f"the log of the job {name} broke off, and the job may go on (`cxr-ray submit --status` lists it): {reason}"
+            ) from None
 
     async def _follow(self, name: str, log: Callable[[str], None]) -> str:
         shown, rest = 0, ""

@@ -227,6 +227,21 @@ def test_the_end_of_a_job_names_its_result_and_what_to_do_with_it(
     assert lines[-1].endswith(f"/runs/a/{page} {page}")
 
 
+class Lost(Ended):
+    """A dashboard that ends while a job's log is followed."""
+
+    def get_job_info(self, name: str) -> SimpleNamespace:
+        raise ConnectionError("Connection refused")
+
+
+def test_a_cluster_that_is_lost_while_a_log_is_followed_does_not_end_the_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_ray, "JobSubmissionClient", Lost)
+    assert main(["submit", "--working-dir", str(tmp_path), "--", *TRAIN, "--name", "a"]) == 2
+    assert "the log of the job a broke off, and the job may go on" in capsys.readouterr().err
+
+
 class Dashboards:
     """Stands in for Ray's client, which prefers the environment to the address that it is given."""
 
