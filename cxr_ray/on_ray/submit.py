@@ -79,7 +79,9 @@ class Jobs:
         self._address = _dashboard(address)
         self.address = masked(self._address)
         """URL of the dashboard, without its secrets."""
-        logging.getLogger("ray").setLevel(logging.ERROR)  # hints of other commands than ours
+        # Hints of other commands than ours, and of closed connections.
+        for name in ("ray", "ray.dashboard.modules.job.sdk"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         try:
             with _environment(ENVIRONMENT, self._address):  # Ray prefers its variables to the address that it is given
                 self._client: Any = JobSubmissionClient(self._address)

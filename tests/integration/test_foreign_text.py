@@ -64,7 +64,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     made.run("show", str(runs / NAME))
     made.run("runs", str(runs))
     made.run("explain", str(runs / NAME), str(films), "--methods", "saliency", "--out", str(folder / "films"))
-    made.run("explain", str(runs / NAME), "--audit", "--methods", "saliency", "--limit", "4", "--out", str(folder / "audit"))
+    made.run(
+        "explain", str(runs / NAME), "--audit", "--methods", "saliency", "--limit", "4", "--out", str(folder / "audit")
+    )
     made.run("predict", str(runs / NAME), str(films), str(folder / "films.csv"))
     made.run("predict", str(runs / NAME), shards, str(folder / "store.csv"))
     made.run("evaluate", str(runs / "gone"), code=2)

@@ -1,5 +1,6 @@
 """`cxr-ray submit` without a cluster: what it refuses before anything is uploaded. With one: tests/integration/test_submit.py."""
 
+import logging
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -225,6 +226,7 @@ def test_the_end_of_a_job_names_its_result_and_what_to_do_with_it(
     assert lines[-5:-2] == ["a line", "job: a succeeded", "result: /runs/a, on the cluster's storage"]
     assert lines[-2] == f"next: cxr-ray submit -- evaluate {run}"
     assert lines[-1].endswith(f"/runs/a/{page} {page}")
+    assert not logging.getLogger("ray.dashboard.modules.job.sdk").isEnabledFor(logging.WARNING)  # closed connections
 
 
 class Lost(Ended):
