@@ -3,6 +3,7 @@
 import importlib
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -248,11 +249,13 @@ MOVED = {
 def load_plugins(modules: Iterable[str]) -> None:
     """Import the user's own modules, which register more sources, models, losses or metrics.
 
-    Raises `UserError` if a module cannot be found, or uses a name that has moved since 0.1.0."""
+    Raises `UserError` if a module cannot be found, uses a name that has moved since 0.1.0, or fails: its exception is the cause."""
     for module in modules:
         try:
             importlib.import_module(module)
-        except (ImportError, AttributeError) as error:
+        except UserError:
+            raise
+        except Exception as error:
             old = next((name for name in _wanted(error) if name in MOVED), None)
             if old is not None:
                 raise UserError(
@@ -260,7 +263,13 @@ def load_plugins(modules: Iterable[str]) -> None:
                 ) from None
             if isinstance(error, ModuleNotFoundError):
                 raise UserError(f"plugins: cannot import {module!r} ({error}); is its folder on PYTHONPATH?") from None
-            raise
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            place = (
+                "" if isinstance(error, SyntaxError) else f" at line {last.lineno} of {last.filename}"
+            )  # its text has the place
+            raise UserError(
+                f"plugins: {module!r} fails when it is imported{place}: {type(error).__name__}: {error}"
+            ) from error
 
 
 def load_named_plugins(named: Iterable[str], recorded: Iterable[str], *, owner: str) -> None:
@@ -277,11 +286,13 @@ def load_named_plugins(named: Iterable[str], recorded: Iterable[str], *, owner: 
         )
 
 
-def _wanted(error: ImportError | AttributeError) -> list[str]:
+def _wanted(error: Exception) -> list[str]:
     """What a failed import or access asked for, below `cxr_ray.`: the name, and the module that was to have it."""
     if isinstance(error, AttributeError):
         missing = re.match(r"module '([\w.]+)' has no attribute '(\w+)'", str(error))
         found = [f"{missing[1]}.{missing[2]}", missing[1]] if missing else []
+    elif not isinstance(error, ImportError):
+        found = []
     else:
         package = (error.name or "") + "."
         # `ImportError.name_from` needs Python 3.12.

@@ -172,10 +172,22 @@ def test_a_missing_plugin_is_looked_for_on_the_path() -> None:
         ("1 / 0", ZeroDivisionError),
     ],
 )
-def test_other_errors_of_a_plugin_keep_their_traceback(plugin: Path, text: str, error: type[Exception]) -> None:
-    plugin.write_text(text + "\n", encoding="utf-8")
-    with pytest.raises(error):
+def test_other_errors_of_a_plugin_are_its_own_and_keep_their_traceback(
+    plugin: Path, text: str, error: type[Exception]
+) -> None:
+    plugin.write_text(f"\n{text}\n", encoding="utf-8")
+    with pytest.raises(UserError) as caught:
         load_plugins(["my_plugin"])
+    assert isinstance(caught.value.__cause__, error)
+    assert str(caught.value) == (
+        f"plugins: 'my_plugin' fails when it is imported at line 2 of {plugin}: {error.__name__}: {caught.value.__cause__}"
+    )
+
+
+def test_a_plugin_that_is_no_python_is_named_with_its_line(plugin: Path) -> None:
+    assert failure(plugin, "x = 1\ny = = 2\n") == (
+        "plugins: 'my_plugin' fails when it is imported: SyntaxError: invalid syntax (my_plugin.py, line 2)"
+    )
 
 
 def is_module(name: str) -> bool:

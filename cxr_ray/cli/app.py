@@ -13,6 +13,7 @@ from cyclopts import App
 from cyclopts.exceptions import CycloptsError, MissingArgumentError
 
 from cxr_ray import __version__
+from cxr_ray.cli import next_steps
 from cxr_ray.cli.command_list import COMMANDS
 from cxr_ray.errors import Interrupted, Stopped, UserError, masked, unknown
 from cxr_ray.storage.atomic import DISK_FULL, NOT_WRITABLE
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Interrupted as end:
-        _print_error(str(end))
+        _print_error(next_steps.where_it_lies(str(end)))
         return 130
     except KeyboardInterrupt:
         if debug:
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_error("interrupted")
         return 130
     except Stopped as end:
-        _print_error(str(end))
+        _print_error(next_steps.where_it_lies(str(end)))
         return 143
     except BrokenPipeError:  # the reader, such as `head`, has closed its end: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

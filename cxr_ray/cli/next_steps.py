@@ -15,8 +15,21 @@ COMMAND = re.compile(rf"\bcxr-ray (?=(?:{'|'.join(name for name in COMMANDS if n
 
 
 def show(text: str) -> None:
-    """Print `next: TEXT`. In a job of a cluster, its commands are to be submitted too: they read what lies there."""
-    print(f"next: {COMMAND.sub('cxr-ray submit -- ', text) if machine.in_job() else text}")
+    """Print `next: TEXT`, as `where_it_lies` has it."""
+    print(f"next: {where_it_lies(text)}")
+
+
+def where_it_lies(text: str) -> str:
+    """`text` with its commands as jobs, in a job of a cluster: they read what lies there."""
+    return COMMAND.sub("cxr-ray submit -- ", text) if machine.in_job() else text
+
+
+def train_on(store: object) -> str:
+    """`cxr-ray train --store STORE`; in a job with the output that a job's training must be given, next to the store."""
+    where = str(store)
+    parent = "/data" if "://" in where else where.rstrip("/").rpartition("/")[0]  # a run's folder is no URL
+    output = ["--output", f"{parent}/runs"] if machine.in_job() else []
+    return shlex.join(["cxr-ray", "train", "--store", where, *output])
 
 
 def with_plugins(command: str, run: Any, *flags: str) -> str:

@@ -4,15 +4,18 @@ import asyncio
 import json
 import logging
 import os
+import re
 import shlex
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_constants
+from ray._private.runtime_env import packaging
 from ray.job_submission import JobSubmissionClient
 
 from cxr_ray.errors import UserError, masked
@@ -22,6 +25,13 @@ STOP_WAIT_S = 120
 """Time between a job's stop and its kill. Ray's default of 3 s is less than a step and a checkpoint of a large model need."""
 WAITING_EVERY_S = 30.0
 TERMINAL = ("SUCCEEDED", "FAILED", "STOPPED")
+MOST_BYTES = 100 * 2**20
+"""What Ray's dashboard takes in one request; the files are packed without compression."""
+QUIET = logging.getLogger(f"{__name__}.quiet")
+ENVIRONMENT = "RAY_API_SERVER_ADDRESS"
+FAILURES = (RuntimeError, OSError, ray.exceptions.AuthenticationError)
+"""What Ray's client raises for an answer that is none, a connection that is none, and a refused token."""
+REFUSED = re.compile(r"status code 40[13]\b")
 
 
 @dataclass(frozen=True)
@@ -69,21 +79,35 @@ class Jobs:
         self._address = _dashboard(address)
         self.address = masked(self._address)
         """URL of the dashboard, without its secrets."""
-        logging.getLogger("ray").setLevel(logging.ERROR)  # hints of other commands than ours
+        # Hints of other commands than ours, and of closed connections.
+        for name in ("ray", "ray.dashboard.modules.job.sdk"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         try:
-            self._client: Any = JobSubmissionClient(self._address)
+            with _environment(ENVIRONMENT, self._address):  # Ray prefers its variables to the address that it is given
+                self._client: Any = JobSubmissionClient(self._address)
             self._client.get_version()
-        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.AuthenticationError) as error:
+        except (*FAILURES, ValueError) as error:
             raise self._user_error(error) from None
 
     def start(self, job: Job) -> str:
-        """Upload the working directory and start `job`; returns its id: the name, with a number if that is used already."""
-        used = {details.submission_id for details in self._client.list_jobs()}
+        """Upload the working directory and start `job`; returns its id: the name, with a number if that is used already.
+
+        Raises `UserError` for a folder that is too large, before Ray reads and packs it."""
+        if upload_bytes(job.working_dir) > MOST_BYTES:
+            raise UserError(
+                f"{job.working_dir} has more than the 100 MiB that Ray takes: list data, runs and environments in its .gitignore or "
+                ".rayignore, or give a smaller folder with --working-dir"
+            )
         name, number = job.name, 2
-        while name in used:
+        used = {row["name"] for row in self.list()}
+        while name in used or not self._start(job, name):
             name, number = f"{job.name}-{number}", number + 1
+        return name
+
+    def _start(self, job: Job, name: str) -> bool:
+        """Start `job` with this id; False if another submit has just taken it."""
         try:
-            return str(
+            return bool(
                 self._client.submit_job(
                     entrypoint=job.entrypoint,
                     submission_id=name,
@@ -92,15 +116,9 @@ class Jobs:
                     entrypoint_num_gpus=job.gpus or None,
                 )
             )
-        except ValueError as error:
-            if "exceeds the maximum size" not in str(error):
-                raise
-            size = str(error).partition("(")[2].partition(")")[0]
-            raise UserError(
-                f"{job.working_dir} has {size} to upload, and Ray takes 100 MiB: list data, runs and environments in its .gitignore "
-                "or .rayignore, or give a smaller folder with --working-dir"
-            ) from None
-        except (RuntimeError, OSError) as error:
+        except FAILURES as error:
+            if "already exists" in str(error):
+                return False
             raise self._user_error(error) from None
 
     def status(self, name: str) -> str:
@@ -118,7 +136,10 @@ class Jobs:
 
     def list(self) -> list[dict[str, Any]]:
         """name, status, started (seconds since 1970), command, of each submitted job, newest first."""
-        found = [d for d in self._client.list_jobs() if d.submission_id]
+        try:
+            found = [d for d in self._client.list_jobs() if d.submission_id]
+        except FAILURES as error:
+            raise self._user_error(error) from None
         rows = [
             {
                 "name": d.submission_id,
@@ -130,20 +151,28 @@ class Jobs:
         ]
         return sorted(rows, key=lambda row: -float(row["started"]))
 
-    def stop(self, name: str) -> None:
-        """Ask a job to stop: its command gets SIGTERM, writes a checkpoint, and ends. Raises `UserError` for an unknown job."""
-        self._info(name)
+    def stop(self, name: str) -> bool:
+        """Ask a job to stop: its command gets SIGTERM, writes a checkpoint, and ends. False if it has ended already.
+
+        Raises `UserError` for an unknown job."""
+        if self.status(name) in TERMINAL:
+            return False
         try:
-            self._client.stop_job(name)
-        except (RuntimeError, OSError) as error:
+            return bool(self._client.stop_job(name))
+        except FAILURES as error:
             raise self._user_error(error) from None
 
     def follow(self, name: str, log: Callable[[str], None]) -> str:
-        """Pass the job's output to `log` line by line until it ends; returns its status. While it waits for room, a line every 30 s."""
+        """Pass the job's output to `log` line by line until it ends; returns its status. While it waits for room, a line every 30 s.
+
+        Raises `UserError` if the cluster does not answer any more: a tunnel or the head may have ended."""
         try:
             return asyncio.run(self._follow(name, log))
-        except (RuntimeError, OSError) as error:
-            raise self._user_error(error) from None
+        except (UserError, *FAILURES) as error:
+            reason = error if isinstance(error, UserError) else self._user_error(error)
+            raise UserError(
+                f"the log of the job {name} broke off, and the job may go on (`cxr-ray submit --status` lists it): {reason}"
+            ) from None
 
     async def _follow(self, name: str, log: Callable[[str], None]) -> str:
         shown, rest = 0, ""
@@ -171,34 +200,66 @@ class Jobs:
 
     async def _tail(self, name: str) -> AsyncIterator[str]:
         """What the job writes, until it ends or the connection is lost; a new call starts at the beginning again."""
-        with suppress(RuntimeError, OSError):
+        with suppress(*FAILURES):
             async for text in self._client.tail_job_logs(name):
                 yield text
 
     def _info(self, name: str) -> Any:
         try:
             return self._client.get_job_info(name)
-        except RuntimeError as error:
-            if "404" in str(error):
+        except FAILURES as error:
+            if "status code 404" in str(error):
                 raise UserError(f"no job {name} on {self.address}; `cxr-ray submit --status` lists the jobs") from None
             raise self._user_error(error) from None
 
     def _user_error(self, error: Exception) -> UserError:
         text = " ".join(str(error).replace(self._address, self.address).split())
-        if "token" in text.replace(self.address, "").lower() or "401" in text or "403" in text:
+        if isinstance(error, ray.exceptions.AuthenticationError) or REFUSED.search(text):
             return UserError(
                 f"the cluster at {self.address} wants its token: set RAY_AUTH_MODE=token and keep the head's token in ~/.ray/auth_token "
                 f"(or name its file in RAY_AUTH_TOKEN_PATH) ({text[:200]})"
             )
+        if "status code" in text:
+            return UserError(f"the cluster at {self.address} refuses: {text[:300]}")
         return UserError(
             f"no Ray dashboard answers at {self.address} ({text[:200]}); give --address http://HEAD:8265, or open a tunnel with "
             "`ray dashboard cluster.yaml`"
         )
 
 
+def upload_bytes(folder: Path) -> int:
+    """Bytes of the files that Ray uploads of a working directory; it stops to count above `MOST_BYTES`."""
+    return _bytes_below(folder, [packaging._get_excludes(folder, ray_constants.get_runtime_env_default_excludes())])
+
+
+def _bytes_below(folder: Path, inherited: Sequence[Callable[[Path], bool]]) -> int:
+    excludes = [*inherited, *packaging.get_excludes_from_ignore_files(folder, include_gitignore=True, logger=QUIET)]
+    total = 0
+    for path in folder.iterdir():
+        if not any(exclude(path) for exclude in excludes):
+            total += _bytes_below(path, excludes) if path.is_dir() else path.stat().st_size if path.is_file() else 0
+        if total > MOST_BYTES:
+            break
+    return total
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Set a variable of the environment within the block."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
 def _dashboard(address: str | None) -> str:
-    """The URL of the dashboard: `address`, else RAY_API_SERVER_ADDRESS, else Ray's own default on this machine."""
-    found = address or os.environ.get("RAY_API_SERVER_ADDRESS") or ADDRESS
+    """The URL of the dashboard: `address`, else RAY_API_SERVER_ADDRESS, else RAY_ADDRESS if it is one, else Ray's own default here."""
+    ours = os.environ.get("RAY_ADDRESS", "")
+    found = address or os.environ.get(ENVIRONMENT) or (ours if ours.startswith(("http://", "https://")) else ADDRESS)
     if found.startswith("ray://") or found == "auto":
         raise UserError(f"--address {found}: jobs are submitted to the dashboard: give --address http://HEAD:8265")
     return (found if "://" in found else f"http://{found}").rstrip("/")

@@ -11,6 +11,7 @@ import yaml
 from cxr_ray import runs
 from cxr_ray.cli import next_steps
 from cxr_ray.cli.app import main
+from cxr_ray.cli.commands.submit import read_job
 from cxr_ray.on_ray import train as on_ray
 from cxr_ray.runs import ensemble
 from cxr_ray.runtime import machine
@@ -154,3 +155,15 @@ def test_in_a_job_the_proposed_commands_are_jobs_too(
     assert in_job == (
         "next: open the page, or: cxr-ray submit -- evaluate /runs/first; cxr-ray submit -- train --store /x; cxr-ray models NAME"
     )
+
+
+@pytest.mark.parametrize(("store", "output"), [("/data/shards/x", "/data/shards/runs"), ("s3://ours/x", "/data/runs")])
+def test_the_training_that_a_job_proposes_is_one_that_submit_takes(
+    store: str, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(machine.IN_JOB, raising=False)
+    assert next_steps.train_on(store) == f"cxr-ray train --store {store}"
+    monkeypatch.setenv(machine.IN_JOB, "{}")
+    proposed = next_steps.where_it_lies(next_steps.train_on(store))
+    assert proposed == f"cxr-ray submit -- train --store {store} --output {output}"
+    assert read_job(tuple(shlex.split(proposed)[3:]), tmp_path).words[0] == "train"

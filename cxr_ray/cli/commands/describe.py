@@ -1,7 +1,6 @@
 """`cxr-ray describe`: prints tables of a store, or one of its images, or writes the store's page."""
 
 import itertools
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -122,7 +121,7 @@ def describe(
         page = store_page.write(store, out, pictures=images, top=max(top, 30), seen=seen, split=split)
         print(f"page: {page.resolve()}")
     print(f"shards: {store.origin}")
-    next_steps.show(f"cxr-ray train --store {shlex.quote(str(where))}")
+    next_steps.show(next_steps.train_on(where))
 
 
 def _changes(labels: list[str] | None, cleaned: bool, derive: str | None, *, configured: bool) -> dict[str, Any]:
@@ -149,7 +148,7 @@ def write_augmented(config: Any, save: Path | None) -> None:
     from cxr_ray.workflows import augmented
 
     print(f"augmented: {augmented.write(config, save or Path('augmented.png'))}")
-    next_steps.show(f"cxr-ray train --store {shlex.quote(str(config.data.shards))}")
+    next_steps.show(next_steps.train_on(config.data.shards))
 
 
 def show_tables(store: Any, top: int) -> None:

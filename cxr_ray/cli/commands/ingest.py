@@ -194,5 +194,5 @@ def run(source: str, root: AnyPath, out: AnyPath, options: dict[str, Any], how: 
     )  # before Ray starts, so that a wrong path is reported at once
     result, _ = write_store(records, root, out, **{**given, "size": size})
     print(f"shards: {result.path.resolve()}")
-    next_steps.show(f"cxr-ray describe {shlex.quote(str(out))}; cxr-ray train --store {shlex.quote(str(out))}")
+    next_steps.show(f"cxr-ray describe {shlex.quote(str(out))}; {next_steps.train_on(out)}")
     return result

@@ -2,10 +2,11 @@
 
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -22,6 +23,8 @@ WITH_WORKERS = ("predict", "explain")
 """Those that do so with several workers."""
 WITH_NAME = ("train", "tune")
 FILE_FLAGS = ("-c", "--config")
+PATH_FLAGS = ("--store", "--data.shards", "--output", "--out", "--resume", "--from")
+"""Flags of data and results, for which also a bare name is a path."""
 RELATIVE = re.compile(r"[\w.~+@%=][\w.~+@%=-]*(?:/[\w.~+@%=-]+)*/?")
 """What can be a relative path: no pattern, list or sentence, and no absolute path or URL."""
 
@@ -54,7 +57,7 @@ def submit(
     words
         The command after `--`, as on this machine: `-- train -c my.yaml --output /data/runs`.
     address
-        URL of the cluster's dashboard. Default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265.
+        URL of the cluster's dashboard. Default: RAY_API_SERVER_ADDRESS, else RAY_ADDRESS if that is a URL, else http://127.0.0.1:8265.
     working_dir
         Folder to upload, less than 100 MiB.
     python
@@ -75,8 +78,10 @@ def submit(
             raise UserError("--status and --stop take no command")
         jobs = on_ray.Jobs(address)
         if stop is not None:
-            jobs.stop(stop)
-            print(f"stopping: {stop} (it may take {on_ray.STOP_WAIT_S} s for a step and a checkpoint)")
+            if jobs.stop(stop):
+                print(f"stopping: {stop} (it may take {on_ray.STOP_WAIT_S} s for a step and a checkpoint)")
+            else:
+                print(f"job: {stop} has ended already: {jobs.status(stop).lower()}")
             print(f"next: cxr-ray submit --status{_with(address)}")
         else:
             _list(jobs)
@@ -96,15 +101,16 @@ def _follow(jobs: "Jobs", name: str, job: "Job", address: str | None) -> int:
     try:
         status = jobs.follow(name, print)
     except KeyboardInterrupt:
-        print(f"the job {name} goes on; stop it with: cxr-ray submit --stop {name}{_with(address)}")
+        print(f"the job {name} goes on; stop it with: cxr-ray submit --stop {shlex.quote(name)}{_with(address)}")
+        print(f"to follow it again: ray job logs --address {shlex.quote(jobs.address)} --follow {shlex.quote(name)}")
         return 0
     print(f"job: {name} {status.lower()}")
     result = _result(job)
     if result is not None and status == "SUCCEEDED":
         print(f"result: {result}, on the cluster's storage")
         if job.words[0] in WITH_NAME:
-            print(f"next: cxr-ray submit{_with(address)} -- evaluate {shlex.quote(result)}")
-            page = "report.html" if job.words[0] == "train" else "sweep.html"
+            run, page = (result, "report.html") if job.words[0] == "train" else (f"{result}/best", "sweep.html")
+            print(f"next: cxr-ray submit{_with(address)} -- evaluate {shlex.quote(run)}")
             print(f"to read its page here: ray rsync-down cluster.yaml {shlex.quote(result)}/{page} {page}")
     return jobs.exit_code(name)
 
@@ -124,29 +130,61 @@ def read_job(words: tuple[str, ...], working_dir: Path, *, python: str = "python
         raise UserError(
             f"a job's command is shown to everyone who sees the cluster, and {secret} contains a secret: set credentials on its nodes"
         )
-    _check_paths(command, rest, working_dir)
-    name = _flag(rest, "--name") if command in WITH_NAME else None
+    settings = _settings(rest, working_dir) if command in WITH_NAME else {}
+    _check_paths(command, rest, working_dir, settings)
+    name = _flag(rest, "--name") or settings.get("name") if command in WITH_NAME else None
     if name is None:
         name = f"{command}-{datetime.now():%Y%m%d-%H%M%S}"
-        if command in WITH_NAME and not {"--resume"} & set(rest):
+        if command in WITH_NAME and _flag(rest, "--resume") is None:
             rest += ["--name", name]
+    job_id = re.sub(r"[^\w.-]+", "-", str(name))  # it is a part of URLs
     if command in PLACES_ITS_WORK or (command in WITH_WORKERS and _flag(rest, "--workers") not in (None, "1")):
-        return Job(name, (command, *rest), working_dir, python)
-    return Job(name, (command, *rest), working_dir, python, cpus=1.0, gpus=gpus)
+        return Job(job_id, (command, *rest), working_dir, python)
+    return Job(job_id, (command, *rest), working_dir, python, cpus=1.0, gpus=gpus)
 
 
-def _check_paths(command: str, words: list[str], working_dir: Path) -> None:
+def _settings(words: list[str], working_dir: Path) -> dict[str, Any]:
+    """What the config file of a command says, if it can be read here. Raises `UserError` for a file that the job will not find."""
+    from cxr_ray.config import read_file
+
+    given = next((found for flag in FILE_FLAGS if (found := _flag(words, flag)) is not None), None)
+    if given is None or given.startswith("preset:"):
+        return {}
+    file = working_dir / given
+    inside = file.resolve().is_relative_to(working_dir.resolve())
+    if not Path(given).is_absolute() and not (inside and file.exists()):
+        raise UserError(
+            f"there is no config file {given} in {working_dir}, and a job runs in a copy of that folder: put it there, give another "
+            "--working-dir, or an absolute path that every node sees"
+        )
+    return read_file(str(file)) if file.is_file() else {"output": given}  # of the cluster: its job checks it
+
+
+def _check_paths(command: str, words: list[str], working_dir: Path, settings: Mapping[str, Any]) -> None:
     """Raises `UserError` for a relative path that is not a file of the working directory: a job runs in a copy of that folder."""
-    if command in WITH_NAME and _flag(words, "--output") is None and not {"--resume"} & set(words):
+    from cxr_ray.config import value_at
+
+    output = _flag(words, "--output") or settings.get("output")
+    if command in WITH_NAME and output is None and not any(_flag(words, flag) for flag in ("--resume", "--from")):
         raise UserError(
             f"a job's {command} needs --output with an absolute path that every node sees, such as --output /data/runs: the default, "
             "runs, would be written to Ray's copy of the working directory"
         )
-    for before, word in zip(["", *words], words, strict=False):
-        value = word.partition("=")[2] if word.startswith("--") else word
-        if before in FILE_FLAGS or not RELATIVE.fullmatch(value) or (working_dir / value).is_file():
+    pairs = [(before, word) for before, word in zip(["", *words], words, strict=False) if before not in FILE_FLAGS]
+    of_file = {"--output": ("--output",), "--data.shards": ("--data.shards", "--store")}
+    pairs += [
+        (flag, value_at(settings, flag.removeprefix("--")))
+        for flag, over in of_file.items()
+        if not any(_flag(words, each) for each in over)
+    ]
+    for before, word in pairs:
+        if not isinstance(word, str) or word.partition("=")[0] in FILE_FLAGS:
             continue
-        if "/" not in value and not (working_dir / value).is_dir():
+        flag, _, value = word.partition("=") if word.startswith("--") else (before, "", word)
+        if not RELATIVE.fullmatch(value):
+            continue
+        is_bare = "/" not in value and not (working_dir / value).is_dir()
+        if flag not in PATH_FLAGS and ((working_dir / value).is_file() or is_bare):
             continue
         raise UserError(
             f"{value} is a relative path, and a job runs in a copy of {working_dir}, which has no data and does not last: give an absolute "
@@ -168,8 +206,8 @@ def _result(job: "Job") -> str | None:
     """Where the result of a finished job lies, if its command says so."""
     words = list(job.words)
     if words[0] in WITH_NAME:
-        resumed, output = _flag(words, "--resume"), _flag(words, "--output")
-        return resumed if output is None else f"{output.rstrip('/')}/{_flag(words, '--name')}"
+        resumed, output, name = (_flag(words, flag) for flag in ("--resume", "--output", "--name"))
+        return resumed if output is None or name is None else f"{output.rstrip('/')}/{name}"
     return _flag(words, "--out")
 
 

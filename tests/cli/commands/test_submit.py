@@ -1,5 +1,8 @@
 """`cxr-ray submit` without a cluster: what it refuses before anything is uploaded. With one: tests/integration/test_submit.py."""
 
+import logging
+import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,6 +10,7 @@ import pytest
 
 from cxr_ray.cli import main
 from cxr_ray.cli.commands.submit import read_job
+from cxr_ray.errors import UserError
 from cxr_ray.on_ray import submit as on_ray
 
 TRAIN = ["train", "--store", "/data/x", "--output", "/data/runs"]
@@ -19,19 +23,30 @@ TRAIN = ["train", "--store", "/data/x", "--output", "/data/runs"]
         (["trian"], "did you mean 'train'"),
         (["submit", "--", "train"], "unknown command"),
         (["train", "--store", "/data/x"], "needs --output with an absolute path"),
-        (["tune", "-c", "c.yaml"], "needs --output with an absolute path"),
+        (["tune", "-c", "preset:demo"], "needs --output with an absolute path"),
         (["train", "--store", "shards/x", "--output", "/data/runs"], "shards/x is a relative path"),
         (["train", "--store=shards/x", "--output", "/data/runs"], "shards/x is a relative path"),
         (["train", "--store", "/data/x", "--output", "runs/here"], "runs/here is a relative path"),
         (["evaluate", "runs/first"], "runs/first is a relative path"),
         (["ingest", "nih", "folder", "/data/out"], "folder is a relative path"),
+        (["train", "--store", "shards", "--output", "/data/runs"], "shards is a relative path"),
+        (["train", "--store", "/data/x", "--output=runs"], "runs is a relative path"),
+        (["describe", "/data/x", "--out", "described"], "described is a relative path"),
+        (["train", "-c", "missing.yaml", "--output", "/data/runs"], "there is no config file missing.yaml in "),
+        (["train", "--config=missing.yaml", "--output", "/data/runs"], "there is no config file missing.yaml in "),
+        (["train", "-c", "../outside.yaml", "--output", "/data/runs"], "there is no config file ../outside.yaml in "),
+        (["train", "-c", "relative.yaml"], "runs is a relative path"),
+        (["train", "-c", "relative.yaml", "--output", "/data/runs"], "shards is a relative path"),
     ],
 )
 def test_what_would_fail_on_the_cluster_is_refused_here(
     words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "folder").mkdir()
-    assert main(["submit", "--working-dir", str(tmp_path), "--", *words]) == 2
+    folder = tmp_path / "work"
+    (folder / "folder").mkdir(parents=True)
+    (folder / "relative.yaml").write_text("data: {shards: shards}\noutput: runs\n")
+    (tmp_path / "outside.yaml").touch()
+    assert main(["submit", "--working-dir", str(folder), "--", *words]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -39,7 +54,10 @@ def test_what_would_fail_on_the_cluster_is_refused_here(
     "words",
     [
         TRAIN,
-        ["train", "-c", "configs/missing/here.yaml", "--output", "s3://ours/runs"],
+        ["train", "-c", "configs/here.yaml", "--lr", "1e-3"],
+        ["train", "-c", "/data/of/the/cluster.yaml"],
+        ["train", "-c", "shards.yaml", "--store", "/data/x"],
+        ["train", "--from", "/data/runs/first", "--epochs", "3"],
         [
             "ingest",
             "table",
@@ -60,6 +78,9 @@ def test_what_may_work_gets_as_far_as_the_cluster(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "films.csv").touch()
+    (tmp_path / "shards.yaml").write_text("data: {shards: shards}\noutput: /data/runs\n")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "here.yaml").write_text("data: {shards: /data/x}\noutput: /data/runs\nname: own\n")
     # Port 9 discards: nothing listens there.
     flags = ["--address", "http://127.0.0.1:9", "--working-dir", str(tmp_path)]
     assert main(["submit", *flags, "--", *words]) == 2
@@ -109,8 +130,8 @@ class Cluster:
     def get_job_info(self, name: str) -> SimpleNamespace:
         return self.list_jobs()[0]
 
-    def stop_job(self, name: str) -> None:
-        pass
+    def stop_job(self, name: str) -> bool:
+        return True
 
 
 @pytest.mark.parametrize("address", ["http://me:geheim@10.0.0.1:8265", "http://10.0.0.1:8265/?token=geheim"])
@@ -135,3 +156,144 @@ def test_a_missing_folder_and_a_ray_client_address_are_explained(
     assert "is no folder" in capsys.readouterr().err
     assert main(["submit", "--address", "auto", "--status"]) == 2
     assert "give --address http://HEAD:8265" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ([], "own"),
+        (["--name", "mine"], "mine"),
+        (["--name", "a run: 1?"], "a-run-1-"),
+        (["--resume", "/data/runs/first"], "train-"),
+        (["--from", "/data/runs/first"], "own"),
+    ],
+)
+def test_a_job_has_the_name_of_its_run(flags: list[str], name: str, tmp_path: Path) -> None:
+    """That of the flag, else that of the config file, which is not overridden."""
+    (tmp_path / "own.yaml").write_text("output: /data/runs\nname: own\n")
+    words = ("train", *([] if "--resume" in flags else ["-c", "own.yaml"]), *flags)
+    job = read_job(words, tmp_path)
+    assert job.name.startswith(name) and tuple(job.words) == words
+
+
+def test_a_folder_that_is_too_large_is_refused_before_it_is_packed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_ray, "JobSubmissionClient", Ended)
+    for name in ("data/blob", "kept/ignored/blob", ".venv/lib/blob"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(100 * 2**20)  # a hole: it takes no space on the disk
+    (tmp_path / "kept" / "small").write_bytes(bytes(7))
+    (tmp_path / "dangling").symlink_to("nowhere")
+    start = ["submit", "--working-dir", str(tmp_path), "--", *TRAIN]
+    assert main(start) == 2
+    assert f"{tmp_path} has more than the 100 MiB that Ray takes" in capsys.readouterr().err
+    (tmp_path / ".gitignore").write_text("/data/\n")
+    (tmp_path / "kept" / ".rayignore").write_text("ignored\n")
+    assert on_ray.upload_bytes(tmp_path) == 7 + len("/data/\n") + len("ignored\n")
+    assert main(start) == 0
+
+
+class Ended(Cluster):
+    """A dashboard whose jobs end well and write nothing."""
+
+    def __init__(self, address: str) -> None:
+        pass
+
+    def get_job_info(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(status="SUCCEEDED")
+
+    async def tail_job_logs(self, name: str) -> AsyncIterator[str]:
+        yield "a line\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "run", "page"), [("train", "/runs/a", "report.html"), ("tune", "/runs/a/best", "sweep.html")]
+)
+def test_the_end_of_a_job_names_its_result_and_what_to_do_with_it(
+    command: str,
+    run: str,
+    page: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(on_ray, "JobSubmissionClient", Ended)
+    start = ["submit", "--working-dir", str(tmp_path), "--", command, "--store", "/x", "--output", "/runs"]
+    assert main([*start, "--name", "a"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-5:-2] == ["a line", "job: a succeeded", "result: /runs/a, on the cluster's storage"]
+    assert lines[-2] == f"next: cxr-ray submit -- evaluate {run}"
+    assert lines[-1].endswith(f"/runs/a/{page} {page}")
+    assert not logging.getLogger("ray.dashboard.modules.job.sdk").isEnabledFor(logging.WARNING)  # closed connections
+
+
+class Lost(Ended):
+    """A dashboard that ends while a job's log is followed."""
+
+    def get_job_info(self, name: str) -> SimpleNamespace:
+        raise ConnectionError("Connection refused")
+
+
+def test_a_cluster_that_is_lost_while_a_log_is_followed_does_not_end_the_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_ray, "JobSubmissionClient", Lost)
+    assert main(["submit", "--working-dir", str(tmp_path), "--", *TRAIN, "--name", "a"]) == 2
+    assert "the log of the job a broke off, and the job may go on" in capsys.readouterr().err
+
+
+class Dashboards:
+    """Stands in for Ray's client, which prefers the environment to the address that it is given."""
+
+    def __init__(self, address: str) -> None:
+        self.address = os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or address
+        self.jobs = {"ended": "SUCCEEDED"}
+        if not self.address.startswith("http://10.0.0.1:"):
+            raise ConnectionError(f"Failed to connect to Ray at address: {self.address}.")
+
+    def get_version(self) -> str:
+        return "4"
+
+    def list_jobs(self) -> list[SimpleNamespace]:
+        return []
+
+    def get_job_info(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(status=self.jobs[name])
+
+    def submit_job(self, submission_id: str, **options: object) -> str:
+        if submission_id in self.jobs:  # another submit was faster
+            raise RuntimeError(
+                f"Request failed with status code 400: Job with submission_id {submission_id} already exists."
+            )
+        return submission_id
+
+
+@pytest.mark.parametrize("variable", ["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"])
+def test_the_address_that_is_given_is_the_one_that_is_used(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop or a job must not reach another cluster than the one that is named."""
+    monkeypatch.setattr(on_ray, "JobSubmissionClient", Dashboards)
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, "http://10.0.0.1:8265")
+    assert on_ray.Jobs().address == "http://10.0.0.1:8265"
+    # A port of 4031 is no refused token.
+    with pytest.raises(UserError, match=r"no Ray dashboard answers at http://10\.0\.0\.2:4031"):
+        on_ray.Jobs("http://10.0.0.2:4031")
+    monkeypatch.setenv(variable, "http://10.0.0.2:8265")
+    assert on_ray.Jobs("http://10.0.0.1:8265").address == "http://10.0.0.1:8265"
+    assert os.environ[variable] == "http://10.0.0.2:8265"
+
+
+def test_two_submits_of_one_name_at_once_get_two_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_ray, "JobSubmissionClient", Dashboards)
+    assert on_ray.Jobs("http://10.0.0.1:8265").start(on_ray.Job("ended", ("train",), tmp_path)) == "ended-2"
+
+
+def test_a_job_that_has_ended_is_not_said_to_be_stopping(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(on_ray, "JobSubmissionClient", Dashboards)
+    assert main(["submit", "--address", "http://10.0.0.1:8265", "--stop", "ended"]) == 0
+    assert "job: ended has ended already: succeeded" in capsys.readouterr().out
