@@ -71,4 +71,4 @@ def embed(
     )
     print(f"features: {found.path} ({len(found):,} rows, {found.manifest.features:,} features each)")
     where = shlex.quote(str(out))
-    next_steps.show(f"cxr-ray train --store {shlex.quote(shards)} --data.features {where} --model linear --lr 0.01")
+    next_steps.show(f"{next_steps.train_on(shards)} --data.features {where} --model linear --lr 0.01")
