@@ -9,6 +9,7 @@ import pytest
 
 from cxr_ray.on_ray import autoscaler
 from cxr_ray.on_ray.resources import NodeType
+from tests.fakes.waiting import until
 
 CONFIG = {
     "max_workers": 3,
@@ -38,6 +39,8 @@ def test_the_file_is_that_of_the_monitor_of_the_same_ray(tmp_path: Path, port: s
     words += [f"--autoscaling-config={file}"] if given else []
     monitor = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()", *words], stdin=subprocess.PIPE)
     try:
+        # Popen returns when the files of the parent are closed, which is before the words are there.
+        until(lambda: b"monitor.py" in Path(f"/proc/{monitor.pid}/cmdline").read_bytes(), 20, monitor)
         assert autoscaler.read_config(port) == (CONFIG if is_found else None)
     finally:
         monitor.communicate(timeout=20)
