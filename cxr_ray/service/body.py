@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 MIB = 2**20
 DRAINED = 1024 * MIB
@@ -44,20 +44,18 @@ class Bodies:
     async def body(self, request: Request) -> AsyncIterator[bytes]:
         """The complete body within the block. Raises `Refusal`: 400 empty, 408 too slow, 413 too large, 503 too much at once."""
         chunks: list[bytes] = []
-        size = 0
+        size, more = 0, True
         try:
             self._check(self._declared(request))
             deadline = time.monotonic() + self._limits.read_s
-            stream = request.stream()
-            while True:
+            while more:
                 try:
-                    chunk = await asyncio.wait_for(anext(stream), max(0.0, deadline - time.monotonic()))
-                except StopAsyncIteration:
-                    break
+                    message = await asyncio.wait_for(request.receive(), max(0.0, deadline - time.monotonic()))
                 except TimeoutError:
                     raise Refusal(408, f"the body did not arrive within {self._limits.read_s:g} s") from None
-                except ClientDisconnect:
-                    raise Refusal(400, "the connection was closed before the body was complete") from None
+                if message["type"] == "http.disconnect":
+                    raise Refusal(400, "the connection was closed before the body was complete")
+                chunk, more = message.get("body", b""), message.get("more_body", False)
                 self._check(size + len(chunk), more=len(chunk))
                 chunks.append(chunk)
                 size += len(chunk)
@@ -66,7 +64,7 @@ class Bodies:
                 raise Refusal(400, "the body is empty: send the bytes of a PNG, JPEG or DICOM file as the body")
             yield b"".join(chunks)
         except Refusal as refusal:
-            if refusal.status in (413, 503):
+            if refusal.status in (413, 503) and more:  # after the end, more would be waited for in vain
                 chunks.clear()
                 begun = size > 0
                 self._size -= size

@@ -77,7 +77,7 @@ def test_metadata_and_health(port: int) -> None:
     ],
 )
 def test_a_bad_body_gets_a_reason(port: int, body: bytes, headers: dict[str, str], status: int, reason: str) -> None:
-    found = predict(port, body, headers=headers)
+    found = predict(port, body, headers=headers, timeout_s=15.0)  # no refusal waits for what does not come
     assert found.status == status and reason in found.body["error"] and "secret" not in found.body["error"]
     assert (found.headers.get("retry-after") == "5") is (status == 503)
 
