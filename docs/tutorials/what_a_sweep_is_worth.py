@@ -107,7 +107,8 @@ luck = cxr_ray.tune(
 luck.trials[["trial", "seed", "auroc/mean"]].round(4)
 
 # %% [markdown]
-# On val the best seed is above the mean of all seeds. That advantage is luck, and on test it need not be there:
+# On val the best seed is above the mean of all seeds. That advantage is luck, and on test it need not be there. Where it is, it belongs to
+# these weights: the interval is about patients, and says nothing of what the same settings give with another seed:
 
 # %%
 val = luck.trials.set_index("trial")["auroc/mean"]
