@@ -16,6 +16,7 @@ from cxr_ray import __version__
 from cxr_ray.cli import next_steps
 from cxr_ray.cli.command_list import COMMANDS
 from cxr_ray.errors import Interrupted, Stopped, UserError, masked, unknown
+from cxr_ray.runtime import garbage
 from cxr_ray.storage.atomic import DISK_FULL, NOT_WRITABLE
 
 COMPLETE = "_complete"
@@ -65,9 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words and words[0] not in (*COMMANDS, *ROOT_FLAGS):  # cyclopts would import all commands to report this
             is_flag = words[0].startswith("-")
             raise unknown("flag", words[0], ROOT_FLAGS) if is_flag else unknown("command", words[0], COMMANDS)
-        result = build(words[0] if words else None)(
-            words, exit_on_error=False, print_error=False, result_action="return_value"
-        )
+        with garbage.starting():
+            result = build(words[0] if words else None)(
+                words, exit_on_error=False, print_error=False, result_action="return_value"
+            )
         return result if isinstance(result, int) else 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -12,8 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from PIL import Image
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 Rows = npt.NDArray[np.int64]
 ReadImages = Callable[[Rows], npt.NDArray[np.uint8]]
@@ -51,6 +49,9 @@ def join_groups(group_N: Rows, table: pd.DataFrame) -> Rows:
     if not copied_N.any():
         return group_N
     code_N, names = pd.factorize(group_N)
+    from scipy.sparse import coo_array  # slow to import, and rarely needed
+    from scipy.sparse.csgraph import connected_components
+
     # A graph of groups and images, with an edge for each row that has a copy: its connected components are the new groups.
     edges = code_N[copied_N], len(names) + pd.factorize(image_N[copied_N])[0]
     size = int(edges[1].max()) + 1

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
-from scipy import stats
+from scipy.special import stdtrit
 from sklearn.covariance import ledoit_wolf_shrinkage
 from torch import Tensor
 from torch.nn import functional as F
@@ -167,7 +167,7 @@ def calibrate(
     count, place = len(z_N), _place(len(z_N), share)
     z = float(z_N[min(place, count) - 1])
     if place > count:
-        z = max(z, float(stats.t.ppf(1 - share / len(logs), count - 1)) * float(np.sqrt(1 + 1 / count)))
+        z = max(z, float(stdtrit(count - 1, 1 - share / len(logs))) * float(np.sqrt(1 + 1 / count)))
     return {name: float(np.exp(means[name] + z * deviations[name])) for name in logs}
 
 

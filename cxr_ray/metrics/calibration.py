@@ -10,8 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
-from scipy.special import expit, log_softmax, logit, softmax
-from scipy.stats import norm
+from scipy.special import expit, log_softmax, logit, ndtri, softmax
 from sklearn.isotonic import IsotonicRegression
 
 from cxr_ray.metrics.table import Bools, Table
@@ -135,7 +134,7 @@ def slope(
         return None
     beta, covariance = _logistic(true.astype(np.float64), _design(np.asarray(prob_N, dtype=np.float64)), group_N)
     value = float(beta[1])
-    half = float(norm.ppf(0.975) * (covariance[1, 1] + (fit_error * value) ** 2) ** 0.5)
+    half = float(ndtri(0.975) * (covariance[1, 1] + (fit_error * value) ** 2) ** 0.5)
     if not np.isfinite(half) or half > 100:
         return None
     return value, value - half, value + half

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm, rankdata
+from scipy.special import ndtr, ndtri
 
 Array = npt.NDArray[np.float64]
 
@@ -41,7 +41,7 @@ def interval(true_N: npt.NDArray[np.bool_], score_N: npt.ArrayLike, level: float
         return None
     by_positive_P1, by_negative_M1 = wins
     area = float(by_positive_P1.mean()) / len(by_negative_M1)
-    half = float(norm.ppf((1 + level) / 2)) * float(_covariance(by_positive_P1, by_negative_M1)[0, 0]) ** 0.5
+    half = float(ndtri((1 + level) / 2)) * float(_covariance(by_positive_P1, by_negative_M1)[0, 0]) ** 0.5
     return max(0.0, area - half), min(1.0, area + half)
 
 
@@ -58,14 +58,16 @@ def compare(true_N: npt.NDArray[np.bool_], score_N2: npt.ArrayLike) -> Compariso
     if not _varies(more_P1, more_M1):
         return Comparison(0.0, 0.0, 0.0, 1.0) if difference == 0.0 else None
     deviation = float(_covariance(more_P1, more_M1)[0, 0]) ** 0.5
-    half = float(norm.ppf(0.975)) * deviation
-    return Comparison(difference, difference - half, difference + half, float(2 * norm.sf(abs(difference) / deviation)))
+    half = float(ndtri(0.975)) * deviation
+    return Comparison(difference, difference - half, difference + half, float(2 * ndtr(-abs(difference) / deviation)))
 
 
 def _wins(true_N: npt.NDArray[np.bool_], score_NS: npt.ArrayLike) -> tuple[Array, Array] | None:
     """How many rows of the other class each positive [P, S] and each negative [M, S] is ranked correctly against, ties one half.
 
     Multiples of one half, which floats hold exactly, as they do their differences. None with fewer than two of a class."""
+    from scipy.stats import rankdata  # slow to import
+
     score = np.asarray(score_NS, dtype=np.float64)
     score = score[:, None] if score.ndim == 1 else score
     positives = int(true_N.sum())

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from cxr_ray.metrics.names import MEAN, MICRO, POOLED, RATES, WEIGHTED
 from cxr_ray.metrics.overall import row_sums
@@ -42,7 +42,7 @@ def wilson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
     Wilson 1927, doi:10.1080/01621459.1927.10502953. Raises `ValueError` unless 0 <= k <= n and n > 0."""
     if not 0 <= k <= n or n == 0:
         raise ValueError(f"{k} of {n} is not a share")
-    z2 = float(norm.ppf((1 + level) / 2)) ** 2
+    z2 = float(ndtri((1 + level) / 2)) ** 2
     middle = (k + z2 / 2) / (n + z2)
     half = (z2 * (k * (n - k) / n + z2 / 4)) ** 0.5 / (n + z2)
     return (0.0 if k == 0 else middle - half), (1.0 if k == n else middle + half)
@@ -239,14 +239,14 @@ def bca(sample_R: Array, value: float, left_out_J: Array, level: float = 0.95) -
     below = (np.mean(defined_R < value) + np.mean(defined_R <= value)) / 2
     if not 0.0 < below < 1.0:
         return None
-    bias = norm.ppf(below)
+    bias = ndtri(below)
     influence_J = left_out_J.mean() - left_out_J
     sum_of_squares = float((influence_J**2).sum())
     if sum_of_squares == 0.0:
         return None
     acceleration = float((influence_J**3).sum()) / (6 * sum_of_squares**1.5)
-    z_2 = bias + norm.ppf([(1 - level) / 2, (1 + level) / 2])
-    low, high = np.quantile(defined_R, norm.cdf(bias + z_2 / (1 - acceleration * z_2)))
+    z_2 = bias + ndtri([(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(defined_R, ndtr(bias + z_2 / (1 - acceleration * z_2)))
     return Interval(float(low), float(high), len(defined_R))
 
 

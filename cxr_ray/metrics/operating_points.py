@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import betabinom
 
 from cxr_ray import labels as label_space
 from cxr_ray.errors import UserError
@@ -144,6 +143,8 @@ def allowed_misses(n: int, m: int, minimum: float, assurance: float) -> tuple[in
     Returns (misses, chance): the largest number of misses whose chance is at least `assurance`; if there is none, 0 and its chance.
     Exact for exchangeable cases without ties, for any distribution: the number of m new cases below the j-th smallest of n is
     beta-binomial (m, j, n - j + 1); see Wilks 1942, doi:10.1214/aoms/1177731537. Ties only raise the chance."""
+    from scipy.stats import betabinom  # slow to import, and rarely needed
+
     new_misses = np.floor((1.0 - minimum) * m + 1e-9)
 
     def chance(misses: int) -> float:

@@ -102,9 +102,10 @@ def _launch(
     """One start of Ray Train with between so many `workers`. It raises Ray's errors."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
     from cxr_ray.on_ray.launch_callback import LaunchCallback
+    from cxr_ray.on_ray.torch_backend import LoadingTorchConfig
 
     controllers: list[Any] = []
 
@@ -136,7 +137,7 @@ def _launch(
             ),
             callbacks=[LaunchCallback(run, max_failures), *callbacks],  # type: ignore[list-item]
         ),
-        torch_config=TorchConfig(timeout_s=600),
+        torch_config=LoadingTorchConfig(),  # type: ignore[arg-type]
     )
     try:
         trainer.fit()

@@ -26,7 +26,7 @@ from cxr_ray.data.plan import Plan
 from cxr_ray.errors import UserError
 from cxr_ray.metrics import Value
 from cxr_ray.runs import Run, predictions_table
-from cxr_ray.runtime import distributed, memory, precision
+from cxr_ray.runtime import distributed, garbage, memory, precision
 from cxr_ray.runtime.context import Context
 from cxr_ray.runtime.polling import Decision, Poller
 from cxr_ray.training import epoch_metrics, export, optim, trackers
@@ -44,6 +44,7 @@ def fit(config: cfg.Config, plan: Plan, store: loader.TrainingStore, context: Co
     the last epoch's metrics by name. The model of the selected epoch (`train.select`) is in `model.safetensors`, its val
     predictions in `predictions/val.parquet`."""
     memory.keep_heap()
+    garbage.started()
     config = config.for_task(plan.task)
     metrics.parse(config.train.monitor, labels=plan.labels, task=plan.task)
     source = distributed.all_or_none(lambda: training_source(store, config.data, run.info))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy.special import stdtr
 
 PERMUTATIONS = 4999
 FREE = 5
@@ -101,7 +101,7 @@ def _behind(value_T: Array, whole_TP: Array, own_P: slice, weight_P: Array, best
             if one:
                 contrast_P[own_P.start + one - 1] += sign
         error = math.sqrt(max(float(contrast_P @ covariance_PP @ contrast_P), 1e-30))
-        p.append(2 * float(stats.t.sf(abs(float(contrast_P @ weight_P)) / error, degrees)))
+        p.append(2 * float(stdtr(degrees, -abs(float(contrast_P @ weight_P)) / error)))
     found = dict(zip(others, adjusted(p), strict=True))
     return tuple(found.get(level, 1.0) for level in range(levels))
 
