@@ -1,5 +1,6 @@
 """The head of a cluster, watched by a process that uses it. Ray ends such a process a minute after its head is lost, without a word. Here
-the loss is said early, the training is asked to save what it has, and the process ends before Ray ends it, with one line."""
+the loss is said early, the training is asked to save what it has, and the process ends before Ray ends it, with one line. Ray ends it at
+once if another cluster answers at the same address: a head that was started anew."""
 
 import os
 import socket
@@ -11,6 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import ray
 
 from cxr_ray.errors import UserError, masked
 from cxr_ray.runs import events
@@ -61,21 +64,34 @@ def notified(work: Work, *, say: Callable[[str], None], save: Callable[[], None]
         _notified.remove(each)
 
 
+def cluster_of(address: str) -> str | None:
+    """The id of the cluster whose head answers at `address`; None if none does."""
+    raylet: Any = ray._raylet  # Ray has no public way
+    try:
+        return str(raylet.GcsClient(address=address).cluster_id.hex())
+    except (RuntimeError, OSError, ray.exceptions.RayError):
+        return None
+
+
 @contextmanager
-def watched(address: str) -> Iterator[None]:
-    """Within it, this process ends with an error and exit code 2 if the head at `address` (HOST:PORT) does not answer for long."""
-    with background(lambda ended: _watch(address, ended), name="cxr-head"):
+def watched(address: str, *, cluster_of: Callable[[str], str | None] = cluster_of) -> Iterator[None]:
+    """Within it, this process ends with an error and exit code 2 if the head at `address` (HOST:PORT) does not answer for long, or if it is
+    one of another cluster then."""
+    with background(lambda ended: _watch(address, ended, cluster_of), name="cxr-head"):
         yield
 
 
-def _watch(address: str, ended: threading.Event) -> None:
+def _watch(address: str, ended: threading.Event, cluster_of: Callable[[str], str | None]) -> None:
     patience = float(os.environ.get(RAY_WAITS) or RAY_WAITS_S)
-    answered, said, asked = time.monotonic(), False, False
-    while not ended.wait(min(2.0, patience / 30)):
+    every, cluster = min(2.0, patience / 30), cluster_of(address)
+    answered, silent, said, asked = time.monotonic(), 0.0, False, False
+    while not ended.wait(every / 10 if silent else every):
         if _answers(address):
+            if silent and cluster_of(address) not in (cluster, None):  # before Ray's own processes notice it
+                _end(f"the head at {address} was started anew, and its workers are lost", "")
             if said:
                 _tell(f"the head of the cluster at {address} answers again, after {time.monotonic() - answered:.0f} s")
-            answered, said, asked = time.monotonic(), False, False
+            answered, silent, said, asked = time.monotonic(), 0.0, False, False
             continue
         silent = time.monotonic() - answered
         if silent > SAY * patience and not said:
@@ -86,7 +102,10 @@ def _watch(address: str, ended: threading.Event) -> None:
             for each in _notified:
                 each.save()
         if asked and (silent > END * patience or "started" not in _statuses()):
-            _end(address, silent)
+            _end(
+                f"the head of the cluster at {address} has not answered for {silent:.0f} s",
+                "start it again, or use another cluster, and ",
+            )
 
 
 def _answers(address: str) -> bool:
@@ -110,12 +129,11 @@ def _statuses() -> list[str]:
         return ["started"]
 
 
-def _end(address: str, silent: float) -> None:
-    """End the process: its main thread waits within Ray, which asks the lost head even to shut down."""
+def _end(lost: str, first: str) -> None:
+    """End the process: its main thread waits within Ray, which asks the lost head even to shut down. `first` comes before the same command."""
     statuses = _statuses()
-    lost = f"the head of the cluster at {address} has not answered for {silent:.0f} s"
     saved = "its workers have saved a checkpoint and ended; " if "stopped" in statuses else ""
-    error = UserError(f"{lost}: {saved}start it again, or use another cluster, and run the same command")
+    error = UserError(f"{lost}: {saved}{first}run the same command")
     if "finished" in statuses:
         error = UserError(
             f"{lost}, but the training has finished: nothing is lost, and the next command can use the run"

@@ -171,7 +171,7 @@ class Jobs:
         except (UserError, *FAILURES) as error:
             reason = error if isinstance(error, UserError) else self._user_error(error)
             raise UserError(
-                f"the log of the job {name} broke off, and the job may go on (`cxr-ray submit --status` lists it): {reason}"
+                f"the log of the job {name} broke off, and the job may go on (`cxr-ray submit --follow {name}` shows it again): {reason}"
             ) from None
 
     async def _follow(self, name: str, log: Callable[[str], None]) -> str:

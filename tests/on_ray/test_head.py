@@ -33,13 +33,15 @@ CODE = textwrap.dedent(
         if how == "saves":
             run.update(status="stopped")
 
-    with head.notified(run, say=lambda line: print("said:", line, flush=True), save=save), head.watched(f"127.0.0.1:{port}"):
+    ids = iter(["first", "second" if how == "another" else None if how == "unknown" else "first"])
+    watched = head.watched(f"127.0.0.1:{port}", cluster_of=lambda address: next(ids))
+    with head.notified(run, say=lambda line: print("said:", line, flush=True), save=save), watched:
         time.sleep(0.3)
         server.close()
         time.sleep(0.8)
-        if how == "back":
+        if how in ("back", "another", "unknown"):
             server = socket.create_server(("127.0.0.1", port))
-        time.sleep(0.8 if how == "back" else 30)
+        time.sleep(0.8 if how in ("back", "unknown") else 30)
     print("went on")
     """
 )
@@ -79,14 +81,25 @@ def test_a_lost_head_is_said_and_ends_the_process_before_ray_does(how, tmp_path)
         assert [event["event"] for event in events.read(tmp_path)] == ["failed"]
 
 
-def test_a_head_that_is_back_in_time_changes_nothing(tmp_path):
-    code, lines, error = lose_the_head("back", tmp_path)
+@pytest.mark.parametrize("how", ["back", "unknown"])
+def test_a_head_that_is_back_in_time_changes_nothing(how, tmp_path):
+    code, lines, error = lose_the_head(how, tmp_path)
     assert (code, error) == (0, "") and "answers again, after" in lines[1] and lines[2:] == ["went on"]
     assert runs.Run(tmp_path).info["status"] == "started"
+
+
+def test_a_head_of_another_cluster_at_the_same_address_ends_the_process_at_once(tmp_path):
+    code, lines, error = lose_the_head("another", tmp_path)
+    assert code == 2 and len(lines) == 1 and "does not answer" in lines[0]
+    assert (
+        error.endswith(" was started anew, and its workers are lost: run the same command\n") and error.count("\n") == 1
+    )
+    run = runs.Run(tmp_path)
+    assert run.info["status"] == "failed" and error == f"cxr-ray: error: {run.info['error']}\n"
 
 
 def test_an_address_may_be_one_of_ipv6():
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
         port = server.getsockname()[1]
-        with head.watched(f"[::1]:{port}"):
+        with head.watched(f"[::1]:{port}", cluster_of=lambda address: "first"):
             pass

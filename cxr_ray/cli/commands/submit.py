@@ -27,10 +27,14 @@ PATH_FLAGS = ("--store", "--data.shards", "--output", "--out", "--resume", "--fr
 """Flags of data and results, for which also a bare name is a path."""
 RELATIVE = re.compile(r"[\w.~+@%=][\w.~+@%=-]*(?:/[\w.~+@%=-]+)*/?")
 """What can be a relative path: no pattern, list or sentence, and no absolute path or URL."""
+PAGES = ("report", "page")
+WRITTEN = ("run", "sweep", "folds", "shards", "predictions", "features", "model", *PAGES)
+RESULT = re.compile(rf"({'|'.join(WRITTEN)}): ((?:/|\w+://).*?)(?: \(.*\))?")
+"""A line in which a command says what it has written, and where."""
 
 app = App(
     name="submit",
-    usage="Usage: cxr-ray submit [--address URL] [--no-wait] -- COMMAND ... | --status [--stop NAME]",
+    usage="Usage: cxr-ray submit [--address URL] [--no-wait] -- COMMAND ... | --status | --follow NAME | --stop NAME",
     help_format="markdown",
     help_epilogue="`cxr-ray submit -- train -c preset:demo --store /data/shards/x --output /data/runs --name first --train.workers 2`",
 )
@@ -45,6 +49,7 @@ def submit(
     gpus: float = 0.0,
     wait: bool = True,
     status: Annotated[bool, Parameter(negative="")] = False,
+    follow: str | None = None,
     stop: str | None = None,
 ) -> int:
     """Run another command as a job of a Ray cluster, and follow its log.
@@ -68,21 +73,26 @@ def submit(
         Follow the log until the job ends, and end with its exit code.
     status
         List the cluster's jobs.
+    follow
+        Show the log of the job of this name from its beginning, and go on until it ends.
     stop
         Stop the job of this name: it writes a checkpoint first.
     """
     from cxr_ray.on_ray import submit as on_ray
 
-    if status or stop is not None:
+    again = shlex.join([*_address(address), *(["--python", python] if python != "python" else [])])
+    if status or follow is not None or stop is not None:
         if words:
-            raise UserError("--status and --stop take no command")
+            raise UserError("--status, --follow and --stop take no command")
         jobs = on_ray.Jobs(address)
+        if follow is not None:
+            return _follow(jobs, follow, again)
         if stop is not None:
             if jobs.stop(stop):
                 print(f"stopping: {stop} (it may take {on_ray.STOP_WAIT_S} s for a step and a checkpoint)")
             else:
                 print(f"job: {stop} has ended already: {jobs.status(stop).lower()}")
-            print(f"next: cxr-ray submit --status{_with(address)}")
+            print(f"next: {shlex.join(['cxr-ray', 'submit', '--status', *_address(address)])}")
         else:
             _list(jobs)
         return 0
@@ -92,26 +102,35 @@ def submit(
     print(f"job: {name} on {jobs.address}")
     print(f"same as: {replace(job, name=name).by_hand(jobs.address)}")
     if not wait:
-        print(f"next: cxr-ray submit --status{_with(address)}")
+        print(f"next: {shlex.join(['cxr-ray', 'submit', '--follow', name, *_address(address)])}")
         return 0
-    return _follow(jobs, name, job, address)
+    return _follow(jobs, name, again)
 
 
-def _follow(jobs: "Jobs", name: str, job: "Job", address: str | None) -> int:
+def _follow(jobs: "Jobs", name: str, again: str) -> int:
+    """Print the job's log until it ends, and then what it has written. `again` are the flags that another submit needs too."""
+    written: dict[str, str] = {}  # by path, what it is
+
+    def show(line: str) -> None:
+        print(line.replace("cxr-ray submit -- ", f"cxr-ray submit {again} -- ") if again else line)
+        if found := RESULT.fullmatch(line):
+            written[found[2]] = found[1]
+
     try:
-        status = jobs.follow(name, print)
+        status = jobs.follow(name, show)
     except KeyboardInterrupt:
-        print(f"the job {name} goes on; stop it with: cxr-ray submit --stop {shlex.quote(name)}{_with(address)}")
-        print(f"to follow it again: ray job logs --address {shlex.quote(jobs.address)} --follow {shlex.quote(name)}")
+        flags = shlex.join([name, *_address(jobs.address)])
+        print(f"the job {name} goes on; stop it with: cxr-ray submit --stop {flags}")
+        print(f"to follow it again: cxr-ray submit --follow {flags}")
         return 0
     print(f"job: {name} {status.lower()}")
-    result = _result(job)
-    if result is not None and status == "SUCCEEDED":
-        print(f"result: {result}, on the cluster's storage")
-        if job.words[0] in WITH_NAME:
-            run, page = (result, "report.html") if job.words[0] == "train" else (f"{result}/best", "sweep.html")
-            print(f"next: cxr-ray submit{_with(address)} -- evaluate {shlex.quote(run)}")
-            print(f"to read its page here: ray rsync-down cluster.yaml {shlex.quote(result)}/{page} {page}")
+    if status == "SUCCEEDED":
+        for path in written:
+            print(f"result: {path}, on the cluster's storage")
+        for page in (path for path, what in written.items() if what in PAGES):
+            print(
+                f"to read it here: {shlex.join(['ray', 'rsync-down', 'cluster.yaml', page, page.rpartition('/')[2]])}"
+            )
     return jobs.exit_code(name)
 
 
@@ -202,15 +221,6 @@ def _flag(words: list[str], flag: str) -> str | None:
     return None
 
 
-def _result(job: "Job") -> str | None:
-    """Where the result of a finished job lies, if its command says so."""
-    words = list(job.words)
-    if words[0] in WITH_NAME:
-        resumed, output, name = (_flag(words, flag) for flag in ("--resume", "--output", "--name"))
-        return resumed if output is None or name is None else f"{output.rstrip('/')}/{name}"
-    return _flag(words, "--out")
-
-
 def _list(jobs: "Jobs") -> None:
     rows = jobs.list()
     table(
@@ -229,5 +239,5 @@ def _list(jobs: "Jobs") -> None:
     )
 
 
-def _with(address: str | None) -> str:
-    return "" if address is None else f" --address {shlex.quote(masked(address))}"
+def _address(address: str | None) -> list[str]:
+    return [] if address is None else ["--address", masked(address)]

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import re
+import shlex
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -196,7 +198,9 @@ def test_a_folder_that_is_too_large_is_refused_before_it_is_packed(
 
 
 class Ended(Cluster):
-    """A dashboard whose jobs end well and write nothing."""
+    """A dashboard whose jobs end well."""
+
+    wrote = "a line"
 
     def __init__(self, address: str) -> None:
         pass
@@ -205,28 +209,73 @@ class Ended(Cluster):
         return SimpleNamespace(status="SUCCEEDED")
 
     async def tail_job_logs(self, name: str) -> AsyncIterator[str]:
-        yield "a line\n"
+        yield f"{self.wrote}\n"
 
 
-@pytest.mark.parametrize(
-    ("command", "run", "page"), [("train", "/runs/a", "report.html"), ("tune", "/runs/a/best", "sweep.html")]
-)
-def test_the_end_of_a_job_names_its_result_and_what_to_do_with_it(
-    command: str,
-    run: str,
-    page: str,
+RESULTS = {
+    "run: /runs/a\nepoch 1\nrun: /runs/a": ["result: /runs/a"],
+    "run: /runs/a-seed-0\nrun: /runs/a-seed-1": ["result: /runs/a-seed-0", "result: /runs/a-seed-1"],
+    "page: /runs/s/sweep.html\nsweep: /runs/s": [
+        "result: /runs/s/sweep.html",
+        "result: /runs/s",
+        "to read it here: ray rsync-down cluster.yaml /runs/s/sweep.html sweep.html",
+    ],
+    "report: /my runs/a/report.html": [
+        "result: /my runs/a/report.html",
+        "to read it here: ray rsync-down cluster.yaml '/my runs/a/report.html' report.html",
+    ],
+    "features: s3://x/f (10 rows, 512 features each)": ["result: s3://x/f"],
+    "run: runs/a\nthe run: /x\nwarning: run: /y": [],
+}
+
+
+@pytest.mark.parametrize("wrote", RESULTS)
+@pytest.mark.parametrize("words", [["--", "evaluate", "/runs/a"], ["--follow", "a"]])
+def test_the_end_of_a_job_names_what_its_log_says_that_it_wrote(
+    wrote: str,
+    words: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(on_ray, "JobSubmissionClient", Ended)
-    start = ["submit", "--working-dir", str(tmp_path), "--", command, "--store", "/x", "--output", "/runs"]
-    assert main([*start, "--name", "a"]) == 0
+    monkeypatch.setattr(Ended, "wrote", wrote)
+    assert main(["submit", "--working-dir", str(tmp_path), *words]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-5:-2] == ["a line", "job: a succeeded", "result: /runs/a, on the cluster's storage"]
-    assert lines[-2] == f"next: cxr-ray submit -- evaluate {run}"
-    assert lines[-1].endswith(f"/runs/a/{page} {page}")
+    ended = next(at for at, line in enumerate(lines) if re.fullmatch(r"job: \S+ succeeded", line))
+    assert [line.removesuffix(", on the cluster's storage") for line in lines[ended + 1 :]] == RESULTS[wrote]
     assert not logging.getLogger("ray.dashboard.modules.job.sdk").isEnabledFor(logging.WARNING)  # closed connections
+
+
+def test_the_next_command_of_a_job_goes_to_the_same_cluster(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_ray, "JobSubmissionClient", Ended)
+    monkeypatch.setattr(Ended, "wrote", "next: cxr-ray submit -- evaluate /runs/a")
+    for flags in ([], ["--address", "http://10.0.0.1:8265", "--python", "/env/bin/python"]):
+        assert main(["submit", *flags, "--working-dir", str(tmp_path), "--follow", "a"]) == 0
+        assert shlex.join(["next:", "cxr-ray", "submit", *flags, "--", "evaluate", "/runs/a"]).replace(
+            "'next:'", "next:"
+        ) in (capsys.readouterr().out.splitlines())
+
+
+class Watched(Ended):
+    """A dashboard whose user presses Ctrl-C."""
+
+    async def tail_job_logs(self, name: str) -> AsyncIterator[str]:
+        raise KeyboardInterrupt
+        yield ""
+
+
+def test_a_detached_job_is_followed_again_by_the_printed_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_ray, "JobSubmissionClient", Watched)
+    assert main(["submit", "--address", "http://10.0.0.1:8265", "--working-dir", str(tmp_path), "--follow", "a"]) == 0
+    again = capsys.readouterr().out.splitlines()[-1].partition(": cxr-ray ")[2]
+    monkeypatch.setattr(on_ray, "JobSubmissionClient", Ended)
+    assert main(shlex.split(again)) == 0
+    assert "job: a succeeded" in capsys.readouterr().out
 
 
 class Lost(Ended):
