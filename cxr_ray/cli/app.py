@@ -7,7 +7,11 @@ checkpoint), 143 stopped after a checkpoint.
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from cyclopts import App
 from cyclopts.exceptions import CycloptsError, MissingArgumentError
@@ -23,6 +27,7 @@ COMPLETE = "_complete"
 """The hidden command that the shells' completion scripts call."""
 
 ROOT_FLAGS = ("--help", "-h", "--version")
+PACKAGE = Path(__file__).parents[1]
 
 # OS errors that the user can fix: a full disk, missing permissions, a wrong kind of path.
 USER_ERRNOS = {*DISK_FULL, *NOT_WRITABLE, errno.ENOTDIR, errno.EISDIR}
@@ -66,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words and words[0] not in (*COMMANDS, *ROOT_FLAGS):  # cyclopts would import all commands to report this
             is_flag = words[0].startswith("-")
             raise unknown("flag", words[0], ROOT_FLAGS) if is_flag else unknown("command", words[0], COMMANDS)
-        with garbage.starting():
+        with garbage.starting(), _own_warnings_as_lines():
             result = build(words[0] if words else None)(
                 words, exit_on_error=False, print_error=False, result_action="return_value"
             )
@@ -146,6 +151,22 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def one_line(text: str) -> str:
     """`text` with all whitespace, line breaks included, collapsed to single spaces."""
     return " ".join(text.split())
+
+
+@contextmanager
+def _own_warnings_as_lines() -> Iterator[None]:
+    """Print the package's own warnings as the command's other lines, and those of libraries as Python does."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any, **named: Any) -> None:
+            if Path(filename).is_relative_to(PACKAGE):
+                print(f"warning: {message}", file=sys.stderr, flush=True)
+            else:
+                usual(message, category, filename, *rest, **named)
+
+        warnings.showwarning = show
+        yield
 
 
 def _print_error(line: str) -> None:

@@ -5,6 +5,7 @@ import inspect
 import resource
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -172,3 +173,18 @@ def test_a_closed_pipe_is_not_an_error() -> None:
     assert out.returncode == 0 and out.stdout.startswith("# Every setting with its default.")
     assert "internal error" not in out.stderr
     assert "Traceback" not in out.stderr
+
+
+def test_warnings_of_the_package_are_lines_and_others_as_python_prints_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def command(*words: object, **options: object) -> int:
+        for file in (cli.__file__, "/else/where.py"):
+            warnings.warn_explicit("look here", UserWarning, file, 7)
+        return 0
+
+    monkeypatch.setattr(cli, "build", lambda chosen: command)
+    with pytest.warns(UserWarning) as others:
+        assert cli.main(["models"]) == 0
+    assert capsys.readouterr().err == "warning: look here\n"
+    assert [warning.filename for warning in others] == ["/else/where.py"]
