@@ -4,6 +4,7 @@ With Ray's backend alone, the controller imports torch before it starts a worker
 and imports the rest. Here the workers import everything at once, and the controller does at the same time. This module and what its
 classes refer to must not import torch: the controller unpickles them."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,8 @@ class LoadingTorchBackend(Backend):
 
 
 def load_training() -> None:
-    """Import what a worker of a training needs."""
-    with garbage.starting():
+    """Import what a worker of a training needs. What cannot be imported is an error where it is used, as without this."""
+    with garbage.starting(), suppress(Exception):
         import cxr_ray.on_ray.context
         import cxr_ray.training.trainer  # noqa: F401
+    garbage.keep_imports()

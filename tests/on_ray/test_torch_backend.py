@@ -37,6 +37,21 @@ assert not slow, slow
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
+def test_what_a_worker_cannot_import_is_an_error_where_it_is_used() -> None:
+    code = """
+import sys
+from cxr_ray.on_ray.torch_backend import load_training
+sys.modules["cxr_ray.on_ray.context"] = None
+load_training()
+try:
+    import cxr_ray.on_ray.context
+except ImportError:
+    print("said")
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True)
+    assert done.stdout == "said\n"
+
+
 def test_it_stands_for_rays_own_config() -> None:
     config = LoadingTorchConfig("gloo", timeout_s=7)
     own = TorchConfig(backend="gloo", timeout_s=7)
