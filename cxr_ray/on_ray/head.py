@@ -67,31 +67,60 @@ def notified(work: Work, *, say: Callable[[str], None], save: Callable[[], None]
 def cluster_of(address: str) -> str | None:
     """The id of the cluster whose head answers at `address`; None if none does."""
     raylet: Any = ray._raylet  # Ray has no public way
-    try:
+    with suppress(Exception):  # Ray raises no class of its own
         return str(raylet.GcsClient(address=address).cluster_id.hex())
-    except (RuntimeError, OSError, ray.exceptions.RayError):
-        return None
+    return None
+
+
+class _Question:
+    """Which cluster answers, asked in a thread that nobody has to wait for: Ray takes 40 s to find that none does."""
+
+    def __init__(self, ask: Callable[[], str | None]) -> None:
+        self._ask = ask
+        self._found: str | None = None
+        self._thread = threading.Thread(target=self._run, name="cxr-head-id", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        self._found = self._ask()
+
+    def answer(self, wait_s: float = 0.0) -> str | None:
+        """The cluster's id; None if it is not known within `wait_s`."""
+        self._thread.join(wait_s)
+        return self._found
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `answer` may still change."""
+        return self._thread.is_alive()
 
 
 @contextmanager
 def watched(address: str, *, cluster_of: Callable[[str], str | None] = cluster_of) -> Iterator[None]:
     """Within it, this process ends with an error and exit code 2 if the head at `address` (HOST:PORT) does not answer for long, or if it is
-    one of another cluster then."""
+    one of another cluster then. After a silence, an open port is no answer: it must be a head that says which cluster is its own."""
     with background(lambda ended: _watch(address, ended, cluster_of), name="cxr-head"):
         yield
 
 
 def _watch(address: str, ended: threading.Event, cluster_of: Callable[[str], str | None]) -> None:
     patience = float(os.environ.get(RAY_WAITS) or RAY_WAITS_S)
-    every, cluster = min(2.0, patience / 30), cluster_of(address)
+    every, ask = min(2.0, patience / 30), lambda: cluster_of(address)
+    first = again = _Question(ask)
     answered, silent, said, asked = time.monotonic(), 0.0, False, False
     while not ended.wait(every / 10 if silent else every):
-        if _answers(address):
-            if silent and cluster_of(address) not in (cluster, None):  # before Ray's own processes notice it
+        is_back = _answers(address)
+        if is_back and silent and (cluster := first.answer()) is not None:
+            if again is first or not (again.is_open or again.answer()):
+                again = _Question(ask)
+            found = again.answer(every)
+            if found not in (cluster, None):  # before Ray's own processes notice it
                 _end(f"the head at {address} was started anew, and its workers are lost", "")
+            is_back = found is not None
+        if is_back:
             if said:
                 _tell(f"the head of the cluster at {address} answers again, after {time.monotonic() - answered:.0f} s")
-            answered, silent, said, asked = time.monotonic(), 0.0, False, False
+            answered, silent, said, asked, again = time.monotonic(), 0.0, False, False, first
             continue
         silent = time.monotonic() - answered
         if silent > SAY * patience and not said:

@@ -4,6 +4,8 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -33,15 +35,23 @@ CODE = textwrap.dedent(
         if how == "saves":
             run.update(status="stopped")
 
-    ids = iter(["first", "second" if how == "another" else None if how == "unknown" else "first"])
-    watched = head.watched(f"127.0.0.1:{port}", cluster_of=lambda address: next(ids))
+    later = {"another": ["second"], "slow another": [None, None, "second"], "slow": [None, None, "first"], "other program": [None] * 99}
+    ids = iter([None if how == "unknown" else "first", *later.get(how, ["first"])])
+
+    def cluster_of(address):
+        found = next(ids)
+        if how == "other program" and found is None:
+            time.sleep(30)  # as Ray does
+        return found
+
+    watched = head.watched(f"127.0.0.1:{port}", cluster_of=cluster_of)
     with head.notified(run, say=lambda line: print("said:", line, flush=True), save=save), watched:
         time.sleep(0.3)
         server.close()
         time.sleep(0.8)
-        if how in ("back", "another", "unknown"):
+        if how in ("back", "unknown", "slow", "another", "slow another", "other program"):
             server = socket.create_server(("127.0.0.1", port))
-        time.sleep(0.8 if how in ("back", "unknown") else 30)
+        time.sleep(0.8 if how in ("back", "unknown", "slow") else 30)
     print("went on")
     """
 )
@@ -60,7 +70,7 @@ def lose_the_head(how: str, folder: Path) -> tuple[int, list[str], str]:
     return done.returncode, done.stdout.splitlines(), done.stderr
 
 
-@pytest.mark.parametrize("how", ["saves", "hangs", "finished"])
+@pytest.mark.parametrize("how", ["saves", "hangs", "finished", "other program"])
 def test_a_lost_head_is_said_and_ends_the_process_before_ray_does(how, tmp_path):
     code, lines, error = lose_the_head(how, tmp_path)
     assert code == 2 and error.count("\n") == 1
@@ -81,21 +91,37 @@ def test_a_lost_head_is_said_and_ends_the_process_before_ray_does(how, tmp_path)
         assert [event["event"] for event in events.read(tmp_path)] == ["failed"]
 
 
-@pytest.mark.parametrize("how", ["back", "unknown"])
+@pytest.mark.parametrize("how", ["back", "unknown", "slow"])
 def test_a_head_that_is_back_in_time_changes_nothing(how, tmp_path):
     code, lines, error = lose_the_head(how, tmp_path)
     assert (code, error) == (0, "") and "answers again, after" in lines[1] and lines[2:] == ["went on"]
     assert runs.Run(tmp_path).info["status"] == "started"
 
 
-def test_a_head_of_another_cluster_at_the_same_address_ends_the_process_at_once(tmp_path):
-    code, lines, error = lose_the_head("another", tmp_path)
+@pytest.mark.parametrize("how", ["another", "slow another"])
+def test_a_head_of_another_cluster_at_the_same_address_ends_the_process_at_once(how, tmp_path):
+    code, lines, error = lose_the_head(how, tmp_path)
     assert code == 2 and len(lines) == 1 and "does not answer" in lines[0]
     assert (
         error.endswith(" was started anew, and its workers are lost: run the same command\n") and error.count("\n") == 1
     )
     run = runs.Run(tmp_path)
     assert run.info["status"] == "failed" and error == f"cxr-ray: error: {run.info['error']}\n"
+
+
+def test_the_end_does_not_wait_for_an_answer():
+    asked, go_on = threading.Event(), threading.Event()
+
+    def cluster_of(address: str) -> None:
+        asked.set()
+        go_on.wait(60)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        since = time.monotonic()
+        with head.watched(f"127.0.0.1:{server.getsockname()[1]}", cluster_of=cluster_of):
+            assert asked.wait(10)
+        assert time.monotonic() - since < 10
+    go_on.set()
 
 
 def test_an_address_may_be_one_of_ipv6():
