@@ -39,6 +39,10 @@ class Interrupted(KeyboardInterrupt):
     A KeyboardInterrupt, so that a loop over trainings which goes on after an `Exception` ends too."""
 
 
+class Notice(UserWarning):
+    """A warning of ours about what the user has asked for. A command prints it as a line; libraries' warnings say where in the code."""
+
+
 def requirement(message: str) -> str:
     """A validation message of pydantic in the words of our other errors, such as "must be a whole number"."""
     text = re.split(", unable to (?:parse|interpret)|, got a number with", message.removeprefix("Value error, "))[0]

@@ -10,7 +10,6 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from cyclopts import App
@@ -19,7 +18,7 @@ from cyclopts.exceptions import CycloptsError, MissingArgumentError
 from cxr_ray import __version__
 from cxr_ray.cli import next_steps
 from cxr_ray.cli.command_list import COMMANDS
-from cxr_ray.errors import Interrupted, Stopped, UserError, masked, unknown
+from cxr_ray.errors import Interrupted, Notice, Stopped, UserError, masked, printable, unknown
 from cxr_ray.runtime import garbage
 from cxr_ray.storage.atomic import DISK_FULL, NOT_WRITABLE
 
@@ -27,7 +26,6 @@ COMPLETE = "_complete"
 """The hidden command that the shells' completion scripts call."""
 
 ROOT_FLAGS = ("--help", "-h", "--version")
-PACKAGE = Path(__file__).parents[1]
 
 # OS errors that the user can fix: a full disk, missing permissions, a wrong kind of path.
 USER_ERRNOS = {*DISK_FULL, *NOT_WRITABLE, errno.ENOTDIR, errno.EISDIR}
@@ -159,11 +157,11 @@ def _own_warnings_as_lines() -> Iterator[None]:
     with warnings.catch_warnings():
         usual = warnings.showwarning
 
-        def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any, **named: Any) -> None:
-            if Path(filename).is_relative_to(PACKAGE):
-                print(f"warning: {message}", file=sys.stderr, flush=True)
+        def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+            if issubclass(category, Notice):
+                print(f"warning: {masked(printable(str(message)))}", file=sys.stderr, flush=True)
             else:
-                usual(message, category, filename, *rest, **named)
+                usual(message, category, *rest, **named)
 
         warnings.showwarning = show
         yield

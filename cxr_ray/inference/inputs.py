@@ -14,7 +14,7 @@ from PIL import Image
 from cxr_ray import runs
 from cxr_ray.data import store_format
 from cxr_ray.data.store_format import ImageFormat
-from cxr_ray.errors import UserError
+from cxr_ray.errors import Notice, UserError
 from cxr_ray.imaging import decode
 from cxr_ray.imaging.pixels import SCALE_8_TO_16, ImageError
 from cxr_ray.storage.remote import to_path
@@ -45,6 +45,7 @@ def format_of_files(run: runs.Run | None, image_size: tuple[int, int]) -> ImageF
     warnings.warn(
         f"the store of the run {run.path.name} is not at {described['path']}: files are resized to "
         f"{image_size[0]} x {image_size[1]}, whatever their aspect ratio",
+        Notice,
         stacklevel=2,
     )
     return ImageFormat(image_size)

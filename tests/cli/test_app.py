@@ -12,7 +12,7 @@ import pytest
 
 from cxr_ray import __version__
 from cxr_ray.cli import app as cli
-from cxr_ray.errors import UserError
+from cxr_ray.errors import Notice, UserError
 
 
 def test_every_command_has_a_module_and_the_same_description_in_both_helps(capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,12 +179,13 @@ def test_warnings_of_the_package_are_lines_and_others_as_python_prints_them(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def command(*words: object, **options: object) -> int:
-        for file in (cli.__file__, "/else/where.py"):
-            warnings.warn_explicit("look here", UserWarning, file, 7)
+        warnings.warn("look at s3://name:secret@host/here", Notice, stacklevel=1)
+        warnings.warn_explicit("divide by zero", RuntimeWarning, cli.__file__, 7)  # NumPy's, in a line of the package
         return 0
 
     monkeypatch.setattr(cli, "build", lambda chosen: command)
-    with pytest.warns(UserWarning) as others:
+    with pytest.warns(RuntimeWarning) as others:
         assert cli.main(["models"]) == 0
-    assert capsys.readouterr().err == "warning: look here\n"
-    assert [warning.filename for warning in others] == ["/else/where.py"]
+    line = capsys.readouterr().err
+    assert line.startswith("warning: look at s3://") and line.count("\n") == 1 and "secret" not in line
+    assert [warning.category for warning in others] == [RuntimeWarning]
