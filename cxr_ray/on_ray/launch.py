@@ -157,9 +157,9 @@ def set_ray_defaults() -> None:
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{NO_ROOM_S:g}")
 
 
-def _open_store(run: runs.Run) -> stores.Store:
-    """The store as this node sees it; with `data.verify: full` one worker of each node checks every byte first. Raises `UserError` that
-    names the node, if there are several: its disk may be full."""
+def open_on_node(run: runs.Run, *, local_rank: int) -> stores.Store:
+    """The store as this node sees it; with `data.verify: full` the node's worker of `local_rank` 0 checks every byte first. Raises
+    `UserError` that names the node, if there are several: its disk may be full."""
     import ray
 
     data = run.config.data
@@ -169,7 +169,7 @@ def _open_store(run: runs.Run) -> stores.Store:
         if sum(node["Alive"] for node in ray.nodes()) == 1:
             raise
         raise UserError(f"on the node {ray.util.get_node_ip_address()}: {error}") from None
-    if data.verify == "full" and int(os.environ.get("LOCAL_RANK", "0")) == 0:
+    if data.verify == "full" and local_rank == 0:
         store_check.ByteCheck(store).wait()
     return store
 
@@ -191,7 +191,7 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
     if run.info.get("error"):  # of a worker that ended all others: a restart would fail the same way
         return
     try:
-        store = distributed.all_or_none(lambda: _open_store(run))
+        store = distributed.all_or_none(lambda: open_on_node(run, local_rank=int(os.environ.get("LOCAL_RANK", "0"))))
         trainer.fit(config, runs.plan_of(run, store), store, TrainContext(run, loop_config["holder"]), run)
     except OutOfMemory as error:
         run.update(status="failed", error=str(error))
