@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter, validators
 
 from cxr_ray.cli import next_steps
-from cxr_ray.cli.commands.evaluate import check_thresholds, read_thresholds
 from cxr_ray.cli.parameters import Words
 from cxr_ray.cli.terminal import table
+from cxr_ray.cli.thresholds import check_thresholds, read_thresholds
 
 app = App(name="errors", help_format="markdown")
 

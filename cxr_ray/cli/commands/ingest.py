@@ -19,7 +19,7 @@ USAGE = "cxr-ray ingest SOURCE ROOT OUT [--size 224] [--dry-run] [--SOURCE-OPTIO
 
 Aspect = Literal["squash", "pad", "center_crop"]
 Depth = Literal[8, 16]
-Words = Annotated[str, Parameter(name="word", show=False, allow_leading_hyphen=True)]
+Word = Annotated[str, Parameter(name="word", show=False, allow_leading_hyphen=True)]
 
 app = App(
     name="ingest",
@@ -78,7 +78,7 @@ DEFAULTS = Ingest()
 
 @app.default
 def ingest(
-    *words: Words,
+    *words: Word,
     how: Annotated[Ingest, Parameter(name="*")] = DEFAULTS,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     report: Path | None = None,

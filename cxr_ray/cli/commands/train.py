@@ -7,12 +7,8 @@ from cyclopts import App, Parameter
 
 from cxr_ray import config as configs
 from cxr_ray.cli import config_flags, next_steps
-from cxr_ray.cli.parameters import Wait
+from cxr_ray.cli.parameters import FileFlag, HelpAll, SettingWord, Wait
 from cxr_ray.errors import Finished, UserError
-
-Words = Annotated[str, Parameter(name="setting", show=False, allow_leading_hyphen=True)]
-FileFlag = Annotated[str | None, Parameter(name=["--config", "-c"])]
-HelpAll = Annotated[bool, Parameter(negative="", show_default=False)]
 
 app = App(
     name="train",
@@ -64,7 +60,7 @@ def _names(values: Any, name: str = "") -> list[str]:
 
 @app.default
 def train(
-    *words: Words,
+    *words: SettingWord,
     config: FileFlag = None,
     address: str | None = None,
     wait: Wait = None,
