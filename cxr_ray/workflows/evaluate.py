@@ -31,7 +31,7 @@ from cxr_ray.runtime import progress
 from cxr_ray.storage.atomic import write_atomic
 from cxr_ray.training import epoch_model
 from cxr_ray.workflows.evaluated_model import EvaluatedModel
-from cxr_ray.workflows.evaluation_request import By, EvaluationRequest
+from cxr_ray.workflows.evaluation_request import By, EvaluationRequest, unit
 from cxr_ray.workflows.results import Evaluation
 
 
@@ -121,8 +121,8 @@ def evaluate(path: str | Path, request: EvaluationRequest, *, log: Callable[[str
     results = {"part": part, **results, "blank": {"train": blank, "here": blank}, **about_model(model, val, log)}
     files = evaluation_files.of_part(run, part, by=by, epoch=epoch)
     write_atomic(files.results, json.dumps(results, indent=1))
-    own_test = (run.path / "evaluation-test.json").exists()
-    if by == "image" and epoch is None and (part == "test" or not own_test):
+    has_test = evaluation_files.of_part(run, "test").results.exists()
+    if by == "image" and epoch is None and (part == "test" or not has_test):
         _write_operating_points(run, results, val)
     if part == "test":
         run.count_test_evaluation()
@@ -158,7 +158,7 @@ def compute_results(
         results = evaluate_table(predictions, settings, val=val, baselines=data.baselines)
     shift_L = calibration.shift(plan.pos_weight, plan.truth["train"], plan.repeats)
     results["calibration"] = analysis.calibration_results(predictions, val, shift_L, interval_by=settings.interval_by)
-    results["by"] = by if by == "image" else f"study ({combine} of its images)"
+    results["by"] = unit(by, combine)
     shared = [c for c in data.records.columns if c in data.train_records.columns]
     with progress.shown():
         results["groups"] = analysis.subgroup_results(

@@ -42,20 +42,13 @@ def read_run(run: str, file: str | None, words: tuple[str, ...]) -> configs.Conf
     rest, values = config_flags.parse(words, also=["--address", "--wait"])
     plugins = values.pop("plugins", [])
     if file is not None or rest or values:
-        given = "-c" if file is not None else [*rest, *_names(values)][0]
+        given = "-c" if file is not None else [*rest, *configs.dotted_names(values)][0]
         raise UserError(
             f"--resume uses the run's own config, which {given} cannot change; for another config give a new --name"
         )
     found = runs.load(run)
     found.load_plugins(plugins)
     return found.config.model_copy(update={"name": found.path.name, "output": str(found.path.parent)})
-
-
-def _names(values: Any, name: str = "") -> list[str]:
-    """The dotted names of nested values."""
-    if not isinstance(values, dict):
-        return [name.removeprefix(".")]
-    return [found for key, value in values.items() for found in _names(value, f"{name}.{key}")]
 
 
 @app.default
