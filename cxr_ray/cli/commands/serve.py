@@ -1,4 +1,4 @@
-"""`cxr-ray serve`: a run as an HTTP service."""
+"""`cxr-ray serve`: serves a run over HTTP until it is stopped. What is served is in workflows.serve, the service in on_ray.serve."""
 
 from pathlib import Path
 
