@@ -15,7 +15,7 @@ from cxr_ray.data import store as stores
 from cxr_ray.data import store_writer
 from cxr_ray.data.info import DatasetInfo
 from tests.fakes.store import fake_store
-from tests.workflows.test_evaluate import write_store
+from tests.fakes.study_store import write_store
 
 CPU = init.Machine("cpu", "CPU", 16.0, "fp32")
 GPU = init.Machine("cuda", "a GPU", 24.0, "bf16")
