@@ -1,6 +1,8 @@
 """Tables and lists that commands print, on a terminal or as plain text in a log."""
 
+import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -109,9 +111,6 @@ def merge_notes(notes: Mapping[str, str]) -> list[str]:
 
 def console() -> "Console":
     """A console as wide as the terminal; 160 columns in a log."""
-    import os
-    import sys
-
     from rich.console import Console
 
     options: dict[str, Any] = {} if sys.stdout.isatty() or "COLUMNS" in os.environ else {"width": LOG_WIDTH}

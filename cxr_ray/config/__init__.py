@@ -2,6 +2,7 @@
 
 from cxr_ray.config.loading import (
     check_plugins,
+    dotted_names,
     is_section,
     load,
     load_config,
@@ -52,6 +53,7 @@ __all__ = [
     "Uncertain",
     "best_of",
     "check_plugins",
+    "dotted_names",
     "is_section",
     "join_name",
     "load",

@@ -30,6 +30,14 @@ def value_at(values: Mapping[str, Any], setting: str) -> Any:
     return value
 
 
+def dotted_names(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The dotted names of the settings in nested `values`, in their order."""
+    out: list[str] = []
+    for key, value in values.items():
+        out += dotted_names(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [f"{prefix}{key}"]
+    return out
+
+
 def is_section(field: FieldInfo) -> bool:
     """Whether the field is a section of settings, not a value."""
     return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)

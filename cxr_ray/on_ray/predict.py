@@ -69,8 +69,8 @@ def predict_batches(
                 num_cpus=DECODER_CPUS,
             )
         results = actors.map(data, _Model, blocks=len(blocks), batch_size=None, batch_format="pyarrow")
-        blocks = results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
-        yield from store_check.once_checked(_by_node(blocks), lambda node: _check_on(node, job))
+        predicted = results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+        yield from store_check.once_checked(_by_node(predicted), lambda node: _check_on(node, job))
 
 
 def _check_on(node: str, job: PredictJob) -> store_check.Check | None:

@@ -1,6 +1,7 @@
 """Checks on every node that may take part, in seconds, before a run or a sweep has a folder: what is missing on one node is said with its name."""
 
 import hashlib
+import importlib.util
 import os
 import platform
 import shutil
@@ -140,8 +141,6 @@ def _answer(needs: Needs, mark: str, node_id: str) -> dict[str, Any]:
 
 def _describe(plugins: Sequence[str]) -> dict[str, Any]:
     """Versions and plugins of this process's environment."""
-    import importlib.util
-
     versions = {"Python": ".".join(map(str, sys.version_info[:2])), "cxr_ray": _own_version()}
     for name in PACKAGES:
         try:

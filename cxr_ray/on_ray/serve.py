@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -249,8 +250,6 @@ def _health(handle: Any) -> Callable[[], Any]:
 
 def _socket(host: str, port: int) -> Any:
     """A listening socket. Raises `UserError` if the port is taken."""
-    import socket
-
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         made = socket.socket(family, socket.SOCK_STREAM)

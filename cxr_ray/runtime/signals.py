@@ -3,12 +3,16 @@
 Python allows handlers only in the main thread: in another one these blocks change nothing."""
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 AT_ONCE = "press Ctrl-C again to end at once"
+TERMINATED = 143
+"""Exit status of a process that SIGTERM ended: 128 + 15."""
 
 
 @contextmanager
@@ -22,6 +26,11 @@ def on_sigterm(handler: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def exit_on_sigterm() -> AbstractContextManager[None]:
+    """On SIGTERM within the block, raise `SystemExit` with the status `TERMINATED`, so that temporary files are removed."""
+    return on_sigterm(partial(sys.exit, TERMINATED))
 
 
 @dataclass

@@ -1,1 +1,1 @@
-"""Workflows that need evaluation and report together: evaluate a run, evaluate on external data, select the best trial of a sweep."""
+"""Whole tasks, from settings to files and pages, for the commands and for Python: ingest, train, tune, evaluate, explain, predict, export, serve."""

@@ -157,6 +157,8 @@ def _result(
     features: Mapping[str, npt.NDArray[np.bool_]],
     patient_N: npt.NDArray[Any],
 ) -> Audit:
+    """The table and the mean maps of what was `collected` by method and label: the groups of each label (`own`) for itself, `features`
+    over all explained labels."""
     rows: list[dict[str, Any]] = []
     maps: dict[str, dict[str, npt.NDArray[np.float64]]] = {}
     for (method, label), shares in collected.items():

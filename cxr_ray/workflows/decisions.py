@@ -1,6 +1,7 @@
 """The decisions of a run on new images: thresholds and calibrator of its evaluation, or thresholds that the user gives."""
 # L labels
 
+import json
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from cxr_ray.evaluation.prediction_table import EvaluationSettings, PredictionTa
 from cxr_ray.inference.decisions import LARGEST, Decisions
 from cxr_ray.inference.predictor import Predictor
 from cxr_ray.metrics import operating_points, studies
-from cxr_ray.workflows.evaluation_request import By
+from cxr_ray.runs import evaluation_files
+from cxr_ray.workflows.evaluation_request import By, unit
 
 PARTS = ("test", "val")
 """Whose evaluation counts, the first that there is."""
@@ -55,13 +57,12 @@ def has_points_by_image_only(run: runs.Run, by: By, combine: studies.Method) -> 
 
 def _evaluation(run: runs.Run, by: By, combine: studies.Method) -> dict[str, Any] | None:
     """The results of the run's evaluation by image or by study, if there is one."""
-    wanted = "image" if by == "image" else f"study ({combine} of its images)"
     for part in PARTS:
-        try:
-            results = run.evaluation(part if by == "image" else f"{part}-by-study")
-        except UserError:
+        file = evaluation_files.of_part(run, part, by=by).results
+        if not file.exists():
             continue
-        if results.get("by", "image") == wanted:
+        results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if results.get("by", "image") == unit(by, combine):
             return results
     return None
 

@@ -24,50 +24,15 @@ from cxr_ray.evaluation import analysis
 from cxr_ray.evaluation.prediction_table import EvaluationSettings, PredictionTable, rule_of
 from cxr_ray.evaluation.results import evaluate_table
 from cxr_ray.inference import unusual_fit
-from cxr_ray.metrics import COUNTS, TABLE_METRICS, calibration, operating_points, studies
+from cxr_ray.metrics import calibration, operating_points, studies
 from cxr_ray.report import index_page, run_page
 from cxr_ray.runs import evaluation_files
 from cxr_ray.runtime import progress
 from cxr_ray.storage.atomic import write_atomic
 from cxr_ray.training import epoch_model
 from cxr_ray.workflows.evaluated_model import EvaluatedModel
-from cxr_ray.workflows.evaluation_request import By, EvaluationRequest
+from cxr_ray.workflows.evaluation_request import By, EvaluationRequest, unit
 from cxr_ray.workflows.results import Evaluation
-
-
-def metric_table(
-    values: Sequence[dict[str, Any]], labels: Sequence[str], *, intervals: bool = False
-) -> list[list[str]]:
-    """`values` of an evaluation as a table of text: a head, one row per label, and the mean.
-
-    Columns are counts and `TABLE_METRICS`: recall first, then ROC AUC, then precision. "-" if a value is undefined. With `intervals`
-    each value has its interval on a second line."""
-    shown = (*COUNTS, *TABLE_METRICS)
-    by_name = {(v["metric"], v["label"]): v for v in values}
-
-    def cell(metric: str, label: str) -> str:
-        row = by_name.get((metric, label))
-        if row is None:
-            return "-"
-        if metric in COUNTS:
-            return f"{row['value']:,.0f}"
-        return f"{row['value']:.3f}" + (f"\n{row['low']:.3f}-{row['high']:.3f}" if intervals and "low" in row else "")
-
-    rows = [["label", *(name.replace("_", " ") for name in shown)]]
-    return rows + [
-        [label, *(cell(metric, label) for metric in shown)]
-        for label in (*labels, *(["mean"] if len(labels) > 1 else []))
-    ]
-
-
-def overall_line(values: Sequence[dict[str, Any]], task: str) -> str:
-    """The metrics over all labels in one line, with their intervals. With one label, they repeat the accuracy or its metrics."""
-    overall = [v for v in values if not v["label"] and (v["metric"] == "accuracy" or task != "binary")]
-    return ", ".join(
-        f"{v['metric'].replace('_', ' ')} {v['value']:.3f}"
-        + (f" ({v['low']:.3f} to {v['high']:.3f})" if "low" in v else "")
-        for v in overall
-    )
 
 
 @dataclass(frozen=True)
@@ -156,8 +121,8 @@ def evaluate(path: str | Path, request: EvaluationRequest, *, log: Callable[[str
     results = {"part": part, **results, "blank": {"train": blank, "here": blank}, **about_model(model, val, log)}
     files = evaluation_files.of_part(run, part, by=by, epoch=epoch)
     write_atomic(files.results, json.dumps(results, indent=1))
-    own_test = (run.path / "evaluation-test.json").exists()
-    if by == "image" and epoch is None and (part == "test" or not own_test):
+    has_test = evaluation_files.of_part(run, "test").results.exists()
+    if by == "image" and epoch is None and (part == "test" or not has_test):
         _write_operating_points(run, results, val)
     if part == "test":
         run.count_test_evaluation()
@@ -193,7 +158,7 @@ def compute_results(
         results = evaluate_table(predictions, settings, val=val, baselines=data.baselines)
     shift_L = calibration.shift(plan.pos_weight, plan.truth["train"], plan.repeats)
     results["calibration"] = analysis.calibration_results(predictions, val, shift_L, interval_by=settings.interval_by)
-    results["by"] = by if by == "image" else f"study ({combine} of its images)"
+    results["by"] = unit(by, combine)
     shared = [c for c in data.records.columns if c in data.train_records.columns]
     with progress.shown():
         results["groups"] = analysis.subgroup_results(

@@ -12,6 +12,11 @@ from cxr_ray.metrics import operating_points, studies
 By = Literal["image", "study"]
 
 
+def unit(by: By, combine: studies.Method) -> str:
+    """What a row of results is, as files and tables say it: `image`, or `study (max of its images)`."""
+    return by if by == "image" else f"study ({combine} of its images)"
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRequest:
     """The options of `evaluations.evaluate`, which states their meaning.

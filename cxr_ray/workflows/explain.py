@@ -2,11 +2,9 @@
 
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -32,7 +30,7 @@ from cxr_ray.report.render import file_name
 from cxr_ray.runtime import machine
 from cxr_ray.runtime.context import pick_device
 from cxr_ray.runtime.progress import Progress
-from cxr_ray.runtime.signals import on_sigterm
+from cxr_ray.runtime.signals import exit_on_sigterm
 from cxr_ray.runtime.workers import Workers
 from cxr_ray.storage.atomic import check_replaceable, replace_folder
 from cxr_ray.storage.remote import to_local_path
@@ -42,8 +40,6 @@ from cxr_ray.workflows.map_scores import MapScores
 AnyModel: TypeAlias = runs.Run | Predictor | Classifier | str | os.PathLike[str]
 BATCH_SIZE = 16
 PAGE, MAPS, CERTIFICATES, SCORES = "explain.html", "maps.npz", "certificates.csv", "scores.csv"
-TERMINATED = 143
-"""Exit status of a process that SIGTERM ended: 128 + 15."""
 MANY = 64
 """Images from which on progress is shown."""
 
@@ -253,7 +249,7 @@ def write(
     folder = folder.absolute()
     shown: list[MapBatch] = []
     slim: list[MapBatch] = []
-    with on_sigterm(partial(sys.exit, TERMINATED)), replace_folder(folder, marker=PAGE) as temporary:
+    with exit_on_sigterm(), replace_folder(folder, marker=PAGE) as temporary:
         with MapsWriter(temporary, explainer.keys) as writer:
             for batch in batches:
                 writer.add(batch)

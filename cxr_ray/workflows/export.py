@@ -24,8 +24,9 @@ from cxr_ray.inference.predictor import Ensemble, Predictor
 from cxr_ray.models import serialization
 from cxr_ray.report import model_card
 from cxr_ray.runs import Run, load
-from cxr_ray.storage.atomic import make_folder, sha256, write_atomic
+from cxr_ray.storage.atomic import make_folder, write_atomic
 from cxr_ray.storage.remote import to_local_path
+from cxr_ray.workflows import weights
 
 CHECKED_IMAGES = 32
 """Rows of the store, or synthetic images, that a file is compared on with the run."""
@@ -196,7 +197,7 @@ def _metadata(
         "decoding": None
         if form is None
         else {"size": list(form.size), "aspect": form.aspect, "depth": form.depth, "exact_jpeg": form.exact_jpeg},
-        "weights_sha256": [sha256(member.weights) for member in run.members or [run]],
+        "weights_sha256": weights.digests_of(run),
         "versions": {name: metadata.version(name) for name in ("cxr_ray", "torch")},
         "use": RESEARCH_USE,
     }

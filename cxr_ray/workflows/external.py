@@ -4,12 +4,14 @@
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cxr_ray import config as cfg
 from cxr_ray import models, runs
 from cxr_ray.data import filters, leakage
 from cxr_ray.data import store as stores
@@ -45,52 +47,22 @@ def evaluate(path: str | Path, request: EvaluationRequest, *, log: Callable[[str
     rule = rule_of(run, request.thresholds, info["labels"])
     operating_points.parse(rule, info["labels"], task=info["task"])
     own = stores.open(info["store"]["path"], verify="manifest", cache=config.data.cache)
-    given, derived = request.mapping, derivations(own.info, config.data)
-    columns = stored_labels(store.index, store)
-    classes = info["task"] == "multiclass"
-    if classes:
-        columns = shared_classes.with_other_class(columns, store.info, info["labels"])
-    alignment = align(info["labels"], list(columns), given, derived)
-    if not any(a["data"] for a in alignment):
-        raise UserError(
-            f"no label of the run ({listed(info['labels'], most=40)}) is in {store.origin} ({listed(store.labels, most=40)}); "
-            f"match them, for example with {mapping_hint(alignment, list(columns))}"
-        )
-    models.check_size(config.data.image_size or own.size, store.size)
-    dropped = filters.dropping_filter(store.index, store.info.filters if config.data.filters == "default" else ())
-    filtered = store.index[(dropped == "").to_numpy()]
-    plan_table = run.plan
-    train_or_val = own.index[own.index["row"].isin(plan_table.loc[plan_table["part"] != "test", "row"])]
-    same_source = store.manifest.source == own.manifest.source
-    used = used_in_training(filtered, train_or_val, same_source=same_source)
-    fresh = filtered[~np.logical_or.reduce(list(used.values()))] if len(filtered) else filtered
-    matched = used_labels(alignment, list(columns), given, derived)
-    notes = _notes(alignment, [k for k in columns if k not in matched], used, len(filtered), len(store))
-    kept = shared_classes.shared(alignment, list(columns)) if classes else info["labels"]
-    is_fresh_N = store.index["row"].isin(fresh["row"]).to_numpy()
-    columns = {label: values_N[is_fresh_N] for label, values_N in columns.items()}
-    truth_NL = truth_of(
-        columns, alignment, given, derived, config.data, task=info["task"], blank=blank_of(store, config.data)
-    )
-    rows = fresh["row"].to_numpy(np.int64)
-    if classes:
-        known_N = ~np.isnan(truth_NL).any(axis=1)
-        notes += shared_classes.notes(columns, matched, info["labels"], kept, int(known_N.sum()))
-        rows, truth_NL = rows[known_N], truth_NL[known_N]
-    for line in notes:
+    chosen = _choose(run, own, store, request.mapping, config.data)
+    for line in chosen.notes:
         log(line)
+    rows = chosen.rows
     if not len(rows):
-        raise UserError(f"no row of {store.origin} is left to evaluate {run.path.name} on: {'; '.join(notes)}")
+        raise UserError(f"no row of {store.origin} is left to evaluate {run.path.name} on: {'; '.join(chosen.notes)}")
 
     log(f"evaluating {len(rows):,} rows of {store.name}")
     model = EvaluatedModel(run, runs.plan_of(run, own), own, epoch)
-    table = _predictions(model, store, rows, truth_NL)
+    table = _predictions(model, store, rows, chosen.truth_NL)
     plan = model.plan
     val = logged = model.predictions("val") if len(plan.rows["val"]) else None
-    if classes:
-        table = shared_classes.restrict(table, info["labels"], kept)
-        val = None if val is None else shared_classes.restrict(val, info["labels"], kept)
-        plan = shared_classes.restrict_plan(plan, kept)
+    if info["task"] == "multiclass":
+        table = shared_classes.restrict(table, info["labels"], chosen.labels)
+        val = None if val is None else shared_classes.restrict(val, info["labels"], chosen.labels)
+        plan = shared_classes.restrict_plan(plan, chosen.labels)
     evaluation_data = evaluating.EvaluationData(
         plan,
         table,
@@ -110,9 +82,9 @@ def evaluate(path: str | Path, request: EvaluationRequest, *, log: Callable[[str
         "store": store.name,
         "fingerprint": store.fingerprint,
         "source": store.manifest.source,
-        "notes": [*store.info.notes, *notes],
-        "alignment": alignment,
-        "unmatched": [k for k in columns if k not in matched],
+        "notes": [*store.info.notes, *chosen.notes],
+        "alignment": chosen.alignment,
+        "unmatched": chosen.unmatched,
     }
     files = evaluation_files.of_external(run, store.name, store.fingerprint, by=by, epoch=epoch)
     files.page.parent.mkdir(parents=True, exist_ok=True)
@@ -121,6 +93,71 @@ def evaluate(path: str | Path, request: EvaluationRequest, *, log: Callable[[str
     run_page.write(run, store.name, evaluation=results, predictions=table, path=files.page, images=images)
     index_page.write(run)
     return Evaluation(run, store.name, results, files.page, table)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The rows of another store that a run is evaluated on, and how its labels are matched."""
+
+    rows: npt.NDArray[np.int64]
+    """Row numbers [N] of the store."""
+    truth_NL: npt.NDArray[np.float32]
+    """Of all labels of the run; NaN if unknown."""
+    labels: Sequence[str]
+    """Of the run; of classes those that the data have too."""
+    alignment: Sequence[Mapping[str, str | None]]
+    """As `alignment.align` gives it."""
+    unmatched: Sequence[str]
+    """Labels of the data that the run does not predict."""
+    notes: Sequence[str]
+    """What was matched, left out and found."""
+
+
+def _choose(
+    run: runs.Run, own: stores.Store, store: stores.Store, mapping: Mapping[str, str], data: cfg.Data
+) -> _Chosen:
+    """The rows of `store` that the training did not use, with their truth. Raises `UserError` if no label matches, and for images that
+    the model cannot take."""
+    labels, task = run.info["labels"], run.info["task"]
+    derived = derivations(own.info, data)
+    columns = stored_labels(store.index, store)
+    if task == "multiclass":
+        columns = shared_classes.with_other_class(columns, store.info, labels)
+    alignment = align(labels, list(columns), mapping, derived)
+    if not any(a["data"] for a in alignment):
+        raise UserError(
+            f"no label of the run ({listed(labels, most=40)}) is in {store.origin} ({listed(store.labels, most=40)}); "
+            f"match them, for example with {mapping_hint(alignment, list(columns))}"
+        )
+    models.check_size(data.image_size or own.size, store.size)
+    fresh, used, filtered = _fresh(run, own, store, data)
+    matched = used_labels(alignment, list(columns), mapping, derived)
+    unmatched = [k for k in columns if k not in matched]
+    notes = _notes(alignment, unmatched, used, filtered, len(store))
+    kept = shared_classes.shared(alignment, list(columns)) if task == "multiclass" else labels
+    is_fresh_N = store.index["row"].isin(fresh).to_numpy()
+    columns = {label: values_N[is_fresh_N] for label, values_N in columns.items()}
+    truth_NL = truth_of(columns, alignment, mapping, derived, data, task=task, blank=blank_of(store, data))
+    if task == "multiclass":
+        known_N = ~np.isnan(truth_NL).any(axis=1)
+        notes += shared_classes.notes(columns, matched, labels, kept, int(known_N.sum()))
+        fresh, truth_NL = fresh[known_N], truth_NL[known_N]
+    return _Chosen(fresh, truth_NL, kept, alignment, unmatched, notes)
+
+
+def _fresh(
+    run: runs.Run, own: stores.Store, store: stores.Store, data: cfg.Data
+) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[np.bool_]], int]:
+    """(rows, used, filtered): the row numbers of `store` that pass its filters and that the training did not use; which of those that
+    pass it used, by reason; how many pass."""
+    dropped = filters.dropping_filter(store.index, store.info.filters if data.filters == "default" else ())
+    filtered = store.index[(dropped == "").to_numpy()]
+    plan = run.plan
+    train_or_val = own.index[own.index["row"].isin(plan.loc[plan["part"] != "test", "row"])]
+    same_source = store.manifest.source == own.manifest.source
+    used = used_in_training(filtered, train_or_val, same_source=same_source)
+    fresh = filtered[~np.logical_or.reduce(list(used.values()))] if len(filtered) else filtered
+    return fresh["row"].to_numpy(np.int64), used, len(filtered)
 
 
 def used_in_training(

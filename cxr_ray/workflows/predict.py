@@ -2,11 +2,9 @@
 # N inputs, n of a part, L labels
 
 import os
-import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,17 +36,16 @@ from cxr_ray.metrics import operating_points, studies
 from cxr_ray.models import check_size
 from cxr_ray.runtime import machine
 from cxr_ray.runtime.progress import Progress
-from cxr_ray.runtime.signals import on_sigterm
+from cxr_ray.runtime.signals import exit_on_sigterm
 from cxr_ray.runtime.workers import Workers
-from cxr_ray.storage.atomic import make_folder, sha256
+from cxr_ray.storage.atomic import make_folder
 from cxr_ray.storage.lease import Lease
 from cxr_ray.storage.remote import remove_tree, to_local_path
+from cxr_ray.workflows import weights
 from cxr_ray.workflows.decisions import decisions_of, has_points_by_image_only
-from cxr_ray.workflows.evaluation_request import By
+from cxr_ray.workflows.evaluation_request import By, unit
 
 BATCH_SIZE = 64
-TERMINATED = 143
-"""Exit status of a process that SIGTERM ended: 128 + 15."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +143,7 @@ def predict(  # noqa: PLR0913 - the options of the command, all of them by keywo
     sources = _sources(chosen, described, decisions, secret, sr)
     make_folder(folder_of(path))
     lease = Lease(folder_of(path), busy=f"{path} is being predicted now", alternative="give another output")
-    with on_sigterm(partial(sys.exit, TERMINATED)), lease:
+    with exit_on_sigterm(), lease:
         if prediction_file.check_output(out, described["settings"])[1]:  # by another process, since then
             remove_tree(folder_of(path))
             return _already(path, sr, log)
@@ -266,17 +263,14 @@ def _config_of(predictor: Predictor) -> Config:
 
 def _describe(run: Any, predictor: Predictor, shape: Shape, inputs: InputList, *, reports: bool) -> dict[str, Any]:
     """The metadata of the output, without its numbers of rows. Predictions with equal `settings` are equal."""
-    files = (
-        [Path(run)] if predictor.run is None else [each.weights for each in predictor.run.members or [predictor.run]]
-    )
     decisions = shape.decisions
     settings = {
         "inputs": inputs.digest,
-        "weights": [sha256(file) for file in files],
+        "weights": weights.digests_of(Path(run) if predictor.run is None else predictor.run),
         "labels": list(decisions.labels),
         "task": decisions.task,
         **decisions.describe(),
-        "by": "image" if shape.by_study is None else f"study ({shape.by_study} of its images)",
+        "by": "image" if shape.by_study is None else unit("study", shape.by_study),
         "ids": shape.ids,
         "reports": reports,
         "check": [None if each.check is None else digest_of(dict(each.check.thresholds)) for each in predictor.members],
@@ -351,10 +345,9 @@ def _sources(
 
 
 def _reported(described: Mapping[str, Any], decisions: Decisions) -> ReportedModel:
-    weights = described["weights"]
     return ReportedModel(
         name=described["run"],
-        version=weights[0] if len(weights) == 1 else digest_of(weights),
+        version=weights.version_of(described["weights"]),
         software=f"cxr_ray {__version__}",
         labels=decisions.labels,
         thresholds=decisions.thresholds,

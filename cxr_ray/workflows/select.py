@@ -15,7 +15,7 @@ from cxr_ray.data import store as stores
 from cxr_ray.errors import UserError
 from cxr_ray.evaluation import compare
 from cxr_ray.evaluation.prediction_table import EvaluationSettings, PredictionTable, rule_of
-from cxr_ray.runs import ensemble
+from cxr_ray.runs import ensemble, evaluation_files
 from cxr_ray.training import build, export
 from cxr_ray.tuning import ranking
 from cxr_ray.tuning import sweep as sweeps
@@ -133,7 +133,7 @@ def finished_run(sweep: Sweep, config: cfg.Config, changes: Mapping[str, Any] | 
     if run is None or not (run.path / "run.json").exists():
         return None
     before, now = run.config.model_dump(), config.model_dump()
-    compared = dict.fromkeys([*sweep.info["knobs"], "train.epochs", *_names(changes or {})])
+    compared = dict.fromkeys([*sweep.info["knobs"], "train.epochs", *cfg.dotted_names(changes or {})])
     changed = [
         f"{setting}: was {was}, is {here}"
         for setting in compared
@@ -145,14 +145,6 @@ def finished_run(sweep: Sweep, config: cfg.Config, changes: Mapping[str, Any] | 
             "or remove it, then use --resume and --refit again"
         )
     return run if run.info["status"] == "finished" else None
-
-
-def _names(changes: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The dotted names of nested settings."""
-    out: list[str] = []
-    for key, value in changes.items():
-        out += _names(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [f"{prefix}{key}"]
-    return out
 
 
 def combine_folds(sweep: Sweep, members: Sequence[runs.Run]) -> dict[str, Any]:
@@ -211,7 +203,7 @@ def _evaluate_on_test(sweep: Sweep, folder: Path) -> dict[str, Any] | None:
     run = runs.Run(folder)
     if not (run.plan["part"] == "test").any():
         return None
-    if not (folder / "evaluation-test.json").exists():
+    if not evaluation_files.of_part(run, "test").results.exists():
         evaluate(folder, EvaluationRequest(split="test"), log=lambda line: None)
     return _summary(run.evaluation("test"), sweep)
 

@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,18 +108,15 @@ def serve(run_or_model: str | Path, options: ServeOptions | None = None, *, log:
 
 def metadata(predictor: "Predictor", decisions: "Decisions", path: Path, *, max_mib: int) -> dict[str, Any]:
     """The answer of `/metadata`, plain JSON: model, labels, decisions, how images are read, limits."""
-    from cxr_ray.data.store_format import digest_of
     from cxr_ray.imaging.decode import MAX_PIXELS
-    from cxr_ray.storage.atomic import sha256
+    from cxr_ray.workflows import weights
 
-    run = predictor.run
-    files = [path] if run is None else [member.weights for member in run.members or [run]]
-    digests = [sha256(file) for file in files]
+    digests = weights.digests_of(path if predictor.run is None else predictor.run)
     image_format = predictor.image_format
     body = {
         "model": {
             "name": path.name,
-            "version": (digests[0] if len(digests) == 1 else digest_of(digests))[:16],
+            "version": weights.version_of(digests)[:16],
             "cxr_ray": __version__,
         },
         "labels": list(predictor.labels),
@@ -134,8 +132,6 @@ def metadata(predictor: "Predictor", decisions: "Decisions", path: Path, *, max_
 
 def _check_extra() -> None:
     """Raises `UserError` if the packages of the extra are not installed."""
-    from importlib.util import find_spec
-
     missing = [name for name in MODULES if find_spec(name) is None]
     if missing:
         raise UserError(f"the service needs {', '.join(missing)}: pip install 'cxr_ray[serve]'")

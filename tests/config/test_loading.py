@@ -97,6 +97,12 @@ def test_the_value_of_a_setting_in_a_config(values: dict[str, Any], setting: str
     assert cfg.value_at(values, setting) == expected
 
 
+def test_the_dotted_names_of_nested_settings_are_those_that_the_value_is_read_by() -> None:
+    values = {"train": {"epochs": 3, "lr": {"first": 1.0}}, "seed": 0, "data": {}}
+    assert cfg.dotted_names(values) == ["train.epochs", "train.lr.first", "seed"]
+    assert [cfg.value_at(values, name) for name in cfg.dotted_names(values)] == [3, 1.0, 0]
+
+
 def test_load_config_takes_dotted_and_nested_settings(tmp_path: Path) -> None:
     dotted = cfg.load_config("preset:demo", **{"optim.lr": "3e-4", "data.uncertain.No. Finding": "ones"}, seed=7)
     nested = cfg.load_config(

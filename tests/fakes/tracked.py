@@ -1,10 +1,11 @@
-"""A run folder with the metrics of three epochs, for tests of trackers; imports little, so that processes start fast."""
+"""A run with the metrics of three epochs, for tests of trackers, and what TensorBoard has of it. It imports little: processes start fast."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from cxr_ray import config as cfg
 from cxr_ray import runs
@@ -37,6 +38,25 @@ def tracked(folder: Path, *names: str, **entries: Any) -> runs.Run:
     ]
     pd.DataFrame(rows, columns=runs.METRIC_COLUMNS).to_csv(run.path / "metrics.csv", index=False)
     return run
+
+
+def values(auroc: float) -> dict[str, float]:
+    """Metrics of an epoch, as a training gives them to its trackers."""
+    return {"val/auroc/mean": auroc, "val/auroc/Mass, left": auroc + 0.1, "train/loss": 1 - auroc}
+
+
+def events(folder: Path) -> Any:
+    """The TensorBoard events of a run folder."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(folder), purge_orphaned_data=True)
+    accumulator.Reload()
+    return accumulator
+
+
+def scalars(folder: Path, tag: str) -> dict[int, Any]:
+    """The values of a TensorBoard tag by epoch, to compare with."""
+    return {e.step: pytest.approx(e.value, abs=1e-6) for e in events(folder).Scalars(tag)}
 
 
 def open_one(folder: str, name: str) -> None:

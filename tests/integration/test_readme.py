@@ -13,7 +13,8 @@ import pytest
 import cxr_ray
 from cxr_ray import config as configs
 from cxr_ray.cli import app as cli
-from cxr_ray.cli.commands import evaluate, ingest, train, tune
+from cxr_ray.cli.commands import ingest, train, tune
+from cxr_ray.cli.thresholds import read_thresholds
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,7 +47,7 @@ def parse(command: str, args: list[str]) -> None:
     elif command in ("train", "tune") and "resume" not in given:
         {"train": train, "tune": tune}[command].read_config(given.get("config"), rest)
     elif command in ("evaluate", "show"):
-        evaluate.read_thresholds(given.get("thresholds"))
+        read_thresholds(given.get("thresholds"))
 
 
 @pytest.mark.ray

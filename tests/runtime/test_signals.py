@@ -78,6 +78,16 @@ def test_it_is_handled_only_within_the_block() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_sigterm_ends_a_block_in_good_order() -> None:
+    before, closed = signal.getsignal(signal.SIGTERM), []
+    with pytest.raises(SystemExit) as ended, signals.exit_on_sigterm():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            closed.append(True)
+    assert ended.value.code == 128 + signal.SIGTERM and closed and signal.getsignal(signal.SIGTERM) is before
+
+
 def test_outside_the_main_thread_nothing_changes() -> None:
     before, handlers = signal.getsignal(signal.SIGTERM), []
 

@@ -24,7 +24,7 @@ from cxr_ray.workflows.alignment import (
     used_labels,
 )
 from tests.fakes.store import fake_store
-from tests.workflows.test_evaluate import write_store
+from tests.fakes.study_store import write_store
 
 NAN = np.nan
 DERIVED = {"Fracture": Derivation("any", ("Rib", "Clavicle")), "Bone": Derivation("all", ("Fracture", "Mass"))}
@@ -142,3 +142,12 @@ def test_a_run_with_a_derived_label_is_trained_evaluated_and_aligned(tmp_path: P
     (file,) = (run.path / "predictions" / "external").glob("other-*.parquet")
     truth = pd.read_parquet(file)["true/Any"]
     assert truth.tolist() == ((other.index["edema"] == 1) | (other.index["Nodule"] == 1)).astype(float).tolist()
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [({"Edma": "Nodule"}, "did you mean 'Edema'"), ({"Edema": "Nodul"}, "did you mean 'Nodule'")],
+)
+def test_a_mapping_with_an_unknown_label_is_an_error(mapping: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        align(["Edema"], ["Nodule"], mapping)

@@ -12,7 +12,7 @@ from cxr_ray.data import plan as plans
 from cxr_ray.errors import UserError
 from cxr_ray.training.augment import augment
 from cxr_ray.workflows import augmented
-from tests.workflows.test_evaluate import write_store
+from tests.fakes.study_store import write_store
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.4])

@@ -1,4 +1,4 @@
-"""Evaluations of a small model: threshold rules, studies, subgroups, thresholds.json, and external data."""
+"""Evaluations of a small model on its own store: threshold rules, studies, subgroups, thresholds.json, changed bytes."""
 
 import json
 import platform
@@ -11,67 +11,15 @@ import pytest
 import torch
 
 from cxr_ray import cli, runs
-from cxr_ray import config as cfg
-from cxr_ray.cli.commands.evaluate import read_mapping
 from cxr_ray.data import store as stores
-from cxr_ray.data import store_writer
-from cxr_ray.data.info import DatasetInfo
 from cxr_ray.errors import UserError
 from cxr_ray.evaluation.prediction_table import EvaluationSettings, PredictionTable
 from cxr_ray.evaluation.results import evaluate_table
 from cxr_ray.inference import unusual
 from cxr_ray.metrics import compute_metrics, operating_points, studies
-from cxr_ray.on_ray import train as on_ray
 from cxr_ray.workflows import evaluations
-from cxr_ray.workflows.alignment import align
-from cxr_ray.workflows.external import used_in_training
 from tests.data.test_store_check import flip
-from tests.fakes.store import fake_store
-
-LABELS = ("Edema", "Mass", "Tubes")
-
-
-def write_store(
-    folder: Path, *, seed: int, rows: int = 160, first_patient: int = 0, names: tuple[str, ...] = LABELS
-) -> stores.Store:
-    """A store on disk of synthetic images, two per study. The source excludes `Tubes` from training."""
-    fake = fake_store(rows, labels=LABELS, size=(32, 32), seed=seed)
-    table = fake.index.drop(columns=["mean", "variance"])
-    table["patient"] = [f"p{first_patient + i // 4}" for i in range(rows)]
-    table["study"] = [f"p{first_patient + i // 4}/s{i // 2}" for i in range(rows)]
-    table["age"] = np.random.default_rng(seed).integers(20, 90, rows).astype(float)
-    table["row"] = np.arange(rows) + 7
-    table = table.rename(columns=dict(zip(LABELS, names, strict=True)))
-    return store_writer.write(
-        folder,
-        fake.pixels,
-        table,
-        DatasetInfo(
-            labels=names,
-            task="multilabel",
-            groups={"pair": names[:2]},
-            default_labels=names[:2],
-            features=("view", "sex"),
-            notes=("made up",),
-        ),
-        source="fake",
-        shard_rows=50,
-    )
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
-    folder = tmp_path_factory.mktemp("evaluated")
-    store = write_store(folder / "shards", seed=0)
-    config = cfg.validate(
-        {
-            "output": str(folder / "runs"), "name": "one", "data": {"shards": str(store.path), "split": {"val": 0.25, "test": 0.3}},
-            "model": {"name": "lenet"}, "optim": {"lr": 2e-3}, "loss": {"pos_weight_power": 1.0},
-            "train": {"epochs": 2, "batch_size": 16, "precision": "fp32"},
-            "report": {"bootstrap": 60, "keep_predictions": True, "thresholds": "youden"},
-        }
-    )  # fmt: skip
-    return on_ray.train(config, log=lambda line: None)
+from tests.fakes.study_store import write_store
 
 
 def quiet(line: str) -> None:
@@ -216,84 +164,6 @@ def test_the_settings_of_intervals_can_be_changed(run: runs.Run) -> None:
 
 
 # External data.
-
-
-def test_labels_of_external_data_are_matched_by_name_or_mapping(run: runs.Run, tmp_path: Path) -> None:
-    other = write_store(tmp_path / "other", seed=5, rows=60, first_patient=900, names=("edema", "Nodule", "Tubes"))
-    log: list[str] = []
-    evaluation = evaluations.evaluate(run, data=other.path, mapping={"Mass": "Nodule"}, thresholds=0.5, log=log.append)
-    assert evaluation.results["rows"] == 60 and evaluation.results["external"]["unmatched"] == ["Tubes"]
-    assert [a["how"] for a in evaluation.results["external"]["alignment"]] == ["same letters", "given"]
-    assert any("Mass is evaluated on 'Nodule' of the data (given)" in line for line in log)
-    assert any("no row was used in train or val" in line for line in log)
-    (file,) = (run.path / "predictions" / "external").glob("other-*.parquet")
-    table = pd.read_parquet(file)
-    assert table["true/Mass"].tolist() == other.index["Nodule"].tolist()
-    recall = next(v for v in evaluation.results["values"] if (v["metric"], v["label"]) == ("recall", "Mass"))
-    true, predicted = table["true/Mass"] == 1, table["prob/Mass"] >= 0.5
-    assert recall["value"] == pytest.approx((true & predicted).sum() / true.sum())
-    page = evaluation.report.read_text()
-    assert "Evaluated on external data" in page and evaluation.report.parent.name == "other"
-    without = evaluations.evaluate(run, data=other.path, thresholds=0.5, log=quiet)
-    undefined = {(u["metric"], u["label"]): u["reason"] for u in without.results["undefined"]}
-    assert undefined["auroc", "Mass"] == "no row has a known label"
-
-
-def test_images_and_patients_of_the_training_are_left_out(run: runs.Run, tmp_path: Path) -> None:
-    own = stores.open(run.info["store"]["path"])
-    chosen = own.index[own.index["row"].isin(run.plan.loc[run.plan["part"] == "train", "row"])].head(8)
-    fresh = fake_store(20, labels=LABELS, size=(32, 32), seed=77)
-    pixels = np.concatenate([own.images(chosen["row"].to_numpy()), fresh.pixels])
-    table = pd.concat(
-        [chosen[["study", "view", "sex", *LABELS]].assign(patient=[f"new{i}" for i in range(8)]),
-         fresh.index[["study", "view", "sex", *LABELS]].assign(patient=["p0"] * 2 + [f"n{i}" for i in range(18)])]
-    ).assign(row=np.arange(28), source_row=np.arange(28))  # fmt: skip
-    in_train = run.plan.merge(own.index[["row", "patient"]]).query("part != 'test'")["patient"]
-    table.loc[table["patient"] == "p0", "patient"] = in_train.iloc[0]
-    other = store_writer.write(
-        tmp_path / "leaky", pixels, table, DatasetInfo(labels=LABELS, task="multilabel"), source="fake"
-    )
-    log: list[str] = []
-    evaluation = evaluations.evaluate(run, data=other.path, thresholds=0.5, log=log.append)
-    leak = next(line for line in log if line.startswith("LEAK"))
-    assert leak.startswith("LEAK: 10 rows") and "8 the same pixels" in leak and "2 a patient of the training" in leak
-    assert evaluation.results["rows"] == 18 and leak in evaluation.results["external"]["notes"]
-
-
-def test_near_copies_are_found_by_their_perceptual_hash() -> None:
-    rng = np.random.default_rng(0)
-    known = rng.integers(0, 2**63, 300, dtype=np.uint64)
-    other = np.r_[
-        known[:50] ^ np.uint64(1 << 40),
-        known[50:90] ^ np.uint64((1 << 3) | (1 << 60)),
-        known[90:99] ^ np.uint64(0b10101),
-    ]
-
-    def index(phash: np.ndarray) -> pd.DataFrame:
-        return pd.DataFrame({"phash": phash, "file_sha256": "", "pixels_sha256": "", "patient": None}).assign(
-            file_sha256=lambda t: [f"{len(phash)}-{i}" for i in range(len(t))], pixels_sha256=lambda t: t["file_sha256"]
-        )
-
-    near = used_in_training(index(other), index(known), same_source=False)["a near copy"]
-    slow = [min(int(a ^ b).bit_count() for b in known.tolist()) <= 2 for a in other.tolist()]
-    assert near.tolist() == slow and near[:90].all() and not near[90:].any()
-
-
-@pytest.mark.parametrize(
-    ("mapping", "message"),
-    [({"Edma": "Nodule"}, "did you mean 'Edema'"), ({"Edema": "Nodul"}, "did you mean 'Nodule'")],
-)
-def test_a_mapping_with_an_unknown_label_is_an_error(mapping: dict[str, str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        align(["Edema"], ["Nodule"], mapping)
-    with pytest.raises(UserError, match="MODEL=DATA"):
-        read_mapping(["Edema"])
-
-
-def test_data_without_a_common_label_are_refused(run: runs.Run, tmp_path: Path) -> None:
-    other = write_store(tmp_path / "none", seed=6, rows=20, names=("x", "y", "z"))
-    with pytest.raises(UserError, match=r"no label of the run .*--mapping \S+=x$"):
-        evaluations.evaluate(run, data=other.path, log=quiet)
 
 
 def test_a_run_without_val_accepts_only_numbers(run: runs.Run) -> None:

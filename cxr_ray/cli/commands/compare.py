@@ -6,9 +6,9 @@ from typing import Any, Literal
 from cyclopts import App
 
 from cxr_ray.cli import next_steps
-from cxr_ray.cli.commands.evaluate import check_thresholds, read_thresholds
 from cxr_ray.cli.parameters import Words
 from cxr_ray.cli.terminal import bullets, table
+from cxr_ray.cli.thresholds import check_thresholds, read_thresholds
 from cxr_ray.errors import UserError
 
 app = App(name="compare", help_format="markdown")

@@ -4,7 +4,8 @@ from cyclopts import App
 
 from cxr_ray import config as configs
 from cxr_ray.cli import config_flags, flags
-from cxr_ray.cli.commands.train import FileFlag, HelpAll, Words, read_config
+from cxr_ray.cli.commands.train import read_config
+from cxr_ray.cli.parameters import FileFlag, HelpAll, SettingWord
 
 app = App(
     name="config",
@@ -15,7 +16,7 @@ app = App(
 
 
 @app.default
-def config(*words: Words, config: FileFlag = None, help_all: HelpAll = False) -> None:
+def config(*words: SettingWord, config: FileFlag = None, help_all: HelpAll = False) -> None:
     """Show every setting with its default and meaning, or a config file, resolved.
 
     The output is YAML for `cxr-ray train -c`; start with: cxr-ray config > my.yaml

@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from cyclopts import App, Parameter
 
-from cxr_ray.cli import config_flags, next_steps
+from cxr_ray.cli import config_flags, flags, next_steps
 from cxr_ray.cli.parameters import Words
 from cxr_ray.cli.terminal import table
 from cxr_ray.errors import UserError
 from cxr_ray.labels import label_values
+from cxr_ray.storage.atomic import make_folder, write_atomic
 
 SHADES = " .:-=+*#%@"
 
@@ -78,15 +79,7 @@ def describe(
     from cxr_ray.data import store as stores
     from cxr_ray.data import view
 
-    if (neighbours is None) != (features is None):
-        raise UserError("--neighbours ROW and --features FOLDER belong together: similar images are found by features")
-    if neighbours is not None and (row is not None or out is not None or augmented):
-        raise UserError("--neighbours is for one image and prints a table: leave --row, --out and --augmented out")
-    if save is not None and row is None and neighbours is None and not augmented:
-        raise UserError("--save writes one picture: select an image with --row, or give --augmented")
-    if row is not None and (out is not None or augmented):
-        other = "--augmented" if augmented else "--out"
-        raise UserError(f"{other} is for the complete store, --row for one image: give only one of them")
+    check_flags(row=row, augmented=augmented, save=save, out=out, neighbours=neighbours, features=features)
     settings = configs.Config() if config is None else config_flags.load(config, [], also=[], usage="")
     where = shards or settings.data.shards
     if not where:
@@ -124,10 +117,30 @@ def describe(
     next_steps.show(next_steps.train_on(where))
 
 
+def check_flags(
+    *,
+    row: str | None,
+    augmented: bool,
+    save: Path | None,
+    out: Path | None,
+    neighbours: int | None,
+    features: Path | None,
+) -> None:
+    """Raises `UserError` for flags that do not go together."""
+    if (neighbours is None) != (features is None):
+        raise UserError("--neighbours ROW and --features FOLDER belong together: similar images are found by features")
+    if neighbours is not None and (row is not None or out is not None or augmented):
+        raise UserError("--neighbours is for one image and prints a table: leave --row, --out and --augmented out")
+    if save is not None and row is None and neighbours is None and not augmented:
+        raise UserError("--save writes one picture: select an image with --row, or give --augmented")
+    if row is not None and (out is not None or augmented):
+        other = "--augmented" if augmented else "--out"
+        raise UserError(f"{other} is for the complete store, --row for one image: give only one of them")
+
+
 def _changes(labels: list[str] | None, cleaned: bool, derive: str | None, *, configured: bool) -> dict[str, Any]:
     """The settings of `data` that the flags of this command replace. Without a config or --cleaned, no filter is applied."""
     from cxr_ray import config as configs
-    from cxr_ray.cli import flags
 
     changes: dict[str, Any] = {}
     if derive is not None:
@@ -230,10 +243,8 @@ def show_row(store: Any, image: str, save: Path | None) -> None:
     if save is not None:
         from PIL import Image
 
-        from cxr_ray.storage.atomic import make_folder
-
         make_folder(save.absolute().parent)
-        Image.fromarray(pixels).save(save, format="PNG")
+        write_atomic(save, lambda file: Image.fromarray(pixels).save(file, format="PNG"))
         print(f"image: {save.resolve()}")
 
 
@@ -241,7 +252,6 @@ def show_neighbours(store: Any, folder: Path, row: int, count: int, save: Path |
     """Print the rows most similar to one, and write their images to the PNG file `save`."""
     from cxr_ray.data import features, figure
     from cxr_ray.data.neighbours import nearest
-    from cxr_ray.storage.atomic import write_atomic
 
     found = features.open(folder)
     features.check_store(found, store)
@@ -257,7 +267,7 @@ def show_neighbours(store: Any, folder: Path, row: int, count: int, save: Path |
     if save is not None:
         titles = [f"row {row}", *(f"row {n}: {value:.3f}" for n, value in zip(rows, similarity, strict=True))]
         drawn = figure.draw_neighbours(store.pictures([row, *rows]), titles)
-        save.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(save.absolute().parent)
         write_atomic(save, lambda file: drawn.savefig(file, format="png"))
         print(f"images: {save.resolve()}")
 

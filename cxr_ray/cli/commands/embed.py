@@ -1,4 +1,4 @@
-"""`cxr-ray embed`: writes the features of a store's images."""
+"""`cxr-ray embed`: writes the features of a store's images. Computing them is in workflows.embed."""
 
 import shlex
 from pathlib import Path

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter, validators
 
 from cxr_ray.cli import next_steps
-from cxr_ray.cli.commands.evaluate import check_thresholds, read_thresholds
 from cxr_ray.cli.parameters import Words
 from cxr_ray.cli.terminal import table
+from cxr_ray.cli.thresholds import check_thresholds, read_thresholds
+from cxr_ray.errors import UserError
 
 app = App(name="errors", help_format="markdown")
 
@@ -87,7 +88,6 @@ def errors(
 def _files(run: Any, rows: list[int]) -> dict[int, str]:
     """The file of each row as the store's records name it; empty, with a line that says so, if the store cannot be opened."""
     from cxr_ray.data import store as stores
-    from cxr_ray.errors import UserError
 
     try:
         store = stores.open(run.info["store"]["path"], verify="none", cache=run.config.data.cache)

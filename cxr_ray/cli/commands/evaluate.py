@@ -2,27 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter, validators
 
-from cxr_ray.cli import near_misses, next_steps
+from cxr_ray.cli import next_steps
+from cxr_ray.cli.metric_tables import LESS_IMPORTANT, metric_table, overall_line, print_operating
 from cxr_ray.cli.parameters import Words
-from cxr_ray.cli.terminal import merge_notes, table
+from cxr_ray.cli.terminal import table
+from cxr_ray.cli.thresholds import check_thresholds, read_thresholds
 from cxr_ray.errors import UserError
 
 if TYPE_CHECKING:
     from cxr_ray.workflows.results import Evaluation
 
-LESS_IMPORTANT = ("true positives", "predicted positives", "brier", "ap", "f1", "specificity")
-"""Columns of a table of metrics that a narrow terminal leaves out first."""
-
 app = App(name="evaluate", help_format="markdown")
-
-THRESHOLDS = (
-    "thresholds are one number, LABEL=NUMBER per label, such as --thresholds Edema=0.2, "
-    "or a rule: youden, f1, recall=0.9, specificity=0.9"
-)
 
 
 @app.default
@@ -117,36 +111,8 @@ def read_mapping(words: Sequence[str] | None) -> dict[str, str]:
     return {label: other for label, _, other in pairs}
 
 
-def read_thresholds(words: Sequence[str] | None) -> float | str | dict[str, float] | None:
-    """`["0.3"]` as 0.3, `["Edema=0.2", "Mass=0.4"]` as a mapping, `["youden"]` as "youden". Raises `UserError`."""
-    if not words:
-        return None
-    if len(words) == 1 and words[0] in ("youden", "f1"):
-        return words[0]
-    try:
-        if len(words) == 1 and "=" not in words[0]:
-            values: float | dict[str, float] = float(words[0])
-        else:
-            values = {name: float(value) for name, _, value in (word.rpartition("=") for word in words)}
-    except ValueError:
-        meant = near_misses.closest_rule(words[0]) if len(words) == 1 else None
-        hint = f"did you mean '{meant}{'=0.9' if meant in near_misses.RULES else ''}'? " if meant else ""
-        raise UserError(f"cannot read --thresholds {' '.join(words)}; {hint}{THRESHOLDS}") from None
-    by_label = values if isinstance(values, dict) else {"all": values}
-    if "" in by_label or not all(0.0 <= value <= 1.0 for value in by_label.values()):
-        raise UserError(f"--thresholds {' '.join(words)}: {THRESHOLDS}, each from 0 to 1")
-    return values
-
-
-def check_thresholds(rule: float | str | dict[str, float] | None, run: Any) -> None:
-    """Raise `UserError` if the rule is misspelt, such as recal=0.9, and not a label or group of the run."""
-    near_misses.check_rule(rule, [*run.info.get("labels", ()), *run.config.data.groups])
-
-
 def print_evaluation(evaluation: "Evaluation", *, intervals: bool = False) -> None:
     """Print the metrics, the operating points and the report's path; with `intervals` that of each value below it."""
-    from cxr_ray.workflows.evaluate import metric_table, overall_line
-
     run, results = evaluation.run, evaluation.results
     head, *rows = metric_table(results["values"], results["labels"], intervals=intervals)
     title = f"{evaluation.part} of {run.path.name}"
@@ -159,59 +125,3 @@ def print_evaluation(evaluation: "Evaluation", *, intervals: bool = False) -> No
     print(f"report: {Path(evaluation.report).resolve()}")
     print(f"all reports: {evaluation.index}")
     next_steps.show(f"open the report in a browser, or: {next_steps.after_evaluation(run, results)}")
-
-
-def print_operating(found: dict[str, Any], *, intervals: bool = False) -> None:
-    """Print the thresholds that a rule selected with their cost in precision, and the operating points of fixed recalls; with
-    `intervals` that of each value below it."""
-    operating = found["operating"]
-    against = ", each class against the rest" if found["task"] == "multiclass" else ""
-    measured = ("recall", "precision", "alarms_per_100")
-
-    def cells(point: dict[str, Any]) -> list[Any]:
-        return [_with_interval(point, metric) if intervals else point.get(metric) for metric in measured]
-
-    if operating["chosen_on_rows"]:
-        rows = [
-            [label, p["threshold"], p.get("recall"), *cells(operating["here"][label]), p.get("margin_precision")]
-            for label, p in operating["points"].items()
-        ]
-        columns = [
-            "label",
-            "threshold",
-            "recall on val",
-            f"on {found['part']}",
-            "precision",
-            "alarms per 100",
-            "precision change by margin",
-        ]
-        table(columns, rows, title=f"thresholds: {operating['rule']}, selected on val{against}")
-        if against:
-            print("the decision of classes stays the largest probability")
-        unmet = {label: p["chosen"] for label, p in operating["points"].items() if not p["met"]}
-        for line in merge_notes(unmet):
-            print(f"note: {line}")
-    if found["at_recall"]:
-        rows = [
-            [f"{r['recall']:g}", r["label"], r["val"]["threshold"], *cells(r["here"]), "" if r["val"]["met"] else "*"]
-            for r in found["at_recall"]
-        ]
-        columns = ["target recall", "label", "threshold from val", "recall", "precision", "alarms per 100", ""]
-        table(columns, rows, title=f"at a recall on val of at least the target, on {found['part']}{against}")
-        for recall in dict.fromkeys(r["recall"] for r in found["at_recall"]):
-            unmet = {
-                r["label"]: r["val"]["chosen"].partition("; ")[2] or r["val"]["chosen"]
-                for r in found["at_recall"]
-                if r["recall"] == recall and not r["val"]["met"]
-            }
-            for line in merge_notes(unmet):
-                print(f"* at {recall:g}: {line}")
-
-
-def _with_interval(point: dict[str, Any], metric: str) -> str:
-    """A value of an operating point, with its interval on a second line."""
-    if (value := point.get(metric)) is None:
-        return ""
-    digits = 1 if metric == "alarms_per_100" else 3
-    ends = point.get("intervals", {}).get(metric)
-    return f"{value:.{digits}f}" + ("" if ends is None else f"\n{ends[0]:.{digits}f}-{ends[1]:.{digits}f}")

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from cxr_ray.cli import next_steps
 from cxr_ray.cli.parameters import Wait, Words
 from cxr_ray.cli.terminal import table
-from cxr_ray.errors import UserError
+from cxr_ray.errors import UserError, closest
 from cxr_ray.runtime.workers import Workers
 from cxr_ray.storage.atomic import check_replaceable
 from cxr_ray.storage.remote import to_local_path
@@ -275,7 +275,6 @@ def read_rows(words: Sequence[str] | None) -> list[int] | None:
 def read_options(words: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
     """`["lrp_epsilon.epsilon=0.01"]` as options by method. Values are JSON, or text. Raises `UserError` for a name that no chosen
     method has."""
-    from cxr_ray.errors import closest
     from cxr_ray.explanation.methods import METHODS
 
     out: dict[str, dict[str, Any]] = {}

@@ -12,14 +12,14 @@ from cxr_ray.cli import flags, next_steps, parameters
 from cxr_ray.config.image_sizes import read_size
 from cxr_ray.errors import UserError, shortened, unknown
 from cxr_ray.labels import Filter
-from cxr_ray.registry import load_plugins
+from cxr_ray.registry import SOURCES, load_plugins
 from cxr_ray.storage.remote import AnyPath, to_path
 
 USAGE = "cxr-ray ingest SOURCE ROOT OUT [--size 224] [--dry-run] [--SOURCE-OPTION VALUE ...]"
 
 Aspect = Literal["squash", "pad", "center_crop"]
 Depth = Literal[8, 16]
-Words = Annotated[str, Parameter(name="word", show=False, allow_leading_hyphen=True)]
+Word = Annotated[str, Parameter(name="word", show=False, allow_leading_hyphen=True)]
 
 app = App(
     name="ingest",
@@ -78,7 +78,7 @@ DEFAULTS = Ingest()
 
 @app.default
 def ingest(
-    *words: Words,
+    *words: Word,
     how: Annotated[Ingest, Parameter(name="*")] = DEFAULTS,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     report: Path | None = None,
@@ -117,8 +117,6 @@ def own_flags() -> list[str]:
 
 def split_words(words: tuple[str, ...], *, dry_run: bool) -> tuple[str, AnyPath, AnyPath | None, dict[str, Any]]:
     """SOURCE, ROOT, OUT and the source's options; flags may be anywhere. Raises `UserError`."""
-    from cxr_ray.registry import SOURCES
-
     if not words:
         raise UserError(f"ingest needs a source: {USAGE}; `cxr-ray sources` lists the sources")
     # Flags may precede the source, but only the source's options determine which words are values of flags.

@@ -11,6 +11,7 @@ from cxr_ray import config as configs
 from cxr_ray.cli import flags, next_steps
 from cxr_ray.errors import UserError
 from cxr_ray.labels import UNCERTAIN, label_values
+from cxr_ray.storage.atomic import make_folder, write_atomic
 
 app = App(name="init", help_format="markdown")
 
@@ -60,8 +61,6 @@ def init(store: str, /, *, out: Path | None = None) -> None:
     if file.exists():
         raise UserError(f"{file.resolve()} already exists; give another file with --out FILE, or delete it")
     text = write_config(opened, store, file, this_machine())
-    from cxr_ray.storage.atomic import make_folder, write_atomic
-
     make_folder(file.absolute().parent)
     write_atomic(file, text)
     print(f"config: {file.resolve()}")

@@ -1,4 +1,4 @@
-"""`cxr-ray models`: lists the models, or the options and layers of one."""
+"""`cxr-ray models`: lists the models, or the options and layers of one. Counting them is in models.summary."""
 
 from typing import Literal
 
@@ -6,6 +6,7 @@ from cyclopts import App
 
 from cxr_ray.cli import flags, next_steps
 from cxr_ray.cli.terminal import bullets, table
+from cxr_ray.errors import UserError
 
 app = App(name="models", help_format="markdown")
 
@@ -36,7 +37,6 @@ def models(
         Head of NAME: replaces the 1,000-class layer, or follows it.
     """
     from cxr_ray import config
-    from cxr_ray.errors import UserError
     from cxr_ray.models import summary
     from cxr_ray.registry import MODELS
 

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from cxr_ray.cli import next_steps
-from cxr_ray.cli.commands.evaluate import check_thresholds, read_thresholds
 from cxr_ray.cli.parameters import Wait, Words
 from cxr_ray.cli.terminal import table
+from cxr_ray.cli.thresholds import check_thresholds, read_thresholds
 
 app = App(name="predict", help_format="markdown")
 SHOWN = 20

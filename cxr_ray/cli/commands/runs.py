@@ -1,4 +1,4 @@
-"""`cxr-ray runs`: lists the runs in a folder."""
+"""`cxr-ray runs`: lists the runs in a folder. Finding them is in runs."""
 
 from pathlib import Path
 

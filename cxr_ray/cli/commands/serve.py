@@ -1,10 +1,11 @@
-"""`cxr-ray serve`: a run as an HTTP service."""
+"""`cxr-ray serve`: serves a run over HTTP until it is stopped. What is served is in workflows.serve, the service in on_ray.serve."""
 
 from pathlib import Path
 
 from cyclopts import App
 
 from cxr_ray.cli.parameters import Words
+from cxr_ray.cli.thresholds import read_thresholds
 
 app = App(
     name="serve",
@@ -67,7 +68,6 @@ def serve(
     plugins
         Modules that register the run's model. A run that was trained with plugins needs them named here.
     """
-    from cxr_ray.cli.commands.evaluate import read_thresholds
     from cxr_ray.workflows.serve import ServeOptions
     from cxr_ray.workflows.serve import serve as start
 

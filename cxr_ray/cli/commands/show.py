@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from cxr_ray.cli import next_steps
-from cxr_ray.cli.commands.evaluate import LESS_IMPORTANT, check_thresholds, print_operating, read_thresholds
+from cxr_ray.cli.metric_tables import LESS_IMPORTANT, metric_table, overall_line, print_operating
 from cxr_ray.cli.parameters import Words
 from cxr_ray.cli.terminal import merge_notes, table
+from cxr_ray.cli.thresholds import check_thresholds, read_thresholds
 from cxr_ray.errors import UserError
 
 app = App(name="show", help_format="markdown")
@@ -118,8 +119,6 @@ def _print_settings(run: Any, *, every: bool) -> None:
 
 def _print_metrics(rescored: Any, task: str, name: str) -> None:
     """Print the metrics of one part by label, with thresholds and notes."""
-    from cxr_ray.workflows.evaluate import metric_table, overall_line
-
     values = [v._asdict() for v in rescored.values]
     head, *rows = metric_table(values, rescored.labels)
     if task != "multiclass":

@@ -7,12 +7,8 @@ from cyclopts import App, Parameter
 
 from cxr_ray import config as configs
 from cxr_ray.cli import config_flags, next_steps
-from cxr_ray.cli.parameters import Wait
+from cxr_ray.cli.parameters import FileFlag, HelpAll, SettingWord, Wait
 from cxr_ray.errors import Finished, UserError
-
-Words = Annotated[str, Parameter(name="setting", show=False, allow_leading_hyphen=True)]
-FileFlag = Annotated[str | None, Parameter(name=["--config", "-c"])]
-HelpAll = Annotated[bool, Parameter(negative="", show_default=False)]
 
 app = App(
     name="train",
@@ -46,7 +42,7 @@ def read_run(run: str, file: str | None, words: tuple[str, ...]) -> configs.Conf
     rest, values = config_flags.parse(words, also=["--address", "--wait"])
     plugins = values.pop("plugins", [])
     if file is not None or rest or values:
-        given = "-c" if file is not None else [*rest, *_names(values)][0]
+        given = "-c" if file is not None else [*rest, *configs.dotted_names(values)][0]
         raise UserError(
             f"--resume uses the run's own config, which {given} cannot change; for another config give a new --name"
         )
@@ -55,16 +51,9 @@ def read_run(run: str, file: str | None, words: tuple[str, ...]) -> configs.Conf
     return found.config.model_copy(update={"name": found.path.name, "output": str(found.path.parent)})
 
 
-def _names(values: Any, name: str = "") -> list[str]:
-    """The dotted names of nested values."""
-    if not isinstance(values, dict):
-        return [name.removeprefix(".")]
-    return [found for key, value in values.items() for found in _names(value, f"{name}.{key}")]
-
-
 @app.default
 def train(
-    *words: Words,
+    *words: SettingWord,
     config: FileFlag = None,
     address: str | None = None,
     wait: Wait = None,

@@ -12,8 +12,7 @@ from cyclopts import App, Parameter
 
 from cxr_ray import config as configs
 from cxr_ray.cli import config_flags, next_steps
-from cxr_ray.cli.commands.train import FileFlag, HelpAll, Words
-from cxr_ray.cli.parameters import Wait
+from cxr_ray.cli.parameters import FileFlag, HelpAll, SettingWord, Wait
 from cxr_ray.cli.terminal import console, fit
 from cxr_ray.errors import UserError
 from cxr_ray.registry import load_named_plugins
@@ -29,7 +28,7 @@ app = App(
 
 @app.default
 def tune(
-    *words: Words,
+    *words: SettingWord,
     config: FileFlag = None,
     address: str | None = None,
     wait: Wait = None,

@@ -7,7 +7,7 @@ import pytest
 
 from cxr_ray import cli
 from cxr_ray.cli.commands.describe import SHADES, ascii_art
-from tests.workflows.test_evaluate import write_store
+from tests.fakes.study_store import write_store
 
 
 def test_text_gets_brighter_with_the_gray_values() -> None:

@@ -2,14 +2,12 @@
 
 import pytest
 
-from cxr_ray.cli.commands import evaluate
+from cxr_ray.cli.commands.evaluate import read_mapping
 from cxr_ray.errors import UserError
 
 
-def test_thresholds() -> None:
-    assert evaluate.read_thresholds(None) is None
-    assert evaluate.read_thresholds(["0.3"]) == 0.3
-    assert evaluate.read_thresholds(["Edema=0.2", "Pleural Effusion=.4"]) == {"Edema": 0.2, "Pleural Effusion": 0.4}
-    for wrong in (["a"], ["=0.2"], ["0.2", "0.3"], ["-1"], ["Edema=nan"]):
-        with pytest.raises(UserError):
-            evaluate.read_thresholds(wrong)
+def test_a_mapping_needs_both_labels() -> None:
+    assert read_mapping(["Edema=Pulmonary edema", "Mass=Nodule"]) == {"Edema": "Pulmonary edema", "Mass": "Nodule"}
+    for wrong in ("Edema", "=Nodule", "Edema="):
+        with pytest.raises(UserError, match="MODEL=DATA"):
+            read_mapping([wrong])

@@ -15,7 +15,7 @@ from cxr_ray.data import store as stores
 from cxr_ray.data import store_writer
 from cxr_ray.data.info import DatasetInfo
 from tests.fakes.store import fake_store
-from tests.workflows.test_evaluate import write_store
+from tests.fakes.study_store import write_store
 
 CPU = init.Machine("cpu", "CPU", 16.0, "fp32")
 GPU = init.Machine("cuda", "a GPU", 24.0, "bf16")
@@ -65,7 +65,17 @@ def test_comments_show_frequencies_and_what_was_reduced(tmp_path: Path) -> None:
     assert "# Note: made up" in text
     assert "groups: pair" in text
     assert "on this machine: fp32" in text
-    assert init._size_comment((512, 512), (224, 224), CPU) == "height, width; the store's 512 x 512 would be slow here"
+    assert "# height, width: the store's\n" in text
+
+
+@pytest.mark.parametrize(("machine", "reason"), [(CPU, "slow"), (GPU, "large")])
+def test_a_comment_says_why_images_are_made_smaller(tmp_path: Path, machine: init.Machine, reason: str) -> None:
+    fake = fake_store(40, size=(520, 520), seed=0)
+    table = fake.index.drop(columns=["mean", "variance"])
+    info = DatasetInfo(labels=fake.labels, task="multilabel", default_labels=fake.labels)
+    store = store_writer.write(tmp_path / "shards", fake.pixels, table, info, source="fake", shard_rows=40)
+    text = init.write_config(store, str(store.path), Path("a.yaml"), machine)
+    assert f"# height, width; the store's 520 x 520 would be {reason} here" in text
 
 
 def test_classes_get_the_accuracy_and_odd_names_survive(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from cxr_ray import cli, runs
 from cxr_ray.cli.commands import train
-from tests.workflows.test_evaluate import write_store
+from tests.fakes.study_store import write_store
 
 SMALL = ["--model.name", "lenet", "--train.epochs", "1", "--report.trackers", "[]", "--seed", "4", "--name", "run"]
 
