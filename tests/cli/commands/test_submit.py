@@ -38,6 +38,16 @@ TRAIN = ["train", "--store", "/data/x", "--output", "/data/runs"]
         (["train", "--config=missing.yaml", "--output", "/data/runs"], "there is no config file missing.yaml in "),
         (["train", "-c", "../outside.yaml", "--output", "/data/runs"], "there is no config file ../outside.yaml in "),
         (["train", "-c", "relative.yaml"], "runs is a relative path"),
+        (["train", "-c", "preset:dmo", "--output", "/data/runs"], "did you mean 'demo'"),
+        (["phantom", "phantom", "--patients", "9"], "phantom is a relative path"),
+        (["ingest", "nih", "/data/raw", "shards"], "shards is a relative path"),
+        (
+            ["ingest", "nih", "/data/raw", "/data/out", "--dry-run", "--report", "report.txt"],
+            "report.txt is a relative path",
+        ),
+        (["predict", "/data/runs/first", "/data/x", "out.csv"], "out.csv is a relative path"),
+        (["describe", "/data/x", "--row", "0", "--save", "row.png"], "row.png is a relative path"),
+        (["demo"], "a job's demo needs --out"),
         (["train", "-c", "relative.yaml", "--output", "/data/runs"], "shards is a relative path"),
     ],
 )
@@ -73,6 +83,9 @@ def test_what_would_fail_on_the_cluster_is_refused_here(
             "^(p/[0-9]+)_",
         ],
         ["evaluate", "/data/runs/first", "--thresholds", "recall=0.9"],
+        ["predict", "/data/runs/first", "films.csv", "/data/out.csv", "--labels", "Edema", "Mass"],
+        ["ingest", "table", "/data", "/out", "--table", "films.csv"],
+        ["models", "resnet18", "--size", "224"],
         ["train", "--resume", "/data/runs/first"],
     ],
 )
@@ -201,12 +214,13 @@ class Ended(Cluster):
     """A dashboard whose jobs end well."""
 
     wrote = "a line"
+    started = 0.0
 
     def __init__(self, address: str) -> None:
         pass
 
     def get_job_info(self, name: str) -> SimpleNamespace:
-        return SimpleNamespace(status="SUCCEEDED")
+        return SimpleNamespace(status="SUCCEEDED", start_time=1000 * self.started)
 
     async def tail_job_logs(self, name: str) -> AsyncIterator[str]:
         yield f"{self.wrote}\n"
@@ -226,6 +240,12 @@ RESULTS = {
     ],
     "features: s3://x/f (10 rows, 512 features each)": ["result: s3://x/f"],
     "run: runs/a\nthe run: /x\nwarning: run: /y": [],
+    "phantom: 9 of 9 patients (100%)\nphantom: /x/phantom": ["result: /x/phantom"],
+    "comparison: /runs/compare-a-b.html": [
+        "result: /runs/compare-a-b.html",
+        "to read it here: ray rsync-down cluster.yaml /runs/compare-a-b.html compare-a-b.html",
+    ],
+    "predictions: s3://x/out.parquet": ["result: s3://x/out.parquet"],
 }
 
 
@@ -252,8 +272,9 @@ def test_the_next_command_of_a_job_goes_to_the_same_cluster(
 ) -> None:
     monkeypatch.setattr(on_ray, "JobSubmissionClient", Ended)
     monkeypatch.setattr(Ended, "wrote", "next: cxr-ray submit -- evaluate /runs/a")
-    for flags in ([], ["--address", "http://10.0.0.1:8265", "--python", "/env/bin/python"]):
-        assert main(["submit", *flags, "--working-dir", str(tmp_path), "--follow", "a"]) == 0
+    address, python = ["--address", "http://10.0.0.1:8265"], ["--python", "/env/bin/python"]
+    for flags in ([], address, [*address, "--working-dir", str(tmp_path), *python]):
+        assert main(["submit", *flags, "--follow", "a"]) == 0
         assert shlex.join(["next:", "cxr-ray", "submit", *flags, "--", "evaluate", "/runs/a"]).replace(
             "'next:'", "next:"
         ) in (capsys.readouterr().out.splitlines())
@@ -273,6 +294,7 @@ def test_a_detached_job_is_followed_again_by_the_printed_command(
     monkeypatch.setattr(on_ray, "JobSubmissionClient", Watched)
     assert main(["submit", "--address", "http://10.0.0.1:8265", "--working-dir", str(tmp_path), "--follow", "a"]) == 0
     again = capsys.readouterr().out.splitlines()[-1].partition(": cxr-ray ")[2]
+    assert f" --working-dir {tmp_path} " in again  # which its next commands need
     monkeypatch.setattr(on_ray, "JobSubmissionClient", Ended)
     assert main(shlex.split(again)) == 0
     assert "job: a succeeded" in capsys.readouterr().out
@@ -346,3 +368,51 @@ def test_a_job_that_has_ended_is_not_said_to_be_stopping(
     monkeypatch.setattr(on_ray, "JobSubmissionClient", Dashboards)
     assert main(["submit", "--address", "http://10.0.0.1:8265", "--stop", "ended"]) == 0
     assert "job: ended has ended already: succeeded" in capsys.readouterr().out
+
+
+def test_a_result_that_this_machine_sees_is_not_fetched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be the head itself, or have the same storage. A file that is older than the job is another one."""
+    page = tmp_path / "report.html"
+    page.touch()
+    monkeypatch.setattr(on_ray, "JobSubmissionClient", Ended)
+    monkeypatch.setattr(Ended, "wrote", f"report: {page}")
+    started = {"before": page.stat().st_mtime - 9, "after": page.stat().st_mtime + 9}
+    monkeypatch.setattr(Ended, "started", started["before"])
+    assert main(["submit", "--follow", "a"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"result: {page}"
+    monkeypatch.setattr(Ended, "started", started["after"])
+    assert main(["submit", "--follow", "a"]) == 0
+    result, fetch = capsys.readouterr().out.splitlines()[-2:]
+    assert result == f"result: {page}, on the cluster's storage"
+    assert fetch == shlex.join(["ray", "rsync-down", "cluster.yaml", str(page), "report.html"]).replace(
+        "ray ", "to read it here: ray ", 1
+    )
+
+
+class Without(Ended):
+    """A dashboard that has no job of that name."""
+
+    def get_job_info(self, name: str) -> SimpleNamespace:
+        raise RuntimeError(f"Request failed with status code 404: Job {name} does not exist.")
+
+
+@pytest.mark.parametrize("flag", ["--follow", "--stop"])
+def test_an_unknown_job_is_no_log_that_broke_off(
+    flag: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_ray, "JobSubmissionClient", Without)
+    assert main(["submit", "--address", "http://10.0.0.1:8265", flag, "frist"]) == 2
+    assert capsys.readouterr().err == (
+        "cxr-ray: error: no job frist on http://10.0.0.1:8265; `cxr-ray submit --status --address http://10.0.0.1:8265` lists the jobs\n"
+    )
+
+
+def test_lines_of_ray_itself_are_left_out(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_ray, "JobSubmissionClient", Ended)
+    line = "2026-11-27 06:19:51,643\tINFO job_manager.py:581 -- Runtime env is setting up."
+    monkeypatch.setattr(Ended, "wrote", f"{line}\nepoch 1 of INFO job_manager.py:581 -- x")
+    assert main(["submit", "--follow", "a"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["epoch 1 of INFO job_manager.py:581 -- x", "job: a succeeded"]
+    assert not logging.getLogger("ray.dashboard.modules.dashboard_sdk").isEnabledFor(logging.INFO)  # names of packages
