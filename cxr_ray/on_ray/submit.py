@@ -18,7 +18,7 @@ from ray._private import ray_constants
 from ray._private.runtime_env import packaging
 from ray.job_submission import JobSubmissionClient
 
-from cxr_ray.errors import UserError, masked
+from cxr_ray.errors import Interrupted, UserError, masked
 
 ADDRESS = "http://127.0.0.1:8265"
 STOP_WAIT_S = 120
@@ -131,6 +131,10 @@ class Jobs:
             if "already exists" in str(error):
                 return False
             raise self._user_error(error) from None
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted; the job {name} may have started all the same: {self.command('--stop', name)}"
+            ) from None
 
     def status(self, name: str) -> str:
         """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED. Raises `UserError` for an unknown job."""

@@ -178,9 +178,11 @@ def read_job(words: tuple[str, ...], working_dir: Path, *, python: str = "python
     settings = _settings(rest, working_dir) if command in WITH_NAME else {}
     _check_paths(command, rest, working_dir, settings)
     name = _flag(rest, "--name") or settings.get("name") if command in WITH_NAME else None
+    if name is None and command in WITH_NAME and (resumed := _flag(rest, "--resume")) is not None:
+        name = Path(resumed).name
     if name is None:
         name = f"{command}-{datetime.now():%Y%m%d-%H%M%S}"
-        if command in WITH_NAME and _flag(rest, "--resume") is None:
+        if command in WITH_NAME:
             rest += ["--name", name]
     job_id = re.sub(r"[^\w.-]+", "-", str(name))  # it is a part of URLs
     if command in PLACES_ITS_WORK or (command in WITH_WORKERS and _flag(rest, "--workers") not in (None, "1")):

@@ -179,7 +179,7 @@ def test_a_missing_folder_and_a_ray_client_address_are_explained(
         ([], "own"),
         (["--name", "mine"], "mine"),
         (["--name", "a run: 1?"], "a-run-1-"),
-        (["--resume", "/data/runs/first"], "train-"),
+        (["--resume", "/data/runs/first/"], "first"),
         (["--from", "/data/runs/first"], "own"),
     ],
 )
@@ -416,3 +416,19 @@ def test_lines_of_ray_itself_are_left_out(capsys: pytest.CaptureFixture[str], mo
     assert main(["submit", "--follow", "a"]) == 0
     assert capsys.readouterr().out.splitlines() == ["epoch 1 of INFO job_manager.py:581 -- x", "job: a succeeded"]
     assert not logging.getLogger("ray.dashboard.modules.dashboard_sdk").isEnabledFor(logging.INFO)  # names of packages
+
+
+def test_a_job_that_is_interrupted_while_it_is_submitted_may_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cluster may have got it, which this machine cannot know."""
+
+    def interrupt(self: Ended, submission_id: str, **options: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(on_ray, "JobSubmissionClient", Ended)
+    monkeypatch.setattr(Ended, "submit_job", interrupt)
+    address = ["--address", "http://10.0.0.1:8265"]
+    assert main(["submit", *address, "--working-dir", str(tmp_path), "--", *TRAIN, "--name", "a"]) == 130
+    stop = shlex.join(["cxr-ray", "submit", "--stop", "a", *address])
+    assert capsys.readouterr().err == f"cxr-ray: interrupted; the job a may have started all the same: {stop}\n"
