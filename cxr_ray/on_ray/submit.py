@@ -35,6 +35,7 @@ LOGGERS = ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashbo
 """Of Ray's client: hints of other commands than ours, closed connections, names of packages."""
 RAY_LINE = re.compile(r"\S+ \S+\s(?:INFO|WARNING) job_manager\.py:\d+ -- .*")
 """A line of a job's log in which Ray says what it does before the command starts."""
+SYSTEM_ERROR = re.compile(r"\[Errno -?\d+\] ([\w -]+)")
 REFUSED = re.compile(r"status code 40[13]\b")
 
 
@@ -246,9 +247,16 @@ class Jobs:
         if "status code" in text:
             return UserError(f"the cluster at {self.address} refuses: {text[:300]}")
         return UserError(
-            f"no Ray dashboard answers at {self.address} ({text[:200]}); give --address http://HEAD:8265, or open a tunnel with "
+            f"no Ray dashboard answers at {self.address}{_reason(text)}; give --address http://HEAD:8265, or open a tunnel with "
             "`ray dashboard cluster.yaml`"
         )
+
+
+def _reason(text: str) -> str:
+    """What a failed connection says beyond that it failed, in parentheses: the system's own words where it has them."""
+    if found := SYSTEM_ERROR.search(text):
+        return f" ({found[1]})"
+    return "" if text.startswith("Failed to connect to Ray") else f" ({text[:200]})"
 
 
 def upload_bytes(folder: Path) -> int:

@@ -304,7 +304,10 @@ class Lost(Ended):
     """A dashboard that ends while a job's log is followed."""
 
     def get_job_info(self, name: str) -> SimpleNamespace:
-        raise ConnectionError("Connection refused")
+        raise ConnectionError(
+            "HTTPConnectionPool(host='10.0.0.1', port=8265): Max retries exceeded with url: /api/jobs/a (Caused by NewConnectionError("
+            "\"HTTPConnection(host='10.0.0.1', port=8265): Failed to establish a new connection: [Errno 111] Connection refused\"))"
+        )
 
 
 def test_a_cluster_that_is_lost_while_a_log_is_followed_does_not_end_the_job(
@@ -312,7 +315,9 @@ def test_a_cluster_that_is_lost_while_a_log_is_followed_does_not_end_the_job(
 ) -> None:
     monkeypatch.setattr(on_ray, "JobSubmissionClient", Lost)
     assert main(["submit", "--working-dir", str(tmp_path), "--", *TRAIN, "--name", "a"]) == 2
-    assert "the log of the job a broke off, and the job may go on" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "the log of the job a broke off, and the job may go on" in shown
+    assert "no Ray dashboard answers at http://127.0.0.1:8265 (Connection refused); give" in shown
 
 
 class Dashboards:
@@ -350,7 +355,7 @@ def test_the_address_that_is_given_is_the_one_that_is_used(variable: str, monkey
     monkeypatch.setenv(variable, "http://10.0.0.1:8265")
     assert on_ray.Jobs().address == "http://10.0.0.1:8265"
     # A port of 4031 is no refused token.
-    with pytest.raises(UserError, match=r"no Ray dashboard answers at http://10\.0\.0\.2:4031"):
+    with pytest.raises(UserError, match=r"no Ray dashboard answers at http://10\.0\.0\.2:4031; give --address"):
         on_ray.Jobs("http://10.0.0.2:4031")
     monkeypatch.setenv(variable, "http://10.0.0.2:8265")
     assert on_ray.Jobs("http://10.0.0.1:8265").address == "http://10.0.0.1:8265"
