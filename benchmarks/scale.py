@@ -89,7 +89,6 @@ def train(store: Path, network: str) -> Found:
     from train import Timed
 
     from cxr_ray import config as cfg
-    from cxr_ray.runs import Run
     from cxr_ray.training import setup, trainer
 
     used: list[float] = []
@@ -98,15 +97,11 @@ def train(store: Path, network: str) -> Found:
         def report(self, metrics: Any, checkpoint: Any) -> None:
             used.append(time.process_time())
 
-    folder = store.parent / f"run-{store.name}"
     opened, plan, resolved = setup.prepare(cfg.validate({
-        "name": folder.name, "output": str(folder.parent), "data": {"shards": str(store), "split": {"val": 0, "test": 0}},
+        "name": f"run-{store.name}", "output": str(store.parent), "data": {"shards": str(store), "split": {"val": 0, "test": 0}},
         "model": {"name": network}, "train": {"epochs": 4, "batch_size": 32, "threads": 1},
     }))  # fmt: skip
-    folder.mkdir()
-    run = Run(folder)
-    run.update(status="started")
-    trainer.fit(resolved, plan, opened, Clock(), run)
+    trainer.fit(resolved, plan, opened, Clock(), setup.open_run(resolved, opened, plan))
     return {"cpu seconds": float(np.median(np.diff(used))) / len(opened)}
 
 
@@ -124,18 +119,12 @@ def run(store: Path) -> Found:
     return {"train": middle - started, "evaluate": time.process_time() - middle}
 
 
-def predict(store: Path, network: str) -> Found:
-    """CPU seconds of `cxr_ray.predict` of a store by an untrained network, which is as fast as a trained one."""
+def predict(store: Path, run: Path) -> Found:
+    """CPU seconds of `cxr_ray.predict` of a store by a run, in the precision of its training."""
     import cxr_ray
-    from cxr_ray.data import store as stores
 
-    size = stores.open(store).size
-    weights = store.parent / f"{store.name}.safetensors"
-    cxr_ray.save_model(
-        weights, cxr_ray.create_model(network, num_outputs=len(LABELS), image_size=size), labels=list(LABELS)
-    )
     started = time.process_time()
-    cxr_ray.predict(weights, store, weights.with_suffix(".parquet"), log=lambda line: None, gpu=False)
+    cxr_ray.predict(run, store, store.parent / f"{store.name}.parquet", log=lambda line: None, gpu=False)
     return {"cpu seconds": time.process_time() - started}
 
 
@@ -277,7 +266,8 @@ def networks(folder: Path) -> None:
         store = write_store(folder / f"train-{network}-{side}", count, side)
         small = write_store(folder / f"few-{network}-{side}", count // 4, side)
         step = measured("train", store, network)["cpu seconds"]
-        long, short = (measured("predict", each, network)["cpu seconds"] for each in (store, small))
+        run = folder / f"run-{store.name}"
+        long, short = (measured("predict", each, run)["cpu seconds"] for each in (store, small))
         forward = (long - short) / (count - count // 4)
         print(f"{network} at {side} px: {1e3 * step:.2f} ms CPU an image to train, {1e3 * forward:.2f} to predict", flush=True)  # fmt: skip
 
@@ -312,7 +302,9 @@ def check(folder: Path, few: int = 1000, many: int = 4000, times: int = 10) -> N
     }
     for count in counts:
         store = write_store(folder / f"check-{count}", count, 64)
-        found[count] |= measured("run", store) | {"predict": measured("predict", store, "lenet")["cpu seconds"]}
+        found[count] |= measured("run", store) | {
+            "predict": measured("predict", store, folder / f"run-{store.name}")["cpu seconds"]
+        }
     for stage in found[few]:
         low, high, measured_s = (found[count][stage] for count in counts)
         predicted = high + (high - low) / (many - few) * (counts[-1] - many)

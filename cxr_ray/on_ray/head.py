@@ -1,6 +1,6 @@
 """The head of a cluster, watched by a process that uses it. Ray ends such a process a minute after its head is lost, without a word. Here
 the loss is said early, the training is asked to save what it has, and the process ends before Ray ends it, with one line. Ray ends it at
-once if another cluster answers at the same address: a head that was started anew."""
+once if the head of another cluster answers at the same address."""
 
 import os
 import socket
@@ -88,7 +88,7 @@ def _watch(address: str, ended: threading.Event, cluster_of: Callable[[str], str
     while not ended.wait(every / 10 if silent else every):
         if _answers(address):
             if silent and cluster_of(address) not in (cluster, None):  # before Ray's own processes notice it
-                _end(f"the head at {address} was started anew, and its workers are lost", "")
+                _end(f"the head at {address} was replaced by that of another cluster, and its workers are lost", "")
             if said:
                 _tell(f"the head of the cluster at {address} answers again, after {time.monotonic() - answered:.0f} s")
             answered, silent, said, asked = time.monotonic(), 0.0, False, False

@@ -40,14 +40,14 @@ def test_a_run_ends_equal_after_a_random_kill(cluster: Chaos, seed: int) -> None
 @pytest.mark.cluster
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_a_head_that_was_started_anew_ends_the_command_with_a_line(cluster: Chaos) -> None:
+def test_a_replaced_head_ends_the_command_with_a_line(cluster: Chaos) -> None:
     def replace(process: subprocess.Popen[bytes]) -> str:
         cluster.nodes.kill_head(gcs_only=False)
         cluster.nodes.restart()
         return "all of the head, replaced at once"
 
-    report = cluster.disturb("anew", 0.5, replace)
+    report = cluster.disturb("replaced", 0.5, replace)
     first = report["ends"][0]
     assert report["result"] == "equal" and first["exit"] == 2 and first["status"] == "failed"
-    assert "was started anew, and its workers are lost: " in first["last_line"]
+    assert "was replaced by that of another cluster, and its workers are lost: " in first["last_line"]
     assert not [noise for end in report["ends"] for noise in end["noise"]]

@@ -92,7 +92,8 @@ def test_a_head_of_another_cluster_at_the_same_address_ends_the_process_at_once(
     code, lines, error = lose_the_head("another", tmp_path)
     assert code == 2 and len(lines) == 1 and "does not answer" in lines[0]
     assert (
-        error.endswith(" was started anew, and its workers are lost: run the same command\n") and error.count("\n") == 1
+        error.endswith(" was replaced by that of another cluster, and its workers are lost: run the same command\n")
+        and error.count("\n") == 1
     )
     run = runs.Run(tmp_path)
     assert run.info["status"] == "failed" and error == f"cxr-ray: error: {run.info['error']}\n"
