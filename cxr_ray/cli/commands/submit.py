@@ -262,6 +262,9 @@ def _flag(words: list[str], flag: str) -> str | None:
 
 def _list(jobs: "Jobs") -> None:
     rows = jobs.list()
+    if not rows:
+        print(f"no jobs on {jobs.address}")
+        return
     table(
         ["job", "status", "started", "command"],
         [

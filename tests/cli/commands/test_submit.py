@@ -437,3 +437,11 @@ def test_a_job_that_is_interrupted_while_it_is_submitted_may_go_on(
     assert main(["submit", *address, "--working-dir", str(tmp_path), "--", *TRAIN, "--name", "a"]) == 130
     stop = shlex.join(["cxr-ray", "submit", "--stop", "a", *address])
     assert capsys.readouterr().err == f"cxr-ray: interrupted; the job a may have started all the same: {stop}\n"
+
+
+def test_a_cluster_without_jobs_has_no_empty_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_ray, "JobSubmissionClient", Dashboards)
+    assert main(["submit", "--address", "http://10.0.0.1:8265", "--status"]) == 0
+    assert capsys.readouterr().out == "no jobs on http://10.0.0.1:8265\n"
