@@ -25,9 +25,9 @@ def where_it_lies(text: str) -> str:
     return COMMAND.sub("cxr-ray submit -- ", text) if machine.in_job() else text
 
 
-def written(name: str, *, beside: Path) -> str:
-    """The relative path `name` for a command's output; in a job, whose working directory does not last, next to `beside`."""
-    return str(beside.parent / name) if machine.in_job() else name
+def written(name: str, *, near: Path) -> str:
+    """The relative path `name` for a command's output; in a job, whose working directory does not last, next to `near`."""
+    return str(near.parent / name) if machine.in_job() else name
 
 
 def train_on(store: object) -> str:

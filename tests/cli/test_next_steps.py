@@ -182,4 +182,4 @@ def test_what_a_job_proposes_writes_to_what_lasts(
         assert words == ["ingest", "phantom", str(raw), place, "--size", "32"]
         monkeypatch.setenv(machine.IN_JOB, "{}")
     assert read_job(tuple(words), tmp_path).words[0] == "ingest"
-    assert next_steps.written("row.png", beside=Path("/runs/first")) == "/runs/row.png"
+    assert next_steps.written("row.png", near=Path("/runs/first")) == "/runs/row.png"

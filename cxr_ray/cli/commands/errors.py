@@ -81,7 +81,7 @@ def errors(
         print(f"test-set evaluations so far: {saved.count_test_evaluation()}")
     if files:  # the store is there
         store = shlex.quote(str(saved.info["store"]["path"]))
-        save = shlex.quote(next_steps.written("row.png", beside=saved.path))
+        save = shlex.quote(next_steps.written("row.png", near=saved.path))
         next_steps.show(f"cxr-ray describe {store} --row {shown['row'].iloc[0]} --save {save}")
 
 

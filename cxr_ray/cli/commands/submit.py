@@ -27,8 +27,8 @@ PATH_FLAGS = ("--store", "--data.shards", "--output", "--out", "--save", "--repo
 """Flags of data and results, for which also a bare name is a path."""
 NO_PATHS = {"ingest": 1, "sources": 1, "models": 1, "completion": 1}
 """How many words behind the command are names. The others before the first flag are paths, and also a bare name is one."""
-OUT = {"demo": "--out", "init": "--out"}
-"""Commands that write into the working directory unless this flag says where."""
+OUT = {"demo": "--out", "init": "--out", "--augmented": "--save"}
+"""Commands, and a flag of `describe`, that write into the working directory unless this flag says where."""
 RELATIVE = re.compile(r"[\w.~+@%=][\w.~+@%=-]*(?:/[\w.~+@%=-]+)*/?")
 """What can be a relative path: no pattern, list or sentence, and no absolute path or URL."""
 FILES = (
@@ -220,11 +220,12 @@ def _check_paths(command: str, words: list[str], working_dir: Path, settings: Ma
             f"a job's {command} needs --output with an absolute path that every node sees, such as --output /data/runs: the default, "
             "runs, would be written to Ray's copy of the working directory"
         )
-    if command in OUT and _flag(words, OUT[command]) is None:
-        raise UserError(
-            f"a job's {command} needs {OUT[command]} with an absolute path that every node sees: the default would be written to Ray's "
-            "copy of the working directory"
-        )
+    for writes in OUT.keys() & {command, *words}:
+        if _flag(words, OUT[writes]) is None:
+            raise UserError(
+                f"a job's {command} needs {OUT[writes]} with an absolute path that every node sees: the default would be written to Ray's "
+                "copy of the working directory"
+            )
     first_flag = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
     pairs = [("", word) for word in words[NO_PATHS.get(command, 0) : first_flag]]
     flags = words[first_flag:]

@@ -48,6 +48,7 @@ TRAIN = ["train", "--store", "/data/x", "--output", "/data/runs"]
         (["predict", "/data/runs/first", "/data/x", "out.csv"], "out.csv is a relative path"),
         (["describe", "/data/x", "--row", "0", "--save", "row.png"], "row.png is a relative path"),
         (["demo"], "a job's demo needs --out"),
+        (["describe", "/data/x", "--augmented"], "a job's describe needs --save"),
         (["train", "-c", "relative.yaml", "--output", "/data/runs"], "shards is a relative path"),
     ],
 )
