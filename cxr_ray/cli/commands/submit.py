@@ -100,6 +100,8 @@ def submit(
     if status or follow is not None or stop is not None:
         if words:
             raise UserError("--status, --follow and --stop take no command")
+        if status + (follow is not None) + (stop is not None) > 1:
+            raise UserError("give one of --status, --follow and --stop")
         jobs = on_ray.Jobs(address)
         if follow is not None:
             return _follow(jobs, follow, again, address)

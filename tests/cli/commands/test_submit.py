@@ -170,6 +170,8 @@ def test_a_missing_folder_and_a_ray_client_address_are_explained(
 ) -> None:
     assert main(["submit", "--working-dir", str(tmp_path / "none"), "--", *TRAIN]) == 2
     assert "is no folder" in capsys.readouterr().err
+    assert main(["submit", "--status", "--stop", "first"]) == 2  # which is not stopped by a list
+    assert "give one of --status, --follow and --stop" in capsys.readouterr().err
     assert main(["submit", "--address", "auto", "--status"]) == 2
     assert "give --address http://HEAD:8265" in capsys.readouterr().err
 
