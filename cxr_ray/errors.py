@@ -34,7 +34,7 @@ class Stopped(Exception):
 
 
 class Interrupted(KeyboardInterrupt):
-    """The training was interrupted (Ctrl-C) and has written a checkpoint. Exit code 130.
+    """Ctrl-C, with what remains: a training has written a checkpoint, a job may go on. Exit code 130.
 
     A KeyboardInterrupt, so that a loop over trainings which goes on after an `Exception` ends too."""
 

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from cxr_ray.cli.command_list import COMMANDS
@@ -22,6 +23,11 @@ def show(text: str) -> None:
 def where_it_lies(text: str) -> str:
     """`text` with its commands as jobs, in a job of a cluster: they read what lies there."""
     return COMMAND.sub("cxr-ray submit -- ", text) if machine.in_job() else text
+
+
+def written(name: str, *, near: Path) -> str:
+    """The relative path `name` for a command's output; in a job, whose working directory does not last, next to `near`."""
+    return str(near.parent / name) if machine.in_job() else name
 
 
 def train_on(store: object) -> str:

@@ -56,7 +56,7 @@ class LaunchCallback(ControllerCallback):
         if isinstance(new, states.RunningState) and isinstance(old, states.SchedulingState):
             count = _size(old.scaling_decision)
             of = f" of {self._wanted}" if count != self._wanted else ""
-            run.tell("workers", f"training on {count}{of} workers", workers=count)
+            run.tell("workers", f"training on {count}{of} worker{'s' if self._wanted != 1 else ''}", workers=count)
         elif isinstance(new, states.PreemptingState):
             ranks = new.preemption_info.preempted_ranks
             deadline = new.preemption_info.deadline_ms

@@ -18,7 +18,7 @@ from ray._private import ray_constants
 from ray._private.runtime_env import packaging
 from ray.job_submission import JobSubmissionClient
 
-from cxr_ray.errors import UserError, masked
+from cxr_ray.errors import Interrupted, UserError, masked
 
 ADDRESS = "http://127.0.0.1:8265"
 STOP_WAIT_S = 120
@@ -31,6 +31,11 @@ QUIET = logging.getLogger(f"{__name__}.quiet")
 ENVIRONMENT = "RAY_API_SERVER_ADDRESS"
 FAILURES = (RuntimeError, OSError, ray.exceptions.AuthenticationError)
 """What Ray's client raises for an answer that is none, a connection that is none, and a refused token."""
+LOGGERS = ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
+"""Of Ray's client: hints of other commands than ours, closed connections, names of packages."""
+RAY_LINE = re.compile(r"\S+ \S+\s(?:INFO|WARNING) job_manager\.py:\d+ -- .*")
+"""A line of a job's log in which Ray says what it does before the command starts."""
+SYSTEM_ERROR = re.compile(r"\[Errno -?\d+\] ([\w -]+)")
 REFUSED = re.compile(r"status code 40[13]\b")
 
 
@@ -72,6 +77,10 @@ class Job:
         return f"{shlex.join(words)} {self.entrypoint}"
 
 
+class UnknownJob(UserError):
+    """The cluster has no job of this name."""
+
+
 class Jobs:
     """The jobs of the cluster whose dashboard is at `address`. Raises `UserError` if it does not answer or refuses the token."""
 
@@ -79,8 +88,7 @@ class Jobs:
         self._address = _dashboard(address)
         self.address = masked(self._address)
         """URL of the dashboard, without its secrets."""
-        # Hints of other commands than ours, and of closed connections.
-        for name in ("ray", "ray.dashboard.modules.job.sdk"):
+        for name in LOGGERS:
             logging.getLogger(name).setLevel(logging.ERROR)
         try:
             with _environment(ENVIRONMENT, self._address):  # Ray prefers its variables to the address that it is given
@@ -88,6 +96,10 @@ class Jobs:
             self._client.get_version()
         except (*FAILURES, ValueError) as error:
             raise self._user_error(error) from None
+
+    def command(self, *flags: str) -> str:
+        """`cxr-ray submit FLAGS` for this cluster."""
+        return shlex.join(["cxr-ray", "submit", *flags, "--address", self.address])
 
     def start(self, job: Job) -> str:
         """Upload the working directory and start `job`; returns its id: the name, with a number if that is used already.
@@ -120,10 +132,18 @@ class Jobs:
             if "already exists" in str(error):
                 return False
             raise self._user_error(error) from None
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted; the job {name} may have started all the same: {self.command('--stop', name)}"
+            ) from None
 
     def status(self, name: str) -> str:
         """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED. Raises `UserError` for an unknown job."""
         return str(self._info(name).status)
+
+    def started(self, name: str) -> float:
+        """When a job was started, in seconds since 1970 by the cluster's clock. Raises `UserError` for an unknown job."""
+        return float(self._info(name).start_time or 0) / 1000
 
     def exit_code(self, name: str) -> int:
         """The exit code of an ended job's command; 143 if it was stopped."""
@@ -165,13 +185,15 @@ class Jobs:
     def follow(self, name: str, log: Callable[[str], None]) -> str:
         """Pass the job's output to `log` line by line until it ends; returns its status. While it waits for room, a line every 30 s.
 
-        Raises `UserError` if the cluster does not answer any more: a tunnel or the head may have ended."""
+        Raises `UserError` for an unknown job, and if the cluster does not answer any more: a tunnel or the head may have ended."""
         try:
             return asyncio.run(self._follow(name, log))
+        except UnknownJob:
+            raise
         except (UserError, *FAILURES) as error:
             reason = error if isinstance(error, UserError) else self._user_error(error)
             raise UserError(
-                f"the log of the job {name} broke off, and the job may go on (`cxr-ray submit --follow {name}` shows it again): {reason}"
+                f"the log of the job {name} broke off, and the job may go on (`{self.command('--follow', name)}` shows it again): {reason}"
             ) from None
 
     async def _follow(self, name: str, log: Callable[[str], None]) -> str:
@@ -191,7 +213,8 @@ class Jobs:
                     shown += len(fresh)
                     *lines, rest = (rest + fresh).split("\n")
                     for line in lines:
-                        log(line)
+                        if not RAY_LINE.fullmatch(line):
+                            log(line)
             if (status := self.status(name)) in TERMINAL:
                 if rest:
                     log(rest)
@@ -209,7 +232,9 @@ class Jobs:
             return self._client.get_job_info(name)
         except FAILURES as error:
             if "status code 404" in str(error):
-                raise UserError(f"no job {name} on {self.address}; `cxr-ray submit --status` lists the jobs") from None
+                raise UnknownJob(
+                    f"no job {name} on {self.address}; `{self.command('--status')}` lists the jobs"
+                ) from None
             raise self._user_error(error) from None
 
     def _user_error(self, error: Exception) -> UserError:
@@ -222,9 +247,16 @@ class Jobs:
         if "status code" in text:
             return UserError(f"the cluster at {self.address} refuses: {text[:300]}")
         return UserError(
-            f"no Ray dashboard answers at {self.address} ({text[:200]}); give --address http://HEAD:8265, or open a tunnel with "
+            f"no Ray dashboard answers at {self.address}{_reason(text)}; give --address http://HEAD:8265, or open a tunnel with "
             "`ray dashboard cluster.yaml`"
         )
+
+
+def _reason(text: str) -> str:
+    """What a failed connection says beyond that it failed, in parentheses: the system's own words where it has them."""
+    if found := SYSTEM_ERROR.search(text):
+        return f" ({found[1]})"
+    return "" if text.startswith("Failed to connect to Ray") else f" ({text[:200]})"
 
 
 def upload_bytes(folder: Path) -> int:

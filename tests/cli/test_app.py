@@ -189,3 +189,12 @@ def test_warnings_of_the_package_are_lines_and_others_as_python_prints_them(
     line = capsys.readouterr().err
     assert line.startswith("warning: look at s3://") and line.count("\n") == 1 and "secret" not in line
     assert [warning.category for warning in others] == [RuntimeWarning]
+
+
+def test_an_interruption_of_the_first_imports_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "cyclopts.py").write_text("raise KeyboardInterrupt\n")
+    start = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from cxr_ray.cli import main; sys.exit(main(['models']))"
+    )
+    found = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True)
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "cxr-ray: interrupted\n")

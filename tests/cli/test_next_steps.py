@@ -167,3 +167,19 @@ def test_the_training_that_a_job_proposes_is_one_that_submit_takes(
     proposed = next_steps.where_it_lies(next_steps.train_on(store))
     assert proposed == f"cxr-ray submit -- train --store {store} --output {output}"
     assert read_job(tuple(shlex.split(proposed)[3:]), tmp_path).words[0] == "train"
+
+
+def test_what_a_job_proposes_writes_to_what_lasts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A relative path would be one of Ray's copy of the working directory."""
+    monkeypatch.delenv(machine.IN_JOB, raising=False)
+    for place in ("shards/phantom", str(tmp_path / "shards" / "phantom")):
+        raw = tmp_path / f"phantom of {len(place)}"
+        assert main(["phantom", str(raw), "--patients", "2", "--size", "32"]) == 0
+        proposed = capsys.readouterr().out.splitlines()[-1].removeprefix("next: ")
+        words = shlex.split(proposed.replace("cxr-ray submit -- ", "cxr-ray "))[1:]
+        assert words == ["ingest", "phantom", str(raw), place, "--size", "32"]
+        monkeypatch.setenv(machine.IN_JOB, "{}")
+    assert read_job(tuple(words), tmp_path).words[0] == "ingest"
+    assert next_steps.written("row.png", near=Path("/runs/first")) == "/runs/row.png"

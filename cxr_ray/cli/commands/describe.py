@@ -113,7 +113,7 @@ def describe(
         split = None if config is None else data.split
         page = store_page.write(store, out, pictures=images, top=max(top, 30), seen=seen, split=split)
         print(f"page: {page.resolve()}")
-    print(f"shards: {store.origin}")
+    print(f"store: {store.origin}")
     next_steps.show(next_steps.train_on(where))
 
 

@@ -82,7 +82,8 @@ def errors(
         print(f"test-set evaluations so far: {saved.count_test_evaluation()}")
     if files:  # the store is there
         store = shlex.quote(str(saved.info["store"]["path"]))
-        next_steps.show(f"cxr-ray describe {store} --row {shown['row'].iloc[0]} --save row.png")
+        save = shlex.quote(next_steps.written("row.png", near=saved.path))
+        next_steps.show(f"cxr-ray describe {store} --row {shown['row'].iloc[0]} --save {save}")
 
 
 def _files(run: Any, rows: list[int]) -> dict[int, str]:

@@ -34,4 +34,5 @@ def phantom(out: Path, /, *, patients: int = 500, size: int = 256, seed: int = 0
     with Progress("phantom", "patients") as progress:
         drawing.write(out, patients=patients, size=size, seed=seed, progress=progress)
     print(f"phantom: {out.resolve()}")
-    next_steps.show(f"cxr-ray ingest phantom {shlex.quote(str(out))} shards/phantom --size {min(size, 224)}")
+    store = next_steps.written("shards/phantom", near=out.absolute())
+    next_steps.show(f"cxr-ray ingest phantom {shlex.quote(str(out))} {shlex.quote(store)} --size {min(size, 224)}")

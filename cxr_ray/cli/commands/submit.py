@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -23,14 +23,29 @@ WITH_WORKERS = ("predict", "explain")
 """Those that do so with several workers."""
 WITH_NAME = ("train", "tune")
 FILE_FLAGS = ("-c", "--config")
-PATH_FLAGS = ("--store", "--data.shards", "--output", "--out", "--resume", "--from")
+PATH_FLAGS = ("--store", "--data.shards", "--output", "--out", "--save", "--report", "--resume", "--from")
 """Flags of data and results, for which also a bare name is a path."""
+NO_PATHS = {"ingest": 1, "sources": 1, "models": 1, "completion": 1}
+"""How many words behind the command are names. The others before the first flag are paths, and also a bare name is one."""
+OUT = {"demo": "--out", "init": "--out", "--augmented": "--save"}
+"""Commands, and a flag of `describe`, that write into the working directory unless this flag says where."""
 RELATIVE = re.compile(r"[\w.~+@%=][\w.~+@%=-]*(?:/[\w.~+@%=-]+)*/?")
 """What can be a relative path: no pattern, list or sentence, and no absolute path or URL."""
-PAGES = ("report", "page")
-WRITTEN = ("run", "sweep", "folds", "shards", "predictions", "features", "model", *PAGES)
+FILES = (
+    "report",
+    "page",
+    "comparison",
+    "predictions",
+    "model card",
+    "figure",
+    "curves",
+    "image",
+    "images",
+    "augmented",
+)
+WRITTEN = ("phantom", "shards", "run", "sweep", "folds", "features", "model", "config", *FILES)
 RESULT = re.compile(rf"({'|'.join(WRITTEN)}): ((?:/|\w+://).*?)(?: \(.*\))?")
-"""A line in which a command says what it has written, and where."""
+"""A line in which a command says what it has written, and where; `FILES` are those that one looks at."""
 
 app = App(
     name="submit",
@@ -80,13 +95,16 @@ def submit(
     """
     from cxr_ray.on_ray import submit as on_ray
 
-    again = shlex.join([*_address(address), *(["--python", python] if python != "python" else [])])
+    again = [*(["--working-dir", str(working_dir)] if working_dir != Path() else [])]
+    again += ["--python", python] if python != "python" else []
     if status or follow is not None or stop is not None:
         if words:
             raise UserError("--status, --follow and --stop take no command")
+        if status + (follow is not None) + (stop is not None) > 1:
+            raise UserError("give one of --status, --follow and --stop")
         jobs = on_ray.Jobs(address)
         if follow is not None:
-            return _follow(jobs, follow, again)
+            return _follow(jobs, follow, again, address)
         if stop is not None:
             if jobs.stop(stop):
                 print(f"stopping: {stop} (it may take {on_ray.STOP_WAIT_S} s for a step and a checkpoint)")
@@ -102,36 +120,46 @@ def submit(
     print(f"job: {name} on {jobs.address}")
     print(f"same as: {replace(job, name=name).by_hand(jobs.address)}")
     if not wait:
-        print(f"next: {shlex.join(['cxr-ray', 'submit', '--follow', name, *_address(address)])}")
+        print(f"next: {shlex.join(['cxr-ray', 'submit', '--follow', name, *_address(address), *again])}")
         return 0
-    return _follow(jobs, name, again)
+    return _follow(jobs, name, again, address)
 
 
-def _follow(jobs: "Jobs", name: str, again: str) -> int:
+def _follow(jobs: "Jobs", name: str, again: Sequence[str], address: str | None) -> int:
     """Print the job's log until it ends, and then what it has written. `again` are the flags that another submit needs too."""
     written: dict[str, str] = {}  # by path, what it is
+    submit = shlex.join(["cxr-ray", "submit", *_address(address), *again, "--", ""]).removesuffix("''")
 
     def show(line: str) -> None:
-        print(line.replace("cxr-ray submit -- ", f"cxr-ray submit {again} -- ") if again else line)
+        print(line.replace("cxr-ray submit -- ", submit))
         if found := RESULT.fullmatch(line):
             written[found[2]] = found[1]
 
     try:
         status = jobs.follow(name, show)
     except KeyboardInterrupt:
-        flags = shlex.join([name, *_address(jobs.address)])
-        print(f"the job {name} goes on; stop it with: cxr-ray submit --stop {flags}")
-        print(f"to follow it again: cxr-ray submit --follow {flags}")
+        print(f"the job {name} goes on; stop it with: {jobs.command('--stop', name)}")
+        print(f"to follow it again: {jobs.command('--follow', name, *again)}")
         return 0
     print(f"job: {name} {status.lower()}")
     if status == "SUCCEEDED":
+        since = jobs.started(name)
+        away = [path for path in written if not _is_here(Path(path), since)]
         for path in written:
-            print(f"result: {path}, on the cluster's storage")
-        for page in (path for path, what in written.items() if what in PAGES):
-            print(
-                f"to read it here: {shlex.join(['ray', 'rsync-down', 'cluster.yaml', page, page.rpartition('/')[2]])}"
-            )
+            print(f"result: {path}, on the cluster's storage" if path in away else f"result: {path}")
+        for path in away:
+            if written[path] in FILES and path.startswith("/"):
+                fetch = ["ray", "rsync-down", "cluster.yaml", path, Path(path).name]
+                print(f"to read it here: {shlex.join(fetch)}")
     return jobs.exit_code(name)
+
+
+def _is_here(path: Path, since: float) -> bool:
+    """Whether this machine sees what a job wrote since that time; an older file of this path is another one."""
+    try:
+        return path.stat().st_mtime >= since
+    except OSError:
+        return False
 
 
 def read_job(words: tuple[str, ...], working_dir: Path, *, python: str = "python", gpus: float = 0.0) -> "Job":
@@ -152,9 +180,11 @@ def read_job(words: tuple[str, ...], working_dir: Path, *, python: str = "python
     settings = _settings(rest, working_dir) if command in WITH_NAME else {}
     _check_paths(command, rest, working_dir, settings)
     name = _flag(rest, "--name") or settings.get("name") if command in WITH_NAME else None
+    if name is None and command in WITH_NAME and (resumed := _flag(rest, "--resume")) is not None:
+        name = Path(resumed).name
     if name is None:
         name = f"{command}-{datetime.now():%Y%m%d-%H%M%S}"
-        if command in WITH_NAME and _flag(rest, "--resume") is None:
+        if command in WITH_NAME:
             rest += ["--name", name]
     job_id = re.sub(r"[^\w.-]+", "-", str(name))  # it is a part of URLs
     if command in PLACES_ITS_WORK or (command in WITH_WORKERS and _flag(rest, "--workers") not in (None, "1")):
@@ -167,7 +197,10 @@ def _settings(words: list[str], working_dir: Path) -> dict[str, Any]:
     from cxr_ray.config import read_file
 
     given = next((found for flag in FILE_FLAGS if (found := _flag(words, flag)) is not None), None)
-    if given is None or given.startswith("preset:"):
+    if given is None:
+        return {}
+    if given.startswith("preset:"):
+        read_file(given)
         return {}
     file = working_dir / given
     inside = file.resolve().is_relative_to(working_dir.resolve())
@@ -189,7 +222,16 @@ def _check_paths(command: str, words: list[str], working_dir: Path, settings: Ma
             f"a job's {command} needs --output with an absolute path that every node sees, such as --output /data/runs: the default, "
             "runs, would be written to Ray's copy of the working directory"
         )
-    pairs = [(before, word) for before, word in zip(["", *words], words, strict=False) if before not in FILE_FLAGS]
+    for writes in OUT.keys() & {command, *words}:
+        if _flag(words, OUT[writes]) is None:
+            raise UserError(
+                f"a job's {command} needs {OUT[writes]} with an absolute path that every node sees: the default would be written to Ray's "
+                "copy of the working directory"
+            )
+    first_flag = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
+    pairs = [("", word) for word in words[NO_PATHS.get(command, 0) : first_flag]]
+    flags = words[first_flag:]
+    pairs += [(before, word) for before, word in zip(["--", *flags], flags, strict=False) if before not in FILE_FLAGS]
     of_file = {"--output": ("--output",), "--data.shards": ("--data.shards", "--store")}
     pairs += [
         (flag, value_at(settings, flag.removeprefix("--")))
@@ -202,7 +244,7 @@ def _check_paths(command: str, words: list[str], working_dir: Path, settings: Ma
         flag, _, value = word.partition("=") if word.startswith("--") else (before, "", word)
         if not RELATIVE.fullmatch(value):
             continue
-        is_bare = "/" not in value and not (working_dir / value).is_dir()
+        is_bare = bool(flag) and "/" not in value and not (working_dir / value).is_dir()
         if flag not in PATH_FLAGS and ((working_dir / value).is_file() or is_bare):
             continue
         raise UserError(
@@ -223,6 +265,9 @@ def _flag(words: list[str], flag: str) -> str | None:
 
 def _list(jobs: "Jobs") -> None:
     rows = jobs.list()
+    if not rows:
+        print(f"no jobs on {jobs.address}")
+        return
     table(
         ["job", "status", "started", "command"],
         [
@@ -234,7 +279,7 @@ def _list(jobs: "Jobs") -> None:
             ]
             for row in rows
         ],
-        title=f"{len(rows)} jobs of {jobs.address}",
+        title=f"{len(rows)} job{'s' if len(rows) != 1 else ''} of {jobs.address}",
         first_out=["started"],
     )
 

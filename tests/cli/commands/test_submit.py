@@ -38,6 +38,17 @@ TRAIN = ["train", "--store", "/data/x", "--output", "/data/runs"]
         (["train", "--config=missing.yaml", "--output", "/data/runs"], "there is no config file missing.yaml in "),
         (["train", "-c", "../outside.yaml", "--output", "/data/runs"], "there is no config file ../outside.yaml in "),
         (["train", "-c", "relative.yaml"], "runs is a relative path"),
+        (["train", "-c", "preset:dmo", "--output", "/data/runs"], "did you mean 'demo'"),
+        (["phantom", "phantom", "--patients", "9"], "phantom is a relative path"),
+        (["ingest", "nih", "/data/raw", "shards"], "shards is a relative path"),
+        (
+            ["ingest", "nih", "/data/raw", "/data/out", "--dry-run", "--report", "report.txt"],
+            "report.txt is a relative path",
+        ),
+        (["predict", "/data/runs/first", "/data/x", "out.csv"], "out.csv is a relative path"),
+        (["describe", "/data/x", "--row", "0", "--save", "row.png"], "row.png is a relative path"),
+        (["demo"], "a job's demo needs --out"),
+        (["describe", "/data/x", "--augmented"], "a job's describe needs --save"),
         (["train", "-c", "relative.yaml", "--output", "/data/runs"], "shards is a relative path"),
     ],
 )
@@ -73,6 +84,9 @@ def test_what_would_fail_on_the_cluster_is_refused_here(
             "^(p/[0-9]+)_",
         ],
         ["evaluate", "/data/runs/first", "--thresholds", "recall=0.9"],
+        ["predict", "/data/runs/first", "films.csv", "/data/out.csv", "--labels", "Edema", "Mass"],
+        ["ingest", "table", "/data", "/out", "--table", "films.csv"],
+        ["models", "resnet18", "--size", "224"],
         ["train", "--resume", "/data/runs/first"],
     ],
 )
@@ -156,6 +170,8 @@ def test_a_missing_folder_and_a_ray_client_address_are_explained(
 ) -> None:
     assert main(["submit", "--working-dir", str(tmp_path / "none"), "--", *TRAIN]) == 2
     assert "is no folder" in capsys.readouterr().err
+    assert main(["submit", "--status", "--stop", "first"]) == 2  # which is not stopped by a list
+    assert "give one of --status, --follow and --stop" in capsys.readouterr().err
     assert main(["submit", "--address", "auto", "--status"]) == 2
     assert "give --address http://HEAD:8265" in capsys.readouterr().err
 
@@ -166,7 +182,7 @@ def test_a_missing_folder_and_a_ray_client_address_are_explained(
         ([], "own"),
         (["--name", "mine"], "mine"),
         (["--name", "a run: 1?"], "a-run-1-"),
-        (["--resume", "/data/runs/first"], "train-"),
+        (["--resume", "/data/runs/first/"], "first"),
         (["--from", "/data/runs/first"], "own"),
     ],
 )
@@ -201,12 +217,13 @@ class Ended(Cluster):
     """A dashboard whose jobs end well."""
 
     wrote = "a line"
+    started = 0.0
 
     def __init__(self, address: str) -> None:
         pass
 
     def get_job_info(self, name: str) -> SimpleNamespace:
-        return SimpleNamespace(status="SUCCEEDED")
+        return SimpleNamespace(status="SUCCEEDED", start_time=1000 * self.started)
 
     async def tail_job_logs(self, name: str) -> AsyncIterator[str]:
         yield f"{self.wrote}\n"
@@ -226,6 +243,12 @@ RESULTS = {
     ],
     "features: s3://x/f (10 rows, 512 features each)": ["result: s3://x/f"],
     "run: runs/a\nthe run: /x\nwarning: run: /y": [],
+    "phantom: 9 of 9 patients (100%)\nphantom: /x/phantom": ["result: /x/phantom"],
+    "comparison: /runs/compare-a-b.html": [
+        "result: /runs/compare-a-b.html",
+        "to read it here: ray rsync-down cluster.yaml /runs/compare-a-b.html compare-a-b.html",
+    ],
+    "predictions: s3://x/out.parquet": ["result: s3://x/out.parquet"],
 }
 
 
@@ -252,8 +275,9 @@ def test_the_next_command_of_a_job_goes_to_the_same_cluster(
 ) -> None:
     monkeypatch.setattr(on_ray, "JobSubmissionClient", Ended)
     monkeypatch.setattr(Ended, "wrote", "next: cxr-ray submit -- evaluate /runs/a")
-    for flags in ([], ["--address", "http://10.0.0.1:8265", "--python", "/env/bin/python"]):
-        assert main(["submit", *flags, "--working-dir", str(tmp_path), "--follow", "a"]) == 0
+    address, python = ["--address", "http://10.0.0.1:8265"], ["--python", "/env/bin/python"]
+    for flags in ([], address, [*address, "--working-dir", str(tmp_path), *python]):
+        assert main(["submit", *flags, "--follow", "a"]) == 0
         assert shlex.join(["next:", "cxr-ray", "submit", *flags, "--", "evaluate", "/runs/a"]).replace(
             "'next:'", "next:"
         ) in (capsys.readouterr().out.splitlines())
@@ -273,6 +297,7 @@ def test_a_detached_job_is_followed_again_by_the_printed_command(
     monkeypatch.setattr(on_ray, "JobSubmissionClient", Watched)
     assert main(["submit", "--address", "http://10.0.0.1:8265", "--working-dir", str(tmp_path), "--follow", "a"]) == 0
     again = capsys.readouterr().out.splitlines()[-1].partition(": cxr-ray ")[2]
+    assert f" --working-dir {tmp_path} " in again  # which its next commands need
     monkeypatch.setattr(on_ray, "JobSubmissionClient", Ended)
     assert main(shlex.split(again)) == 0
     assert "job: a succeeded" in capsys.readouterr().out
@@ -282,7 +307,10 @@ class Lost(Ended):
     """A dashboard that ends while a job's log is followed."""
 
     def get_job_info(self, name: str) -> SimpleNamespace:
-        raise ConnectionError("Connection refused")
+        raise ConnectionError(
+            "HTTPConnectionPool(host='10.0.0.1', port=8265): Max retries exceeded with url: /api/jobs/a (Caused by NewConnectionError("
+            "\"HTTPConnection(host='10.0.0.1', port=8265): Failed to establish a new connection: [Errno 111] Connection refused\"))"
+        )
 
 
 def test_a_cluster_that_is_lost_while_a_log_is_followed_does_not_end_the_job(
@@ -290,7 +318,9 @@ def test_a_cluster_that_is_lost_while_a_log_is_followed_does_not_end_the_job(
 ) -> None:
     monkeypatch.setattr(on_ray, "JobSubmissionClient", Lost)
     assert main(["submit", "--working-dir", str(tmp_path), "--", *TRAIN, "--name", "a"]) == 2
-    assert "the log of the job a broke off, and the job may go on" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "the log of the job a broke off, and the job may go on" in shown
+    assert "no Ray dashboard answers at http://127.0.0.1:8265 (Connection refused); give" in shown
 
 
 class Dashboards:
@@ -328,7 +358,7 @@ def test_the_address_that_is_given_is_the_one_that_is_used(variable: str, monkey
     monkeypatch.setenv(variable, "http://10.0.0.1:8265")
     assert on_ray.Jobs().address == "http://10.0.0.1:8265"
     # A port of 4031 is no refused token.
-    with pytest.raises(UserError, match=r"no Ray dashboard answers at http://10\.0\.0\.2:4031"):
+    with pytest.raises(UserError, match=r"no Ray dashboard answers at http://10\.0\.0\.2:4031; give --address"):
         on_ray.Jobs("http://10.0.0.2:4031")
     monkeypatch.setenv(variable, "http://10.0.0.2:8265")
     assert on_ray.Jobs("http://10.0.0.1:8265").address == "http://10.0.0.1:8265"
@@ -346,3 +376,75 @@ def test_a_job_that_has_ended_is_not_said_to_be_stopping(
     monkeypatch.setattr(on_ray, "JobSubmissionClient", Dashboards)
     assert main(["submit", "--address", "http://10.0.0.1:8265", "--stop", "ended"]) == 0
     assert "job: ended has ended already: succeeded" in capsys.readouterr().out
+
+
+def test_a_result_that_this_machine_sees_is_not_fetched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be the head itself, or have the same storage. A file that is older than the job is another one."""
+    page = tmp_path / "report.html"
+    page.touch()
+    monkeypatch.setattr(on_ray, "JobSubmissionClient", Ended)
+    monkeypatch.setattr(Ended, "wrote", f"report: {page}")
+    started = {"before": page.stat().st_mtime - 9, "after": page.stat().st_mtime + 9}
+    monkeypatch.setattr(Ended, "started", started["before"])
+    assert main(["submit", "--follow", "a"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"result: {page}"
+    monkeypatch.setattr(Ended, "started", started["after"])
+    assert main(["submit", "--follow", "a"]) == 0
+    result, fetch = capsys.readouterr().out.splitlines()[-2:]
+    assert result == f"result: {page}, on the cluster's storage"
+    assert fetch == shlex.join(["ray", "rsync-down", "cluster.yaml", str(page), "report.html"]).replace(
+        "ray ", "to read it here: ray ", 1
+    )
+
+
+class Without(Ended):
+    """A dashboard that has no job of that name."""
+
+    def get_job_info(self, name: str) -> SimpleNamespace:
+        raise RuntimeError(f"Request failed with status code 404: Job {name} does not exist.")
+
+
+@pytest.mark.parametrize("flag", ["--follow", "--stop"])
+def test_an_unknown_job_is_no_log_that_broke_off(
+    flag: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_ray, "JobSubmissionClient", Without)
+    assert main(["submit", "--address", "http://10.0.0.1:8265", flag, "frist"]) == 2
+    assert capsys.readouterr().err == (
+        "cxr-ray: error: no job frist on http://10.0.0.1:8265; `cxr-ray submit --status --address http://10.0.0.1:8265` lists the jobs\n"
+    )
+
+
+def test_lines_of_ray_itself_are_left_out(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_ray, "JobSubmissionClient", Ended)
+    line = "2026-11-27 06:19:51,643\tINFO job_manager.py:581 -- Runtime env is setting up."
+    monkeypatch.setattr(Ended, "wrote", f"{line}\nepoch 1 of INFO job_manager.py:581 -- x")
+    assert main(["submit", "--follow", "a"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["epoch 1 of INFO job_manager.py:581 -- x", "job: a succeeded"]
+    assert not logging.getLogger("ray.dashboard.modules.dashboard_sdk").isEnabledFor(logging.INFO)  # names of packages
+
+
+def test_a_job_that_is_interrupted_while_it_is_submitted_may_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cluster may have got it, which this machine cannot know."""
+
+    def interrupt(self: Ended, submission_id: str, **options: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(on_ray, "JobSubmissionClient", Ended)
+    monkeypatch.setattr(Ended, "submit_job", interrupt)
+    address = ["--address", "http://10.0.0.1:8265"]
+    assert main(["submit", *address, "--working-dir", str(tmp_path), "--", *TRAIN, "--name", "a"]) == 130
+    stop = shlex.join(["cxr-ray", "submit", "--stop", "a", *address])
+    assert capsys.readouterr().err == f"cxr-ray: interrupted; the job a may have started all the same: {stop}\n"
+
+
+def test_a_cluster_without_jobs_has_no_empty_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_ray, "JobSubmissionClient", Dashboards)
+    assert main(["submit", "--address", "http://10.0.0.1:8265", "--status"]) == 0
+    assert capsys.readouterr().out == "no jobs on http://10.0.0.1:8265\n"
