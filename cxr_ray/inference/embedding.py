@@ -78,6 +78,10 @@ class _Network:
         self._model, self._precision, self._device = model, chosen, device
 
     def __call__(self, pixels_NHW: Any) -> Any:
+        parts = memory.parts_for(self._device, pixels_NHW, self._model.spec.image_size)
+        return np.concatenate([self._features(part_NHW) for part_NHW in parts])
+
+    def _features(self, pixels_NHW: Any) -> Any:
         with torch.inference_mode(), self._precision.autocast(self._device):
             images = torch.from_numpy(in_value_range(pixels_NHW, self._model.spec.value_range)).to(
                 self._device, non_blocking=True

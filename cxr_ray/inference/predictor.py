@@ -99,6 +99,10 @@ class Predictor:
 
     def probabilities(self, grays_NHW: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Probabilities [N, L] of one batch of gray values 0 to 255 [N, H, W], uint8 or float32, such as a store gives; no checks."""
+        parts = memory.parts_for(self.device, grays_NHW, self.image_size)
+        return np.concatenate([self._probabilities(part_NHW) for part_NHW in parts])
+
+    def _probabilities(self, grays_NHW: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         with torch.inference_mode(), self._precision.autocast(self.device):
             logits = self.model(self.model_images(grays_NHW)).float()
         return losses.probabilities(logits, task=self.task).cpu().numpy()
@@ -119,6 +123,11 @@ class Predictor:
 
     def measured(self, grays_NHW: npt.NDArray[Any]) -> tuple[Floats, dict[str, Floats]]:
         """Probabilities [N, L], and what the check measures by name: as `unusual.measure`, and `features` if the model has a head."""
+        parts = memory.parts_for(self.device, grays_NHW, self.image_size)
+        probs, values = zip(*(self._measured(part_NHW) for part_NHW in parts), strict=True)
+        return np.concatenate(probs), {name: np.concatenate([each[name] for each in values]) for name in values[0]}
+
+    def _measured(self, grays_NHW: npt.NDArray[Any]) -> tuple[Floats, dict[str, Floats]]:
         as_taken_NHW = in_value_range(grays_NHW, self.value_range)
         images = self._on_device(as_taken_NHW)
         with torch.inference_mode():

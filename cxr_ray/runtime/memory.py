@@ -20,6 +20,12 @@ that it keeps."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
+PIXELS_AT_ONCE = 16 * 224 * 224
+"""Of the images that a forward pass on a CPU takes together. With more, activations leave the caches and are new memory each time: 64
+images of 224 px took 1.1 (vit_b_16) to 1.7 times (densenet121) the time of 4 x 16, 64 of 512 px 1.5 times that of 16 x 4 (resnet18, bf16;
+benchmarks/README.md, `forward`)."""
+
+
 def keep_heap() -> None:
     """Let this process keep the memory that a step frees for the next one.
 
@@ -54,6 +60,13 @@ def rows_that_fit(step: Callable[[int], None], most: int) -> int:
         gc.collect()  # the frames of the error still reference the tensors
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def parts_for(device: torch.device, images_NHW: npt.NDArray[Any], size: tuple[int, int]) -> list[npt.NDArray[Any]]:
+    """A batch [N, H, W] as a forward pass on `device` should take it, with images resized to `size`: a GPU whole, a CPU in parts of at
+    most `PIXELS_AT_ONCE`. At least one part, which may be empty."""
+    rows = len(images_NHW) if device.type != "cpu" else max(1, PIXELS_AT_ONCE // (size[0] * size[1]))
+    return [images_NHW[at : at + rows] for at in range(0, len(images_NHW), rows)] if len(images_NHW) else [images_NHW]
 
 
 @contextmanager

@@ -84,3 +84,21 @@ def test_a_run_on_features_measures_its_images_as_its_network_does(tmp_path: Pat
         np.testing.assert_allclose(of_rows[name], value, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(measured[name], value, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(model.rows(store, rows, batch_size=4), prob, atol=1e-5)
+
+
+def test_large_images_go_through_a_cpu_in_parts_and_small_ones_together() -> None:
+    for side, parts in ((224, [16, 5]), (64, [21])):
+        model = create_model("lenet", num_outputs=2, image_size=(side, side))
+        made = predictor.Predictor(
+            serialization.SavedModel(model, ("a", "b"), "multilabel", "fp32"), torch.device("cpu")
+        )
+        seen: list[int] = []
+        model.register_forward_pre_hook(lambda _module, inputs, seen=seen: seen.append(len(inputs[0])))
+        images = np.random.default_rng(0).integers(0, 256, (21, side, side), dtype=np.uint8)
+        prob_NL = made.probabilities(images)
+        assert seen == parts
+        one_by_one = np.concatenate([made.probabilities(image[None]) for image in images])
+        np.testing.assert_allclose(prob_NL, one_by_one, atol=1e-6)
+        again_NL, values = made.measured(images)
+        np.testing.assert_allclose(again_NL, prob_NL, atol=1e-6)
+        assert {name: len(of_N) for name, of_N in values.items()} == dict.fromkeys(values, 21)

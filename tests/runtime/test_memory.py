@@ -150,3 +150,24 @@ def test_a_step_reuses_the_memory_of_the_one_before_unless_the_user_chose_otherw
         for environment in (plain, {**plain, "MALLOC_TRIM_THRESHOLD_": "0"})
     )
     assert kept < returned / 4
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "size", "rows"),
+    [
+        ("cpu", 40, (224, 224), [16, 16, 8]),
+        ("cpu", 7, (512, 512), [3, 3, 1]),
+        ("cpu", 2, (1200, 1000), [1, 1]),
+        ("cpu", 64, (64, 64), [64]),
+        ("cpu", 0, (224, 224), [0]),
+        ("cuda", 40, (224, 224), [40]),
+        ("cuda", 0, (224, 224), [0]),
+    ],
+)
+def test_a_cpu_takes_a_batch_of_large_images_in_parts(
+    device: str, count: int, size: tuple[int, int], rows: list[int]
+) -> None:
+    batch = np.arange(count)[:, None, None] * np.ones((1, 2, 2))  # its own size does not matter
+    parts = memory.parts_for(torch.device(device), batch, size)
+    assert [len(part) for part in parts] == rows
+    assert np.array_equal(np.concatenate(parts), batch)
