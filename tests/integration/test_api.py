@@ -254,7 +254,7 @@ cxr_ray.load_everything()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_mypy_checks_the_code_of_a_user(tmp_path: Path) -> None:
     (tmp_path / "mypy.ini").write_text("[mypy]\nstrict = True\nfollow_imports = silent\n")

@@ -166,7 +166,7 @@ def test_a_full_cluster_is_waited_for_and_a_lost_controller_is_a_restart(store, 
 
 
 @pytest.mark.cluster
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_sweep_waits_for_room_says_so_and_takes_what_there_is(store, tmp_path, cluster):
     sweep = tmp_path / "sweep"

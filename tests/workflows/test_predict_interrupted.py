@@ -50,6 +50,7 @@ def test_a_killed_prediction_goes_on_with_the_missing_parts(tmp_path: Path, monk
     assert not (tmp_path / "out.parquet.parts").exists()
 
 
+@pytest.mark.long
 def test_sigkill_in_the_middle(tmp_path: Path) -> None:
     """The process itself is killed; the same command goes on and gives what an undisturbed one gives."""
     archive.files(tmp_path / "files")
