@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ray.train.torch import TorchConfig
+from ray.train import ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from cxr_ray.on_ray.torch_backend import LoadingTorchBackend, LoadingTorchConfig, load_training
 
@@ -89,3 +90,11 @@ def test_workers_import_before_they_form_a_group_and_every_step_is_rays(monkeypa
         ("on_training_start", ray_config),
         ("on_shutdown", ray_config),
     ]
+
+
+@pytest.mark.parametrize(("use_gpu", "backend"), [(False, "gloo"), (True, "nccl")])
+def test_rays_trainer_chooses_the_backend_of_the_process_group(use_gpu: bool, backend: str) -> None:
+    config = LoadingTorchConfig()
+    scaling = ScalingConfig(num_workers=2, use_gpu=use_gpu)
+    TorchTrainer(lambda: None, torch_config=config, scaling_config=scaling)  # type: ignore[arg-type]
+    assert config.of_ray() == TorchConfig(backend=backend, timeout_s=600)
