@@ -222,7 +222,7 @@ def _check_paths(command: str, words: list[str], working_dir: Path, settings: Ma
             f"a job's {command} needs --output with an absolute path that every node sees, such as --output /data/runs: the default, "
             "runs, would be written to Ray's copy of the working directory"
         )
-    for writes in OUT.keys() & {command, *words}:
+    for writes in OUT.keys() & {command, *(word for word in words if word.startswith("--"))}:
         if _flag(words, OUT[writes]) is None:
             raise UserError(
                 f"a job's {command} needs {OUT[writes]} with an absolute path that every node sees: the default would be written to Ray's "

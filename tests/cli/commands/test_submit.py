@@ -16,6 +16,7 @@ from cxr_ray.errors import UserError
 from cxr_ray.on_ray import submit as on_ray
 
 TRAIN = ["train", "--store", "/data/x", "--output", "/data/runs"]
+INGEST = ["ingest", "table", "/data", "/out", "--table", "films.csv"]
 
 
 @pytest.mark.parametrize(
@@ -71,21 +72,11 @@ def test_what_would_fail_on_the_cluster_is_refused_here(
         ["train", "-c", "/data/of/the/cluster.yaml"],
         ["train", "-c", "shards.yaml", "--store", "/data/x"],
         ["train", "--from", "/data/runs/first", "--epochs", "3"],
-        [
-            "ingest",
-            "table",
-            "/data",
-            "/out",
-            "--table",
-            "films.csv",
-            "--values",
-            "{Y: 1}",
-            "--patient-regex",
-            "^(p/[0-9]+)_",
-        ],
+        [*INGEST, "--values", "{Y: 1}", "--patient-regex", "^(p/[0-9]+)_"],
+        [*TRAIN, "--name", "demo"],
         ["evaluate", "/data/runs/first", "--thresholds", "recall=0.9"],
         ["predict", "/data/runs/first", "films.csv", "/data/out.csv", "--labels", "Edema", "Mass"],
-        ["ingest", "table", "/data", "/out", "--table", "films.csv"],
+        INGEST,
         ["models", "resnet18", "--size", "224"],
         ["train", "--resume", "/data/runs/first"],
     ],
