@@ -65,8 +65,9 @@ def rows_that_fit(step: Callable[[int], None], most: int) -> int:
 def parts_for(device: torch.device, images_NHW: npt.NDArray[Any], size: tuple[int, int]) -> list[npt.NDArray[Any]]:
     """A batch [N, H, W] as a forward pass on `device` should take it, with images resized to `size`: a GPU whole, a CPU in parts of at
     most `PIXELS_AT_ONCE`. At least one part, which may be empty."""
-    rows = len(images_NHW) if device.type != "cpu" else max(1, PIXELS_AT_ONCE // (size[0] * size[1]))
-    return [images_NHW[at : at + rows] for at in range(0, len(images_NHW), rows)] if len(images_NHW) else [images_NHW]
+    count = max(1, len(images_NHW))
+    rows = max(1, PIXELS_AT_ONCE // (size[0] * size[1])) if device.type == "cpu" else count
+    return [images_NHW[at : at + rows] for at in range(0, count, rows)]
 
 
 @contextmanager

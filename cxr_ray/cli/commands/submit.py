@@ -95,7 +95,7 @@ def submit(
     """
     from cxr_ray.on_ray import submit as on_ray
 
-    again = [*(["--working-dir", str(working_dir)] if working_dir != Path() else [])]
+    again = ["--working-dir", str(working_dir)] if working_dir != Path() else []
     again += ["--python", python] if python != "python" else []
     if status or follow is not None or stop is not None:
         if words:
@@ -128,7 +128,7 @@ def submit(
 def _follow(jobs: "Jobs", name: str, again: Sequence[str], address: str | None) -> int:
     """Print the job's log until it ends, and then what it has written. `again` are the flags that another submit needs too."""
     written: dict[str, str] = {}  # by path, what it is
-    submit = shlex.join(["cxr-ray", "submit", *_address(address), *again, "--", ""]).removesuffix("''")
+    submit = f"{shlex.join(['cxr-ray', 'submit', *_address(address), *again, '--'])} "
 
     def show(line: str) -> None:
         print(line.replace("cxr-ray submit -- ", submit))
